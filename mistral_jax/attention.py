@@ -1,0 +1,133 @@
+"""Grouped-query attention over the KV cache, in key blocks of one fixed length.
+
+Every query attends to blocks of `BLOCK` keys; each block gives a partial result (its maximum, its sum, its weighted values), and
+partial results are merged one after another. A block that is masked in full leaves the merged result as it was, bit for bit:
+therefore how far *other* rows make us read cannot change a row's answer, and there is nothing to pad or to mask by bucket.
+
+Two forms give the same arithmetic:
+- `loop`: a loop whose trip count is the number of blocks in use *now*. One compiled program serves all lengths. For CPUs.
+- `parallel`: the first `num_blocks` blocks at once (a static number, one program for each length bucket). For GPUs, where a loop
+  of unknown length returns to the host at each turn.
+
+Axis letters: B rows, T query tokens, N heads, K kv heads, G = N/K, H head dim, S cache length, J keys of one block, C blocks.
+"""
+
+from __future__ import annotations
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+
+from mistral_jax.kv_cache import BLOCK, LayerCache, key_block, key_positions
+
+# Stands for minus infinity: finite, so that a block without any visible key gives 0 and never NaN.
+_MASKED = -1e30
+
+Partial = tuple[jax.Array, jax.Array, jax.Array]
+"""Maximum [B, K, M], sum [B, K, M], weighted values [B, K, M, H]; M = G * T."""
+
+
+def attend(
+    queries: jax.Array,
+    layer: LayerCache,
+    *,
+    first_slot: jax.Array,
+    positions: jax.Array,
+    last: jax.Array,
+    window: int | None,
+    num_blocks: int | None,
+) -> jax.Array:
+    """Attention of T queries in each of B neighbouring slots to what their slots hold.
+
+    Args:
+      queries: [B, T, N, H], rotated and already multiplied by the softmax scale.
+      layer: the cache, with the keys of these queries written.
+      first_slot: int32 scalar; row b reads slot `first_slot + b`.
+      positions: int32 [B, T] of the queries.
+      last: int32 [B], the last position written in each row; negative for rows to leave out (they give zeros).
+      window: sliding window of the layer, or None.
+      num_blocks: static number of blocks for the parallel form; None chooses the loop.
+    Returns: float32 [B, T, N, H].
+    """
+    B, T, N, H = queries.shape
+    S, K = layer.keys.shape[1:3]
+    G = N // K
+    grouped = queries.reshape(B, T, K, G, H).transpose(0, 2, 3, 1, 4).reshape(B, K, G * T, H)
+    grouped = grouped.astype(layer.keys.dtype)
+
+    def visible(index: jax.Array) -> jax.Array:
+        """Mask of cache indices [J]: bool [B, T, J]."""
+        held = key_positions(index, last, S)[:, None, :]
+        seen = (held >= 0) & (held <= positions[:, :, None])
+        return seen if window is None else seen & (positions[:, :, None] - held < window)
+
+    if num_blocks is None:
+        merged = _loop(grouped, layer, first_slot=first_slot, last=last, T=T, visible=visible)
+    else:
+        count = min(num_blocks, S // BLOCK)
+        merged = _parallel(grouped, layer, first_slot=first_slot, count=count, T=T, visible=visible)
+    _, total, weighted = merged
+    out = weighted / jnp.where(total == 0, 1.0, total)[..., None]  # [B, K, M, H]
+    return out.reshape(B, K, G, T, H).transpose(0, 3, 1, 2, 4).reshape(B, T, N, H)
+
+
+def _loop(grouped: jax.Array, layer: LayerCache, *, first_slot: jax.Array, last: jax.Array, T: int, visible) -> Partial:
+    B, K, M, H = grouped.shape
+    in_use = jnp.minimum(jnp.max(last) // BLOCK + 1, layer.length // BLOCK)
+
+    def body(block: jax.Array, merged: Partial) -> Partial:
+        keys, values = key_block(layer, first_slot=first_slot, rows=B, block=block)
+        scores = lax.dot_general(  # [B, K, M, J]
+            grouped, keys, (((3,), (3,)), ((0, 1), (0, 2))), preferred_element_type=jnp.float32
+        )
+        mask = _over_heads(visible(block * BLOCK + jnp.arange(BLOCK)), M // T)
+        weights, high, total = _softmax_parts(scores, mask)
+        weighted = lax.dot_general(  # [B, K, M, H]
+            weights.astype(values.dtype), values, (((3,), (1,)), ((0, 1), (0, 2))), preferred_element_type=jnp.float32
+        )
+        return _merge(merged, (high, total, weighted))
+
+    return lax.fori_loop(0, in_use, body, _nothing(B, K, M, H))
+
+
+def _parallel(grouped: jax.Array, layer: LayerCache, *, first_slot: jax.Array, count: int, T: int, visible) -> Partial:
+    B, K, M, H = grouped.shape
+    start, size = (first_slot, 0, 0, 0), (B, count * BLOCK, K, H)
+    blocked = (B, count, BLOCK, K, H)
+    keys = lax.dynamic_slice(layer.keys, start, size).reshape(blocked)
+    values = lax.dynamic_slice(layer.values, start, size).reshape(blocked)
+    scores = jnp.einsum("bkmh,bcjkh->bkmcj", grouped, keys, preferred_element_type=jnp.float32)
+    mask = _over_heads(visible(jnp.arange(count * BLOCK)), M // T).reshape(B, 1, M, count, BLOCK)
+    weights, high, total = _softmax_parts(scores, mask)
+    weighted = jnp.einsum("bkmcj,bcjkh->cbkmh", weights.astype(values.dtype), values, preferred_element_type=jnp.float32)
+    merged = _nothing(B, K, M, H)
+    for c in range(count):
+        merged = _merge(merged, (high[..., c], total[..., c], weighted[c]))
+    return merged
+
+
+def _over_heads(mask: jax.Array, G: int) -> jax.Array:
+    """[B, T, J] -> [B, 1, G * T, J]."""
+    B, T, J = mask.shape
+    return jnp.broadcast_to(mask[:, None], (B, G, T, J)).reshape(B, 1, G * T, J)
+
+
+def _softmax_parts(scores: jax.Array, mask: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
+    """Unnormalised weights of a block, their maximum and their sum, over the last axis."""
+    scores = jnp.where(mask, scores, _MASKED)
+    high = jnp.max(scores, axis=-1)
+    weights = jnp.where(mask, jnp.exp(scores - high[..., None]), 0.0)
+    return weights, high, jnp.sum(weights, axis=-1)
+
+
+def _nothing(B: int, K: int, M: int, H: int) -> Partial:
+    return jnp.full((B, K, M), _MASKED), jnp.zeros((B, K, M)), jnp.zeros((B, K, M, H))
+
+
+def _merge(a: Partial, b: Partial) -> Partial:
+    """Join two partial results. Where `b` is masked in full, `a` comes back bit for bit."""
+    high = jnp.maximum(a[0], b[0])
+    scale_a, scale_b = jnp.exp(a[0] - high), jnp.exp(b[0] - high)
+    total = a[1] * scale_a + b[1] * scale_b
+    weighted = a[2] * scale_a[..., None] + b[2] * scale_b[..., None]
+    return high, total, weighted

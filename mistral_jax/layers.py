@@ -1,0 +1,60 @@
+"""The small modules: linear, embedding, normalisation. All weights are stored `[out, in]`, as checkpoints have them.
+
+`matmul` is the one place where a weight meets an activation; weights that are not plain arrays will be told apart there.
+"""
+
+from __future__ import annotations
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+from jax import lax
+
+
+def matmul(x: jax.Array, weight: jax.Array) -> jax.Array:
+    """`x` [..., in] times `weight` [out, in] transposed: float32 [..., out], whatever the types of the two.
+
+    Give it at least two rows: XLA's CPU backend computes a single bfloat16 row by way of a float32 copy of the whole weight, ten
+    times slower, and with other bits than the same row among others.
+    """
+    return lax.dot_general(x, weight, (((x.ndim - 1,), (1,)), ((), ())), preferred_element_type=jnp.float32)
+
+
+class Linear(nnx.Module):
+    """`y = x Wᵀ + b`, in the type of `x`. With `bias=False` there is no `bias` attribute value."""
+
+    def __init__(
+        self, in_features: int, out_features: int, *, bias: bool, dtype: jax.typing.DTypeLike, rngs: nnx.Rngs
+    ) -> None:
+        scale = in_features**-0.5
+        self.weight = nnx.Param(jax.random.normal(rngs.params(), (out_features, in_features), dtype) * scale)
+        self.bias = nnx.Param(jnp.zeros((out_features,), dtype)) if bias else None
+
+    def __call__(self, x: jax.Array) -> jax.Array:
+        y = matmul(x, self.weight[...])
+        if self.bias is not None:
+            y = y + self.bias[...].astype(jnp.float32)
+        return y.astype(x.dtype)
+
+
+class Embedding(nnx.Module):
+    """A row of `weight` [V, D] for each token."""
+
+    def __init__(self, vocab_size: int, features: int, *, dtype: jax.typing.DTypeLike, rngs: nnx.Rngs) -> None:
+        self.weight = nnx.Param(jax.random.normal(rngs.params(), (vocab_size, features), dtype) * features**-0.5)
+
+    def __call__(self, tokens: jax.Array) -> jax.Array:
+        return self.weight[...][tokens]
+
+
+class RMSNorm(nnx.Module):
+    """Root-mean-square normalisation, computed in float32 (arXiv 1910.07467)."""
+
+    def __init__(self, features: int, *, eps: float, dtype: jax.typing.DTypeLike) -> None:
+        self.weight = nnx.Param(jnp.ones((features,), dtype))
+        self.eps = eps
+
+    def __call__(self, x: jax.Array) -> jax.Array:
+        y = x.astype(jnp.float32)
+        y = y * lax.rsqrt(jnp.mean(jnp.square(y), axis=-1, keepdims=True) + self.eps)
+        return y.astype(x.dtype) * self.weight[...]

@@ -1,0 +1,195 @@
+"""The decoder of the dense Mistral and Llama families, as Flax NNX modules.
+
+One stack of layers is run in two ways, which differ in where attention finds its keys:
+- `Mistral.__call__` reads and writes a `KVCache` (serving: prefill chunks and decode steps);
+- `Mistral.hidden_states` sees a whole text at once and keeps nothing (training, scoring, and the yardstick of the tests).
+
+Axis letters: B rows, T tokens, N query heads, K kv heads, H head dim, D model dim, F ffn dim, V vocabulary.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+
+from mistral_jax.attention import attend
+from mistral_jax.config import MistralConfig
+from mistral_jax.kv_cache import KVCache, LayerCache, write
+from mistral_jax.layers import Embedding, Linear, RMSNorm, matmul
+from mistral_jax.rope import attention_temperature, rotate, rotation
+
+Attend = Callable[[jax.Array, jax.Array, jax.Array], jax.Array]
+"""(queries [B, T, N, H], keys [B, T, K, H], values [B, T, K, H]) -> float32 [B, T, N, H]."""
+
+
+class Positions:
+    """What all layers need to know of the positions of a batch: computed once, used in each."""
+
+    def __init__(self, config: MistralConfig, positions: jax.Array) -> None:
+        self.cos, self.sin = rotation(config, positions)
+        self.query_scale = config.head_dim**-0.5
+        self.temperature = attention_temperature(config, positions)
+
+
+class Attention(nnx.Module):
+    """Projections round an attention that the caller supplies; q, k and v are one matrix `[(N + 2K) * H, D]`."""
+
+    def __init__(self, config: MistralConfig, *, dtype: jax.typing.DTypeLike, rngs: nnx.Rngs) -> None:
+        self.heads = (config.num_heads, config.num_kv_heads, config.head_dim)
+        N, K, H = self.heads
+        bias = config.attention_bias
+        self.qkv_proj = Linear(config.hidden_size, (N + 2 * K) * H, bias=bias, dtype=dtype, rngs=rngs)
+        self.o_proj = Linear(N * H, config.hidden_size, bias=bias, dtype=dtype, rngs=rngs)
+
+    def __call__(self, x: jax.Array, at: Positions, attend: Attend) -> jax.Array:
+        N, K, H = self.heads
+        B, T, _ = x.shape
+        with jax.named_scope("qkv"):
+            qkv = self.qkv_proj(x).reshape(B, T, N + 2 * K, H)
+        with jax.named_scope("rope"):
+            queries = rotate(qkv[:, :, :N], at.cos, at.sin) * at.query_scale
+            if at.temperature is not None:
+                queries = queries * at.temperature
+            keys = rotate(qkv[:, :, N : N + K], at.cos, at.sin).astype(x.dtype)
+        with jax.named_scope("attend"):
+            out = attend(queries.astype(x.dtype), keys, qkv[:, :, N + K :])
+        return self.o_proj(out.astype(x.dtype).reshape(B, T, N * H))
+
+
+class MLP(nnx.Module):
+    """SwiGLU (arXiv 2002.05202); gate and up are one matrix `[2F, D]`, gate first."""
+
+    def __init__(self, config: MistralConfig, *, dtype: jax.typing.DTypeLike, rngs: nnx.Rngs) -> None:
+        D, F, bias = config.hidden_size, config.intermediate_size, config.mlp_bias
+        self.gate_up_proj = Linear(D, 2 * F, bias=bias, dtype=dtype, rngs=rngs)
+        self.down_proj = Linear(F, D, bias=bias, dtype=dtype, rngs=rngs)
+
+    def __call__(self, x: jax.Array) -> jax.Array:
+        gate, up = jnp.split(self.gate_up_proj(x), 2, axis=-1)
+        return self.down_proj(jax.nn.silu(gate) * up)
+
+
+class DecoderLayer(nnx.Module):
+    """Attention and MLP, each with its normalisation before and its residual after."""
+
+    def __init__(self, config: MistralConfig, *, dtype: jax.typing.DTypeLike, rngs: nnx.Rngs) -> None:
+        self.input_layernorm = RMSNorm(config.hidden_size, eps=config.rms_norm_eps, dtype=dtype)
+        self.self_attn = Attention(config, dtype=dtype, rngs=rngs)
+        self.post_attention_layernorm = RMSNorm(config.hidden_size, eps=config.rms_norm_eps, dtype=dtype)
+        self.mlp = MLP(config, dtype=dtype, rngs=rngs)
+
+    def __call__(self, x: jax.Array, at: Positions, attend: Attend) -> jax.Array:
+        with jax.named_scope("attention"):
+            x = x + self.self_attn(self.input_layernorm(x), at, attend)
+        with jax.named_scope("mlp"):
+            return x + self.mlp(self.post_attention_layernorm(x))
+
+
+class Mistral(nnx.Module):
+    """The whole decoder. Parameters and activations have the type `param_dtype`; logits are float32.
+
+    In a hot path do not call the module through `nnx.jit`, which walks it in Python at every call: split it once and pass its
+    leaves to `jax.jit` (see `mistral_jax.step`).
+    """
+
+    def __init__(
+        self, config: MistralConfig, *, param_dtype: jax.typing.DTypeLike = jnp.float32, rngs: nnx.Rngs
+    ) -> None:
+        self.config = config
+        self.embed_tokens = Embedding(config.vocab_size, config.hidden_size, dtype=param_dtype, rngs=rngs)
+        self.layers = nnx.List([DecoderLayer(config, dtype=param_dtype, rngs=rngs) for _ in range(config.num_layers)])
+        self.norm = RMSNorm(config.hidden_size, eps=config.rms_norm_eps, dtype=param_dtype)
+        self.lm_head = (
+            None
+            if config.tie_word_embeddings
+            else Linear(config.hidden_size, config.vocab_size, bias=False, dtype=param_dtype, rngs=rngs)
+        )
+
+    def __call__(
+        self,
+        tokens: jax.Array,
+        cache: KVCache,
+        *,
+        first_slot: jax.Array,
+        positions: jax.Array,
+        valid: jax.Array,
+        num_blocks: int | None = None,
+    ) -> tuple[jax.Array, KVCache]:
+        """Run T new tokens of B sequences in neighbouring slots, and store their keys and values.
+
+        Args:
+          tokens: int32 [B, T].
+          cache: holds what came before; donate it in the jit round this call.
+          first_slot: int32 scalar; row b lives in slot `first_slot + b`.
+          positions: int32 [B, T], consecutive in each row.
+          valid: bool [B, T]; False for padding at the end of a row and for whole rows that only fill the batch. Their hidden
+            states mean nothing, and they leave no trace in the cache.
+          num_blocks: static; see `mistral_jax.attention`.
+        Returns: hidden states after the final norm [B, T, D], and the cache.
+        """
+        last = jnp.max(jnp.where(valid, positions, -1), axis=1)  # [B]
+        new_layers: list[LayerCache] = []
+
+        def cached(layer: LayerCache, window: int | None) -> Attend:
+            def run(queries: jax.Array, keys: jax.Array, values: jax.Array) -> jax.Array:
+                # Write first, then read the updated buffer: XLA then needs the old one no more and updates in place.
+                updated = write(layer, keys, values, first_slot=first_slot, positions=positions, valid=valid)
+                new_layers.append(updated)
+                return attend(
+                    queries,
+                    updated,
+                    first_slot=first_slot,
+                    positions=positions,
+                    last=last,
+                    window=window,
+                    num_blocks=num_blocks,
+                )
+
+            return run
+
+        attends = [cached(layer, window) for layer, window in zip(cache.layers, self.config.layer_windows, strict=True)]
+        hidden = self._run(tokens, positions, attends)
+        return hidden, KVCache(tuple(new_layers))
+
+    def hidden_states(self, tokens: jax.Array) -> jax.Array:
+        """Hidden states after the final norm of whole texts: int32 [B, T] -> [B, T, D]. Causal; nothing is kept.
+
+        Memory grows with T squared.
+        """
+        positions = jnp.broadcast_to(jnp.arange(tokens.shape[1]), tokens.shape)
+        attends = [_causal_attention(positions, window) for window in self.config.layer_windows]
+        return self._run(tokens, positions, attends)
+
+    def logits(self, hidden: jax.Array) -> jax.Array:
+        """float32 [..., V] of hidden states [..., D]."""
+        head = self.embed_tokens if self.lm_head is None else self.lm_head
+        with jax.named_scope("lm_head"):
+            return matmul(hidden, head.weight[...])
+
+    def _run(self, tokens: jax.Array, positions: jax.Array, attends: list[Attend]) -> jax.Array:
+        at = Positions(self.config, positions)
+        x = self.embed_tokens(tokens)
+        for index, (layer, attend_in_layer) in enumerate(zip(self.layers, attends, strict=True)):
+            with jax.named_scope(f"layer{index}"):
+                x = layer(x, at, attend_in_layer)
+        return self.norm(x)
+
+
+def _causal_attention(positions: jax.Array, window: int | None) -> Attend:
+    """Attention among the tokens of a whole text, written the plain way."""
+
+    def run(queries: jax.Array, keys: jax.Array, values: jax.Array) -> jax.Array:
+        B, T, N, H = queries.shape
+        K = keys.shape[2]
+        grouped = queries.reshape(B, T, K, N // K, H)
+        scores = jnp.einsum("btkgh,bskh->bkgts", grouped, keys, preferred_element_type=jnp.float32)
+        distance = positions[:, :, None] - positions[:, None, :]  # [B, T, S]
+        seen = (distance >= 0) if window is None else (distance >= 0) & (distance < window)
+        weights = jax.nn.softmax(jnp.where(seen[:, None, None], scores, -jnp.inf), axis=-1)
+        out = jnp.einsum("bkgts,bskh->btkgh", weights.astype(values.dtype), values, preferred_element_type=jnp.float32)
+        return out.reshape(B, T, N, H)
+
+    return run
