@@ -1,0 +1,205 @@
+"""Safetensors files: a bounds-checked reader that streams, and an atomic writer.
+
+The reader is our own, since it must fill parts of larger arrays without mapping the file into the process: mapped pages count
+as memory of the process, and a loader that maps a model needs twice the model. Format:
+https://huggingface.co/docs/safetensors: u64 header length, JSON header, data.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import ml_dtypes
+import numpy as np
+
+from conversion.tensor_source import Array, TensorSource, WeightFileError
+
+DTYPES: dict[str, np.dtype[Any]] = {
+    "F64": np.dtype(np.float64),
+    "F32": np.dtype(np.float32),
+    "F16": np.dtype(np.float16),
+    "BF16": np.dtype(ml_dtypes.bfloat16),
+    "I64": np.dtype(np.int64),
+    "I32": np.dtype(np.int32),
+    "I16": np.dtype(np.int16),
+    "I8": np.dtype(np.int8),
+    "U8": np.dtype(np.uint8),
+    "BOOL": np.dtype(np.bool_),
+}
+_MAX_HEADER = 100 * 2**20
+_CHUNK_BYTES = 4 * 2**20
+
+
+class SafetensorsFile:
+    """One file. The header is read and checked on opening; tensors are read on demand with plain reads.
+
+    Raises:
+      WeightFileError: the file is missing, truncated, or its header contradicts its size.
+    """
+
+    def __init__(self, path: Path | str) -> None:
+        self.path = Path(path)
+        try:
+            self._file = self.path.open("rb", buffering=0)
+        except OSError as error:
+            raise WeightFileError(f"cannot open weight file {self.path}: {error.strerror or error}") from error
+        size = os.fstat(self._file.fileno()).st_size
+        self.metadata, self._entries, self._data_start = _read_header(self._file.read, size, self.path)
+
+    def names(self) -> Iterable[str]:
+        return self._entries.keys()
+
+    def shape(self, name: str) -> tuple[int, ...]:
+        return self._entries[name][1]
+
+    def dtype(self, name: str) -> np.dtype[Any]:
+        kind = self._entries[name][0]
+        if kind not in DTYPES:
+            raise WeightFileError(f"{self.path}: tensor {name!r} has type {kind}, which is not implemented")
+        return DTYPES[kind]
+
+    def read_into(self, name: str, out: Array) -> None:
+        """See `TensorSource.read_into`."""
+        _, shape, start, stop = self._entries[name]
+        stored = self.dtype(name)
+        if out.shape != shape or not out.flags.c_contiguous:
+            raise ValueError(f"{name}: destination {out.shape} does not fit tensor {shape}, or is not contiguous")
+        flat = out.reshape(-1)
+        position = self._data_start + start
+        if out.dtype == stored:
+            self._fill(memoryview(flat.view(np.uint8)), position, name)
+            return
+        step = max(1, _CHUNK_BYTES // stored.itemsize)
+        buffer = np.empty(min(step, flat.size), stored)
+        for first in range(0, flat.size, step):
+            part = buffer[: min(step, flat.size - first)]
+            self._fill(memoryview(part.view(np.uint8)), position + first * stored.itemsize, name)
+            flat[first : first + part.size] = part.astype(out.dtype)
+
+    def _fill(self, view: memoryview, position: int, name: str) -> None:
+        done = 0
+        while done < len(view):
+            count = os.preadv(self._file.fileno(), [view[done:]], position + done)
+            if count == 0:
+                raise WeightFileError(f"{self.path}: the file ends inside tensor {name!r} (was it changed while loading?)")
+            done += count
+
+    def close(self) -> None:
+        self._file.close()
+
+
+Entry = tuple[str, tuple[int, ...], int, int]
+
+
+def _read_header(read: Any, size: int, path: Path) -> tuple[dict[str, str], dict[str, Entry], int]:
+    def broken(what: str) -> WeightFileError:
+        return WeightFileError(f"{path} is not a whole safetensors file: {what}")
+
+    prefix = read(8)
+    if len(prefix) < 8:
+        raise broken(f"it has {size} bytes, less than the 8 of a header length")
+    length = int.from_bytes(prefix, "little")
+    if length > min(size - 8, _MAX_HEADER):
+        raise broken(f"its header claims {length} bytes of a file of {size}")
+    try:
+        header = json.loads(read(length))
+    except (UnicodeDecodeError, json.JSONDecodeError) as error:
+        raise broken(f"its header is not JSON ({error})") from error
+    if not isinstance(header, dict):
+        raise broken("its header is not a JSON object")
+    metadata = header.pop("__metadata__", None) or {}
+    entries: dict[str, Entry] = {}
+    data_start = 8 + length
+    for name, entry in header.items():
+        try:
+            kind, shape = str(entry["dtype"]), tuple(int(n) for n in entry["shape"])
+            start, stop = (int(n) for n in entry["data_offsets"])
+        except (TypeError, KeyError, ValueError) as error:
+            raise broken(f"the entry of tensor {name!r} lacks dtype, shape or data_offsets") from error
+        if min((start, *shape), default=0) < 0 or stop < start or data_start + stop > size:
+            raise broken(f"tensor {name!r} lies at {start}..{stop} of {size - data_start} bytes of data: truncated download?")
+        count = 1
+        for n in shape:
+            count *= n
+        if kind in DTYPES and count * DTYPES[kind].itemsize != stop - start:
+            raise broken(f"tensor {name!r} of shape {list(shape)} and type {kind} does not fill {stop - start} bytes")
+        entries[name] = (kind, shape, start, stop)
+    return metadata, entries, data_start
+
+
+class SafetensorsFiles:
+    """Several files as one source; a name may occur in one of them only.
+
+    Raises:
+      WeightFileError: as `SafetensorsFile`; also where two files hold the same name.
+    """
+
+    def __init__(self, paths: Sequence[Path | str]) -> None:
+        self.files = [SafetensorsFile(path) for path in paths]
+        self._owner: dict[str, SafetensorsFile] = {}
+        for file in self.files:
+            for name in file.names():
+                if name in self._owner:
+                    raise WeightFileError(f"tensor {name!r} is in both {self._owner[name].path} and {file.path}")
+                self._owner[name] = file
+
+    def names(self) -> Iterable[str]:
+        return self._owner.keys()
+
+    def shape(self, name: str) -> tuple[int, ...]:
+        return self._owner[name].shape(name)
+
+    def dtype(self, name: str) -> np.dtype[Any]:
+        return self._owner[name].dtype(name)
+
+    def read_into(self, name: str, out: Array) -> None:
+        self._owner[name].read_into(name, out)
+
+    def close(self) -> None:
+        for file in self.files:
+            file.close()
+
+
+def read_array(source: TensorSource, name: str) -> Array:
+    """One tensor in its stored type."""
+    out = np.empty(source.shape(name), source.dtype(name))
+    source.read_into(name, out)
+    return out
+
+
+def write_safetensors(path: Path | str, tensors: Mapping[str, Array]) -> None:
+    """Write a whole file or none: it gets its name once its bytes are on disk."""
+    from safetensors.numpy import save_file
+
+    path = Path(path)
+    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
+    try:
+        save_file({name: np.ascontiguousarray(array) for name, array in tensors.items()}, partial, metadata={"format": "pt"})
+        with partial.open("rb+") as file:
+            os.fsync(file.fileno())
+        partial.replace(path)
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+def index_files(index: Path) -> list[Path]:
+    """The shards that a `*.safetensors.index.json` names, in its folder.
+
+    Raises:
+      WeightFileError: the index is broken, or a shard that it names is missing.
+    """
+    try:
+        names = sorted(set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()))
+    except (OSError, UnicodeDecodeError, json.JSONDecodeError, KeyError, TypeError, AttributeError) as error:
+        raise WeightFileError(f"{index} is not an index of safetensors files: {error!r}") from error
+    paths = [index.parent / str(name) for name in names]
+    if any(Path(str(name)).name != name for name in names):
+        raise WeightFileError(f"{index} names files outside its own folder")
+    missing = [path.name for path in paths if not path.is_file()]
+    if missing:
+        raise WeightFileError(f"{index} names {len(missing)} files that are missing: {', '.join(missing[:5])}")
+    return paths

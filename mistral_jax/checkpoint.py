@@ -1,0 +1,227 @@
+"""Weights from files to the device, tensor by tensor, and back.
+
+Host memory while loading: the weights that are on the device already, and one tensor (on a CPU the buffer that a tensor was read
+into *becomes* the device's array).
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+
+from conversion.safetensors_io import SafetensorsFiles, index_files, write_safetensors
+from conversion.tensor_names import HuggingFaceText, MistralFormat
+from conversion.tensor_source import Array, TensorSource, WeightFileError, aligned_empty
+from mistral_jax.config import MistralConfig
+from mistral_jax.mistral import Mistral
+
+Progress = Callable[[int, int], None]
+"""Called with (bytes loaded so far, bytes in all)."""
+
+_FUSED = {"qkv_proj": ("q_proj", "k_proj", "v_proj"), "gate_up_proj": ("gate_proj", "up_proj")}
+
+
+def source_names(parameter: str) -> list[str]:
+    """Hugging Face names of the tensors that make up one of our parameters, in the order of its rows."""
+    *path, module, kind = parameter.split(".")
+    prefix = "" if module == "lm_head" else "model."
+    return [prefix + ".".join([*path, part, kind]) for part in _FUSED.get(module, (module,))]
+
+
+def choose_dtype(wanted: str, stored: str | None, platform: str) -> jnp.dtype:
+    """The type to compute in.
+
+    `auto` takes the checkpoint's own type, but bfloat16 for float16 checkpoints on a CPU (XLA has no float16 dot there) and for
+    checkpoints of 64 bits or of types that are no float.
+
+    Raises:
+      ValueError: `wanted` is none of auto, float32, bfloat16, float16.
+    """
+    names = {"float32": jnp.float32, "bfloat16": jnp.bfloat16, "float16": jnp.float16}
+    if wanted in names:
+        return jnp.dtype(names[wanted])
+    if wanted != "auto":
+        raise ValueError(f"dtype is {wanted!r}; expected auto, float32, bfloat16 or float16")
+    if stored == "float16" and platform == "cpu":
+        stored = "bfloat16"
+    return jnp.dtype(names.get(stored or "", jnp.bfloat16))
+
+
+def find_weight_files(folder: Path) -> list[Path]:
+    """The safetensors files of a model folder: those of its index, or `model.safetensors`, or Mistral's `consolidated`.
+
+    Raises:
+      WeightFileError: there are none, or shards are missing.
+    """
+    if not (folder / "config.json").is_file() and (folder / "params.json").is_file():
+        order = ("consolidated", "model")
+    else:
+        order = ("model", "consolidated")
+    for stem in order:
+        index = folder / f"{stem}.safetensors.index.json"
+        if index.is_file():
+            return index_files(index)
+        if (single := folder / f"{stem}.safetensors").is_file():
+            return [single]
+        if shards := sorted(folder.glob(f"{stem}*.safetensors")):
+            return shards
+    pickled = [path.name for path in folder.glob("*.bin")] + [path.name for path in folder.glob("*.pt*")]
+    if pickled:
+        raise WeightFileError(
+            f"{folder} has only pickled weights ({pickled[0]}), which can run code when opened and are not read. "
+            "Convert them to safetensors first."
+        )
+    raise WeightFileError(f"{folder} has no weights: expected model.safetensors, an index with its shards, or consolidated.safetensors")
+
+
+def open_weights(config: MistralConfig, paths: Iterable[Path | str]) -> TensorSource:
+    """Open safetensors files of either format, told apart by their tensor names."""
+    files = SafetensorsFiles(list(paths))
+    if "tok_embeddings.weight" in set(files.names()):
+        return MistralFormat(files, num_heads=config.num_heads, num_kv_heads=config.num_kv_heads)
+    return HuggingFaceText(files)
+
+
+def stored_dtype(source: TensorSource) -> str | None:
+    """The type of the largest tensor: what the checkpoint as a whole is stored in."""
+    largest = max(source.names(), key=lambda name: int(np.prod(source.shape(name))), default=None)
+    return None if largest is None else str(source.dtype(largest))
+
+
+def load_weights(
+    config: MistralConfig,
+    source: TensorSource,
+    *,
+    dtype: jax.typing.DTypeLike,
+    device: jax.Device | None = None,
+    progress: Progress | None = None,
+) -> Mistral:
+    """Build the model and fill it from `source`.
+
+    Raises:
+      WeightFileError: names every tensor that is missing, that no parameter wants, or that has another shape than the
+        configuration gives it.
+    """
+    graphdef, abstract = nnx.split(nnx.eval_shape(lambda: Mistral(config, param_dtype=dtype, rngs=nnx.Rngs(0))))
+    parameters = {".".join(map(str, path)): value for path, value in nnx.to_flat_state(abstract)}
+    check_tensors(config, source, {name: tuple(value.shape) for name, value in parameters.items()})
+    total = sum(int(np.prod(value.shape)) * jnp.dtype(dtype).itemsize for value in parameters.values())
+    done = 0
+    leaves: list[jax.Array] = []
+    for name, value in parameters.items():
+        buffer = aligned_empty(tuple(value.shape), np.dtype(dtype))
+        row = 0
+        for part in source_names(name):
+            rows = source.shape(part)[0]
+            source.read_into(part, buffer[row : row + rows])
+            row += rows
+        # Wait for the copy, so that no more than one tensor is on its way.
+        leaves.append(jax.block_until_ready(jax.device_put(buffer, device)))
+        done += buffer.nbytes
+        if progress is not None:
+            progress(done, total)
+    return nnx.merge(graphdef, jax.tree.unflatten(jax.tree.structure(abstract), leaves))
+
+
+def check_tensors(config: MistralConfig, source: TensorSource, parameters: dict[str, tuple[int, ...]]) -> None:
+    """One error for all that does not fit. See `load_weights`."""
+    present = set(source.names())
+    wanted: set[str] = set()
+    problems: list[str] = []
+    for name, shape in parameters.items():
+        parts = source_names(name)
+        wanted.update(parts)
+        missing = [part for part in parts if part not in present]
+        problems += [f"missing: {part}" for part in missing]
+        if missing:
+            continue
+        expected = _part_rows(config, name, shape)
+        for part, rows in zip(parts, expected, strict=True):
+            if source.shape(part) != (rows, *shape[1:]):
+                problems.append(f"wrong shape: {part} is {list(source.shape(part))}, expected {[rows, *shape[1:]]}")
+    surplus = present - wanted
+    if config.tie_word_embeddings:
+        surplus.discard("lm_head.weight")
+    problems += [f"surplus: {name}" for name in sorted(surplus)]
+    if problems:
+        shown = "\n  ".join(problems[:20]) + (f"\n  … and {len(problems) - 20} more" if len(problems) > 20 else "")
+        raise WeightFileError(f"the weights do not fit the configuration ({len(problems)} tensors):\n  {shown}")
+
+
+def _part_rows(config: MistralConfig, parameter: str, shape: tuple[int, ...]) -> list[int]:
+    module = parameter.split(".")[-2]
+    if module == "qkv_proj":
+        H = config.head_dim
+        return [config.num_heads * H, config.num_kv_heads * H, config.num_kv_heads * H]
+    return [shape[0] // 2] * 2 if module == "gate_up_proj" else [shape[0]]
+
+
+def hf_tensors(model: Mistral) -> dict[str, Array]:
+    """The model's weights as host arrays under Hugging Face names; fused matrices taken apart."""
+    tensors: dict[str, Array] = {}
+    for path, value in nnx.to_flat_state(nnx.state(model)):
+        name = ".".join(map(str, path))
+        array = np.asarray(value[...])
+        parts, rows = source_names(name), _part_rows(model.config, name, array.shape)
+        tensors.update(zip(parts, np.split(array, np.cumsum(rows)[:-1]), strict=True))
+    return tensors
+
+
+def save_pretrained(model: Mistral, folder: Path | str, *, dtype: Any = None) -> None:
+    """Write `model.safetensors` and `config.json` in the ordinary Hugging Face layout.
+
+    Args:
+      dtype: type to store in; None keeps the model's own.
+    """
+    folder = Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    tensors = hf_tensors(model)
+    if dtype is not None:
+        tensors = {name: array.astype(np.dtype(dtype)) for name, array in tensors.items()}
+    write_safetensors(folder / "model.safetensors", tensors)
+    stored = str(next(iter(tensors.values())).dtype)
+    text = json.dumps(hf_config(model.config, dtype=stored), indent=2) + "\n"
+    (folder / "config.json").write_text(text, encoding="utf-8")
+
+
+def hf_config(config: MistralConfig, *, dtype: str) -> dict[str, Any]:
+    """The `config.json` of a model of ours; the inverse of `MistralConfig.from_hf` for plain and linear rope.
+
+    Raises:
+      WeightFileError: the configuration has a feature that this writer does not express.
+    """
+    rope, windows = config.rope, set(config.layer_windows)
+    if rope.kind not in ("default", "linear") or len(windows) != 1 or config.attention_temperature_beta:
+        raise WeightFileError("writing a config.json is implemented for plain and linear rope and one sliding window for all layers")
+    scaling = {"rope_type": "linear", "factor": rope.factor} if rope.kind == "linear" else None
+    is_llama = config.attention_bias or config.mlp_bias
+    return {
+        "architectures": ["LlamaForCausalLM" if is_llama else "MistralForCausalLM"],
+        "model_type": "llama" if is_llama else "mistral",
+        "vocab_size": config.vocab_size,
+        "hidden_size": config.hidden_size,
+        "intermediate_size": config.intermediate_size,
+        "num_hidden_layers": config.num_layers,
+        "num_attention_heads": config.num_heads,
+        "num_key_value_heads": config.num_kv_heads,
+        "head_dim": config.head_dim,
+        "hidden_act": "silu",
+        "max_position_embeddings": config.max_position_embeddings,
+        "rms_norm_eps": config.rms_norm_eps,
+        "rope_theta": rope.theta,
+        "rope_scaling": scaling,
+        "sliding_window": windows.pop(),
+        "tie_word_embeddings": config.tie_word_embeddings,
+        "attention_bias": config.attention_bias,
+        "mlp_bias": config.mlp_bias,
+        "bos_token_id": config.bos_token_id,
+        "eos_token_id": config.eos_token_ids[0] if len(config.eos_token_ids) == 1 else list(config.eos_token_ids),
+        "torch_dtype": dtype,
+    }
