@@ -1,0 +1,273 @@
+"""The single owner of compiled programs: which shapes exist, when they are compiled, and which one a call uses.
+
+A `Runner` holds a model and says how to run it; a `RunnerState` holds the sequences. Notebooks, the `generate` loop and the
+server's engine all drive the same runner:
+
+    runner = Runner(model, slots=8, length=2048)
+    state = runner.new_state()
+    state = runner.admit(state, slot, prompt, params)
+    for chunk in runner.chunks(len(prompt)):
+        state = runner.prefill(state, slot, prompt, chunk)
+    state, packed = runner.decode(state, active_slots, features)      # [R, PACKED_WIDTH], on the device
+
+Every call is asynchronous: arrays come back before they are computed, and reading them waits. States are donated.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+
+import jax
+import numpy as np
+
+from mistral_jax import step
+from mistral_jax.kv_cache import BLOCK, KVCache, layer_lengths
+from mistral_jax.mistral import Mistral
+from mistral_jax.sampling import Features, recent_tokens, row_scalars, seed_words
+from mistral_jax.sampling_params import SamplingParams
+
+DEFAULT_CHUNKS = (16, 64, 256)
+
+
+@dataclass(frozen=True, slots=True)
+class Chunk:
+    """A stretch of a prompt to prefill: positions `start` to `start + count - 1`, padded to `size`."""
+
+    start: int
+    count: int
+    size: int
+
+
+@dataclass(frozen=True, slots=True)
+class RunnerState:
+    """All sequences: cache and rows. Donated by every call that takes it."""
+
+    cache: KVCache
+    rows: step.Rows
+
+
+class Runner:
+    """Compiled programs for one model at fixed shapes.
+
+    Args:
+      model: its weights stay where they are and are shared.
+      slots: most sequences at once.
+      length: most tokens of a sequence, prompt and answer together; rounded up to whole key blocks inside.
+      chunks: lengths of prefill chunks, ascending; a prompt is cut into the longest ones and its rest padded to the shortest that
+        fits. Chunks of a prompt depend on nothing but its length.
+      repeat_last_n: how many tokens the repetition penalty looks back at.
+      row_buckets: numbers of rows that decode steps are compiled for, ascending, the last >= slots; None chooses by platform: on
+        a GPU one (all slots), on a CPU a few (weights are read at the speed of memory for 2 rows and for 8 alike, but not for 32).
+      block_buckets: numbers of key blocks that programs are compiled for; None chooses by platform: none on a CPU (the loop form of
+        attention takes any), powers of two on a GPU.
+    """
+
+    def __init__(
+        self,
+        model: Mistral,
+        *,
+        slots: int,
+        length: int,
+        chunks: Sequence[int] = DEFAULT_CHUNKS,
+        repeat_last_n: int = 64,
+        row_buckets: Sequence[int] | None = None,
+        block_buckets: Sequence[int] | None = None,
+    ) -> None:
+        if slots < 1 or length < 2:
+            raise ValueError(f"slots is {slots} and length is {length}; expected at least one slot of at least two tokens")
+        if not 0 <= repeat_last_n:
+            raise ValueError(f"repeat_last_n is {repeat_last_n}; expected 0 (off) or a number of tokens")
+        self.config = model.config
+        self.length = length
+        self.repeat_last_n = min(repeat_last_n, length)
+        self.chunk_sizes = tuple(sorted(min(size, _ceil(length, 16)) for size in set(chunks)))
+        if self.chunk_sizes[0] < 2:
+            raise ValueError("a prefill chunk needs at least two tokens: a single row has other bits on a CPU")
+        self.slots = slots
+        # A decode step runs at least two rows (see `mistral_jax.layers.matmul`); an idle second slot costs nothing but memory.
+        self._rows = max(slots, 2)
+        self._split = step.SplitModel.of(model)
+        self.dtype = model.embed_tokens.weight[...].dtype
+        self.device = next(iter(self._split.weights[0].devices()))
+        on_cpu = self.device.platform == "cpu"
+        self.row_buckets = tuple(row_buckets) if row_buckets else _row_buckets(self._rows) if on_cpu else (self._rows,)
+        if block_buckets is None:
+            blocks = max(layer_lengths(self.config, length=length, chunk=self.chunk_sizes[-1])) // BLOCK
+            block_buckets = () if on_cpu else _powers_of_two(blocks)
+        self.block_buckets = tuple(block_buckets)
+        self._admit = jax.jit(step.admit, donate_argnums=0)
+        self._set_bias = jax.jit(step.set_bias, donate_argnums=0)
+        self._prefill = jax.jit(self._prefill_program, donate_argnums=1, static_argnames="num_blocks")
+        self._decode = jax.jit(self._decode_program, donate_argnums=(1, 2), static_argnames="num_blocks")
+
+    def _prefill_program(self, weights: list[jax.Array], cache: KVCache, *args: jax.Array, num_blocks: int | None) -> KVCache:
+        return step.prefill(self._split.merge(weights), cache, *args, num_blocks=num_blocks)
+
+    def _decode_program(
+        self, weights: list[jax.Array], cache: KVCache, rows: step.Rows, *args: jax.Array, num_blocks: int | None
+    ) -> tuple[KVCache, step.Rows, jax.Array]:
+        model = self._split.merge(weights)
+        return step.decode(model, cache, rows, *args, num_blocks=num_blocks, repeat=self.repeat_last_n > 0)
+
+    @property
+    def model(self) -> Mistral:
+        """The module, round the very weights that the programs use."""
+        return self._split.merge(self._split.weights)
+
+    @property
+    def weight_bytes(self) -> int:
+        return sum(x.nbytes for x in self._split.weights)
+
+    def cache_bytes(self) -> int:
+        """Bytes of the KV cache that `new_state` allocates."""
+        lengths = layer_lengths(self.config, length=self.length, chunk=self.chunk_sizes[-1])
+        return 2 * self._rows * sum(lengths) * self.config.num_kv_heads * self.config.head_dim * self.dtype.itemsize
+
+    def new_state(self) -> RunnerState:
+        """Allocate an empty cache and empty rows on the model's device."""
+        with jax.default_device(self.device):
+            cache = KVCache.allocate(
+                self.config, slots=self._rows, length=self.length, chunk=self.chunk_sizes[-1], dtype=self.dtype
+            )
+            rows = step.Rows.allocate(self.config, slots=self._rows, repeat_last_n=self.repeat_last_n)
+        return RunnerState(cache, rows)
+
+    def chunks(self, prompt_length: int) -> Iterator[Chunk]:
+        """The chunks of a prompt: all its tokens but the last, which the first decode step runs."""
+        start, stop = 0, prompt_length - 1
+        while start < stop:
+            left = stop - start
+            size = next((size for size in self.chunk_sizes if size >= left), self.chunk_sizes[-1])
+            yield Chunk(start, min(left, size), size)
+            start += size
+
+    def admit(self, state: RunnerState, slot: int, prompt: Sequence[int], params: SamplingParams) -> RunnerState:
+        """Give `slot` to a new sequence. Its chunks are to be prefilled before it takes part in a decode step.
+
+        Raises:
+          ValueError: the prompt is empty, or leaves no room for an answer, or `params.seed` is not set.
+        """
+        if not 0 < len(prompt) < self.length:
+            raise ValueError(f"a prompt of {len(prompt)} tokens: expected 1 to {self.length - 1}, to leave room for an answer")
+        if params.seed is None:
+            raise ValueError("params.seed is None: choose a seed before admitting a sequence")
+        window = max(self.repeat_last_n, 1)
+        rows = self._admit(
+            state.rows,
+            np.int32(slot),
+            np.int32(prompt[-1]),
+            np.int32(len(prompt) - 1),
+            row_scalars(params),
+            np.int32(min(params.top_k, self.config.vocab_size)),
+            seed_words(params.seed),
+            recent_tokens(tuple(prompt), window, self.config.vocab_size),
+        )
+        if params.logit_bias:
+            bias = np.zeros((self.config.vocab_size,), np.float32)
+            bias[list(params.logit_bias.keys())] = list(params.logit_bias.values())
+            rows = self._set_bias(rows, np.int32(slot), bias)
+        return RunnerState(state.cache, rows)
+
+    def prefill(self, state: RunnerState, slot: int, prompt: Sequence[int], chunk: Chunk) -> RunnerState:
+        """Run one chunk of `prompt` in `slot`."""
+        tokens = np.zeros((chunk.size,), np.int32)
+        tokens[: chunk.count] = prompt[chunk.start : chunk.start + chunk.count]
+        cache = self._prefill(
+            self._split.weights,
+            state.cache,
+            np.int32(slot),
+            tokens,
+            np.int32(chunk.start),
+            np.int32(chunk.count),
+            num_blocks=self._blocks(chunk.start + chunk.count),
+        )
+        return RunnerState(cache, state.rows)
+
+    def decode(
+        self, state: RunnerState, active: Sequence[int], features: Features, *, longest: int
+    ) -> tuple[RunnerState, jax.Array]:
+        """Run one step for the slots in `active`.
+
+        Args:
+          features: what these slots need of the sampler.
+          longest: most tokens that one of them will hold after the step.
+        Returns: the state, and `packed` int32 [R, PACKED_WIDTH] with a row for each slot from 0 on.
+        """
+        mask = np.zeros((next(size for size in self.row_buckets if size > max(active)),), np.bool_)
+        mask[list(active)] = True
+        cache, rows, packed = self._decode(
+            self._split.weights,
+            state.cache,
+            state.rows,
+            mask,
+            features.as_array(),
+            num_blocks=self._blocks(longest),
+        )
+        return RunnerState(cache, rows), packed
+
+    def _blocks(self, length: int) -> int | None:
+        if not self.block_buckets:
+            return None
+        needed = -(-length // BLOCK)
+        return next((blocks for blocks in self.block_buckets if blocks >= needed), self.block_buckets[-1])
+
+    def warm_up(self, state: RunnerState, progress: Callable[[int, int], None] | None = None) -> RunnerState:
+        """Compile every program by running it once; nothing compiles after that. Returns a state as good as new.
+
+        Args:
+          progress: called with (programs done, programs in all).
+        """
+        calls = list(self._warm_up_calls())
+        for done, call in enumerate(calls):
+            if progress is not None:
+                progress(done, len(calls))
+            state = call(state)
+            jax.block_until_ready((state.cache, state.rows))
+        if progress is not None:
+            progress(len(calls), len(calls))
+        return state
+
+    def _warm_up_calls(self) -> Iterator[Callable[[RunnerState], RunnerState]]:
+        biased = SamplingParams(temperature=0.0, seed=0, logit_bias={0: 0.0})
+        yield lambda state: self.admit(state, 0, (0,), biased)
+        lengths = [blocks * BLOCK for blocks in self.block_buckets] or [1]
+        for length in lengths:
+            for size in self.chunk_sizes:
+                yield lambda state, size=size, length=length: self._empty_prefill(state, size, length)
+            for bucket in self.row_buckets:
+                yield lambda state, bucket=bucket, length=length: self._empty_decode(state, bucket, length)
+
+    def _empty_prefill(self, state: RunnerState, size: int, length: int) -> RunnerState:
+        """Run a chunk of which no token is real: nothing is stored."""
+        zero = np.int32(0)
+        tokens = np.zeros((size,), np.int32)
+        blocks = self._blocks(length)
+        cache = self._prefill(self._split.weights, state.cache, zero, tokens, zero, zero, num_blocks=blocks)
+        return RunnerState(cache, state.rows)
+
+    def _empty_decode(self, state: RunnerState, bucket: int, length: int) -> RunnerState:
+        """Run a step without any active row."""
+        mask = np.zeros((bucket,), np.bool_)
+        features = Features().as_array()
+        blocks = self._blocks(length)
+        cache, rows, _ = self._decode(self._split.weights, state.cache, state.rows, mask, features, num_blocks=blocks)
+        return RunnerState(cache, rows)
+
+
+def _ceil(n: int, multiple: int) -> int:
+    return -(-n // multiple) * multiple
+
+
+def _row_buckets(rows: int) -> tuple[int, ...]:
+    buckets = [2]
+    while buckets[-1] < rows:
+        buckets.append(min(buckets[-1] * 4, rows))
+    return tuple(buckets)
+
+
+def _powers_of_two(blocks: int) -> tuple[int, ...]:
+    buckets = [min(2, blocks)]
+    while buckets[-1] < blocks:
+        buckets.append(min(buckets[-1] * 2, blocks))
+    return tuple(buckets)
