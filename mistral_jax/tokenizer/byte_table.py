@@ -1,0 +1,212 @@
+"""What all our tokenizers share: a table from token ids to bytes, the control tokens, and the promise about them."""
+
+from __future__ import annotations
+
+import re
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+
+from mistral_jax.tokenizer.base import TokenizerError
+
+_LONE_SURROGATE = re.compile("[\ud800-\udfff]")
+
+
+class ByteTableTokenizer(ABC):
+    """Implements `Tokenizer` for vocabularies in which each id stands for fixed bytes, as all BPE vocabularies do.
+
+    A subclass turns plain text into ids (`_encode_text`); this class keeps the tables and sees to it that no text,
+    whatever it contains, becomes a control token. Instances are immutable and may be used by several threads.
+    """
+
+    def __init__(
+        self,
+        *,
+        pieces: Sequence[str],
+        table: Sequence[bytes],
+        control_tokens: Mapping[str, int],
+        bos_id: int | None,
+        eos_id: int | None,
+        unk_id: int | None,
+        pad_id: int | None,
+        add_bos: bool,
+        strips_leading_space: bool,
+        instruct_version: str | None = None,
+    ) -> None:
+        """Takes the vocabulary as tables.
+
+        Args:
+          pieces: The vocabulary's own spelling of each token.
+          table: The bytes of each token; b"" for control tokens and unused ids.
+          control_tokens: Control tokens by their text.
+          bos_id, eos_id, unk_id, pad_id: Ids, None where the vocabulary has no such token.
+          add_bos: Whether a raw prompt starts with BOS.
+          strips_leading_space: Whether one leading space of a decoded text is the dummy prefix.
+          instruct_version: Mistral's name of the instruct format that the vocabulary was made for ("v1" … "v15"), where
+            known.
+
+        Raises:
+          TokenizerError: an id is outside the vocabulary, or the tables disagree.
+        """
+        if len(pieces) != len(table):
+            raise TokenizerError(f"The vocabulary spells {len(pieces)} tokens but gives bytes for {len(table)}.")
+        named = {"BOS": bos_id, "EOS": eos_id, "UNK": unk_id, "PAD": pad_id, **control_tokens}
+        for name, token_id in named.items():
+            if token_id is not None and not 0 <= token_id < len(pieces):
+                raise TokenizerError(
+                    f"Token {name!r} has id {token_id}, outside the vocabulary of {len(pieces)}. The tokenizer files "
+                    "contradict "
+                    "each other: fetch them again, all from the same repository."
+                )
+        self._pieces = tuple(pieces)
+        self._table = tuple(table)
+        self._control_tokens = dict(control_tokens)
+        self._control_text = {token_id: text for text, token_id in control_tokens.items()}
+        self._forbidden = frozenset(i for i in control_tokens.values() if i != unk_id)
+        self._bos_id, self._eos_id, self._unk_id, self._pad_id = bos_id, eos_id, unk_id, pad_id
+        self._add_bos = add_bos and bos_id is not None
+        self._strips_leading_space = strips_leading_space
+        self._instruct_version = instruct_version
+
+    @property
+    def vocab_size(self) -> int:
+        """Number of ids; valid ids are [0, vocab_size)."""
+        return len(self._pieces)
+
+    @property
+    def bos_id(self) -> int | None:
+        """The id that begins a sequence, where there is one."""
+        return self._bos_id
+
+    @property
+    def eos_id(self) -> int | None:
+        """The id that ends a sequence, where there is one."""
+        return self._eos_id
+
+    @property
+    def unk_id(self) -> int | None:
+        """The id for text that the vocabulary cannot write, where there is one."""
+        return self._unk_id
+
+    @property
+    def pad_id(self) -> int | None:
+        """The id that fills rows, where there is one."""
+        return self._pad_id
+
+    @property
+    def add_bos(self) -> bool:
+        """Whether a raw text prompt starts with `bos_id`."""
+        return self._add_bos
+
+    @property
+    def control_tokens(self) -> dict[str, int]:
+        """Control tokens by their text; a copy."""
+        return dict(self._control_tokens)
+
+    @property
+    def strips_leading_space(self) -> bool:
+        """Whether one leading space of a decoded text is the vocabulary's dummy prefix and not part of the text."""
+        return self._strips_leading_space
+
+    @property
+    def instruct_version(self) -> str | None:
+        """Mistral's name of the instruct format that this vocabulary was made for, such as "v3"; None if unknown."""
+        return self._instruct_version
+
+    def control_id(self, text: str) -> int:
+        """The id of a control token.
+
+        Raises:
+          TokenizerError: the vocabulary has no such control token.
+        """
+        try:
+            return self._control_tokens[text]
+        except KeyError:
+            known = ", ".join(sorted(self._control_tokens, key=self._control_tokens.__getitem__)[:30])
+            raise TokenizerError(f"The vocabulary has no control token {text!r}. It has: {known}.") from None
+
+    def encode(self, text: str, *, at_start: bool = True) -> list[int]:
+        """Token ids of plain text; never a control token, whatever the text contains.
+
+        Lone surrogates, which no UTF-8 text has, are read as U+FFFD.
+
+        Args:
+          text: The text.
+          at_start: Whether the text begins the prompt or follows a control token.
+        """
+        if not text:
+            return []
+        if not text.isascii() and _LONE_SURROGATE.search(text):
+            text = _LONE_SURROGATE.sub("\ufffd", text)
+        ids = self._encode_text(text, at_start)
+        return ids if self._forbidden.isdisjoint(ids) else self._encode_in_parts(text, at_start)
+
+    def encode_after_control(self, text: str) -> list[int]:
+        """Token ids of the text that a chat template wrote after a control token.
+
+        Templates are written for one tokenizer: some of them write the space that others leave to the dummy prefix.
+        """
+        return self.encode(text, at_start=True)
+
+    def control_strips(self, token_id: int) -> tuple[bool, bool]:
+        """Whether a control token swallows the whitespace (before, after) it in a rendered template."""
+        del token_id
+        return False, False
+
+    @abstractmethod
+    def _encode_text(self, text: str, at_start: bool) -> list[int]:
+        """Token ids of text that is not empty and has no lone surrogates."""
+
+    def _encode_in_parts(self, text: str, at_start: bool) -> list[int]:
+        """Encodes text whose letters the vocabulary would merge to a control token: cuts each such spelling in two."""
+        longest_first = sorted((t for t in self._control_tokens if len(t) > 1), key=len, reverse=True)
+        cuts = {m.start() + 1 for m in re.finditer(f"(?=({'|'.join(map(re.escape, longest_first))}))", text)}
+        ids: list[int] = []
+        start = 0
+        for end in [*sorted(cuts), len(text)]:
+            ids += self._encode_text(text[start:end], at_start and start == 0)
+            start = end
+        if not self._forbidden.isdisjoint(ids):
+            raise TokenizerError("The vocabulary writes plain text with a control token; it is not safe to serve.")
+        return ids
+
+    def token_bytes(self, token_id: int) -> bytes:
+        """The bytes that a token adds to a text; b"" for control tokens.
+
+        Raises:
+          IndexError: the id is outside the vocabulary.
+        """
+        self._check(token_id)
+        return self._table[token_id]
+
+    def token_text(self, token_id: int) -> str:
+        """The token as its vocabulary writes it, for display.
+
+        Raises:
+          IndexError: the id is outside the vocabulary.
+        """
+        self._check(token_id)
+        return self._pieces[token_id]
+
+    def decode(self, token_ids: Sequence[int], *, skip_control: bool = True) -> str:
+        """Text of a whole sequence; invalid UTF-8 becomes U+FFFD. With `skip_control=False` control tokens appear as
+        text.
+
+        One leading space is dropped where the vocabulary has a dummy prefix; control tokens before it do not count.
+
+        Raises:
+          IndexError: an id is outside the vocabulary.
+        """
+        out = bytearray()
+        at_start = self._strips_leading_space
+        for token_id in token_ids:
+            piece = self.token_bytes(token_id)
+            if piece:
+                out += piece[1:] if at_start and piece[0] == 0x20 else piece
+                at_start = False
+            elif not skip_control:
+                out += self._control_text.get(token_id, "").encode()
+        return out.decode("utf-8", "replace")
+
+    def _check(self, token_id: int) -> None:
+        if not 0 <= token_id < len(self._table):
+            raise IndexError(f"Token id {token_id} is outside the vocabulary of {len(self._table)}.")
