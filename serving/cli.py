@@ -1,0 +1,249 @@
+"""The command `mistral-jax`: options, then a subcommand. Options are generated from the declarations in
+`serving.settings`.
+
+Nothing heavy is imported before a command runs, so `--help` answers at once.
+"""
+
+from __future__ import annotations
+
+import importlib
+import itertools
+import os
+import sys
+import traceback
+from collections.abc import Callable, Sequence
+from typing import Any, NoReturn, TypeVar, cast
+
+import click
+
+from serving.setting_types import SettingSpec
+from serving.settings import SPECS, ModelKind, Settings, SettingsError
+from serving.version import version
+
+Given = dict[str, "str | bool | Sequence[str] | None"]
+_Command = TypeVar("_Command", bound=Callable[..., Any])
+
+GENERAL = tuple(spec for spec in SPECS if spec.option.cli and not spec.option.kinds)
+MODEL = tuple(spec for spec in SPECS if spec.option.cli and "mistral" in spec.option.kinds)
+
+_EPILOG = (
+    "Every option can also be set by the environment variable shown in brackets; the command line wins. "
+    "Lists in variables are separated by commas."
+)
+
+
+def main() -> NoReturn:
+    """Run the command line and exit: 0 for success, 1 for a failure, 2 for wrong input. Errors are one line each."""
+    try:
+        code = cli.main(standalone_mode=False)
+    except click.exceptions.NoArgsIsHelpError as error:
+        click.echo(error.format_message())
+        code = 2
+    except click.ClickException as error:
+        context = getattr(error, "ctx", None)
+        hint = f" (see `{context.command_path} --help`)" if isinstance(context, click.Context) else ""
+        click.echo(f"Error: {error.format_message().rstrip('.')}{hint}", err=True)
+        code = error.exit_code
+    except click.Abort:
+        click.echo("Interrupted.", err=True)
+        code = 130
+    except SettingsError as error:
+        code = _complain(error, code=2)
+    except Exception as error:
+        code = _complain(error, code=1)
+    sys.exit(code if isinstance(code, int) else 0)
+
+
+def _complain(error: Exception, *, code: int) -> int:
+    if _debugging():
+        traceback.print_exception(error)
+    text = " ".join(str(error).split()) or type(error).__name__
+    known = isinstance(error, SettingsError | ValueError | OSError | RuntimeError)
+    click.echo(f"Error: {text}" if known else f"Error: {type(error).__name__}: {text}", err=True)
+    if not known and not _debugging():
+        click.echo("This is a bug; run with --log-level debug for the details.", err=True)
+    return code
+
+
+def _debugging() -> bool:
+    """Whether debug logging was asked for, found without parsing: the error may be in the parsing."""
+    arguments = sys.argv[1:]
+    asked = "--log-level=debug" in arguments or ("--log-level", "debug") in itertools.pairwise(arguments)
+    return asked or os.environ.get("MISTRAL_JAX_LOG_LEVEL", "").strip().lower() == "debug"
+
+
+def option_for(spec: SettingSpec, *, short: bool = True, hidden: bool = False) -> Callable[[_Command], _Command]:
+    """A click option for a setting. Its value stays text: `Settings.resolve` reads it, as it reads the variables."""
+    flags = [flag for flag in spec.option.flags if short or flag.startswith("--")]
+    default = spec.option.default_text or spec.show(spec.default)
+    arguments: dict[str, Any] = {
+        "help": f"{spec.option.help}  [default: {default}; env: {spec.env}]",
+        "default": None,
+        "hidden": hidden,
+        "expose_value": True,
+    }
+    if spec.is_flag:
+        name = spec.option.flags[0]
+        flags[0] = f"{name}/--no-{name.removeprefix('--')}"
+        arguments["is_flag"] = True
+    elif spec.is_list:
+        arguments |= {"multiple": True, "metavar": "TEXT"}
+    else:
+        arguments["metavar"] = _metavar(spec)
+    return click.option(spec.name, *flags, **arguments)
+
+
+def _metavar(spec: SettingSpec) -> str:
+    choices = spec.expected.removeprefix("one of ")
+    if choices != spec.expected:
+        return "[" + choices.replace(", ", "|") + "]"
+    return {int: "INTEGER", float: "NUMBER"}.get(spec.type, "FILE" if spec.name == "log" else "TEXT")
+
+
+def _options(*specs: SettingSpec, short: bool = True, hidden: bool = False) -> Callable[[_Command], _Command]:
+    def decorate(command: _Command) -> _Command:
+        for spec in reversed(specs):
+            command = option_for(spec, short=short, hidden=hidden)(command)
+        return command
+
+    return decorate
+
+
+def _takes_settings(*specs: SettingSpec) -> Callable[[_Command], _Command]:
+    """A subcommand's own settings, and every general one by its long flag, for those who put options last."""
+
+    def decorate(command: _Command) -> _Command:
+        return _options(*specs)(_options(*GENERAL, short=False, hidden=True)(command))
+
+    return decorate
+
+
+def _settings(context: click.Context, given: Given, kind: ModelKind | None = None) -> Settings:
+    merged: Given = {**cast("Given", context.obj or {})}
+    merged.update({name: value for name, value in given.items() if value is not None and value != ()})
+    return Settings.resolve(merged, kind=kind)
+
+
+@click.group(
+    epilog=_EPILOG,
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 120},
+    help="Serve Mistral-family language models from JAX, behind the OpenAI HTTP API.\n\n"
+    "General options come before the command, a command's own after it:\n\n"
+    "  mistral-jax --port 8000 mistral --model-id ./my-model",
+)
+@click.version_option(version(), prog_name="mistral-jax")
+@_options(*GENERAL)
+@click.pass_context
+def cli(context: click.Context, **given: Any) -> None:
+    context.obj = given
+
+
+_SUB_EPILOG = "The options of `mistral-jax --help` may be given here too, by their long names."
+
+
+@cli.command(epilog=_SUB_EPILOG)
+@_takes_settings()
+@click.pass_context
+def demo(context: click.Context, **given: Any) -> int:
+    """Serve the small bundled model: nothing to download."""
+    return _serve(_settings(context, given, "demo"))
+
+
+@cli.command(epilog=_SUB_EPILOG)
+@_takes_settings(*MODEL)
+@click.pass_context
+def mistral(context: click.Context, **given: Any) -> int:
+    """Serve a model from the Hub, a folder or files."""
+    return _serve(_settings(context, given, "mistral"))
+
+
+@cli.command("gguf-mistral", epilog=_SUB_EPILOG)
+@click.option(
+    "-t", "--tok-model-id", metavar="TEXT", help="Hub id or folder whose tokenizer and chat template are used."
+)
+@click.option("-m", "--quantized-model-id", metavar="TEXT", help="Hub id or folder that holds the GGUF file.")
+@click.option("-f", "--quantized-filename", metavar="TEXT", help="Name of the GGUF file in it.")
+@_takes_settings()
+def gguf_mistral(**_given: Any) -> NoReturn:
+    """Serve a GGUF file (not in this version yet)."""
+    raise click.UsageError("gguf-mistral is not in this version yet; `mistral` serves safetensors models")
+
+
+@cli.command("x-lora-mistral", epilog=_SUB_EPILOG)
+@click.option("-m", "--model-id", metavar="TEXT", help="Hub id or folder of the base model.")
+@click.option("-x", "--xlora-model-id", metavar="TEXT", help="Hub id or folder of the X-LoRA adapters and classifier.")
+@click.option("-o", "--order", metavar="FILE", help="JSON file that gives the order of the adapters.")
+@_takes_settings()
+def x_lora_mistral(**_given: Any) -> NoReturn:
+    """Serve an X-LoRA model (not in this version yet)."""
+    raise click.UsageError("x-lora-mistral is not in this version yet; `mistral` serves plain models")
+
+
+@cli.command(epilog=_SUB_EPILOG)
+@_takes_settings(*MODEL)
+@click.option("--system", metavar="TEXT", help="System message that opens the conversation.")
+@click.pass_context
+def chat(context: click.Context, system: str | None, **given: Any) -> int:
+    """Talk to a model in the terminal."""
+    return _later("chat_command", "run_chat")(_settings(context, given), system=system)
+
+
+@cli.command(epilog=_SUB_EPILOG)
+@_takes_settings(*MODEL)
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
+@click.option("--offline", is_flag=True, help="Do not ask the Hub about files that are not in the cache.")
+@click.pass_context
+def doctor(context: click.Context, as_json: bool, offline: bool, **given: Any) -> int:
+    """Show versions, devices, memory; would the model fit?"""
+    return _later("doctor", "run_doctor")(_settings(context, given), as_json=as_json, offline=offline)
+
+
+@cli.command(epilog=_SUB_EPILOG)
+@_takes_settings(*MODEL)
+@click.option(
+    "--rows", metavar="LIST", default="1,8", show_default=True, help="Numbers of sequences to decode together."
+)
+@click.option(
+    "--prompt-tokens", type=click.IntRange(min=1), default=512, show_default=True, help="Length of the prompts."
+)
+@click.option("--answer-tokens", type=click.IntRange(min=1), default=128, show_default=True, help="Tokens to decode.")
+@click.option("--repeats", type=click.IntRange(min=1), default=3, show_default=True, help="Measurements of each.")
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
+@click.pass_context
+def bench(
+    context: click.Context, rows: str, prompt_tokens: int, answer_tokens: int, repeats: int, as_json: bool, **given: Any
+) -> int:
+    """Time prefill and decode, without the server."""
+    counts = [int(text) if text.strip().isdecimal() else 0 for text in rows.split(",")]
+    if not all(counts):
+        raise click.BadParameter(
+            f"{rows!r} is not valid; expected positive numbers separated by commas", param_hint="--rows"
+        )
+    return _later("bench", "run_bench")(
+        _settings(context, given),
+        rows=tuple(counts),
+        prompt_tokens=prompt_tokens,
+        answer_tokens=answer_tokens,
+        repeats=repeats,
+        as_json=as_json,
+    )
+
+
+def _serve(settings: Settings) -> int:
+    return _later("server", "run_server")(settings)
+
+
+def _later(module: str, function: str) -> Callable[..., int]:
+    """A command's implementation, imported only when it runs: it may import JAX or the web framework."""
+    try:
+        return getattr(importlib.import_module(f"serving.{module}"), function)
+    except ModuleNotFoundError as error:
+        if error.name == f"serving.{module}":
+            raise click.UsageError("this command is not in this version yet") from error
+        raise RuntimeError(
+            f"the Python package {error.name} is missing; run `pip install mistral-jax` again"
+        ) from error
+
+
+if __name__ == "__main__":
+    main()
