@@ -7,7 +7,7 @@ server's engine all drive the same runner:
     state = runner.new_state()
     state = runner.admit(state, slot, prompt, params)
     for chunk in runner.chunks(len(prompt)):
-        state = runner.prefill(state, slot, prompt, chunk)
+        state, _ = runner.prefill(state, slot, prompt, chunk)
     state, packed = runner.decode(state, active_slots, features)      # [R, PACKED_WIDTH], on the device
 
 Every call is asynchronous: arrays come back before they are computed, and reading them waits. States are donated.
@@ -87,9 +87,9 @@ class Runner:
         self.slots = slots
         # A decode step runs at least two rows (see `mistral_jax.layers.matmul`); an idle second slot costs nothing but memory.
         self._rows = max(slots, 2)
-        self._split = step.SplitModel.of(model)
+        self.split = step.SplitModel.of(model)
         self.dtype = model.embed_tokens.weight[...].dtype
-        self.device = next(iter(self._split.weights[0].devices()))
+        self.device = next(iter(self.split.weights[0].devices()))
         on_cpu = self.device.platform == "cpu"
         self.row_buckets = tuple(row_buckets) if row_buckets else _row_buckets(self._rows) if on_cpu else (self._rows,)
         if block_buckets is None:
@@ -101,23 +101,23 @@ class Runner:
         self._prefill = jax.jit(self._prefill_program, donate_argnums=1, static_argnames="num_blocks")
         self._decode = jax.jit(self._decode_program, donate_argnums=(1, 2), static_argnames="num_blocks")
 
-    def _prefill_program(self, weights: list[jax.Array], cache: KVCache, *args: jax.Array, num_blocks: int | None) -> KVCache:
-        return step.prefill(self._split.merge(weights), cache, *args, num_blocks=num_blocks)
+    def _prefill_program(self, weights: list[jax.Array], cache: KVCache, *args: jax.Array, num_blocks: int | None) -> tuple[KVCache, jax.Array]:
+        return step.prefill(self.split.merge(weights), cache, *args, num_blocks=num_blocks)
 
     def _decode_program(
         self, weights: list[jax.Array], cache: KVCache, rows: step.Rows, *args: jax.Array, num_blocks: int | None
     ) -> tuple[KVCache, step.Rows, jax.Array]:
-        model = self._split.merge(weights)
+        model = self.split.merge(weights)
         return step.decode(model, cache, rows, *args, num_blocks=num_blocks, repeat=self.repeat_last_n > 0)
 
     @property
     def model(self) -> Mistral:
         """The module, round the very weights that the programs use."""
-        return self._split.merge(self._split.weights)
+        return self.split.merge(self.split.weights)
 
     @property
     def weight_bytes(self) -> int:
-        return sum(x.nbytes for x in self._split.weights)
+        return sum(x.nbytes for x in self.split.weights)
 
     def cache_bytes(self) -> int:
         """Bytes of the KV cache that `new_state` allocates."""
@@ -169,12 +169,14 @@ class Runner:
             rows = self._set_bias(rows, np.int32(slot), bias)
         return RunnerState(state.cache, rows)
 
-    def prefill(self, state: RunnerState, slot: int, prompt: Sequence[int], chunk: Chunk) -> RunnerState:
-        """Run one chunk of `prompt` in `slot`."""
+    def prefill(
+        self, state: RunnerState, slot: int, prompt: Sequence[int], chunk: Chunk
+    ) -> tuple[RunnerState, jax.Array]:
+        """Run one chunk of `prompt` in `slot`. Returns the state, and a scalar that is ready when the chunk has run."""
         tokens = np.zeros((chunk.size,), np.int32)
         tokens[: chunk.count] = prompt[chunk.start : chunk.start + chunk.count]
-        cache = self._prefill(
-            self._split.weights,
+        cache, done = self._prefill(
+            self.split.weights,
             state.cache,
             np.int32(slot),
             tokens,
@@ -182,7 +184,7 @@ class Runner:
             np.int32(chunk.count),
             num_blocks=self._blocks(chunk.start + chunk.count),
         )
-        return RunnerState(cache, state.rows)
+        return RunnerState(cache, state.rows), done
 
     def decode(
         self, state: RunnerState, active: Sequence[int], features: Features, *, longest: int
@@ -197,7 +199,7 @@ class Runner:
         mask = np.zeros((next(size for size in self.row_buckets if size > max(active)),), np.bool_)
         mask[list(active)] = True
         cache, rows, packed = self._decode(
-            self._split.weights,
+            self.split.weights,
             state.cache,
             state.rows,
             mask,
@@ -243,7 +245,7 @@ class Runner:
         zero = np.int32(0)
         tokens = np.zeros((size,), np.int32)
         blocks = self._blocks(length)
-        cache = self._prefill(self._split.weights, state.cache, zero, tokens, zero, zero, num_blocks=blocks)
+        cache, _ = self._prefill(self.split.weights, state.cache, zero, tokens, zero, zero, num_blocks=blocks)
         return RunnerState(cache, state.rows)
 
     def _empty_decode(self, state: RunnerState, bucket: int, length: int) -> RunnerState:
@@ -251,7 +253,7 @@ class Runner:
         mask = np.zeros((bucket,), np.bool_)
         features = Features().as_array()
         blocks = self._blocks(length)
-        cache, rows, _ = self._decode(self._split.weights, state.cache, state.rows, mask, features, num_blocks=blocks)
+        cache, rows, _ = self._decode(self.split.weights, state.cache, state.rows, mask, features, num_blocks=blocks)
         return RunnerState(cache, rows)
 
 

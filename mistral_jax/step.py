@@ -111,7 +111,7 @@ def prefill(
     count: jax.Array,
     *,
     num_blocks: int | None,
-) -> KVCache:
+) -> tuple[KVCache, jax.Array]:
     """Run a chunk of one prompt.
 
     Args:
@@ -120,6 +120,8 @@ def prefill(
       tokens: int32 [T], the first `count` of them real.
       start: int32 scalar, the position of the first.
       num_blocks: static; see `mistral_jax.attention`.
+    Returns: cache, and int32 scalar, the position after the chunk. The next call donates the cache, so nobody can wait for it; the
+      scalar becomes ready with it and can be waited for.
     """
     steps = jnp.arange(tokens.shape[0])
     _, cache = model(
@@ -130,7 +132,7 @@ def prefill(
         valid=(steps < count)[None],
         num_blocks=num_blocks,
     )
-    return cache
+    return cache, start + count
 
 
 def decode(

@@ -21,7 +21,9 @@ class Request:
     prompt: tuple[int, ...]
     """Prompt token ids, at least one; control tokens included."""
     params: SamplingParams
-    """`seed` and `max_tokens` are set by the time a request is submitted."""
+    """`seed` is set by the time a request is submitted."""
+    at_start: bool = True
+    """Whether the answer begins a text of its own (after a control token, as in a chat) or continues the prompt's."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

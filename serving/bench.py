@@ -1,0 +1,144 @@
+"""`mistral-jax bench`: prefill and decode speed of a model, on this machine, without the server."""
+
+from __future__ import annotations
+
+import json
+import platform
+import statistics
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from importlib.metadata import version
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from mistral_jax.compilation_cache import enable_compilation_cache
+from mistral_jax.language_model import describe
+from mistral_jax.runner import Runner
+from mistral_jax.sampling import Features
+from mistral_jax.sampling_params import SamplingParams
+from serving.build import choose_device, load_runner, model_files
+from serving.settings import Settings
+
+
+@dataclass(frozen=True, kw_only=True)
+class Timing:
+    """Medians for one number of rows."""
+
+    rows: int
+    prefill_tokens_per_second: float
+    decode_tokens_per_second: float
+    """Of all rows together."""
+    decode_step_ms: float
+    weight_bytes_per_second: float
+    """Bytes of weights over the time of a step: how fast memory would have to be if nothing else were read."""
+
+
+def run_bench(
+    settings: Settings, *, rows: tuple[int, ...], prompt_tokens: int, answer_tokens: int, repeats: int, as_json: bool
+) -> int:
+    """Time each number of rows and print a table, or one JSON object. Returns the exit status."""
+    if settings.compilation_cache_dir is not None:
+        enable_compilation_cache(settings.compilation_cache_dir)
+    description = describe(model_files(settings))
+    device = choose_device(settings.device)
+    length = prompt_tokens + answer_tokens + 1
+    if length > description.config.max_position_embeddings:
+        raise ValueError(
+            f"{prompt_tokens} + {answer_tokens} tokens are more than the model's {description.config.max_position_embeddings}"
+        )
+    first = load_runner(settings, description, device, length=length, slots=max(rows), report=lambda *_: None)
+    # The same weights in all; only the shapes differ.
+    runners = [Runner(first.model, slots=count, length=length, chunks=first.chunk_sizes) for count in rows]
+    timings = [_time(runner, prompt_tokens, answer_tokens, repeats) for runner in runners]
+    bandwidth = copy_bandwidth(device)
+    result: dict[str, Any] = {
+        "model": settings.served_id,
+        "parameters": description.config.num_parameters,
+        "dtype": str(first.dtype),
+        "weight_bytes": first.weight_bytes,
+        "device": device.device_kind if device.platform != "cpu" else platform.processor() or platform.machine(),
+        "platform": device.platform,
+        "copy_bytes_per_second": bandwidth,
+        "prompt_tokens": prompt_tokens,
+        "answer_tokens": answer_tokens,
+        "versions": {name: version(name) for name in ("mistral-jax", "jax", "jaxlib", "flax")},
+        "timings": [asdict(timing) for timing in timings],
+    }
+    print(json.dumps(result) if as_json else _table(result, timings))
+    return 0
+
+
+def _table(result: dict[str, Any], timings: list[Timing]) -> str:
+    lines = [
+        f"{result['model']}: {result['parameters'] / 1e6:,.0f} M weights in {result['dtype']} "
+        f"({result['weight_bytes'] / 2**20:,.0f} MiB) on {result['device']}; memory is copied at "
+        f"{result['copy_bytes_per_second'] / 1e9:.1f} GB/s",
+        f"prompt {result['prompt_tokens']} tokens, answer {result['answer_tokens']} tokens; medians",
+        "",
+        f"{'rows':>5} {'prefill tok/s':>14} {'decode tok/s':>13} {'ms/step':>9} {'weights GB/s':>13}",
+    ]
+    lines += [
+        f"{t.rows:>5} {t.prefill_tokens_per_second:>14,.1f} {t.decode_tokens_per_second:>13,.2f} {t.decode_step_ms:>9,.2f} "
+        f"{t.weight_bytes_per_second / 1e9:>13,.1f}"
+        for t in timings
+    ]
+    return "\n".join(lines)
+
+
+def _time(runner: Runner, prompt_tokens: int, answer_tokens: int, repeats: int) -> Timing:
+    state = runner.warm_up(runner.new_state())
+    rng = np.random.default_rng(0)
+    params = SamplingParams(temperature=0.0, seed=0)
+    prefills: list[float] = []
+    steps: list[float] = []
+    slots = list(range(runner.slots))
+    for _ in range(repeats):
+        for slot in slots:
+            # One token more than is timed: the last is run by the first decode step.
+            prompt = rng.integers(0, runner.config.vocab_size, prompt_tokens + 1).tolist()
+            state = runner.admit(state, slot, prompt, params)
+            jax.block_until_ready(state.rows)
+            start = time.perf_counter()
+            done = None
+            for chunk in runner.chunks(len(prompt)):
+                state, done = runner.prefill(state, slot, prompt, chunk)
+            jax.block_until_ready(done)
+            prefills.append(time.perf_counter() - start)
+        # As the server does: a step is dispatched before the tokens of the one before are read.
+        pending = None
+        last = time.perf_counter()
+        for step in range(answer_tokens - 1):
+            state, packed = runner.decode(state, slots, Features(), longest=prompt_tokens + 1 + step)
+            if pending is not None:
+                np.asarray(pending)
+                now = time.perf_counter()
+                steps.append(now - last)
+                last = now
+            pending = packed
+        jax.block_until_ready(pending)
+    step_time = statistics.median(steps)
+    return Timing(
+        rows=runner.slots,
+        prefill_tokens_per_second=prompt_tokens / statistics.median(prefills),
+        decode_tokens_per_second=runner.slots / step_time,
+        decode_step_ms=step_time * 1e3,
+        weight_bytes_per_second=runner.weight_bytes / step_time,
+    )
+
+
+def copy_bandwidth(device: jax.Device, size: int = 256 * 2**20) -> float:
+    """Bytes read and written per second by a plain copy of `size` bytes on the device."""
+    with jax.default_device(device):
+        x = jnp.zeros((size // 4,), jnp.float32)
+        copy: Callable[[jax.Array], jax.Array] = jax.jit(lambda x: x + 1)
+        copy(x).block_until_ready()
+        times: list[float] = []
+        for _ in range(7):
+            start = time.perf_counter()
+            copy(x).block_until_ready()
+            times.append(time.perf_counter() - start)
+    return 2 * size / statistics.median(times)

@@ -1,0 +1,178 @@
+"""From settings to a service: the one place where the server meets the model."""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.metadata
+import time
+
+import jax
+import psutil
+
+from mistral_jax.checkpoint import choose_dtype
+from mistral_jax.compilation_cache import enable_compilation_cache
+from mistral_jax.hub import DEMO, ModelFiles, find_model
+from mistral_jax.kv_cache import BLOCK
+from mistral_jax.language_model import ModelDescription, describe, load_module
+from mistral_jax.runner import DEFAULT_CHUNKS, Runner
+from serving.engine import JaxEngine, Report
+from serving.progress import TerminalProgress
+from serving.request import ModelCard
+from serving.service import Service
+from serving.settings import Settings
+
+LONGEST_BY_DEFAULT = {"cpu": 4096, "gpu": 32768}
+"""Most tokens of a sequence where `max_seq_len` is not set; less where memory does not allow as much."""
+
+_CACHE_SHARE = {"cpu": 0.5, "gpu": 0.9}
+"""How much of the memory that the weights leave free the cache may take when its length is chosen for the user."""
+
+
+def build_service(settings: Settings) -> Service:
+    """Find the model, read what is small of it, and make an engine that will load the rest once it is started.
+
+    Raises:
+      ValueError, OSError: the model cannot be found, is not implemented, or does not fit; the message is for the user.
+    """
+    if settings.compilation_cache_dir is not None:
+        enable_compilation_cache(settings.compilation_cache_dir)
+    description = describe(model_files(settings), chat_template=settings.chat_template)
+    device = choose_device(settings.device)
+    length = sequence_length(settings, description, device)
+
+    def load(report: Report) -> Runner:
+        return load_runner(settings, description, device, length=length, report=report)
+
+    engine = JaxEngine(
+        load=load,
+        tokenizer=description.tokenizer,
+        eos_ids=description.eos_ids,
+        slots=settings.max_seqs,
+        queue_limit=settings.max_queue,
+        observe=TerminalProgress(),
+    )
+    card = ModelCard(
+        model_id=settings.served_id,
+        created=int(time.time()),
+        max_model_len=length,
+        vocab_size=description.config.vocab_size,
+        fingerprint=fingerprint(description),
+        defaults=description.defaults,
+    )
+    return Service(engine=engine, card=card, tokenizer=description.tokenizer, chat=description.chat)
+
+
+def model_files(settings: Settings) -> ModelFiles:
+    """The files of the model that the settings name."""
+    return find_model(
+        settings.model_id or DEMO,
+        revision=settings.revision,
+        token=settings.token_source.token(),
+        weight_files=settings.weight_files,
+    )
+
+
+def choose_device(wanted: str) -> jax.Device:
+    """The device for `auto`, `cpu`, `gpu` or `gpu:N`.
+
+    Raises:
+      ValueError: there is no such device.
+    """
+    platform, _, number = wanted.partition(":")
+    if platform == "auto":
+        return jax.devices()[0]
+    try:
+        devices = jax.devices(platform)
+    except RuntimeError as error:
+        raise ValueError(
+            f"--device {wanted}: JAX finds no {platform} here (found: {jax.default_backend()}). For NVIDIA GPUs install "
+            "mistral-jax[cuda13] or mistral-jax[cuda12]; `mistral-jax doctor` shows what is there."
+        ) from error
+    index = int(number or 0)
+    if index >= len(devices):
+        raise ValueError(f"--device {wanted}: there are only {len(devices)} such devices, numbered from 0")
+    return devices[index]
+
+
+def sequence_length(settings: Settings, description: ModelDescription, device: jax.Device) -> int:
+    """Most tokens of a sequence: what the user asked for, or what the model was made for, within reason and memory.
+
+    Raises:
+      ValueError: the user asked for more than the model was made for, or not even a short sequence fits.
+    """
+    config = description.config
+    if settings.max_seq_len is not None:
+        if settings.max_seq_len > config.max_position_embeddings:
+            raise ValueError(
+                f"--max-seq-len {settings.max_seq_len}: this model was made for at most {config.max_position_embeddings} tokens"
+            )
+        return settings.max_seq_len
+    platform = "cpu" if device.platform == "cpu" else "gpu"
+    itemsize = choose_dtype(settings.dtype, config.dtype, device.platform).itemsize
+    free = free_memory(device) - config.num_parameters * itemsize
+    per_token = config.kv_bytes_per_token(itemsize) * max(settings.max_seqs, 2)
+    fits = int(free * _CACHE_SHARE[platform]) // per_token // BLOCK * BLOCK
+    length = min(config.max_position_embeddings, LONGEST_BY_DEFAULT[platform], max(fits, 0))
+    if length < min(2 * BLOCK, config.max_position_embeddings):
+        raise ValueError(
+            f"{config.num_parameters / 1e9:.1f} billion weights of {itemsize} bytes and a cache for {settings.max_seqs} sequences "
+            f"do not fit into the {free_memory(device) / 2**30:.1f} GiB that are free; take fewer slots (--max-seqs), a smaller "
+            "type (--dtype bfloat16), or set --max-seq-len yourself"
+        )
+    return length
+
+
+def free_memory(device: jax.Device) -> int:
+    """Bytes that can still be allocated on a device."""
+    stats = device.memory_stats() or {}
+    if "bytes_limit" in stats:
+        return int(stats["bytes_limit"]) - int(stats.get("bytes_in_use", 0))
+    return psutil.virtual_memory().available
+
+
+def load_runner(
+    settings: Settings,
+    description: ModelDescription,
+    device: jax.Device,
+    *,
+    length: int,
+    report: Report,
+    slots: int | None = None,
+) -> Runner:
+    """Load the weights and make the programs (compiled later, by `Runner.warm_up`)."""
+    report("fetching weight files", None)
+
+    def progress(done: int, total: int) -> None:
+        report(f"loading weights: {done / 2**20:,.0f} of {total / 2**20:,.0f} MiB", done / total)
+
+    module = load_module(description, dtype=settings.dtype, device=device, progress=progress)
+    longest = settings.prefill_chunk
+    chunks = DEFAULT_CHUNKS if longest is None else {max(longest, 2), *(c for c in DEFAULT_CHUNKS if c < longest)}
+    return Runner(
+        module,
+        slots=slots or settings.max_seqs,
+        length=length,
+        chunks=sorted(chunks),
+        repeat_last_n=settings.repeat_last_n,
+    )
+
+
+def fingerprint(description: ModelDescription) -> str:
+    """Names what decides an answer beside the request: weights, configuration, and the versions of the software."""
+    digest = hashlib.sha256(repr(description.config).encode())
+    folder = description.files.folder
+    for path in sorted(folder.glob("*.safetensors")) or [folder]:
+        stat = path.stat()
+        digest.update(f"{path.name} {stat.st_size} {stat.st_mtime_ns}".encode())
+    for package in ("mistral-jax", "jax", "jaxlib"):
+        digest.update(_version(package).encode())
+    return f"b{_version('mistral-jax')}-{digest.hexdigest()[:10]}"
+
+
+def _version(package: str) -> str:
+    try:
+        return importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
+        return "0"
+
+

@@ -1,0 +1,124 @@
+"""`mistral-jax chat`: talk to a model in the terminal, in this process."""
+
+from __future__ import annotations
+
+import sys
+import time
+from typing import Any
+
+from mistral_jax.compilation_cache import enable_compilation_cache
+from mistral_jax.language_model import LanguageModel, describe, load_module
+from mistral_jax.sampling_params import SamplingParams, SamplingParamsError
+from serving.build import choose_device, model_files, sequence_length
+from serving.settings import Settings
+
+_HELP = """\
+/help             this list
+/system TEXT      start over with a system message
+/clear            start over
+/set NAME VALUE   change how answers are sampled: temperature, top_k, top_p, min_p, repetition_penalty, max_tokens, seed
+/exit             leave (so does Ctrl-D); Ctrl-C stops an answer"""
+
+_SETTABLE = {
+    "temperature": float,
+    "top_k": int,
+    "top_p": float,
+    "min_p": float,
+    "repetition_penalty": float,
+    "max_tokens": int,
+    "seed": int,
+}
+
+
+class _Conversation:
+    """The messages so far and how answers are sampled."""
+
+    def __init__(self, model: LanguageModel, *, system: str | None, max_tokens: int | None) -> None:
+        self._model = model
+        self._sampling: dict[str, Any] = {**model.description.defaults, "max_tokens": max_tokens}
+        self._system = system
+        self.clear()
+
+    def clear(self) -> None:
+        self._messages: list[dict[str, Any]] = (
+            [{"role": "system", "content": self._system}] if self._system else []
+        )
+
+    def command(self, line: str) -> str | None:
+        """Run a line that begins with a slash. Returns what to print; None: leave."""
+        name, _, rest = line.partition(" ")
+        match name:
+            case "/exit" | "/quit":
+                return None
+            case "/clear":
+                self.clear()
+                return "(a new conversation)"
+            case "/system":
+                self._system = rest.strip() or None
+                self.clear()
+                return "(a new conversation)"
+            case "/set":
+                return self._set(rest.split())
+            case _:
+                return _HELP
+
+    def _set(self, words: list[str]) -> str:
+        if len(words) != 2 or words[0] not in _SETTABLE:
+            return f"expected /set NAME VALUE with one of {', '.join(_SETTABLE)}"
+        try:
+            changed = {**self._sampling, words[0]: _SETTABLE[words[0]](words[1])}
+            SamplingParams(**changed)
+        except (ValueError, SamplingParamsError) as error:
+            return str(error)
+        self._sampling = changed
+        return f"({words[0]} = {words[1]})"
+
+    def answer(self, text: str) -> None:
+        """Stream an answer to standard output and keep it in the conversation."""
+        self._messages.append({"role": "user", "content": text})
+        pieces: list[str] = []
+        start = time.perf_counter()
+        try:
+            for piece in self._model.stream_chat(self._messages, SamplingParams(**self._sampling)):
+                pieces.append(piece)
+                print(piece, end="", flush=True)
+        except KeyboardInterrupt:
+            print(" [stopped]", end="")
+        except ValueError as error:
+            self._messages.pop()
+            print(f"({error})")
+            return
+        self._messages.append({"role": "assistant", "content": "".join(pieces)})
+        print(f"\n\x1b[2m({time.perf_counter() - start:.1f} s)\x1b[0m" if sys.stdout.isatty() else "")
+
+
+def run_chat(settings: Settings, *, system: str | None) -> int:
+    """Load the model and talk until the input ends. Returns the exit status."""
+    if settings.compilation_cache_dir is not None:
+        enable_compilation_cache(settings.compilation_cache_dir)
+    description = describe(model_files(settings), chat_template=settings.chat_template)
+    if description.chat is None:
+        raise ValueError("this model has no chat template; give one with --chat-template")
+    device = choose_device(settings.device)
+    length = sequence_length(settings, description, device)
+    print(f"Loading {settings.served_id} …", file=sys.stderr)
+    module = load_module(description, dtype=settings.dtype, device=device)
+    model = LanguageModel(description, module, slots=1, length=length)
+    model.runner.warm_up(model.runner.new_state())
+    if sys.stdin.isatty():
+        import readline as _  # line editing and history for input()
+
+        print(f"Talking to {settings.served_id}. /help lists the commands, /exit leaves.", file=sys.stderr)
+    conversation = _Conversation(model, system=system, max_tokens=settings.max_tokens)
+    while True:
+        try:
+            line = input("> " if sys.stdin.isatty() else "").strip()
+        except (EOFError, KeyboardInterrupt):
+            return 0
+        if line.startswith("/"):
+            said = conversation.command(line)
+            if said is None:
+                return 0
+            print(said)
+        elif line:
+            conversation.answer(line)
