@@ -1,0 +1,299 @@
+"""Answers in OpenAI's JSON, built event by event: as chunks for a stream, and whole.
+
+An answer keeps what it has seen, so the whole answer of a stream (for the log) is built by the code that builds
+unstreamed ones.
+"""
+
+from __future__ import annotations
+
+import codecs
+import time
+import uuid
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Protocol, cast
+
+import msgspec
+from msgspec import UNSET
+
+from serving.generation import ChoiceEvent
+from serving.prompts import Prompt
+from serving.request import Event, ModelCard, TokenLogprob
+from serving.schemas import (
+    AssistantMessage,
+    ChatChoice,
+    ChatChunkChoice,
+    ChatCompletion,
+    ChatCompletionChunk,
+    ChatDelta,
+    ChatLogprobs,
+    ChatTokenLogprob,
+    Completion,
+    CompletionChoice,
+    CompletionLogprobs,
+    FinishReason,
+    TopLogprob,
+    Usage,
+)
+
+
+def new_id(prefix: str) -> str:
+    """A fresh id for a call, such as `chatcmpl-...`."""
+    return f"{prefix}-{uuid.uuid4().hex}"
+
+
+@dataclass(slots=True)
+class Choice:
+    """What is known of one answer so far."""
+
+    text: list[str] = field(default_factory=list[str])
+    length: int = 0
+    """Characters in `text`."""
+    logprobs: list[TokenLogprob] = field(default_factory=list[TokenLogprob])
+    offsets: list[int] = field(default_factory=list[int])
+    """Where each token of `logprobs` begins in the text, in characters."""
+    completion_tokens: int = 0
+    finish_reason: FinishReason | None = None
+
+    def take(self, event: Event) -> None:
+        if event.logprobs:
+            self.offsets += token_offsets(event.logprobs, start=self.length, end=self.length + len(event.text))
+            self.logprobs += event.logprobs
+        if event.text:
+            self.text.append(event.text)
+            self.length += len(event.text)
+        self.completion_tokens = max(self.completion_tokens, event.completion_tokens)
+        if event.finish_reason is not None:
+            self.finish_reason = cast("FinishReason", event.finish_reason)
+
+
+def token_offsets(tokens: Sequence[TokenLogprob], *, start: int, end: int) -> list[int]:
+    """Where tokens begin, given that their text is the characters from `start` to `end`.
+
+    A token that begins inside a character has the offset of that character.
+    """
+    decoder = codecs.getincrementaldecoder("utf-8")(errors="replace")
+    offsets: list[int] = []
+    position = start
+    for token in tokens:
+        offsets.append(min(position, end))
+        position += len(decoder.decode(token.raw))
+    return offsets
+
+
+class Answer(Protocol):
+    """One call's answers in the JSON of one endpoint."""
+
+    def opening(self) -> list[msgspec.Struct]:
+        """Chunks that a stream begins with."""
+        ...
+
+    def chunks(self, choice_event: ChoiceEvent) -> list[msgspec.Struct]:
+        """Chunks that tell an event, which is also kept."""
+        ...
+
+    def closing(self) -> list[msgspec.Struct]:
+        """Chunks that a stream ends with."""
+        ...
+
+    def take(self, choice_event: ChoiceEvent) -> None:
+        """Keep an event without building chunks."""
+        ...
+
+    def whole(self) -> msgspec.Struct:
+        """The answer as if it were not streamed; of an unfinished one, what there is."""
+        ...
+
+
+class _Common:
+    def __init__(
+        self, call_id: str, card: ModelCard, *, prompts: Sequence[Prompt], n: int, include_usage: bool
+    ) -> None:
+        self.call_id = call_id
+        self.created = int(time.time())
+        self.card = card
+        self.prompt_tokens = sum(len(prompt.tokens) for prompt in prompts)
+        self.choices = [Choice() for _ in range(len(prompts) * n)]
+        self.include_usage = include_usage
+
+    def take(self, choice_event: ChoiceEvent) -> None:
+        self.choices[choice_event.index].take(choice_event.event)
+
+    def usage(self) -> Usage:
+        completion_tokens = sum(choice.completion_tokens for choice in self.choices)
+        return Usage(
+            prompt_tokens=self.prompt_tokens,
+            completion_tokens=completion_tokens,
+            total_tokens=self.prompt_tokens + completion_tokens,
+        )
+
+
+class ChatAnswer(_Common):
+    """Answers of /v1/chat/completions."""
+
+    def __init__(
+        self,
+        call_id: str,
+        card: ModelCard,
+        *,
+        prompts: Sequence[Prompt],
+        n: int,
+        include_usage: bool,
+        logprobs: int | None,
+    ) -> None:
+        super().__init__(call_id, card, prompts=prompts, n=n, include_usage=include_usage)
+        self._top = logprobs
+
+    def opening(self) -> list[msgspec.Struct]:
+        return [
+            self._chunk(ChatChunkChoice(index=index, delta=ChatDelta(role="assistant", content=None)))
+            for index in range(len(self.choices))
+        ]
+
+    def chunks(self, choice_event: ChoiceEvent) -> list[msgspec.Struct]:
+        self.take(choice_event)
+        index, event = choice_event.index, choice_event.event
+        chunks: list[msgspec.Struct] = []
+        if event.text or event.logprobs:
+            logprobs = self._logprobs(event.logprobs) if event.logprobs else None
+            chunks.append(
+                self._chunk(ChatChunkChoice(index=index, delta=ChatDelta(content=event.text), logprobs=logprobs))
+            )
+        if (reason := self.choices[index].finish_reason) is not None:
+            chunks.append(self._chunk(ChatChunkChoice(index=index, delta=ChatDelta(), finish_reason=reason)))
+        return chunks
+
+    def closing(self) -> list[msgspec.Struct]:
+        if not self.include_usage:
+            return []
+        chunk = self._chunk()
+        chunk.usage = self.usage()
+        return [chunk]
+
+    def whole(self) -> ChatCompletion:
+        return ChatCompletion(
+            id=self.call_id,
+            created=self.created,
+            model=self.card.model_id,
+            choices=[
+                ChatChoice(
+                    index=index,
+                    message=AssistantMessage(content="".join(choice.text)),
+                    logprobs=None if self._top is None else self._logprobs(choice.logprobs),
+                    finish_reason=choice.finish_reason,
+                )
+                for index, choice in enumerate(self.choices)
+            ],
+            usage=self.usage(),
+            system_fingerprint=self.card.fingerprint or None,
+        )
+
+    def _chunk(self, *choices: ChatChunkChoice) -> ChatCompletionChunk:
+        return ChatCompletionChunk(
+            id=self.call_id,
+            created=self.created,
+            model=self.card.model_id,
+            choices=list(choices),
+            usage=None if self.include_usage else UNSET,
+            system_fingerprint=self.card.fingerprint or None,
+        )
+
+    def _logprobs(self, tokens: Sequence[TokenLogprob]) -> ChatLogprobs:
+        return ChatLogprobs(
+            content=[
+                ChatTokenLogprob(
+                    token=token.text,
+                    logprob=token.logprob,
+                    bytes=list(token.raw),
+                    top_logprobs=[
+                        TopLogprob(token=top.text, logprob=top.logprob, bytes=list(top.raw))
+                        for top in token.top[: self._top]
+                    ],
+                )
+                for token in tokens
+            ]
+        )
+
+
+class CompletionAnswer(_Common):
+    """Answers of /v1/completions."""
+
+    def __init__(
+        self,
+        call_id: str,
+        card: ModelCard,
+        *,
+        prompts: Sequence[Prompt],
+        n: int,
+        include_usage: bool,
+        logprobs: int | None,
+        echo: bool,
+    ) -> None:
+        super().__init__(call_id, card, prompts=prompts, n=n, include_usage=include_usage)
+        self._top = logprobs
+        self._echoes = [prompt.text if echo else "" for prompt in prompts for _ in range(n)]
+
+    def opening(self) -> list[msgspec.Struct]:
+        return [
+            self._chunk(CompletionChoice(index=index, text=text)) for index, text in enumerate(self._echoes) if text
+        ]
+
+    def chunks(self, choice_event: ChoiceEvent) -> list[msgspec.Struct]:
+        index, event = choice_event.index, choice_event.event
+        choice = self.choices[index]
+        seen = len(choice.offsets)
+        self.take(choice_event)
+        chunks: list[msgspec.Struct] = []
+        if event.text or event.logprobs:
+            logprobs = self._logprobs(event.logprobs, choice.offsets[seen:]) if event.logprobs else None
+            chunks.append(self._chunk(CompletionChoice(index=index, text=event.text, logprobs=logprobs)))
+        if choice.finish_reason is not None:
+            chunks.append(self._chunk(CompletionChoice(index=index, text="", finish_reason=choice.finish_reason)))
+        return chunks
+
+    def closing(self) -> list[msgspec.Struct]:
+        if not self.include_usage:
+            return []
+        chunk = self._chunk()
+        chunk.usage = self.usage()
+        return [chunk]
+
+    def whole(self) -> Completion:
+        answer = self._chunk(
+            *(
+                CompletionChoice(
+                    index=index,
+                    text=self._echoes[index] + "".join(choice.text),
+                    logprobs=None if self._top is None else self._logprobs(choice.logprobs, choice.offsets),
+                    finish_reason=choice.finish_reason,
+                )
+                for index, choice in enumerate(self.choices)
+            )
+        )
+        answer.usage = self.usage()
+        return answer
+
+    def _chunk(self, *choices: CompletionChoice) -> Completion:
+        return Completion(
+            id=self.call_id,
+            created=self.created,
+            model=self.card.model_id,
+            choices=list(choices),
+            usage=None if self.include_usage else UNSET,
+            system_fingerprint=self.card.fingerprint or None,
+        )
+
+    def _logprobs(self, tokens: Sequence[TokenLogprob], offsets: Sequence[int]) -> CompletionLogprobs:
+        return CompletionLogprobs(
+            tokens=[token.text for token in tokens],
+            token_logprobs=[token.logprob for token in tokens],
+            top_logprobs=[self._top_dict(token) for token in tokens],
+            text_offset=list(offsets),
+        )
+
+    def _top_dict(self, token: TokenLogprob) -> dict[str, float]:
+        """The likeliest tokens and the chosen one; of tokens with the same text, the likelier."""
+        likeliest: dict[str, float] = {}
+        for other in (*token.top[: self._top], token):
+            likeliest.setdefault(other.text, other.logprob)
+        return likeliest

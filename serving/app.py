@@ -1,0 +1,105 @@
+"""The web application. `litestar --app serving.app:create_app run` and `mistral-jax` serve the same one."""
+
+from __future__ import annotations
+
+import importlib
+import logging
+from collections.abc import AsyncGenerator
+from contextlib import asynccontextmanager
+
+from litestar import Litestar
+from litestar.config.cors import CORSConfig
+from litestar.datastructures import State
+from litestar.di import Provide
+from litestar.types import Middleware
+
+from serving.access import AllowedHosts, ApiKeys, allowed_names
+from serving.controllers.chat import ChatController
+from serving.controllers.completions import CompletionsController
+from serving.controllers.health import HealthController
+from serving.controllers.models import ModelsController
+from serving.errors import EXCEPTION_HANDLERS
+from serving.lifecycle import ServiceHost
+from serving.openapi import DocsController
+from serving.request_id import add_request_id
+from serving.request_log import LogFile, RequestLog
+from serving.service import Service
+from serving.settings import Settings
+
+_CORS_HEADERS = ["Authorization", "Content-Type", "X-Api-Key", "X-Request-Id"]
+
+
+def create_app(settings: Settings | None = None, *, service: Service | None = None) -> Litestar:
+    """The application, idle until its lifespan starts; then the model is built and loaded in the background.
+
+    Args:
+      settings: None takes them from the environment.
+      service: a service to use instead of building the one that the settings describe.
+
+    Raises:
+      SettingsError: an environment variable has a value that cannot be used.
+    """
+    settings = Settings.from_env() if settings is None else settings
+    host = ServiceHost(settings, build_service if service is None else lambda _settings: service)
+
+    async def provide_host() -> ServiceHost:
+        return host
+
+    @asynccontextmanager
+    async def lifespan(app: Litestar) -> AsyncGenerator[None]:
+        request_log = app.state.request_log
+        if settings.log is not None:
+            request_log.file = LogFile(settings.log)
+        host.start()
+        try:
+            yield
+        finally:
+            await host.stop()
+            if request_log.file is not None:
+                request_log.file.close()
+                request_log.file = None
+
+    app = Litestar(
+        route_handlers=[ChatController, CompletionsController, ModelsController, HealthController, DocsController],
+        dependencies={"host": Provide(provide_host)},
+        exception_handlers=EXCEPTION_HANDLERS,
+        middleware=_middleware(settings),
+        before_send=[add_request_id],
+        lifespan=[lifespan],
+        cors_config=_cors(settings),
+        request_max_body_size=settings.max_body_bytes,
+        openapi_config=None,
+        logging_config=None,
+        debug=False,
+        state=State({"host": host}),
+    )
+    # Around everything, so that requests for unknown addresses are told too.
+    app.state.request_log = app.asgi_handler = RequestLog(app.asgi_handler)
+    return app
+
+
+def build_service(settings: Settings) -> Service:
+    """The service that the settings describe; imports the model's side, and with it JAX, only now."""
+    logging.getLogger("mistral_jax.server").debug("importing the model's code")
+    return importlib.import_module("serving.build").build_service(settings)
+
+
+def _middleware(settings: Settings) -> list[Middleware]:
+    middleware: list[Middleware] = []
+    names = allowed_names(settings.host, settings.allowed_hosts)
+    if names is not None:
+        middleware.append(AllowedHosts(names))
+    if settings.api_keys:
+        middleware.append(ApiKeys(settings.api_keys))
+    return middleware
+
+
+def _cors(settings: Settings) -> CORSConfig | None:
+    if not settings.allowed_origins:
+        return None
+    return CORSConfig(
+        allow_origins=list(settings.allowed_origins),
+        allow_methods=["GET", "POST", "OPTIONS"],
+        allow_headers=list(_CORS_HEADERS),
+        expose_headers=["X-Request-Id", "Retry-After"],
+    )

@@ -1,0 +1,46 @@
+"""POST /v1/chat/completions."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import msgspec
+from litestar import Controller, Request, Response, post
+from litestar.di import NamedDependency
+
+from serving.answers import ChatAnswer, new_id
+from serving.calls import respond
+from serving.lifecycle import ServiceHost
+from serving.prompts import encode_chat, fit
+from serving.request_body import read_request
+from serving.sampling_request import check_model, check_stream_options, choices_of, engine_requests, sampling_params
+from serving.schemas import ChatCompletionRequest
+
+_decoder = msgspec.json.Decoder(ChatCompletionRequest)
+
+
+class ChatController(Controller):
+    path = "/v1/chat/completions"
+
+    @post(status_code=200, operation_id="createChatCompletion")
+    async def create(self, request: Request[Any, Any, Any], host: NamedDependency[ServiceHost]) -> Response[Any]:
+        """Answer a conversation."""
+        body = await read_request(request, _decoder, "chat")
+        service, settings = host.service, host.settings
+        card = service.card
+        check_model(card, body.model)
+        n = choices_of(body, most=settings.max_seqs)
+        include_usage = check_stream_options(body)
+        params = sampling_params(body, card, default_max_tokens=settings.max_tokens)
+        prompt = fit(
+            await encode_chat(service, body.messages, limiter=host.encoding),
+            card,
+            max_tokens=params.max_tokens,
+            truncate=settings.truncate_sequence,
+            bos_id=service.tokenizer.bos_id,
+            param="messages",
+        )
+        call_id = new_id("chatcmpl")
+        answer = ChatAnswer(call_id, card, prompts=[prompt], n=n, include_usage=include_usage, logprobs=params.logprobs)
+        requests = engine_requests(call_id, [prompt], params, n=n, max_model_len=card.max_model_len)
+        return await respond(request, host, service, requests, answer, stream=bool(body.stream))

@@ -1,0 +1,67 @@
+"""POST /v1/completions."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import msgspec
+from litestar import Controller, Request, Response, post
+from litestar.di import NamedDependency
+
+from serving.answers import CompletionAnswer, new_id
+from serving.calls import respond
+from serving.errors import InvalidRequestError
+from serving.lifecycle import ServiceHost
+from serving.prompts import encode_prompts, fit
+from serving.request_body import read_request
+from serving.sampling_request import check_model, check_stream_options, choices_of, engine_requests, sampling_params
+from serving.schemas import CompletionRequest
+
+_decoder = msgspec.json.Decoder(CompletionRequest)
+
+
+class CompletionsController(Controller):
+    path = "/v1/completions"
+
+    @post(status_code=200, operation_id="createCompletion")
+    async def create(self, request: Request[Any, Any, Any], host: NamedDependency[ServiceHost]) -> Response[Any]:
+        """Continue one or several texts."""
+        body = await read_request(request, _decoder, "completions")
+        service, settings = host.service, host.settings
+        card = service.card
+        check_model(card, body.model)
+        n = choices_of(body, most=settings.max_seqs)
+        include_usage = check_stream_options(body)
+        params = sampling_params(body, card, default_max_tokens=settings.max_tokens)
+        encoded = await encode_prompts(
+            service, body.prompt, most=settings.max_queue, limiter=host.encoding, echo=bool(body.echo)
+        )
+        if len(encoded) * n > settings.max_queue:
+            raise InvalidRequestError(
+                f"{len(encoded)} prompts with n = {n} make {len(encoded) * n} answers; one request may ask for "
+                f"{settings.max_queue} (--max-queue)",
+                param="n",
+            )
+        prompts = [
+            fit(
+                prompt,
+                card,
+                max_tokens=params.max_tokens,
+                truncate=settings.truncate_sequence,
+                bos_id=service.tokenizer.bos_id,
+                param="prompt",
+            )
+            for prompt in encoded
+        ]
+        call_id = new_id("cmpl")
+        answer = CompletionAnswer(
+            call_id,
+            card,
+            prompts=prompts,
+            n=n,
+            include_usage=include_usage,
+            logprobs=params.logprobs,
+            echo=bool(body.echo),
+        )
+        requests = engine_requests(call_id, prompts, params, n=n, max_model_len=card.max_model_len)
+        return await respond(request, host, service, requests, answer, stream=bool(body.stream))

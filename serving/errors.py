@@ -1,0 +1,200 @@
+"""Every error that a client can see, in OpenAI's shape: `{"error": {"message", "type", "param", "code"}}`.
+
+Controllers raise `ApiError`s; whatever else is raised becomes one here. Messages are short and carry no traceback and
+no path.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import re
+from typing import Any
+
+from litestar import Request, Response
+from litestar.exceptions import HTTPException
+from litestar.types import ExceptionHandlersMap, Method
+
+from serving.request import EngineUnavailableError, QueueFullError
+from serving.request_id import request_id_of
+from serving.schemas import ErrorBody, ErrorResponse
+
+logger = logging.getLogger("mistral_jax.server")
+
+MAX_MESSAGE = 2000
+"""Longest error message, in characters: an error may quote what the client sent."""
+
+CLIENT_GONE = 499
+"""Status that the log gives to a request whose client went away; nobody receives it."""
+
+_METHODS: tuple[Method, ...] = ("GET", "HEAD", "OPTIONS", "POST")
+_PATH = re.compile(r"(?<![\w.:/])(?:~|[A-Za-z]:)?(?:[/\\][\w.@+\-]+){2,}")
+
+
+class ApiError(Exception):
+    """An answer other than success. Subclasses fix the status, the type and the code."""
+
+    status = 500
+    type = "server_error"
+    code: str | None = None
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        param: str | None = None,
+        code: str | None = None,
+        headers: dict[str, str] | None = None,
+        **details: int,
+    ) -> None:
+        super().__init__(message)
+        self.message = message
+        self.param = param
+        self.headers = headers or {}
+        self.details = details
+        if code is not None:
+            self.code = code
+
+    def body(self) -> ErrorResponse:
+        """The JSON body, bounded in length."""
+        message = self.message if len(self.message) <= MAX_MESSAGE else self.message[:MAX_MESSAGE] + " ..."
+        param = self.param[:200] if self.param else None
+        error = ErrorBody(message=message, type=self.type, param=param, code=self.code, **self.details)
+        return ErrorResponse(error=error)
+
+
+class InvalidRequestError(ApiError):
+    status = 400
+    type = "invalid_request_error"
+
+
+class ContextLengthError(InvalidRequestError):
+    code = "context_length_exceeded"
+
+
+class UnauthorizedError(ApiError):
+    status = 401
+    type = "authentication_error"
+    code = "invalid_api_key"
+
+
+class ForbiddenError(ApiError):
+    status = 403
+    type = "permission_error"
+
+
+class NotFoundError(ApiError):
+    status = 404
+    type = "invalid_request_error"
+
+
+class BodyTimeoutError(ApiError):
+    status = 408
+    type = "timeout_error"
+    code = "body_timeout"
+
+
+class UnsupportedMediaTypeError(ApiError):
+    status = 415
+    type = "invalid_request_error"
+    code = "unsupported_media_type"
+
+
+class ClientGoneError(ApiError):
+    """The client closed its connection."""
+
+    status = CLIENT_GONE
+    type = "client_closed_request"
+
+
+class GenerationError(ApiError):
+    """The engine could not finish the answer."""
+
+    code = "generation_failed"
+
+
+class UnavailableError(ApiError):
+    """Not now: loading, draining, failed, or the queue is full."""
+
+    status = 503
+    type = "unavailable_error"
+
+
+class DeadlineError(ApiError):
+    """The server's own limit on the time of a request is over. Retrying would only repeat the work."""
+
+    status = 504
+    type = "timeout_error"
+    code = "request_timeout"
+
+    def __init__(self, seconds: float) -> None:
+        super().__init__(
+            f"the answer was not finished within this server's limit of {seconds:g} seconds",
+            headers={"x-should-retry": "false"},
+        )
+
+
+def without_paths(text: str) -> str:
+    """The text with every file path shortened to its last part."""
+    return _PATH.sub(lambda match: re.split(r"[/\\]", match.group())[-1], text)
+
+
+def api_error(exception: Exception) -> ApiError:
+    """The `ApiError` that a client gets for an exception."""
+    match exception:
+        case ApiError():
+            return exception
+        case QueueFullError():
+            headers = {"Retry-After": str(exception.retry_after)}
+            return UnavailableError(without_paths(str(exception)), code="queue_full", headers=headers)
+        case EngineUnavailableError():
+            headers = {} if exception.retry_after is None else {"Retry-After": str(exception.retry_after)}
+            code = exception.state.name.lower()
+            return UnavailableError(without_paths(str(exception)), code=code, headers=headers)
+        case HTTPException():
+            return _from_litestar(exception)
+        case _:
+            return ApiError(
+                "an internal error; the server's log has the details under this request's id", code="internal_error"
+            )
+
+
+def _from_litestar(exception: HTTPException) -> ApiError:
+    error = ApiError("an internal error", headers=dict(exception.headers or {}))
+    error.status = exception.status_code
+    if error.status < 500:
+        error.type = "invalid_request_error"
+        error.message = exception.detail
+    match error.status:
+        case 404:
+            error.message, error.code = "there is nothing at this address; GET / lists what there is", "route_not_found"
+        case 405:
+            error.message, error.code = "this address does not take this method", "method_not_allowed"
+        case 413:
+            error.message, error.code = "the body is larger than this server reads (--max-body-bytes)", "body_too_large"
+        case _:
+            pass
+    return error
+
+
+def _handle(request: Request[Any, Any, Any], exception: Exception) -> Response[ErrorResponse]:
+    error = api_error(exception)
+    if error.status == 405:
+        error.headers["Allow"] = ", ".join(_methods_of(request))
+    if error.status >= 500 and not isinstance(exception, ApiError | QueueFullError | EngineUnavailableError):
+        logger.error("request %s failed", request_id_of(request.scope), exc_info=exception)
+    return Response(error.body(), status_code=error.status, headers=error.headers, media_type="application/json")
+
+
+def _methods_of(request: Request[Any, Any, Any]) -> list[Method]:
+    """The methods that the request's address takes; Litestar's own error does not say."""
+    found: list[Method] = []
+    for method in _METHODS:
+        with contextlib.suppress(HTTPException):
+            request.app.asgi_router.handle_routing(path=request.scope["path"], method=method)
+            found.append(method)
+    return found
+
+
+EXCEPTION_HANDLERS: ExceptionHandlersMap = {ApiError: _handle, HTTPException: _handle, Exception: _handle}
+"""The application's only exception handlers."""

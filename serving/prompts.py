@@ -1,0 +1,173 @@
+"""From what a request says to prompt token ids, cut or refused so that they fit the model's context."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import anyio
+import anyio.to_thread
+
+from mistral_jax.tokenizer.base import Tokenizer
+from serving.errors import ContextLengthError, InvalidRequestError
+from serving.request import ModelCard
+from serving.schemas import ChatMessage, ContentPart
+from serving.service import ChatEncoder, Service
+
+ROLES = ("system", "developer", "user", "assistant", "tool")
+
+RESERVED_FOR_ANSWER = 10
+"""Room that truncation leaves for an answer of unstated length."""
+
+
+@dataclass(frozen=True, slots=True)
+class Prompt:
+    """One prompt, encoded, with its text where the request may want it echoed."""
+
+    tokens: tuple[int, ...]
+    text: str = ""
+
+
+async def encode_chat(service: Service, messages: Sequence[ChatMessage], *, limiter: anyio.CapacityLimiter) -> Prompt:
+    """The conversation through the model's chat template, off the event loop; `limiter` bounds how many do so together.
+
+    Raises:
+      InvalidRequestError: a message cannot be used, the template refuses the conversation, or the model has no
+      template.
+    """
+    if service.chat is None:
+        raise InvalidRequestError(
+            "this model has no chat template; start the server with --chat-template, or use /v1/completions",
+            code="no_chat_template",
+        )
+    if not messages:
+        raise InvalidRequestError("messages: expected at least one message", param="messages")
+    rendered = [_message(index, message) for index, message in enumerate(messages)]
+    return await anyio.to_thread.run_sync(_encode_chat, service.chat, rendered, limiter=limiter)
+
+
+def _encode_chat(chat: ChatEncoder, messages: list[dict[str, Any]]) -> Prompt:
+    try:
+        return Prompt(tuple(chat.encode(messages)))
+    except ValueError as error:
+        raise InvalidRequestError(f"messages: {error}", param="messages", code="invalid_messages") from error
+
+
+def _message(index: int, message: ChatMessage) -> dict[str, Any]:
+    where = f"messages[{index}]"
+    if message.role not in ROLES:
+        raise InvalidRequestError(
+            f"{where}.role: {message.role[:50]!r} is not known; expected one of {', '.join(ROLES)}",
+            param=f"{where}.role",
+        )
+    if message.content is None and not message.tool_calls and message.role != "assistant":
+        raise InvalidRequestError(f"{where}.content: expected a text", param=f"{where}.content")
+    rendered: dict[str, Any] = {"role": "system" if message.role == "developer" else message.role}
+    rendered["content"] = _content(where, message.content)
+    optional = {"name": message.name, "tool_calls": message.tool_calls, "tool_call_id": message.tool_call_id}
+    return rendered | {name: value for name, value in optional.items() if value is not None}
+
+
+def _content(where: str, content: str | list[ContentPart] | None) -> str:
+    if content is None or isinstance(content, str):
+        return content or ""
+    for index, part in enumerate(content):
+        if part.type != "text" or part.text is None:
+            param = f"{where}.content[{index}]"
+            raise InvalidRequestError(
+                f"{param}: only parts of the form {{type: text, text: ...}} are supported", param=param
+            )
+    return "\n".join(part.text or "" for part in content)
+
+
+async def encode_prompts(
+    service: Service,
+    prompt: str | Sequence[str | int | Sequence[int]],
+    *,
+    most: int,
+    limiter: anyio.CapacityLimiter,
+    echo: bool = False,
+) -> list[Prompt]:
+    """The prompts of a completion request, off the event loop; `most` is how many there may be.
+
+    Raises:
+      InvalidRequestError: the list is empty, too long or mixed, or a token id is outside the vocabulary.
+    """
+    forms = _prompt_forms(prompt)
+    if len(forms) > most:
+        raise InvalidRequestError(
+            f"prompt: {len(forms)} prompts are more than the {most} that one request may have", param="prompt"
+        )
+    return await anyio.to_thread.run_sync(_encode_prompts, service, forms, echo, limiter=limiter)
+
+
+def _prompt_forms(prompt: str | Sequence[str | int | Sequence[int]]) -> list[str | Sequence[int]]:
+    if isinstance(prompt, str):
+        return [prompt]
+    if not prompt:
+        raise InvalidRequestError("prompt: expected a text or token ids, got an empty list", param="prompt")
+    if all(isinstance(item, int) for item in prompt):
+        return [[item for item in prompt if isinstance(item, int)]]
+    if all(isinstance(item, str) for item in prompt) or all(not isinstance(item, str | int) for item in prompt):
+        return [item for item in prompt if not isinstance(item, int)]
+    raise InvalidRequestError("prompt: texts, token ids and lists of token ids cannot be mixed", param="prompt")
+
+
+def _encode_prompts(service: Service, forms: list[str | Sequence[int]], echo: bool) -> list[Prompt]:
+    return [
+        _encode_text(service.tokenizer, form)
+        if isinstance(form, str)
+        else _check_tokens(service.tokenizer, service.card, form, echo)
+        for form in forms
+    ]
+
+
+def _encode_text(tokenizer: Tokenizer, text: str) -> Prompt:
+    bos = [tokenizer.bos_id] if tokenizer.add_bos and tokenizer.bos_id is not None else []
+    tokens = (*bos, *tokenizer.encode(text))
+    if not tokens:
+        raise InvalidRequestError(
+            "prompt: an empty text is no prompt for this model, whose prompts have no BOS token", param="prompt"
+        )
+    return Prompt(tokens, text)
+
+
+def _check_tokens(tokenizer: Tokenizer, card: ModelCard, tokens: Sequence[int], echo: bool) -> Prompt:
+    if not tokens:
+        raise InvalidRequestError("prompt: an empty list of token ids is no prompt", param="prompt")
+    limit = min(card.vocab_size, tokenizer.vocab_size) if echo else card.vocab_size
+    wrong = list(itertools.islice((token for token in tokens if not 0 <= token < limit), 10))
+    if wrong:
+        raise InvalidRequestError(f"prompt: token ids {wrong} are outside the vocabulary of {limit}", param="prompt")
+    return Prompt(tuple(tokens), tokenizer.decode(tokens) if echo else "")
+
+
+def fit(
+    prompt: Prompt, card: ModelCard, *, max_tokens: int | None, truncate: bool, bos_id: int | None, param: str
+) -> Prompt:
+    """The prompt, cut from the left where it is too long and `truncate` allows it. `param` is the field that errors
+    name.
+
+    Raises:
+      ContextLengthError: it leaves no room for an answer.
+    """
+    length, context = len(prompt.tokens), card.max_model_len
+    if truncate:
+        reserved = min(max_tokens or RESERVED_FOR_ANSWER, max(1, context // 2))
+        keep = context - reserved
+        if length <= keep:
+            return prompt
+        if prompt.tokens[0] == bos_id and keep > 1:
+            return Prompt((prompt.tokens[0], *prompt.tokens[length - keep + 1 :]), prompt.text)
+        return Prompt(prompt.tokens[length - keep :], prompt.text)
+    if length >= context:
+        raise ContextLengthError(
+            f"the prompt has {length} tokens, and this model's context holds {context} tokens of prompt and answer "
+            "together; shorten the prompt, or start the server with --truncate-sequence to have it cut from the left",
+            param=param,
+            n_prompt_tokens=length,
+            n_ctx=context,
+        )
+    return prompt

@@ -1,0 +1,28 @@
+"""An id for every request: its own `X-Request-Id`, or a new one. It is on every response and in every log line."""
+
+from __future__ import annotations
+
+import re
+import uuid
+from typing import cast
+
+from litestar.types import Message, Scope
+
+HEADER = b"x-request-id"
+_ACCEPTED = re.compile(rb"[\x21-\x7e]{1,128}")
+
+
+def request_id_of(scope: Scope) -> str:
+    """The request's id; the first call decides it."""
+    state = scope.setdefault("state", {})
+    if "request_id" not in state:
+        given = next((value for name, value in scope["headers"] if name == HEADER), b"")
+        state["request_id"] = given.decode("ascii") if _ACCEPTED.fullmatch(given) else uuid.uuid4().hex
+    return cast("str", state["request_id"])
+
+
+async def add_request_id(message: Message, scope: Scope) -> None:
+    """A `before_send` hook: adds the header to every response, those for unknown addresses and errors included."""
+    if message["type"] == "http.response.start":
+        headers = [*message.get("headers", ()), (HEADER, request_id_of(scope).encode("ascii"))]
+        message["headers"] = headers

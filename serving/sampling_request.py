@@ -1,0 +1,164 @@
+"""From the fields of a request to the engine's sampling parameters, and to one engine request for each answer."""
+
+from __future__ import annotations
+
+import hashlib
+import itertools
+import secrets
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import Any
+
+from mistral_jax.sampling_params import SamplingParams, SamplingParamsError
+from serving.errors import InvalidRequestError, NotFoundError
+from serving.prompts import Prompt
+from serving.request import ModelCard, Request
+from serving.schemas import ChatCompletionRequest, CompletionRequest, SamplingFields
+
+
+def check_model(card: ModelCard, model: str | None) -> None:
+    """Let through the served model's id, its aliases, and none at all.
+
+    Raises:
+      NotFoundError: it is another name; the message lists the right ones.
+    """
+    if model is None or model == card.model_id or model in card.aliases:
+        return
+    aliases = f" (also known as {', '.join(card.aliases)})" if card.aliases else ""
+    raise NotFoundError(
+        f"the model {model[:200]!r} is not served here; this server serves {card.model_id!r}{aliases}",
+        param="model",
+        code="model_not_found",
+    )
+
+
+def choices_of(request: SamplingFields, *, most: int) -> int:
+    """The number of answers for each prompt.
+
+    Raises:
+      InvalidRequestError: it is below 1 or above `most`.
+    """
+    n = 1 if request.n is None else request.n
+    if not 1 <= n <= most:
+        raise InvalidRequestError(
+            f"n is {n}; expected a number from 1 to {most}, the answers this server makes at a time", param="n"
+        )
+    return n
+
+
+def check_stream_options(request: SamplingFields) -> bool:
+    """Whether the stream ends with a usage chunk.
+
+    Raises:
+      InvalidRequestError: stream options without a stream.
+    """
+    if request.stream_options is None:
+        return False
+    if not request.stream:
+        raise InvalidRequestError("stream_options: only allowed together with stream: true", param="stream_options")
+    return bool(request.stream_options.include_usage)
+
+
+def sampling_params(
+    request: ChatCompletionRequest | CompletionRequest, card: ModelCard, *, default_max_tokens: int | None
+) -> SamplingParams:
+    """The request's sampling parameters; `max_tokens` and `seed` may still be None.
+
+    Raises:
+      InvalidRequestError: a value is out of its range; the message names the field.
+    """
+    given: dict[str, Any] = {
+        "temperature": request.temperature,
+        "top_p": request.top_p,
+        "top_k": 0 if request.top_k == -1 else request.top_k,
+        "min_p": request.min_p,
+        "repetition_penalty": request.repetition_penalty,
+        "presence_penalty": request.presence_penalty,
+        "frequency_penalty": request.frequency_penalty,
+        "ignore_eos": request.ignore_eos,
+        "seed": request.seed,
+    }
+    values: dict[str, Any] = dict(card.defaults)
+    if "top_k" in values:
+        values["top_k"] = int(values["top_k"])
+    values |= {name: value for name, value in given.items() if value is not None}
+    limit_name, limit = _token_limit(request)
+    try:
+        return SamplingParams(
+            max_tokens=default_max_tokens if limit is None else limit,
+            logit_bias=_logit_bias(request.logit_bias, card),
+            stop=_stop(request.stop),
+            logprobs=_logprobs(request),
+            **values,
+        )
+    except SamplingParamsError as error:
+        param = limit_name if error.param == "max_tokens" else error.param
+        if param == "top_logprobs" and isinstance(request, CompletionRequest):
+            param = "logprobs"
+        raise InvalidRequestError(str(error).replace(error.param, param, 1), param=param) from error
+
+
+def _token_limit(request: ChatCompletionRequest | CompletionRequest) -> tuple[str, int | None]:
+    if isinstance(request, ChatCompletionRequest) and request.max_completion_tokens is not None:
+        return "max_completion_tokens", request.max_completion_tokens
+    return "max_tokens", request.max_tokens
+
+
+def _stop(stop: str | Sequence[str] | None) -> tuple[str, ...]:
+    if stop is None:
+        return ()
+    return (stop,) if isinstance(stop, str) else tuple(stop)
+
+
+def _logprobs(request: ChatCompletionRequest | CompletionRequest) -> int | None:
+    if isinstance(request, CompletionRequest):
+        if request.echo and request.logprobs is not None:
+            raise InvalidRequestError(
+                "echo: not supported together with logprobs yet", param="echo", code="unsupported_parameter"
+            )
+        return request.logprobs
+    if request.logprobs:
+        return request.top_logprobs or 0
+    if request.top_logprobs:
+        raise InvalidRequestError("top_logprobs: needs logprobs: true", param="top_logprobs")
+    return None
+
+
+def _logit_bias(given: Mapping[str, float] | None, card: ModelCard) -> dict[int, float]:
+    if not given:
+        return {}
+    wrong = [key for key in given if not (key.isascii() and key.isdecimal() and int(key[:12]) < card.vocab_size)]
+    if wrong:
+        shown = ", ".join(repr(key[:20]) for key in itertools.islice(wrong, 10))
+        raise InvalidRequestError(
+            f"logit_bias: {shown} {'is' if len(wrong) == 1 else 'are'} not token ids from 0 to {card.vocab_size - 1}",
+            param="logit_bias",
+        )
+    return {int(key): bias for key, bias in given.items()}
+
+
+def engine_requests(
+    call_id: str, prompts: Sequence[Prompt], params: SamplingParams, *, n: int, max_model_len: int
+) -> list[Request]:
+    """One engine request for each answer, prompt by prompt: answer i of prompt p has the index p * n + i.
+
+    `max_tokens` becomes what was asked, or less where the context has less room. Without a seed each answer gets a
+    random one; with a seed answer 0 of each prompt gets the seed itself and the others get seeds derived from it.
+    """
+    requests: list[Request] = []
+    for prompt in prompts:
+        room = max_model_len - len(prompt.tokens)
+        max_tokens = room if params.max_tokens is None else min(params.max_tokens, room)
+        for index in range(n):
+            seed = secrets.randbits(63) if params.seed is None else derived_seed(params.seed, index)
+            own = replace(params, max_tokens=max_tokens, seed=seed)
+            requests.append(Request(request_id=f"{call_id}-{len(requests)}", prompt=prompt.tokens, params=own))
+    return requests
+
+
+def derived_seed(seed: int, index: int) -> int:
+    """The seed of answer `index`: the seed itself for answer 0."""
+    if index == 0:
+        return seed
+    digest = hashlib.blake2b(f"{seed}/{index}".encode("ascii"), digest_size=8).digest()
+    return int.from_bytes(digest, "big") >> 1

@@ -1,0 +1,155 @@
+"""Runs the application under uvicorn: one process that listens at once, loads behind /health, and stops cleanly."""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+import logging
+import os
+import socket
+import sys
+import threading
+from types import FrameType
+
+import uvicorn
+from litestar import Litestar
+
+from serving.access import is_loopback
+from serving.app import create_app
+from serving.lifecycle import ServiceHost
+from serving.settings import Settings
+
+logger = logging.getLogger("mistral_jax.server")
+
+KEEP_ALIVE_CONNECTION = 75
+"""Seconds that an idle connection stays open; longer than the pools of common clients keep theirs."""
+
+_UNINTERRUPTIBLE = ("build", "device")
+"""Names of the threads that build the service and that drive the device."""
+
+FAILURE_GRACE = 2.0
+"""Seconds for which /health tells a failure before the process exits."""
+
+
+def run_server(settings: Settings) -> int:
+    """Serve until a signal or a failure; the process's exit code: 0 after a signal, 1 after a failure.
+
+    Raises:
+      SettingsError: the settings contradict each other.
+      OSError: the address is in use or cannot be listened on, or the log file cannot be written.
+    """
+    configure_logging(settings.log_level)
+    if settings.log is not None:
+        with settings.log.open("a", encoding="utf-8"):
+            pass
+    listener = listen(settings.host, settings.port)
+    app = create_app(settings)
+    server = Server(app, settings)
+    _announce(settings, listener)
+    asyncio.run(server.serve(sockets=[listener]), loop_factory=server.config.get_loop_factory())
+    code = 1 if server.host.failure else 0
+    if server.force_exit or any(thread.name in _UNINTERRUPTIBLE for thread in threading.enumerate()):
+        # Such a thread may be in the middle of a computation that must not meet the interpreter's own exit.
+        logging.shutdown()
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(code)
+    return code
+
+
+def configure_logging(level: str) -> None:
+    """Our own messages on standard error, one line each; of the libraries, warnings."""
+    handler = logging.StreamHandler()
+    handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s", datefmt="%H:%M:%S"))
+    logging.basicConfig(level=logging.WARNING, handlers=[handler], force=True)
+    logging.getLogger("mistral_jax").setLevel(level.upper())
+    logging.getLogger("uvicorn").setLevel(logging.WARNING if level != "error" else logging.ERROR)
+
+
+def listen(host: str, port: int) -> socket.socket:
+    """A listening socket.
+
+    Raises:
+      OSError: the message is one line that says what to do.
+    """
+    try:
+        address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)[0]
+        listener = socket.socket(address[0], socket.SOCK_STREAM)
+        try:
+            if os.name == "posix":
+                listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            listener.bind(address[4])
+            listener.listen(2048)
+        except OSError:
+            listener.close()
+            raise
+    except OSError as error:
+        if error.errno == errno.EADDRINUSE:
+            raise OSError(
+                f"port {port} on {host} is in use; stop what uses it, or choose another with --port"
+            ) from error
+        reason = error.strerror or str(error)
+        if error.errno == errno.EACCES:
+            raise OSError(f"--port {port}: {reason}; ports below 1024 need privileges") from error
+        raise OSError(f"--host {host}: cannot listen there: {reason}") from error
+    return listener
+
+
+def _announce(settings: Settings, listener: socket.socket) -> None:
+    port = listener.getsockname()[1]
+    host = f"[{settings.host}]" if ":" in settings.host else settings.host
+    logger.info("listening on http://%s:%d (docs at /docs); loading %s", host, port, settings.served_id)
+    if not is_loopback(settings.host) and not settings.api_keys:
+        logger.warning("everyone who can reach %s:%d can use this server; --api-key restricts it", host, port)
+
+
+class Server(uvicorn.Server):
+    """uvicorn's server, which also stops when the engine fails, and drains the engine while streams finish."""
+
+    def __init__(self, app: Litestar, settings: Settings) -> None:
+        super().__init__(
+            uvicorn.Config(
+                app,
+                lifespan="on",
+                access_log=False,
+                log_config=None,
+                server_header=False,
+                timeout_keep_alive=KEEP_ALIVE_CONNECTION,
+                # The engine ends what is left after drain_timeout; this is for clients that do not read their last
+                # bytes. timeout_graceful_shutdown=int(settings.drain_timeout) + 5,
+            )
+        )
+        self.host: ServiceHost = app.state.host
+        self._settings = settings
+        self._failed_at: float | None = None
+
+    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+        """Stop on the first signal, at once on the second. Unlike uvicorn, do not die of the signal: it is obeyed."""
+        if self.should_exit:
+            self.force_exit = True
+        self.should_exit = True
+
+    async def on_tick(self, counter: int) -> bool:
+        """Called ten times a second; True ends the server."""
+        if self.host.failure is not None:
+            now = asyncio.get_running_loop().time()
+            self._failed_at = now if self._failed_at is None else self._failed_at
+            if now - self._failed_at >= FAILURE_GRACE:
+                self.should_exit = True
+        return await super().on_tick(counter)
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        """Close the listener, let answers finish for `drain_timeout` seconds, end the rest."""
+        self.host.refuse_new()
+        status = self.host.status
+        if status.running or status.waiting:
+            logger.info(
+                "stopping: waiting for %d answers (signal again to stop at once)", status.running + status.waiting
+            )
+        else:
+            logger.info("stopping")
+        draining = asyncio.create_task(self.host.drain(self._settings.drain_timeout))
+        try:
+            await super().shutdown(sockets=sockets)
+        finally:
+            draining.cancel()

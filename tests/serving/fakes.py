@@ -1,0 +1,271 @@
+"""An engine, a tokenizer and a chat format without a model: scripted text, real threads, real events."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from serving.request import (
+    Deliver,
+    EngineState,
+    EngineStatus,
+    EngineUnavailableError,
+    Event,
+    FinishReason,
+    ModelCard,
+    QueueFullError,
+    Request,
+    TokenLogprob,
+)
+from serving.service import Service
+
+BOS, EOS, OFFSET = 1, 2, 3
+"""Token id of byte b is b + OFFSET."""
+
+VOCAB = 256 + OFFSET
+
+
+class FakeTokenizer:
+    """One token for each byte."""
+
+    vocab_size = VOCAB
+    bos_id = BOS
+    eos_id = EOS
+    unk_id = 0
+    pad_id = None
+    add_bos = True
+    control_tokens = {"<unk>": 0, "<s>": BOS, "</s>": EOS}  # noqa: RUF012
+    strips_leading_space = False
+
+    def encode(self, text: str, *, at_start: bool = True) -> list[int]:
+        return [byte + OFFSET for byte in text.encode()]
+
+    def token_bytes(self, token_id: int) -> bytes:
+        return b"" if token_id < OFFSET else bytes([token_id - OFFSET])
+
+    def token_text(self, token_id: int) -> str:
+        return repr(self.token_bytes(token_id))
+
+    def decode(self, token_ids: Sequence[int], *, skip_control: bool = True) -> str:
+        return b"".join(self.token_bytes(token) for token in token_ids).decode(errors="replace")
+
+
+class FakeChat:
+    """Renders `[role]content` for each message."""
+
+    def encode(
+        self,
+        messages: list[dict[str, Any]],
+        *,
+        add_generation_prompt: bool = True,
+        tools: Sequence[dict[str, Any]] | None = None,
+        **kwargs: Any,
+    ) -> list[int]:
+        if messages[0]["content"] == "raise":
+            raise ValueError("conversation roles must alternate")
+        text = "".join(f"[{message['role']}]{message['content']}" for message in messages)
+        return [BOS, *FakeTokenizer().encode(text)]
+
+
+def prompt_text(request: Request) -> str:
+    return FakeTokenizer().decode(request.prompt)
+
+
+@dataclass
+class _Live:
+    request: Request
+    deliver: Deliver
+    reply: bytes
+    position: int = 0
+    shown: int = 0
+    pending: list[TokenLogprob] = field(default_factory=list[TokenLogprob])
+
+
+class FakeEngine:
+    """Answers `reply` one byte at a time, one byte of every live request in each round, on a thread of its own.
+
+    Args:
+      reply: the text, or a function of the request.
+      delay: seconds between rounds.
+      slots, queue_limit: as of a real engine; requests beyond the slots wait.
+      fail_after: tokens after which a request ends with an error.
+      die_after: rounds after which the engine fails as a whole.
+      gate: rounds wait until it is set.
+    """
+
+    def __init__(
+        self,
+        reply: str | Callable[[Request], str] = "Hello, wörld! 🙂",
+        *,
+        delay: float = 0.0,
+        slots: int = 8,
+        queue_limit: int = 128,
+        state: EngineState = EngineState.READY,
+        fail_after: int | None = None,
+        die_after: int | None = None,
+        gate: threading.Event | None = None,
+    ) -> None:
+        self.reply = reply
+        self.delay, self.slots, self.queue_limit = delay, slots, queue_limit
+        self.fail_after, self.die_after, self.gate = fail_after, die_after, gate
+        self.state = state
+        self.detail = ""
+        self.submitted: list[Request] = []
+        self.cancelled: list[str] = []
+        self.rounds = 0
+        self._live: dict[str, _Live] = {}
+        self._to_cancel: set[str] = set()
+        self._wake = threading.Condition()
+        self._stop = False
+        self._thread = threading.Thread(target=self._run, name="fake-engine", daemon=True)
+
+    @property
+    def status(self) -> EngineStatus:
+        running = min(len(self._live), self.slots)
+        return EngineStatus(
+            state=self.state,
+            detail=self.detail,
+            running=running,
+            waiting=len(self._live) - running,
+            slots=self.slots,
+            queue_limit=self.queue_limit,
+        )
+
+    def start(self) -> None:
+        self._thread.start()
+
+    def submit(self, requests: Sequence[Request], deliver: Deliver) -> None:
+        with self._wake:
+            if self.state is not EngineState.READY:
+                raise EngineUnavailableError(f"the engine is {self.state}", state=self.state, retry_after=5)
+            if len(self._live) + len(requests) > self.slots + self.queue_limit:
+                raise QueueFullError("the queue is full", retry_after=3)
+            self.submitted += requests
+            for request in requests:
+                assert request.params.seed is not None
+                assert request.params.max_tokens is not None
+                reply = self.reply if isinstance(self.reply, str) else self.reply(request)
+                self._live[request.request_id] = _Live(request, deliver, reply.encode())
+            self._wake.notify()
+
+    def cancel(self, request_id: str) -> None:
+        with self._wake:
+            if request_id in self._live:
+                self._to_cancel.add(request_id)
+                self.cancelled.append(request_id)
+                self._wake.notify()
+
+    def drain(self, timeout: float) -> None:
+        with self._wake:
+            if self.state is not EngineState.FAILED:
+                self.state = EngineState.DRAINING
+        deadline = time.monotonic() + timeout
+        while self._live and time.monotonic() < deadline and self._thread.is_alive():
+            time.sleep(0.005)
+        with self._wake:
+            self._to_cancel |= set(self._live)
+            self._stop = True
+            self._wake.notify()
+        if self._thread.is_alive():
+            self._thread.join(5)
+        if self.state is not EngineState.FAILED:
+            self.state = EngineState.STOPPED
+
+    @property
+    def live(self) -> int:
+        return len(self._live)
+
+    def _run(self) -> None:
+        while True:
+            with self._wake:
+                self._wake.wait_for(lambda: self._live or self._stop)
+                if self._stop and not self._live:
+                    return
+                news: list[tuple[Deliver, Event]] = []
+                for request_id in self._to_cancel & set(self._live):
+                    live = self._live.pop(request_id)
+                    news.append((live.deliver, Event(request_id=request_id, finish_reason="cancelled")))
+                self._to_cancel.clear()
+                if self.die_after is not None and self.rounds >= self.die_after:
+                    for request_id, live in self._live.items():
+                        event = Event(request_id=request_id, finish_reason="error", error="the engine failed")
+                        news.append((live.deliver, event))
+                    self._live.clear()
+                    self.state, self.detail, self._stop = EngineState.FAILED, "RuntimeError: device lost", True
+                elif self.gate is None or self.gate.is_set():
+                    self.rounds += 1
+                    for live in list(self._live.values())[: self.slots]:
+                        news += [(live.deliver, event) for event in self._step(live)]
+            by_receiver: dict[Deliver, list[Event]] = {}
+            for deliver, event in news:
+                by_receiver.setdefault(deliver, []).append(event)
+            for deliver, events in by_receiver.items():
+                deliver(events)
+            time.sleep(self.delay or 0.0002)
+
+    def _step(self, live: _Live) -> list[Event]:
+        request_id, params = live.request.request_id, live.request.params
+        if self.fail_after is not None and live.position >= self.fail_after:
+            del self._live[request_id]
+            return [Event(request_id=request_id, finish_reason="error", error="NaN in /opt/model/weights.bin")]
+        reason: FinishReason | None = None
+        logprobs: tuple[TokenLogprob, ...] = ()
+        if live.position < len(live.reply):
+            live.pending.append(token_logprob(live.reply[live.position], params.logprobs or 0))
+            live.position += 1
+            assert params.max_tokens is not None
+            if live.position >= params.max_tokens:
+                reason = "length"
+        else:
+            live.position += 1
+            reason = "stop"
+        so_far = live.reply[: live.position].decode(errors="ignore" if reason is None else "replace")
+        stop_string = next((stop for stop in params.stop if stop in so_far), None)
+        if stop_string is not None:
+            so_far, reason = so_far[: so_far.index(stop_string)], "stop"
+        held = max((len(stop) - 1 for stop in params.stop), default=0) if reason is None else 0
+        shown = so_far[: max(live.shown, len(so_far) - held)]
+        text = shown[live.shown :]
+        live.shown = max(live.shown, len(shown))
+        if text or reason:
+            logprobs, live.pending = tuple(live.pending), []
+        if reason is not None:
+            del self._live[request_id]
+        return [
+            Event(
+                request_id=request_id,
+                text=text,
+                logprobs=logprobs if params.logprobs is not None else (),
+                completion_tokens=live.position,
+                finish_reason=reason,
+                stop_string=stop_string,
+            )
+        ]
+
+
+def token_logprob(byte: int, top: int) -> TokenLogprob:
+    raw = bytes([byte])
+    others = tuple(
+        TokenLogprob(token=rank + OFFSET, text=chr(65 + rank), raw=bytes([65 + rank]), logprob=-1.0 - rank)
+        for rank in range(top)
+    )
+    return TokenLogprob(token=byte + OFFSET, text=raw.decode(errors="replace"), raw=raw, logprob=-0.5, top=others)
+
+
+CARD = ModelCard(
+    model_id="acme/tiny-mistral",
+    created=1_700_000_000,
+    max_model_len=256,
+    vocab_size=VOCAB,
+    fingerprint="b1-fake",
+    defaults={"temperature": 0.25, "top_k": 7.0},
+)
+
+
+def fake_service(engine: FakeEngine | None = None, *, card: ModelCard = CARD, chat: bool = True) -> Service:
+    return Service(
+        engine=engine or FakeEngine(), card=card, tokenizer=FakeTokenizer(), chat=FakeChat() if chat else None
+    )

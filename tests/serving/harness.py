@@ -1,0 +1,87 @@
+"""Runs the application for a test: in this process without sockets, or on a real port."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import threading
+import time
+from collections.abc import AsyncGenerator, Callable, Generator
+from dataclasses import dataclass
+from typing import Any
+
+import httpx
+from litestar import Litestar
+
+from serving.app import create_app
+from serving.server import Server, listen
+from serving.service import Service
+from serving.settings import Settings
+from tests.serving.fakes import FakeEngine, fake_service
+
+CHAT = "/v1/chat/completions"
+TEXT = "/v1/completions"
+MESSAGES = [{"role": "user", "content": "hi"}]
+
+
+@contextlib.asynccontextmanager
+async def running(
+    engine: FakeEngine | None = None, *, service: Service | None = None, **settings: Any
+) -> AsyncGenerator[httpx.AsyncClient]:
+    """A client of the application, which runs in this event loop."""
+    app = create_app(Settings(**settings), service=service or fake_service(engine))
+    async with app.lifespan(), in_process(app) as client:
+        while (await client.get("/health")).json().get("detail") == "starting":
+            await asyncio.sleep(0.001)
+        yield client
+
+
+def in_process(app: Litestar) -> httpx.AsyncClient:
+    transport = httpx.ASGITransport(app=app)  # type: ignore[arg-type]
+    return httpx.AsyncClient(transport=transport, base_url="http://localhost:1234")
+
+
+@dataclass
+class Listening:
+    url: str
+    server: Server
+    app: Litestar
+
+
+@contextlib.contextmanager
+def listening(
+    engine: FakeEngine | None = None, *, service: Service | None = None, **settings: Any
+) -> Generator[Listening]:
+    """The application under uvicorn on a free port, in a thread."""
+    chosen = Settings(port=0, **settings)
+    app = create_app(chosen, service=service or fake_service(engine))
+    server = Server(app, chosen)
+    listener = listen(chosen.host, chosen.port)
+    url = f"http://127.0.0.1:{listener.getsockname()[1]}"
+    thread = threading.Thread(target=lambda: asyncio.run(server.serve(sockets=[listener])))
+    thread.start()
+    wait_for(lambda: server.started)
+    try:
+        yield Listening(url, server, app)
+    finally:
+        server.should_exit = True
+        thread.join(10)
+        assert not thread.is_alive()
+
+
+def wait_for(condition: Callable[[], object], seconds: float = 5.0) -> None:
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline, "waited in vain"
+        time.sleep(0.005)
+
+
+def events_of(body: str) -> list[Any]:
+    """The `data:` payloads of a stream, which must end with [DONE]."""
+    blocks = body.split("\n\n")
+    assert blocks.pop() == ""
+    assert blocks.pop() == "data: [DONE]"
+    payloads = [block for block in blocks if not block.startswith(":")]
+    assert all(payload.startswith("data: ") and "\n" not in payload for payload in payloads)
+    return [json.loads(payload.removeprefix("data: ")) for payload in payloads]

@@ -1,0 +1,148 @@
+"""The command line: complete help, one-line errors, exit codes, and settings that arrive."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import time
+from typing import Any
+
+import pytest
+from click.testing import CliRunner
+
+import serving.cli
+from serving.cli import cli
+from serving.settings import SPECS, Settings
+
+
+def run(*arguments: str, env: dict[str, str] | None = None) -> tuple[int, str, str]:
+    """`mistral-jax` in a process of its own."""
+    done = subprocess.run(
+        [sys.executable, "-W", "error", "-m", "serving.cli", *arguments],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+        env={"PATH": "", **(env or {})},
+    )
+    return done.returncode, done.stdout, done.stderr
+
+
+@pytest.fixture
+def served(monkeypatch: pytest.MonkeyPatch) -> list[Settings]:
+    """The settings with which a command would serve."""
+    seen: list[Settings] = []
+
+    def serve(settings: Settings) -> int:
+        seen.append(settings)
+        return 0
+
+    monkeypatch.setattr(serving.cli, "_serve", serve)
+    for spec in SPECS:
+        monkeypatch.delenv(spec.env, raising=False)
+    return seen
+
+
+def invoke(*arguments: str) -> Any:
+    return CliRunner().invoke(cli, arguments, catch_exceptions=False)
+
+
+def test_help_shows_every_general_setting_with_default_and_variable() -> None:
+    text = " ".join(invoke("--help").output.split())
+    for spec in SPECS:
+        if spec.option.cli and not spec.option.kinds:
+            assert all(flag in text for flag in spec.option.flags), spec.name
+            assert f"env: {spec.env}]" in text, spec.name
+            assert (spec.option.default_text or spec.show(spec.default)) in text, spec.name
+    for command in ("demo", "mistral", "gguf-mistral", "x-lora-mistral", "chat", "doctor", "bench"):
+        assert command in text
+
+
+@pytest.mark.parametrize("command", ["mistral", "chat", "doctor", "bench"])
+def test_help_of_commands_shows_their_settings(command: str) -> None:
+    text = " ".join(invoke(command, "--help").output.split())
+    for spec in SPECS:
+        if spec.option.cli and spec.option.kinds:
+            assert spec.option.flags[0] in text
+            assert f"env: {spec.env}]" in text
+
+
+def test_commands_of_later_versions_have_their_flags_and_say_so() -> None:
+    for command, flags in (
+        ("gguf-mistral", ("-t, --tok-model-id", "-m, --quantized-model-id", "-f, --quantized-filename")),
+        ("x-lora-mistral", ("-m, --model-id", "-x, --xlora-model-id", "-o, --order")),
+    ):
+        text = invoke(command, "--help").output
+        assert all(flag in text for flag in flags)
+        code, _, errors = run(command, "-m", "x")
+        assert code == 2
+        assert "not in this version yet" in errors
+
+
+def test_options_before_and_after_the_command(served: list[Settings]) -> None:
+    invoke(
+        "--port", "8000", "-l", "log.jsonl", "-t", "mistral", "-m", "a/b", "--weight-file", "x", "--weight-file", "y"
+    )
+    invoke("demo", "--port", "8001", "--dtype", "float32")
+    invoke("--port", "1", "demo", "--port", "2")
+    first, second, third = served
+    assert (first.port, str(first.log), first.truncate_sequence) == (8000, "log.jsonl", True)
+    assert (first.model_kind, first.model_id, first.weight_files) == ("mistral", "a/b", ("x", "y"))
+    assert (second.model_kind, second.port, second.dtype) == ("demo", 8001, "float32")
+    assert third.port == 2
+
+
+def test_environment_reaches_commands_and_flags_win(served: list[Settings], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MISTRAL_JAX_TRUNCATE_SEQUENCE", "1")
+    monkeypatch.setenv("MISTRAL_JAX_MODEL_ID", "env/model")
+    invoke("mistral")
+    invoke("--no-truncate-sequence", "mistral", "-m", "flag/model")
+    invoke("demo")
+    assert [s.truncate_sequence for s in served] == [True, False, True]
+    assert [s.model_id for s in served] == ["env/model", "flag/model", None]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "env", "message"),
+    [
+        (["--port", "x", "demo"], {}, "--port: 'x' is not valid; expected an integer from 0 to 65535"),
+        (["demo"], {"MISTRAL_JAX_DTYPE": "f8"}, "MISTRAL_JAX_DTYPE: 'f8' is not valid"),
+        (["--prot", "1", "demo"], {}, "--port"),
+        (["serve"], {}, "serve"),
+        (["demo", "--weight-file", "x"], {}, "--weight-file"),
+        (["bench", "--rows", "0"], {}, "--rows"),
+    ],
+)
+def test_wrong_input_is_one_line_and_exit_code_2(arguments: list[str], env: dict[str, str], message: str) -> None:
+    code, output, errors = run(*arguments, env=env)
+    assert (code, output) == (2, "")
+    assert errors.startswith("Error: ")
+    assert message in errors
+    assert errors.count("\n") == 1
+
+
+def test_debug_level_shows_the_traceback() -> None:
+    _, _, errors = run("--log-level", "debug", "--port", "x", "demo")
+    assert "Traceback" in errors
+    assert errors.splitlines()[-1].startswith("Error: --port")
+
+
+def test_no_command_prints_help() -> None:
+    code, output, _ = run()
+    assert code == 2
+    assert "Commands:" in output
+
+
+def test_version() -> None:
+    code, output, _ = run("--version")
+    assert code == 0
+    assert output.startswith("mistral-jax, version ")
+
+
+def test_help_is_fast_and_imports_nothing_heavy() -> None:
+    heavy = "{'jax', 'flax', 'litestar', 'uvicorn', 'numpy', 'msgspec', 'huggingface_hub'}"
+    code = f"import sys, serving.cli; sys.exit(bool({heavy} & set(sys.modules)))"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+    start = time.perf_counter()
+    run("--help")
+    assert time.perf_counter() - start < 2  # 0.1 s on an idle machine

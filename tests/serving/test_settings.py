@@ -1,0 +1,150 @@
+"""Settings: one declaration each; command line before environment before default; errors that name the source."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from serving.setting_types import TokenKind
+from serving.settings import SPECS, Settings, SettingsError, TokenSource
+
+
+def test_defaults() -> None:
+    settings = Settings.resolve({}, env={})
+    assert settings == Settings()
+    assert (settings.port, settings.host, settings.max_seqs, settings.repeat_last_n) == (1234, "127.0.0.1", 8, 64)
+    assert settings.model_kind == "demo"
+    assert settings.model_id is None
+    assert settings.served_id == "demo"
+
+
+def test_command_line_wins_over_environment_and_environment_over_default() -> None:
+    env = {"MISTRAL_JAX_PORT": "4000", "MISTRAL_JAX_MAX_SEQS": "3"}
+    settings = Settings.resolve({"port": "5000"}, env=env)
+    assert (settings.port, settings.max_seqs, settings.max_queue) == (5000, 3, 128)
+
+
+def test_empty_variables_count_as_not_set() -> None:
+    assert Settings.resolve({}, env={"MISTRAL_JAX_PORT": " ", "MISTRAL_JAX_API_KEYS": ""}) == Settings()
+
+
+@pytest.mark.parametrize("spec", SPECS, ids=lambda spec: spec.name)
+def test_every_setting_is_read_from_its_variable(spec) -> None:
+    samples = {
+        "model_kind": "mistral",
+        "port": "0",
+        "device": "gpu:1",
+        "dtype": "bfloat16",
+        "log_level": "error",
+        "token_source": "none",
+        "truncate_sequence": "yes",
+        "max_body_bytes": "2048",
+        "compilation_cache": "none",
+    }
+    text = samples.get(spec.name, "17" if spec.type in (int, float) else "value")
+    env = {"MISTRAL_JAX_MODEL_ID": "a/b", spec.env: text}
+    settings = Settings.from_env(env)
+    default = "mistral" if spec.name == "model_kind" else spec.default
+    assert getattr(settings, spec.name) != default or spec.name == "model_kind"
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "expected"),
+    [
+        ("port", "http", "an integer from 0 to 65535"),
+        ("port", "65536", "an integer from 0 to 65535"),
+        ("max_seqs", "0", "an integer from 1 to 4096"),
+        ("drain_timeout", "nan", "a number from 0 to"),
+        ("dtype", "int3", "one of auto, float32, bfloat16, float16"),
+        ("device", "tpu", "auto, cpu, gpu or gpu:N"),
+        ("truncate_sequence", "perhaps", "true or false"),
+        ("token_source", "literal:", "cache, env, env:NAME, literal:VALUE, path:FILE or none"),
+        ("served_name", "two words", "a name without spaces"),
+    ],
+)
+def test_bad_values_name_flag_or_variable_and_what_was_expected(name: str, text: str, expected: str) -> None:
+    spec = next(spec for spec in SPECS if spec.name == name)
+    with pytest.raises(SettingsError) as from_line:
+        Settings.resolve({name: text}, env={})
+    with pytest.raises(SettingsError) as from_env:
+        Settings.resolve({}, env={spec.env: text})
+    assert str(from_line.value).startswith(spec.option.flags[0] + ": ")
+    assert str(from_env.value).startswith(spec.env + ": ")
+    for error in (from_line, from_env):
+        assert expected in str(error.value)
+        assert "\n" not in str(error.value)
+        assert name == "token_source" or text in str(error.value)
+
+
+def test_direct_construction_is_checked_too() -> None:
+    with pytest.raises(SettingsError, match="max_queue: 0"):
+        Settings(max_queue=0)
+    with pytest.raises(SettingsError, match="demo has its own model"):
+        Settings(model_id="a/b")
+
+
+def test_a_model_id_makes_it_a_mistral_and_mistral_has_a_default_model() -> None:
+    assert Settings.from_env({"MISTRAL_JAX_MODEL_ID": "a/b"}).model_kind == "mistral"
+    settings = Settings.from_env({"MISTRAL_JAX_MODEL_KIND": "mistral"})
+    assert settings.model_id == settings.served_id == "mistralai/Mistral-7B-Instruct-v0.1"
+    assert Settings.resolve({}, kind="demo", env={"MISTRAL_JAX_MODEL_ID": "a/b"}).model_id is None
+
+
+def test_an_option_that_cannot_apply_is_refused_not_ignored() -> None:
+    with pytest.raises(SettingsError, match="--weight-file"):
+        Settings.resolve({"weight_files": ("w.safetensors",)}, env={})
+
+
+def test_lists_from_repeated_flags_and_from_commas() -> None:
+    given = {"model_id": "a/b", "weight_files": ("a.safetensors", "b, c.safetensors")}
+    assert Settings.resolve(given, env={}).weight_files == ("a.safetensors", "b, c.safetensors")
+    assert Settings.from_env({"MISTRAL_JAX_API_KEYS": "one, two,"}).api_keys == ("one", "two")
+
+
+def test_served_id_of_a_local_path_is_its_last_part(tmp_path: Path) -> None:
+    (tmp_path / "tiny").mkdir()
+    assert Settings(model_kind="mistral", model_id=str(tmp_path / "tiny")).served_id == "tiny"
+    assert Settings(model_kind="mistral", model_id="a/b", served_name="mine").served_id == "mine"
+
+
+def test_secrets_are_never_printed() -> None:
+    settings = Settings.from_env({"MISTRAL_JAX_API_KEYS": "sk-secret", "MISTRAL_JAX_TOKEN_SOURCE": "literal:hf_secret"})
+    for text in (repr(settings), str(settings), str(settings.described()), f"{settings.token_source!r}"):
+        assert "secret" not in text
+    with pytest.raises(SettingsError) as error:
+        Settings.from_env({"MISTRAL_JAX_API_KEYS": "secret with spaces"})
+    assert "secret" not in str(error.value)
+
+
+def test_token_sources(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    file = tmp_path / "token"
+    file.write_text("hf_file\n")
+    monkeypatch.setenv("HF_TOKEN", "hf_env")
+    monkeypatch.setenv("OTHER", "hf_other")
+    assert TokenSource.parse("cache").token() is None
+    assert TokenSource.parse("none").token() is False
+    assert TokenSource.parse("env").token() == "hf_env"
+    assert TokenSource.parse("env:OTHER").token() == "hf_other"
+    assert TokenSource.parse("literal:hf_a:b").token() == "hf_a:b"
+    assert TokenSource.parse(f"path:{file}").token() == "hf_file"
+    assert TokenSource.parse("literal:x").kind is TokenKind.LITERAL
+
+
+def test_token_sources_that_give_nothing_say_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("HF_TOKEN", raising=False)
+    (tmp_path / "empty").write_text("\n")
+    for source, problem in (
+        ("env", "HF_TOKEN is not set"),
+        (f"path:{tmp_path / 'missing'}", "cannot read the file"),
+        (f"path:{tmp_path / 'empty'}", "is empty"),
+    ):
+        with pytest.raises(SettingsError, match=problem):
+            TokenSource.parse(source).token()
+
+
+def test_compilation_cache_folder(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", "/var/cache/me")
+    assert Settings().compilation_cache_dir == Path("/var/cache/me/mistral-jax/xla")
+    assert Settings(compilation_cache="none").compilation_cache_dir is None
+    assert Settings(compilation_cache="/srv/xla").compilation_cache_dir == Path("/srv/xla")
