@@ -20,6 +20,7 @@ from dataclasses import dataclass
 
 import jax
 import numpy as np
+from jax.sharding import SingleDeviceSharding
 
 from mistral_jax import step
 from mistral_jax.kv_cache import BLOCK, KVCache, layer_lengths
@@ -126,12 +127,17 @@ class Runner:
 
     def new_state(self) -> RunnerState:
         """Allocate an empty cache and empty rows on the model's device."""
-        with jax.default_device(self.device):
-            cache = KVCache.allocate(
-                self.config, slots=self._rows, length=self.length, chunk=self.chunk_sizes[-1], dtype=self.dtype
+
+        def allocate() -> tuple[KVCache, step.Rows]:
+            chunk = self.chunk_sizes[-1]
+            return (
+                KVCache.allocate(self.config, slots=self._rows, length=self.length, chunk=chunk, dtype=self.dtype),
+                step.Rows.allocate(self.config, slots=self._rows, repeat_last_n=self.repeat_last_n),
             )
-            rows = step.Rows.allocate(self.config, slots=self._rows, repeat_last_n=self.repeat_last_n)
-        return RunnerState(cache, rows)
+
+        # Placed explicitly: an array that only happens to lie on the device compiles to another program than one that was put
+        # there, so the first calls after warm-up would compile again.
+        return RunnerState(*jax.jit(allocate, out_shardings=SingleDeviceSharding(self.device))())
 
     def chunks(self, prompt_length: int) -> Iterator[Chunk]:
         """The chunks of a prompt: all its tokens but the last, which the first decode step runs."""
