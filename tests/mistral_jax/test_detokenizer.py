@@ -25,7 +25,7 @@ def test_texts_come_back(name: str) -> None:
 
 
 @names
-@settings(max_examples=60)
+@settings(max_examples=60, deadline=None)
 @given(data=st.data())
 def test_joined_pieces_are_the_whole_decode(name: str, data: st.DataObject) -> None:
     size = tokenizer(name).vocab_size
@@ -39,7 +39,7 @@ def test_joined_pieces_are_the_whole_decode(name: str, data: st.DataObject) -> N
 
 
 @names
-@settings(max_examples=40)
+@settings(max_examples=40, deadline=None)
 @given(text=plain_text, cut=st.floats(0, 1))
 def test_text_cut_inside_a_character_ends_with_a_replacement(name: str, text: str, cut: float) -> None:
     ids = tokenizer(name).encode(text)

@@ -21,7 +21,7 @@ def reference(text: str, stops: list[str]) -> tuple[str, str | None]:
     return text, None
 
 
-@settings(max_examples=400)
+@settings(max_examples=400, deadline=None)
 @given(
     pieces=st.lists(st.text("abc", max_size=6), max_size=12),
     stops=st.lists(st.text("abc", min_size=1, max_size=5), max_size=4),
@@ -45,6 +45,7 @@ def test_any_split_gives_the_result_of_the_whole_text(pieces: list[str], stops: 
     assert not any(stop in released for stop in stops)
 
 
+@settings(deadline=None)
 @given(text=st.text(max_size=40), stops=st.lists(st.text(min_size=1, max_size=3), max_size=3), data=st.data())
 def test_unicode(text: str, stops: list[str], data: st.DataObject) -> None:
     cut = data.draw(st.integers(0, len(text)))

@@ -1,0 +1,183 @@
+"""Conversations to prompts, whatever the source of the format."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from mistral_jax.chat.errors import ConversationError
+from mistral_jax.chat.messages import check_variables, for_template, plain, plain_messages
+from mistral_jax.chat.mistral_instruct import MistralInstruct
+from mistral_jax.chat.template import ChatTemplate
+from mistral_jax.chat.trusted import ControlMarks, ControlToken
+from mistral_jax.tokenizer.base import Tokenizer
+from mistral_jax.tokenizer.byte_table import ByteTableTokenizer
+
+MAX_TEXT = 16_000_000
+"""Most characters of a rendered conversation: several times the longest context of any model."""
+
+TIME_LIMIT = 10.0
+"""Most seconds that a template may run."""
+
+
+class ChatFormatter:
+    """Renders a conversation with a chat template and encodes it.
+
+    Control tokens come from the template's own text only: `[INST]` in a message is text, however the template passes it
+    on. BOS is written exactly where the template writes it; none is added. Safe to use from several threads.
+    """
+
+    def __init__(
+        self,
+        template: str | Mapping[str, str],
+        tokenizer: Tokenizer,
+        *,
+        max_text: int = MAX_TEXT,
+        time_limit: float = TIME_LIMIT,
+    ) -> None:
+        """Compiles a Jinja template, or several by name: "tool_use" is taken where tools are given, else "default".
+
+        Raises:
+          ChatTemplateError: a template is broken.
+          ConversationError: there are several and none of them is "default".
+        """
+        sources = {"default": template} if isinstance(template, str) else dict(template)
+        self._tokenizer = tokenizer
+        self._marks = ControlMarks(tokenizer.control_tokens)
+        self._templates = {
+            name: ChatTemplate(source, self._marks, max_text=max_text, time_limit=time_limit)
+            for name, source in sources.items()
+        }
+        self._instruct: MistralInstruct | None = None
+        self._max_text = max_text
+
+    @classmethod
+    def for_tokenizer_version(cls, tokenizer: Tokenizer, version: str) -> ChatFormatter:
+        """Mistral's own instruct format of a version, for models that ship no template.
+
+        Args:
+          tokenizer: The model's tokenizer.
+          version: "v1", "v2", "v3", "v7", "v11" or "v13", as `tokenizer.instruct_version` says.
+
+        Raises:
+          ChatTemplateError: the version is not implemented, or the tokenizer lacks a control token of its format.
+        """
+        formatter = cls({}, tokenizer)
+        formatter._instruct = MistralInstruct(tokenizer.control_tokens, version)
+        return formatter
+
+    def encode(
+        self,
+        messages: Sequence[Mapping[str, Any]],
+        *,
+        add_generation_prompt: bool = True,
+        tools: Sequence[Mapping[str, Any]] | None = None,
+        **kwargs: Any,
+    ) -> list[int]:
+        """Token ids of the whole prompt, control tokens and BOS included.
+
+        Args:
+          messages: OpenAI's messages; contents are strings or lists of text parts.
+          add_generation_prompt: Whether the prompt ends where the assistant begins to speak.
+          tools: OpenAI's tool descriptions.
+          **kwargs: Further variables for the template.
+
+        Raises:
+          ConversationError: the conversation is refused: the caller's fault.
+          ChatTemplateError: the template fails or exceeds its limits.
+        """
+        segments = self._segments(messages, add_generation_prompt, tools, kwargs)
+        if self._instruct is not None:
+            # The format is defined on ids: each text is encoded by itself.
+            return [i for s in segments for i in ([s.id] if isinstance(s, ControlToken) else self._tokenizer.encode(s))]
+        return self._encode_template(segments)
+
+    def render(
+        self,
+        messages: Sequence[Mapping[str, Any]],
+        *,
+        add_generation_prompt: bool = True,
+        tools: Sequence[Mapping[str, Any]] | None = None,
+        **kwargs: Any,
+    ) -> str:
+        """The prompt as text, for people to look at; text and control tokens cannot be told apart in it.
+
+        Raises:
+          ConversationError: the conversation is refused: the caller's fault.
+          ChatTemplateError: the template fails or exceeds its limits.
+        """
+        segments = self._segments(messages, add_generation_prompt, tools, kwargs)
+        return "".join(s.text if isinstance(s, ControlToken) else s for s in segments)
+
+    def _segments(
+        self,
+        messages: Sequence[Mapping[str, Any]],
+        add_generation_prompt: bool,
+        tools: Sequence[Mapping[str, Any]] | None,
+        kwargs: Mapping[str, Any],
+    ) -> list[str | ControlToken]:
+        variables = check_variables(kwargs)
+        try:
+            conversation = plain_messages(messages)
+            plain_tools = plain(list(tools), "tools") if tools else None
+        except RecursionError as error:
+            raise ConversationError("The conversation is nested too deeply.") from error
+        if self._instruct is not None:
+            return self._instruct.segments(conversation, plain_tools, self._max_text)
+        template = self._template(with_tools=plain_tools is not None)
+        conversation = for_template(
+            conversation, reads_parts=template.reads_parts, reads_strings=template.reads_strings
+        )
+        variables |= self._named_tokens()
+        variables |= {"messages": conversation, "tools": plain_tools, "add_generation_prompt": add_generation_prompt}
+        return self._marks.split(template.render(variables))
+
+    def _template(self, *, with_tools: bool) -> ChatTemplate:
+        if with_tools and "tool_use" in self._templates:
+            return self._templates["tool_use"]
+        if "default" in self._templates:
+            return self._templates["default"]
+        raise ConversationError(
+            f"The model has chat templates for {', '.join(sorted(self._templates))} only, none for this kind of "
+            "conversation."
+        )
+
+    def _named_tokens(self) -> dict[str, str]:
+        """`bos_token` and its like, marked as the template's own; absent (undefined) where the vocabulary has none."""
+        tokenizer = self._tokenizer
+        ids = {
+            "bos_token": tokenizer.bos_id,
+            "eos_token": tokenizer.eos_id,
+            "unk_token": tokenizer.unk_id,
+            "pad_token": tokenizer.pad_id,
+        }
+        return {
+            name: self._marks.mark(tokenizer.token_text(token_id))
+            for name, token_id in ids.items()
+            if token_id is not None
+        }
+
+    def _encode_template(self, segments: list[str | ControlToken]) -> list[int]:
+        tokenizer = self._tokenizer
+        ids: list[int] = []
+        strip = False
+        for i, segment in enumerate(segments):
+            if isinstance(segment, ControlToken):
+                ids.append(segment.id)
+                strip = _strips(tokenizer, segment.id)[1]
+                continue
+            text = segment.lstrip() if strip else segment
+            following = segments[i + 1] if i + 1 < len(segments) else None
+            if isinstance(following, ControlToken) and _strips(tokenizer, following.id)[0]:
+                text = text.rstrip()
+            if i > 0 and isinstance(tokenizer, ByteTableTokenizer):
+                ids += tokenizer.encode_after_control(text)
+            else:
+                ids += tokenizer.encode(text)
+            strip = False
+        return ids
+
+
+def _strips(tokenizer: Tokenizer, token_id: int) -> tuple[bool, bool]:
+    """Whether a control token swallows the whitespace before and after it."""
+    return tokenizer.control_strips(token_id) if isinstance(tokenizer, ByteTableTokenizer) else (False, False)

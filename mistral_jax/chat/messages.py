@@ -1,0 +1,111 @@
+"""Conversations as templates want them: plain JSON values, arguments as objects, contents as the template reads."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from typing import Any, cast
+
+from mistral_jax.chat.errors import ConversationError
+
+type Message = dict[str, Any]
+
+# Variables that a caller may not set: the conversation itself, what the template's machinery owns, and what
+# transformers' function of the same purpose would take as its own arguments (CVE-2025-62426).
+_OWNED = frozenset(
+    {
+        *("messages", "tools", "add_generation_prompt", "documents", "conversation", "chat_template", "tokenize"),
+        *("continue_final_message", "padding", "truncation", "max_length", "tokenizer_kwargs", "template_kwargs"),
+        *("bos_token", "eos_token", "unk_token", "pad_token", "self", "loop", "super", "caller", "varargs", "kwargs"),
+        *("raise_exception", "strftime_now", "range", "dict", "namespace", "lipsum", "cycler", "joiner", "context"),
+    }
+)
+
+
+def check_variables(variables: Mapping[str, Any]) -> dict[str, Any]:
+    """The caller's template variables, as plain values.
+
+    Raises:
+      ConversationError: one of them would replace what is not the caller's, or is no JSON value.
+    """
+    for name in variables:
+        if name in _OWNED or name.startswith(("_", "return_")) or not name.isidentifier():
+            raise ConversationError(f"{name!r} is not a template variable that a request may set.")
+    return cast("dict[str, Any]", plain(variables, "the template's variables"))
+
+
+def plain(value: Any, where: str) -> Any:
+    """A deep copy in plain dicts, lists, strings, numbers, booleans and None, so that a template finds nothing else.
+
+    Raises:
+      ConversationError: there is something else in the value.
+    """
+    if value is None or type(value) in (str, int, float, bool):
+        return value
+    if isinstance(value, str):
+        return str.__str__(value)
+    if isinstance(value, Mapping):
+        return {str(key): plain(item, where) for key, item in cast("Mapping[Any, Any]", value).items()}
+    if isinstance(value, Sequence) and not isinstance(value, (bytes, bytearray)):
+        return [plain(item, where) for item in cast("Sequence[Any]", value)]
+    raise ConversationError(f"{where}: found a {type(value).__name__} where a JSON value was expected.")
+
+
+def plain_messages(messages: Sequence[Mapping[str, Any]]) -> list[Message]:
+    """Copies of the messages in plain values, with a role each.
+
+    Raises:
+      ConversationError: there is none, or one is no object with a role.
+    """
+    if not messages:
+        raise ConversationError("The conversation has no messages.")
+    copies = [plain(message, f"messages[{i}]") for i, message in enumerate(messages)]
+    for i, message in enumerate(copies):
+        if not isinstance(message, dict) or not isinstance(cast("Message", message).get("role"), str):
+            raise ConversationError(f"messages[{i}] has no role; expected an object with a role and a content.")
+    return cast("list[Message]", copies)
+
+
+def text_parts(content: Any, where: str) -> list[str]:
+    """The texts of a message's content, be it a string, a list of text parts, or nothing.
+
+    Raises:
+      ConversationError: there is a part that is no text.
+    """
+    if content is None:
+        return []
+    if isinstance(content, str):
+        return [content]
+    texts: list[str] = []
+    for part in cast("list[Any]", content if isinstance(content, list) else [content]):
+        text = cast("Message", part).get("text") if isinstance(part, dict) else part
+        if not isinstance(text, str) or (isinstance(part, dict) and cast("Message", part).get("type") != "text"):
+            raise ConversationError(f"{where}: only text is read; expected parts like {{type: text, text: ...}}.")
+        texts.append(text)
+    return texts
+
+
+def for_template(messages: list[Message], *, reads_parts: bool, reads_strings: bool) -> list[Message]:
+    """Gives contents the form that the template reads, and arguments as objects; changes the messages."""
+    for i, message in enumerate(messages):
+        content = message.get("content")
+        if isinstance(content, list) and not reads_parts:
+            message["content"] = "\n".join(text_parts(cast("list[Any]", content), f"messages[{i}].content"))
+        elif isinstance(content, str) and not reads_strings:
+            message["content"] = [{"type": "text", "text": content}]
+        for call in cast("list[Any]", message.get("tool_calls") or []):
+            function = cast("Message", call).get("function") if isinstance(call, dict) else None
+            if isinstance(function, dict):
+                function["arguments"] = _object_or_text(cast("Message", function).get("arguments"))
+    return messages
+
+
+def _object_or_text(arguments: Any) -> Any:
+    """OpenAI's clients send arguments as JSON text; templates expect the object."""
+    if isinstance(arguments, str):
+        try:
+            value = json.loads(arguments)
+        except (ValueError, RecursionError):
+            return arguments
+        return cast("Any", value) if isinstance(value, dict) else arguments
+    return arguments
