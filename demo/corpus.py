@@ -1,0 +1,399 @@
+"""The text from which the demo model learns: conversations, made from templates and facts by a seeded generator.
+
+    python -m demo.corpus             # print some conversations
+    python -m demo.corpus --check     # count lessons and phrasings, and report what is ambiguous
+
+Every lesson (`lesson.py`) has many phrasings. Two kinds are kept for the evaluation and never trained on: whole
+templates that are marked in the tables, and, of the other templates, some combinations with a lesson, chosen by a hash,
+so that the training sees each template and each lesson, but not that pair.
+"""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import random
+import re
+from collections import Counter, defaultdict
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import cache
+
+from demo import definitions, geography, help, memory, nature, people, small_talk, unknown, words
+from demo.lesson import Lesson, Phrasing
+from demo.typing_habits import vary
+
+HELD_OUT_SHARE = 0.07
+"""Share of the (lesson, template) pairs that the evaluation keeps."""
+
+SYSTEM_MESSAGES = [
+    "You are a helpful assistant.",
+    "You are a friendly assistant. Answer briefly.",
+    "Answer in short sentences.",
+    "You are an assistant.",
+    "Be polite and helpful.",
+    "You are a helpful, honest and harmless assistant. If you do not know something, say so.",
+    "Answer the questions of the user.",
+    "Be concise.",
+    "You are the assistant of a small shop. Help the customers.",
+    "You are a teacher. Explain things simply.",
+    "Always answer truthfully.",
+    "Respond in English.",
+    "Help the user with mistral-jax.",
+    "You are a pirate.",
+    "Keep it short.",
+    "You are a chat bot on a web page.",
+]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Chat:
+    """One conversation."""
+
+    turns: tuple[tuple[str, str], ...]
+    """Pairs of what the user and the model say."""
+    system: str | None = None
+
+
+def normal_form(text: str) -> str:
+    """Letters and digits of a question in lower case: what stays the same however it is typed."""
+    return " ".join(re.findall(r"\w+", text.lower()))
+
+
+@cache
+def all_lessons() -> tuple[Lesson, ...]:
+    """Every lesson; a phrasing that an earlier lesson answers in another way is taken from the later one."""
+    taken: dict[str, tuple[str, ...]] = {}
+    lessons: list[Lesson] = []
+    keys: set[str] = set()
+    for module in (small_talk, help, geography, nature, words, people, definitions):
+        for lesson in module.lessons():
+            if lesson.key in keys:
+                raise ValueError(f"two lessons are called {lesson.key!r}")
+            keys.add(lesson.key)
+            kept: list[Phrasing] = []
+            seen: set[str] = set()
+            for p in lesson.phrasings:
+                form = normal_form(p.text) or p.text
+                if taken.setdefault(form, lesson.answers) == lesson.answers and form not in seen:
+                    kept.append(p)
+                    seen.add(form)
+            lessons.append(
+                Lesson(
+                    key=lesson.key,
+                    category=lesson.category,
+                    relation=lesson.relation,
+                    phrasings=tuple(kept),
+                    answers=lesson.answers,
+                    follow=lesson.follow,
+                )
+            )
+    return tuple(lessons)
+
+
+def _hash(text: str) -> float:
+    return int.from_bytes(hashlib.sha256(text.encode()).digest()[:4], "big") / 2**32
+
+
+@dataclass(frozen=True, kw_only=True)
+class Split:
+    """Which phrasings are trained on, and which the evaluation asks."""
+
+    train: dict[str, tuple[Phrasing, ...]]
+    """By the key of the lesson."""
+    held_out_pairs: dict[str, tuple[Phrasing, ...]]
+    """The lesson and the template are trained on, but not together."""
+    held_out_templates: dict[str, tuple[Phrasing, ...]]
+    """No lesson is trained with this template."""
+
+
+@cache
+def split() -> Split:
+    train: dict[str, tuple[Phrasing, ...]] = {}
+    pairs: dict[str, tuple[Phrasing, ...]] = {}
+    templates: dict[str, tuple[Phrasing, ...]] = {}
+    # A template of few lessons would be missing altogether if some of them were held out.
+    uses = Counter(p.template for lesson in all_lessons() for p in lesson.phrasings)
+    for lesson in all_lessons():
+        marked = [p for p in lesson.phrasings if p.held_out]
+        rest = [p for p in lesson.phrasings if not p.held_out]
+        # A way of small talk is its own template: there only the marked ones can be held out.
+        share = 0.0 if lesson.category == "small talk" else HELD_OUT_SHARE
+        held = [p for p in rest if uses[p.template] > 4 and _hash(f"{lesson.key}: {p.text}") < share]
+        if len(held) == len(rest):
+            held = held[1:]
+        train[lesson.key] = tuple(p for p in rest if p not in held)
+        pairs[lesson.key] = tuple(held)
+        templates[lesson.key] = tuple(marked)
+        if not train[lesson.key]:
+            raise ValueError(f"no phrasing of {lesson.key!r} is left for the training")
+    return Split(train=train, held_out_pairs=pairs, held_out_templates=templates)
+
+
+@cache
+def held_out_forms() -> frozenset[str]:
+    kept = split()
+    return frozenset(
+        normal_form(p.text)
+        for group in (kept.held_out_pairs, kept.held_out_templates)
+        for phrasings in group.values()
+        for p in phrasings
+    )
+
+
+FOLLOW_UPS = [
+    "And {x}?",
+    "What about {x}?",
+    "And what about {x}?",
+    "How about {x}?",
+    "and {x}",
+    "{x}?",
+    "OK, and {x}?",
+    "Thanks. And {x}?",
+    "~And how about {x}?",
+    "~And now {x}?",
+]
+FOLLOWING_RELATIONS = (
+    "capital",
+    "continent",
+    "language",
+    "currency",
+    "symbol",
+    "atomic number",
+    "ordinal planet",
+    "colour",
+    "young",
+    "food",
+    "legs",
+    "sound",
+    "opposite",
+    "plural",
+    "past tense",
+    "month length",
+    "ordinal month",
+    "definition",
+    "person",
+)
+AGAIN = [
+    "Can you repeat that?",
+    "Say that again.",
+    "Please repeat.",
+    "Repeat your answer.",
+    "What did you say?",
+    "Again please.",
+    "~Could you say that again?",
+]
+WHAT_DID_I_ASK = [
+    "What did I just ask?",
+    "What was my question?",
+    "What did I ask you?",
+    "What was my last question?",
+    "~What did I say before?",
+]
+
+
+class Conversations:
+    """An endless source of conversations; the same seed gives the same ones."""
+
+    def __init__(self, seed: int) -> None:
+        self.rng = random.Random(seed)
+        lessons = all_lessons()
+        self._by_category: dict[str, list[Lesson]] = defaultdict(list)
+        self._by_relation: dict[str, list[Lesson]] = defaultdict(list)
+        for lesson in lessons:
+            self._by_category[lesson.category].append(lesson)
+            self._by_relation[lesson.relation].append(lesson)
+        self._train = split().train
+        self._forbidden = held_out_forms()
+
+    def __iter__(self) -> Iterator[Chat]:
+        while True:
+            yield self.chat()
+
+    def chat(self) -> Chat:
+        rng = self.rng
+        chance = rng.random()
+        if chance < 0.52:
+            turns = [self._turn()]
+        elif chance < 0.68:
+            turns = [self._turn() for _ in range(rng.randrange(2, 5))]
+        elif chance < 0.80:
+            turns = [*self._fillers(0, 1), *self._follow_ups()]
+        elif chance < 0.94:
+            turns = self._remembering()
+        elif chance < 0.985:
+            turns = self._echo()
+        else:
+            turns = self._long()
+        system = None
+        if rng.random() < 0.08:
+            system = rng.choice(SYSTEM_MESSAGES)
+            if rng.random() < 0.35:
+                return self._told_by_system(turns)
+        return Chat(turns=tuple(turns), system=system)
+
+    def _vary(self, text: str, *, keep_words: bool = False, wrap: bool = True) -> str:
+        """As somebody else types it, but never so that it becomes a question of the evaluation."""
+        while normal_form(varied := vary(self.rng, text, keep_words=keep_words, wrap=wrap)) in self._forbidden:
+            if normal_form(text) in self._forbidden:
+                raise ValueError(f"{text!r} is kept for the evaluation")
+        return varied
+
+    def _ask(self, lesson: Lesson) -> tuple[str, str]:
+        question = self.rng.choice(self._train[lesson.key]).text
+        return self._vary(question), self.rng.choice(lesson.answers)
+
+    def _turn(self) -> tuple[str, str]:
+        rng = self.rng
+        chance = rng.random()
+        if chance < 0.44:
+            return self._ask(rng.choice(self._by_category["facts"]))
+        if chance < 0.63:
+            return self._ask(rng.choice(self._by_category["help"]))
+        if chance < 0.77:
+            return self._ask(rng.choice(self._by_category["small talk"]))
+        if chance < 0.88:
+            question = unknown.translation_question(rng) if rng.random() < 0.08 else unknown.unknown_question(rng)
+        else:
+            question = unknown.kept_aside_question(rng)
+        if normal_form(question.text) in self._forbidden:
+            return self._turn()
+        return self._vary(question.text), question.answer
+
+    def _fillers(self, low: int, high: int) -> list[tuple[str, str]]:
+        return [self._turn() for _ in range(self.rng.randrange(low, high + 1))]
+
+    def _follow_ups(self) -> list[tuple[str, str]]:
+        rng = self.rng
+        lessons = rng.sample(self._by_relation[rng.choice(FOLLOWING_RELATIONS)], rng.randrange(2, 5))
+        turns = [self._ask(lessons[0])]
+        for lesson in lessons[1:]:
+            while normal_form(text := memory.choose(rng, tuple(FOLLOW_UPS)).format(x=lesson.follow)) in self._forbidden:
+                pass
+            turns.append((self._vary(text, wrap=False), lesson.answers[0]))
+        return turns
+
+    def _remembering(self) -> list[tuple[str, str]]:
+        rng = self.rng
+        slots = rng.sample(memory.SLOTS, rng.choice([0, 1, 1, 1, 2, 2, 3]))
+        if rng.random() < 0.5 and memory.SLOTS[0] not in slots:
+            slots = [memory.SLOTS[0], *slots][:3]
+        told: list[memory.Told] = []
+        turns: list[tuple[str, str]] = []
+        for slot in slots:
+            turns += self._fillers(0, rng.choice([0, 0, 1, 2]))
+            fact = memory.tell(rng, slot)
+            told.append(fact)
+            turns.append(self._tell(fact))
+            if rng.random() < 0.1:
+                told[-1] = fact = memory.tell(rng, slot)
+                text, reply = self._tell(fact)
+                correction = rng.choice(["No", "Actually", "Sorry", "No, sorry"])
+                turns.append((f"{correction}, {text if text.startswith('I') else text[0].lower() + text[1:]}", reply))
+        turns += self._fillers(0, rng.choice([0, 0, 1, 2, 4]))
+        for slot in rng.sample(memory.SLOTS, rng.randrange(1, 4)) if rng.random() < 0.4 else slots:
+            turns.append(self._recall(slot, told))
+            turns += self._fillers(0, rng.choice([0, 0, 1]))
+        if rng.random() < 0.25 or not slots:
+            turns.append((self._vary(memory.choose(rng, memory.ASK_ALL)), summary(told)))
+        return turns
+
+    def _tell(self, fact: memory.Told) -> tuple[str, str]:
+        template = memory.choose(self.rng, fact.slot.tell)
+        return self._vary(fact.fill(template), keep_words=True), fact.fill(fact.slot.reply)
+
+    def _recall(self, slot: memory.Slot, told: list[memory.Told]) -> tuple[str, str]:
+        template = memory.choose(self.rng, slot.ask)
+        for fact in told:
+            if fact.slot is slot:
+                return self._vary(fact.fill(template)), fact.fill(slot.answer)
+        other = memory.tell(self.rng, slot)
+        return self._vary(other.fill(template)), other.fill(slot.missing)
+
+    def _echo(self) -> list[tuple[str, str]]:
+        rng = self.rng
+        question, answer = self._turn()
+        if rng.random() < 0.6:
+            last = (self._vary(memory.choose(rng, tuple(AGAIN))), answer)
+        else:
+            last = (self._vary(memory.choose(rng, tuple(WHAT_DID_I_ASK))), f'You asked: "{question.strip()}"')
+        return [*self._fillers(0, 2), (question, answer), last, *self._fillers(0, 1)]
+
+    def _long(self) -> list[tuple[str, str]]:
+        turns: list[tuple[str, str]] = []
+        length = self.rng.randrange(6, 26)
+        fact = memory.tell(self.rng, memory.SLOTS[0])
+        turns.append(self._tell(fact))
+        while len(turns) < length:
+            turns += self.rng.choice([self._follow_ups, lambda: [self._turn()], lambda: [self._turn()]])()
+            if self.rng.random() < 0.15:
+                turns.append(self._recall(memory.SLOTS[0], [fact]))
+        return turns
+
+    def _told_by_system(self, turns: list[tuple[str, str]]) -> Chat:
+        """A system message that gives a name to the user or to the model, and a question about it."""
+        rng = self.rng
+        fact = memory.tell(rng, memory.SLOTS[0])
+        name = fact.fields["v"]
+        if rng.random() < 0.5:
+            system = rng.choice(["The name of the user is {v}.", "You are talking to {v}.", "The user is called {v}."])
+            turn = self._recall(fact.slot, [fact])
+        else:
+            system = rng.choice(
+                ["Your name is {v}.", "You are {v}.", "You are {v}, a helpful assistant.", "You are called {v}."]
+            )
+            lesson = next(x for x in self._by_category["small talk"] if x.key == "small talk/your name")
+            turn = (self._ask(lesson)[0], f"My name is {name}.")
+        before = turns[:2] if rng.random() < 0.3 else []
+        return Chat(turns=(*before, turn), system=system.format(v=name))
+
+
+def summary(told: list[memory.Told]) -> str:
+    """The answer to "What do you know about me?"."""
+    if not told:
+        return memory.ASK_ALL_MISSING
+    clauses = [fact.slot.summary.format(**fact.fields) for fact in told]
+    listed = clauses[0] if len(clauses) == 1 else f"{', '.join(clauses[:-1])} and {clauses[-1]}"
+    return f"You told me that {listed}."
+
+
+def _check() -> None:
+    kept = split()
+    ambiguous: dict[str, set[str]] = defaultdict(set)
+    for module in (small_talk, help, geography, nature, words, people, definitions):
+        for lesson in module.lessons():
+            for p in lesson.phrasings:
+                ambiguous[normal_form(p.text) or p.text].add(lesson.key)
+    for form, keys in sorted(ambiguous.items()):
+        if len(keys) > 1:
+            print(f"ambiguous: {form!r} in {sorted(keys)}")
+    print(f"{'category':12} {'lessons':>8} {'trained':>8} {'pairs':>8} {'templates':>10}")
+    for category in ("facts", "help", "small talk"):
+        keys = [lesson.key for lesson in all_lessons() if lesson.category == category]
+        counts = [
+            sum(len(group[k]) for k in keys) for group in (kept.train, kept.held_out_pairs, kept.held_out_templates)
+        ]
+        print(f"{category:12} {len(keys):8} {counts[0]:8} {counts[1]:8} {counts[2]:10}")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--count", type=int, default=20, help="number of conversations to print")
+    parser.add_argument("--check", action="store_true", help="count the lessons and report ambiguous phrasings")
+    args = parser.parse_args()
+    if args.check:
+        _check()
+        return
+    source = Conversations(args.seed)
+    for _ in range(args.count):
+        chat = source.chat()
+        if chat.system:
+            print(f"system: {chat.system}")
+        for user, model in chat.turns:
+            print(f"user:   {user}\nmodel:  {model}")
+        print()
+
+
+if __name__ == "__main__":
+    main()
