@@ -6,14 +6,13 @@ no path.
 
 from __future__ import annotations
 
-import contextlib
 import logging
 import re
 from typing import Any
 
 from litestar import Request, Response
 from litestar.exceptions import HTTPException
-from litestar.types import ExceptionHandlersMap, Method
+from litestar.types import ExceptionHandlersMap
 
 from serving.request import EngineUnavailableError, QueueFullError
 from serving.request_id import request_id_of
@@ -27,7 +26,6 @@ MAX_MESSAGE = 2000
 CLIENT_GONE = 499
 """Status that the log gives to a request whose client went away; nobody receives it."""
 
-_METHODS: tuple[Method, ...] = ("GET", "HEAD", "OPTIONS", "POST")
 _PATH = re.compile(r"(?<![\w.:/])(?:~|[A-Za-z]:)?(?:[/\\][\w.@+\-]+){2,}")
 
 
@@ -179,21 +177,9 @@ def _from_litestar(exception: HTTPException) -> ApiError:
 
 def _handle(request: Request[Any, Any, Any], exception: Exception) -> Response[ErrorResponse]:
     error = api_error(exception)
-    if error.status == 405:
-        error.headers["Allow"] = ", ".join(_methods_of(request))
     if error.status >= 500 and not isinstance(exception, ApiError | QueueFullError | EngineUnavailableError):
         logger.error("request %s failed", request_id_of(request.scope), exc_info=exception)
     return Response(error.body(), status_code=error.status, headers=error.headers, media_type="application/json")
-
-
-def _methods_of(request: Request[Any, Any, Any]) -> list[Method]:
-    """The methods that the request's address takes; Litestar's own error does not say."""
-    found: list[Method] = []
-    for method in _METHODS:
-        with contextlib.suppress(HTTPException):
-            request.app.asgi_router.handle_routing(path=request.scope["path"], method=method)
-            found.append(method)
-    return found
 
 
 EXCEPTION_HANDLERS: ExceptionHandlersMap = {ApiError: _handle, HTTPException: _handle, Exception: _handle}

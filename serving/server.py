@@ -149,7 +149,10 @@ class Server(uvicorn.Server):
         else:
             logger.info("stopping")
         draining = asyncio.create_task(self.host.drain(self._settings.drain_timeout))
-        try:
-            await super().shutdown(sockets=sockets)
-        finally:
-            draining.cancel()
+        stopping = asyncio.create_task(super().shutdown(sockets=sockets))
+        # Not simply awaited: uvicorn's own waits do not all notice a second signal.
+        while not stopping.done() and not self.force_exit:
+            await asyncio.wait((stopping,), timeout=0.05)
+        draining.cancel()
+        if stopping.done():
+            await stopping

@@ -32,7 +32,7 @@ async def running(
     """A client of the application, which runs in this event loop."""
     app = create_app(Settings(**settings), service=service or fake_service(engine))
     async with app.lifespan(), in_process(app) as client:
-        while (await client.get("/health")).json().get("detail") == "starting":
+        while app.state.host.status.detail == "starting":
             await asyncio.sleep(0.001)
         yield client
 
