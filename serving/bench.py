@@ -53,7 +53,7 @@ def run_bench(
     first = load_runner(settings, description, device, length=length, slots=max(rows), report=lambda *_: None)
     # The same weights in all; only the shapes differ.
     runners = [Runner(first.model, slots=count, length=length, chunks=first.chunk_sizes) for count in rows]
-    timings = [_time(runner, prompt_tokens, answer_tokens, repeats) for runner in runners]
+    timings = [time_runner(runner, prompt_tokens, answer_tokens, repeats) for runner in runners]
     bandwidth = copy_bandwidth(device)
     result: dict[str, Any] = {
         "model": settings.served_id,
@@ -89,7 +89,7 @@ def _table(result: dict[str, Any], timings: list[Timing]) -> str:
     return "\n".join(lines)
 
 
-def _time(runner: Runner, prompt_tokens: int, answer_tokens: int, repeats: int) -> Timing:
+def time_runner(runner: Runner, prompt_tokens: int, answer_tokens: int, repeats: int) -> Timing:
     state = runner.warm_up(runner.new_state())
     rng = np.random.default_rng(0)
     params = SamplingParams(temperature=0.0, seed=0)

@@ -1,0 +1,62 @@
+"""Prefill and decode speed of a random model whose weights are made on the device: no file, no transfer.
+
+usage: python benchmarks/decode_on_device.py {160m|1b|7b} [--dtype bfloat16] [--rows 1,8,32] [--output FILE.json]
+Reports tokens per second, and the bytes of weights per second over the measured copy bandwidth of the device.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from dataclasses import asdict
+from importlib.metadata import version
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+
+from benchmarks.make_random_model import SHAPES, shape
+from mistral_jax.mistral import Mistral
+from mistral_jax.runner import Runner
+from serving.bench import copy_bandwidth, time_runner
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser()
+    parser.add_argument("size", choices=SHAPES)
+    parser.add_argument("--dtype", default="bfloat16")
+    parser.add_argument("--rows", default="1,8,32")
+    parser.add_argument("--prompt-tokens", type=int, default=512)
+    parser.add_argument("--answer-tokens", type=int, default=64)
+    parser.add_argument("--output", type=Path)
+    args = parser.parse_args()
+
+    config = shape(args.size)
+    # Under jit, so that no float32 intermediate of a whole matrix outlives its use.
+    model = nnx.jit(lambda: Mistral(config, param_dtype=jnp.dtype(args.dtype), rngs=nnx.Rngs(0)))()
+    device = jax.devices()[0]
+    bandwidth = copy_bandwidth(device)
+    timings = []
+    for rows in (int(n) for n in args.rows.split(",")):
+        runner = Runner(model, slots=rows, length=args.prompt_tokens + args.answer_tokens + 1)
+        timing = asdict(time_runner(runner, args.prompt_tokens, args.answer_tokens, repeats=3))
+        timing["share_of_copy_bandwidth"] = timing["weight_bytes_per_second"] / bandwidth
+        print(timing, flush=True)
+        timings.append(timing)
+    report = {
+        "model": f"random {args.size}",
+        "parameters": config.num_parameters,
+        "dtype": args.dtype,
+        "device": device.device_kind,
+        "copy_bytes_per_second": bandwidth,
+        "prompt_tokens": args.prompt_tokens,
+        "versions": {name: version(name) for name in ("jax", "jaxlib", "flax")},
+        "timings": timings,
+    }
+    if args.output:
+        args.output.write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,21 @@
+#!/usr/bin/env bash
+# Everything that needs a GPU, in one go: the test suite, then speeds. Results go to the folder given (default benchmarks/results/gpu).
+#
+#   benchmarks/gpu.sh [OUTPUT_FOLDER]
+#
+# Needs an environment with jax[cuda12] or jax[cuda13] and mistral-jax[test]; nothing is installed or downloaded here.
+set -uo pipefail
+cd "$(dirname "$0")/.."
+export PYTHONPATH="$PWD${PYTHONPATH:+:$PYTHONPATH}" PYTHONUNBUFFERED=1
+OUT=$(mkdir -p "${1:-benchmarks/results/gpu}" && cd "${1:-benchmarks/results/gpu}" && pwd)
+
+python -c 'import jax; d = jax.devices()[0]; assert d.platform == "gpu", f"no GPU: JAX found {d}"; print(jax.__version__, d.device_kind)' || exit 1
+nvidia-smi --query-gpu=name,driver_version,memory.total --format=csv > "$OUT/device.csv"
+
+echo "== tests"
+timeout 360 python -m pytest -q -x --timeout 120 tests/mistral_jax tests/serving/test_engine.py 2>&1 | tee "$OUT/tests.log" | tail -15
+
+echo "== random 7B in bfloat16, weights made on the device"
+timeout 200 python benchmarks/decode_on_device.py 7b --dtype bfloat16 --rows 1,8,32 --output "$OUT/7b-bfloat16.json"
+echo "== random 1.1B"
+timeout 120 python benchmarks/decode_on_device.py 1b --dtype bfloat16 --rows 1,8,32 --output "$OUT/1b-bfloat16.json"

@@ -1,0 +1,58 @@
+"""A random-weight checkpoint of a chosen size, in the ordinary Hugging Face layout, to time things on.
+
+usage: python benchmarks/make_random_model.py {160m|1b|7b} FOLDER [--seed 0]
+The weights are made on JAX's default device. The tokenizer is that of the bundled demo model, so the text means nothing.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import shutil
+from pathlib import Path
+
+import jax.numpy as jnp
+from flax import nnx
+
+from mistral_jax.checkpoint import save_pretrained
+from mistral_jax.config import MistralConfig
+from mistral_jax.hub import DEMO_FOLDER
+from mistral_jax.mistral import Mistral
+
+#        hidden, layers, heads, kv heads, head dim, ffn
+SHAPES = {
+    "160m": (768, 12, 12, 4, 64, 2048),
+    "1b": (2048, 22, 32, 4, 64, 5632),
+    "7b": (4096, 32, 32, 8, 128, 14336),
+}
+
+
+def shape(name: str) -> MistralConfig:
+    """The configuration of a size; `7b` is Mistral 7B."""
+    hidden, layers, heads, kv_heads, head_dim, ffn = SHAPES[name]
+    return MistralConfig(
+        vocab_size=32000,
+        hidden_size=hidden,
+        intermediate_size=ffn,
+        num_layers=layers,
+        num_heads=heads,
+        num_kv_heads=kv_heads,
+        head_dim=head_dim,
+        max_position_embeddings=4096,
+    )
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser()
+    parser.add_argument("size", choices=SHAPES)
+    parser.add_argument("folder", type=Path)
+    parser.add_argument("--seed", type=int, default=0)
+    args = parser.parse_args()
+    save_pretrained(Mistral(shape(args.size), param_dtype=jnp.bfloat16, rngs=nnx.Rngs(args.seed)), args.folder)
+    for file in DEMO_FOLDER.glob("tokenizer*"):
+        shutil.copy(file, args.folder)
+    (args.folder / "generation_config.json").write_text(json.dumps({"bos_token_id": 1, "eos_token_id": 2}) + "\n")
+
+
+if __name__ == "__main__":
+    main()
