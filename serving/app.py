@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 import logging
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
@@ -20,6 +19,7 @@ from serving.controllers.health import HealthController
 from serving.controllers.models import ModelsController
 from serving.errors import EXCEPTION_HANDLERS
 from serving.lifecycle import ServiceHost
+from serving.logs import configure_logging
 from serving.openapi import DocsController
 from serving.request_id import add_request_id
 from serving.request_log import LogFile, RequestLog
@@ -48,6 +48,8 @@ def create_app(settings: Settings | None = None, *, service: Service | None = No
     @asynccontextmanager
     async def lifespan(app: Litestar) -> AsyncGenerator[None]:
         request_log = app.state.request_log
+        if not logging.getLogger().handlers:  # under `litestar run`; our own command has done it
+            configure_logging(settings.log_level)
         if settings.log is not None:
             request_log.file = LogFile(settings.log)
         host.start()
@@ -79,9 +81,10 @@ def create_app(settings: Settings | None = None, *, service: Service | None = No
 
 
 def build_service(settings: Settings) -> Service:
-    """The service that the settings describe; imports the model's side, and with it JAX, only now."""
-    logging.getLogger("mistral_jax.server").debug("importing the model's code")
-    return importlib.import_module("serving.build").build_service(settings)
+    """The service that the settings describe."""
+    from serving.build import build_service as build  # imports JAX, which takes its time: not before it is needed
+
+    return build(settings)
 
 
 def _middleware(settings: Settings) -> list[Middleware]:

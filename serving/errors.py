@@ -14,7 +14,7 @@ from litestar import Request, Response
 from litestar.exceptions import HTTPException
 from litestar.types import ExceptionHandlersMap
 
-from serving.request import EngineUnavailableError, QueueFullError
+from serving.request import EngineState, EngineUnavailableError, QueueFullError
 from serving.request_id import request_id_of
 from serving.schemas import ErrorBody, ErrorResponse
 
@@ -147,8 +147,9 @@ def api_error(exception: Exception) -> ApiError:
             return UnavailableError(without_paths(str(exception)), code="queue_full", headers=headers)
         case EngineUnavailableError():
             headers = {} if exception.retry_after is None else {"Retry-After": str(exception.retry_after)}
-            code = exception.state.name.lower()
-            return UnavailableError(without_paths(str(exception)), code=code, headers=headers)
+            failed = exception.state is EngineState.FAILED
+            message = "the engine failed; the server's log says why" if failed else without_paths(str(exception))
+            return UnavailableError(message, code=exception.state.name.lower(), headers=headers)
         case HTTPException():
             return _from_litestar(exception)
         case _:

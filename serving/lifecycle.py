@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import logging
 import threading
+import time
 from collections.abc import Callable
 
 import anyio
@@ -108,14 +109,16 @@ class ServiceHost:
     async def _watch(self) -> None:
         """Tell changes of state, and notice the engine's death."""
         told: EngineState | None = None
+        started = time.monotonic()
         while True:
             status = self.status
             if status.state is not told:
                 told = status.state
                 if told is EngineState.READY:
-                    logger.info("ready: %s", self.settings.served_id)
-                elif told is not EngineState.FAILED:
-                    logger.info("%s%s", told, f": {status.detail}" if status.detail else "")
+                    seconds = time.monotonic() - started
+                    logger.info("ready: %s takes requests (after %.1f s)", self.settings.served_id, seconds)
+                else:
+                    logger.debug("%s%s", told, f": {status.detail}" if status.detail else "")
             if status.state is EngineState.FAILED:
                 self._fail(status.detail or "the engine failed")
                 # Its live requests have been told by the engine itself, if it still could.

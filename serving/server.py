@@ -17,6 +17,7 @@ from litestar import Litestar
 from serving.access import is_loopback
 from serving.app import create_app
 from serving.lifecycle import ServiceHost
+from serving.logs import configure_logging
 from serving.settings import Settings
 
 logger = logging.getLogger("mistral_jax.server")
@@ -55,15 +56,6 @@ def run_server(settings: Settings) -> int:
         sys.stderr.flush()
         os._exit(code)
     return code
-
-
-def configure_logging(level: str) -> None:
-    """Our own messages on standard error, one line each; of the libraries, warnings."""
-    handler = logging.StreamHandler()
-    handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s", datefmt="%H:%M:%S"))
-    logging.basicConfig(level=logging.WARNING, handlers=[handler], force=True)
-    logging.getLogger("mistral_jax").setLevel(level.upper())
-    logging.getLogger("uvicorn").setLevel(logging.WARNING if level != "error" else logging.ERROR)
 
 
 def listen(host: str, port: int) -> socket.socket:

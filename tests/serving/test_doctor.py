@@ -1,0 +1,105 @@
+"""`mistral-jax doctor`: says what is there and what is wrong, and never the token."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+
+from serving.doctor import examine, report, run_doctor
+from serving.settings import Settings
+
+pytestmark = pytest.mark.filterwarnings("default")  # of libraries that are only looked at
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """A model without weights: a configuration and a tokenizer."""
+    from mistral_jax.hub import DEMO_FOLDER
+
+    if not (DEMO_FOLDER / "tokenizer.model").is_file():
+        pytest.skip("the bundled tokenizer is not there")
+    config = {
+        "architectures": ["MistralForCausalLM"],
+        "model_type": "mistral",
+        "vocab_size": 4096,
+        "hidden_size": 64,
+        "intermediate_size": 96,
+        "num_hidden_layers": 3,
+        "num_attention_heads": 4,
+        "num_key_value_heads": 2,
+        "head_dim": 16,
+        "hidden_act": "silu",
+        "max_position_embeddings": 512,
+        "rms_norm_eps": 1e-5,
+        "rope_theta": 10000.0,
+        "sliding_window": None,
+        "tie_word_embeddings": False,
+        "torch_dtype": "float32",
+    }
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    for file in DEMO_FOLDER.glob("tokenizer*"):
+        shutil.copy(file, tmp_path)
+    return tmp_path
+
+
+def settings_for(folder: Path, **others: object) -> Settings:
+    return Settings(model_kind="mistral", model_id=str(folder), device="cpu", **others)  # type: ignore[arg-type]
+
+
+def test_sizes_of_a_model_that_fits(folder: Path) -> None:
+    (folder / "model.safetensors").write_bytes(b"x" * 10)  # weights are not read
+    model = examine(settings_for(folder, max_seqs=4, max_seq_len=256))["model"]
+    assert "problem" not in model
+    attention, mlp = (2 * 4 + 2 * 2) * 16 * 64, 3 * 64 * 96
+    assert model["parameters"] == 3 * (attention + mlp + 2 * 64) + 2 * 4096 * 64 + 64
+    assert model["weight_bytes"] == 4 * model["parameters"]
+    assert model["cache_bytes_per_token"] == 2 * 3 * 2 * 16 * 4
+    assert model["cache_bytes"] == 4 * 256 * model["cache_bytes_per_token"]
+    assert model["files"] == {"model.safetensors": 10}
+    assert (model["architecture"], model["dtype"], model["fits"]) == ("MistralForCausalLM", "float32", True)
+
+
+def test_a_model_that_cannot_fit_says_what_to_do(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import serving.build
+
+    monkeypatch.setattr(serving.build, "free_memory", lambda _device: 1_000_000)
+    (folder / "model.safetensors").write_bytes(b"")
+    model = examine(settings_for(folder, max_seq_len=256))["model"]
+    assert model["fits"] is False
+    assert "--max-seqs" in model["problem"]
+
+
+def test_missing_weights_and_missing_models_are_problems(folder: Path) -> None:
+    assert "model.safetensors" in examine(settings_for(folder))["model"]["problem"]
+    missing = examine(settings_for(folder / "nowhere"))["model"]["problem"]
+    assert "nowhere" in missing
+    assert "\n" not in missing
+
+
+def test_the_other_parts_are_told_all_the_same(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run_doctor(settings_for(folder), as_json=True, offline=False) == 1
+    findings = json.loads(capsys.readouterr().out)
+    assert set(findings) == {"versions", "machine", "devices", "caches", "settings", "model"}
+    assert findings["versions"]["jax"]
+    assert findings["machine"]["cores"] >= 1
+    assert findings["devices"]["chosen"]
+    text = report(findings)
+    assert "PROBLEM" in text
+    assert "GiB" in text
+
+
+def test_tokens_are_never_told(folder: Path) -> None:
+    settings = Settings.resolve(
+        {"token_source": "literal:hf_secret", "model_id": str(folder), "api_keys": ("sk-secret",)}, env={}
+    )
+    findings = examine(settings)
+    assert findings["caches"]["hub_token"] == "literal:***: present"
+    assert "secret" not in json.dumps(findings)
+
+
+def test_a_device_that_is_not_there_is_a_problem(folder: Path) -> None:
+    settings = Settings(model_kind="mistral", model_id=str(folder), device="gpu:99")
+    assert "gpu" in examine(settings)["devices"]["problem"]
