@@ -55,6 +55,9 @@ class ChatFormatter:
     def for_tokenizer_version(cls, tokenizer: Tokenizer, version: str) -> ChatFormatter:
         """Mistral's own instruct format of a version, for models that ship no template.
 
+        These formats have no generation prompt (the assistant speaks after `[/INST]`) and no variables. A last
+        assistant message with `"prefix": true` is left open, to be continued.
+
         Args:
           tokenizer: The model's tokenizer.
           version: "v1", "v2", "v3", "v7", "v11" or "v13", as `tokenizer.instruct_version` says.
@@ -116,20 +119,24 @@ class ChatFormatter:
         tools: Sequence[Mapping[str, Any]] | None,
         kwargs: Mapping[str, Any],
     ) -> list[str | ControlToken]:
-        variables = check_variables(kwargs)
         try:
+            variables = check_variables(kwargs)
             conversation = plain_messages(messages)
             plain_tools = plain(list(tools), "tools") if tools else None
         except RecursionError as error:
             raise ConversationError("The conversation is nested too deeply.") from error
         if self._instruct is not None:
+            if variables:
+                name = next(iter(variables))
+                raise ConversationError(f"This model's chat format is no template: it has no variable {name!r}.")
             return self._instruct.segments(conversation, plain_tools, self._max_text)
         template = self._template(with_tools=plain_tools is not None)
         conversation = for_template(
             conversation, reads_parts=template.reads_parts, reads_strings=template.reads_strings
         )
         variables |= self._named_tokens()
-        variables |= {"messages": conversation, "tools": plain_tools, "add_generation_prompt": add_generation_prompt}
+        variables |= {"messages": conversation, "tools": plain_tools, "documents": None}
+        variables["add_generation_prompt"] = add_generation_prompt
         return self._marks.split(template.render(variables))
 
     def _template(self, *, with_tools: bool) -> ChatTemplate:

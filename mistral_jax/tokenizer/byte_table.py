@@ -137,8 +137,7 @@ class ByteTableTokenizer(ABC):
             return []
         if not text.isascii() and _LONE_SURROGATE.search(text):
             text = _LONE_SURROGATE.sub("\ufffd", text)
-        ids = self._encode_text(text, at_start)
-        return ids if self._forbidden.isdisjoint(ids) else self._encode_in_parts(text, at_start)
+        return self._encode_safely(text, at_start)
 
     def encode_after_control(self, text: str) -> list[int]:
         """Token ids of the text that a chat template wrote after a control token.
@@ -156,18 +155,20 @@ class ByteTableTokenizer(ABC):
     def _encode_text(self, text: str, at_start: bool) -> list[int]:
         """Token ids of text that is not empty and has no lone surrogates."""
 
-    def _encode_in_parts(self, text: str, at_start: bool) -> list[int]:
-        """Encodes text whose letters the vocabulary would merge to a control token: cuts each such spelling in two."""
-        longest_first = sorted((t for t in self._control_tokens if len(t) > 1), key=len, reverse=True)
-        cuts = {m.start() + 1 for m in re.finditer(f"(?=({'|'.join(map(re.escape, longest_first))}))", text)}
-        ids: list[int] = []
-        start = 0
-        for end in [*sorted(cuts), len(text)]:
-            ids += self._encode_text(text[start:end], at_start and start == 0)
-            start = end
-        if not self._forbidden.isdisjoint(ids):
-            raise TokenizerError("The vocabulary writes plain text with a control token; it is not safe to serve.")
-        return ids
+    def _encode_safely(self, text: str, at_start: bool) -> list[int]:
+        """Encodes text; where the vocabulary itself would merge letters to a control token, it is cut in two.
+
+        No vocabulary that we know merges letters to control tokens, but a side file may declare any piece to be one.
+        """
+        ids = self._encode_text(text, at_start)
+        if self._forbidden.isdisjoint(ids):
+            return ids
+        if len(text) == 1:
+            raise TokenizerError(
+                f"The vocabulary can write {text!r} only with a control token; it is not safe to serve."
+            )
+        middle = len(text) // 2
+        return self._encode_safely(text[:middle], at_start) + self._encode_safely(text[middle:], False)
 
     def token_bytes(self, token_id: int) -> bytes:
         """The bytes that a token adds to a text; b"" for control tokens.

@@ -57,11 +57,14 @@ class HuggingFaceTokenizer(ByteTableTokenizer):
             )
 
         data = {**data, "truncation": None, "padding": None}  # settings saved from somebody's training run
-        data["added_tokens"] = added = _merge_added(data.get("added_tokens") or [], special, vocab)
-        if byte_level and _is_tekken(vocab, added):
-            data["pre_tokenizer"] = _tekken_words()
+        try:
+            data["added_tokens"] = added = _merge_added(data.get("added_tokens") or [], special, vocab)
+            if byte_level and _is_tekken(vocab, added):
+                data["pre_tokenizer"] = _tekken_words()
+            without_prefix = _without_prefix(data)
+        except (KeyError, TypeError, ValueError, AttributeError) as error:
+            raise TokenizerError(f"{source} has a form that we do not know ({error!r}).") from error
         self._at_start = _build(data, source)
-        without_prefix = _without_prefix(data)
         self._inside = self._at_start if without_prefix == data else _build(without_prefix, source)
         # Metaspace's scheme "first" puts the dummy prefix before a prompt but not after a control token.
         self._prefix_after_control = not _metaspaces(data, "first")

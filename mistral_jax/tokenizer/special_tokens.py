@@ -32,7 +32,7 @@ class SpecialTokens:
     """Texts by name, such as {"bos_token": "<s>", "pad_token": None}; a name that no file mentions is absent."""
 
     others: frozenset[str] = frozenset()
-    """Texts of `additional_special_tokens` and of all named tokens: each of them is a control token."""
+    """Texts of additional (extra) special tokens and of all named tokens: each of them is a control token."""
 
     added: tuple[AddedToken, ...] = ()
     """Added tokens in the order of their ids."""
@@ -85,14 +85,17 @@ def read_special_tokens(folder: Path) -> SpecialTokens:
     others: set[str] = set()
     for source in (special_map, config):
         names.update({name: _token_text(source[name], name) for name in _NAMES if name in source})
-        listed = source.get("additional_special_tokens") or []
-        others.update(text for item in listed if (text := _token_text(item, "additional_special_tokens")) is not None)
+        for key in ("additional_special_tokens", "extra_special_tokens"):
+            others.update(text for item in _listed(source, key) if (text := _token_text(item, key)) is not None)
     others.update(text for text in names.values() if text is not None)
 
     added: dict[int, AddedToken] = {}
     for text, token_id in read_json_object(folder / "added_tokens.json", missing_ok=True).items():
         added[_as_id(token_id, text)] = AddedToken(id=_as_id(token_id, text), text=text, special=False)
-    for key, entry in cast("dict[str, Any]", config.get("added_tokens_decoder") or {}).items():
+    decoder = config.get("added_tokens_decoder") or {}
+    if not isinstance(decoder, dict):
+        raise TokenizerError("added_tokens_decoder in tokenizer_config.json is no object from ids to tokens.")
+    for key, entry in cast("dict[str, Any]", decoder).items():
         text = _token_text(entry, f"added_tokens_decoder[{key}]")
         if text is not None:
             special = isinstance(entry, dict) and bool(cast("dict[str, Any]", entry).get("special", False))
@@ -128,6 +131,14 @@ def read_json_object(path: Path, *, missing_ok: bool = False) -> dict[str, Any]:
     if not isinstance(value, dict):
         raise TokenizerError(f"{path} holds a JSON {type(value).__name__} where an object was expected.")
     return cast("dict[str, Any]", value)
+
+
+def _listed(source: dict[str, Any], key: str) -> list[Any]:
+    """The entries of a list of tokens, or of an object from names to tokens."""
+    value = source.get(key) or []
+    if isinstance(value, (list, dict)):
+        return list(cast("dict[str, Any]", value).values() if isinstance(value, dict) else cast("list[Any]", value))
+    raise TokenizerError(f"{key} in the tokenizer's settings is {value!r}; expected a list of tokens.")
 
 
 def _token_text(value: object, where: str) -> str | None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -16,7 +15,7 @@ from mistral_common.tokens.tokenizers.mistral import MistralTokenizer
 from mistral_jax.chat import ChatFormatter, ChatTemplateError, ConversationError
 from mistral_jax.tokenizer import load_tokenizer
 from mistral_jax.tokenizer.byte_table import ByteTableTokenizer
-from tests.mistral_jax.tokenizer_corpus import SENTENCEPIECE, TEKKEN, tokenizer
+from tests.mistral_jax.tokenizer_corpus import SENTENCEPIECE, write_small_tekken
 
 TOOLS = [
     {
@@ -92,15 +91,10 @@ SPOKEN_CALLS = {"with words": [user("W?"), assistant("Let me see.", PARIS), tool
 def files(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     """A tokenizer file for each version; tekken ones are cut down to a small vocabulary, and made newer."""
     found = dict(SENTENCEPIECE)
-    data = json.loads(TEKKEN["240911"].read_bytes())
-    named = [*(tokenizer("240911").token_text(i) for i in range(20)), "[ARGS]", "[CALL_ID]", "[THINK]", "[/THINK]"]
     folder = tmp_path_factory.mktemp("tekken")
     for version in ("v3", "v7", "v11", "v13"):
-        config = {**data["config"], "version": version, "default_vocab_size": 6000}
-        special = [{"rank": i, "token_str": t, "is_control": True} for i, t in enumerate(named)]
-        path = folder / f"tekken_{version}.json"
-        path.write_text(json.dumps({"config": config, "vocab": data["vocab"][:5000], "special_tokens": special}))
-        found[f"tekken {version}"] = path
+        found[f"tekken {version}"] = folder / f"tekken_{version}.json"
+        write_small_tekken(found[f"tekken {version}"], version)
     return found
 
 
@@ -192,6 +186,8 @@ def test_what_a_format_cannot_say_is_refused(files: dict[str, Path]) -> None:
             v1.encode(messages, tools=tools)
     with pytest.raises(ConversationError, match="not both"):
         v3.encode([user("x"), assistant("y", PARIS)])
+    with pytest.raises(ConversationError, match="no variable 'mood'"):
+        v3.encode([user("x")], mood="good")
     with pytest.raises(ConversationError, match=r"tools\[0\]"):
         v3.encode([user("x")], tools=[{"type": "function"}])
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.resources
+import json
 from functools import cache
 from pathlib import Path
 
@@ -81,6 +82,16 @@ plain_text = st.one_of(
     st.text(max_size=60),
     st.lists(st.sampled_from([*TEXTS, " ", "\n", "é", "[", "]", "<", ">", "s", "/"]), max_size=6).map("".join),
 )
+
+
+def write_small_tekken(path: Path, version: str) -> None:
+    """A tekken.json of any version with the first 5,000 tokens of a real one."""
+    data = json.loads(TEKKEN["240911"].read_bytes())
+    data["config"] |= {"version": version, "default_vocab_size": 6000}
+    texts = [*(tokenizer("240911").token_text(i) for i in range(20)), "[ARGS]", "[CALL_ID]", "[THINK]", "[/THINK]"]
+    data["special_tokens"] = [{"rank": i, "token_str": text, "is_control": True} for i, text in enumerate(texts)]
+    data["vocab"] = data["vocab"][:5000]
+    path.write_text(json.dumps(data))
 
 
 @cache
