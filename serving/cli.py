@@ -12,6 +12,7 @@ import os
 import sys
 import traceback
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Any, NoReturn, TypeVar, cast
 
 import click
@@ -25,6 +26,11 @@ _Command = TypeVar("_Command", bound=Callable[..., Any])
 
 GENERAL = tuple(spec for spec in SPECS if spec.option.cli and not spec.option.kinds)
 MODEL = tuple(spec for spec in SPECS if spec.option.cli and "mistral" in spec.option.kinds)
+MODEL_OR_DEMO = tuple(
+    replace(spec, option=replace(spec.option, default_text="the bundled demo")) if spec.name == "model_id" else spec
+    for spec in MODEL
+)
+"""The same for commands that take the bundled model where none is named."""
 
 _EPILOG = (
     "Every option can also be set by the environment variable shown in brackets; the command line wins. "
@@ -180,7 +186,7 @@ def x_lora_mistral(**_given: Any) -> NoReturn:
 
 
 @cli.command(epilog=_SUB_EPILOG)
-@_takes_settings(*MODEL)
+@_takes_settings(*MODEL_OR_DEMO)
 @click.option("--system", metavar="TEXT", help="System message that opens the conversation.")
 @click.pass_context
 def chat(context: click.Context, system: str | None, **given: Any) -> int:
@@ -189,7 +195,7 @@ def chat(context: click.Context, system: str | None, **given: Any) -> int:
 
 
 @cli.command(epilog=_SUB_EPILOG)
-@_takes_settings(*MODEL)
+@_takes_settings(*MODEL_OR_DEMO)
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
 @click.option("--offline", is_flag=True, help="Do not ask the Hub about files that are not in the cache.")
 @click.pass_context
@@ -199,7 +205,7 @@ def doctor(context: click.Context, as_json: bool, offline: bool, **given: Any) -
 
 
 @cli.command(epilog=_SUB_EPILOG)
-@_takes_settings(*MODEL)
+@_takes_settings(*MODEL_OR_DEMO)
 @click.option(
     "--rows", metavar="LIST", default="1,8", show_default=True, help="Numbers of sequences to decode together."
 )
