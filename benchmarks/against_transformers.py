@@ -47,15 +47,45 @@ def main() -> None:
     results = []
     for dtype in args.dtypes.split(","):
         ours_command = [
-            *(sys.executable, "-m", "serving.cli", "bench", "-m", args.model, "--dtype", dtype, "--rows", args.rows, "--json"),
-            *("--prompt-tokens", prompt, "--answer-tokens", answer, "--device", "cpu" if args.device == "cpu" else "gpu"),
+            *(
+                sys.executable,
+                "-m",
+                "serving.cli",
+                "bench",
+                "-m",
+                args.model,
+                "--dtype",
+                dtype,
+                "--rows",
+                args.rows,
+                "--json",
+            ),
+            *(
+                "--prompt-tokens",
+                prompt,
+                "--answer-tokens",
+                answer,
+                "--device",
+                "cpu" if args.device == "cpu" else "gpu",
+            ),
         ]
-        theirs_command = [args.reference, str(HERE / "time_transformers.py"), args.model, dtype, args.rows, prompt, answer, args.device]
+        theirs_command = [
+            args.reference,
+            str(HERE / "time_transformers.py"),
+            args.model,
+            dtype,
+            args.rows,
+            prompt,
+            answer,
+            args.device,
+        ]
         rounds = [(run(ours_command), run(theirs_command)) for _ in range(args.rounds)]
         for index, count in enumerate(int(n) for n in args.rows.split(",")):
             entry: dict = {"dtype": dtype, "rows": count}
             for metric in METRICS:
-                ours, theirs = ([side["timings"][index][metric] for side in sides] for sides in zip(*rounds, strict=True))
+                ours, theirs = (
+                    [side["timings"][index][metric] for side in sides] for sides in zip(*rounds, strict=True)
+                )
                 entry[metric] = {
                     "mistral_jax": statistics.median(ours),
                     "transformers": statistics.median(theirs),

@@ -64,7 +64,7 @@ class SafetensorsFile:
 
     def read_into(self, name: str, out: Array) -> None:
         """See `TensorSource.read_into`."""
-        _, shape, start, stop = self._entries[name]
+        _, shape, start, _ = self._entries[name]
         stored = self.dtype(name)
         if out.shape != shape or not out.flags.c_contiguous:
             raise ValueError(f"{name}: destination {out.shape} does not fit tensor {shape}, or is not contiguous")
@@ -85,7 +85,9 @@ class SafetensorsFile:
         while done < len(view):
             count = os.preadv(self._file.fileno(), [view[done:]], position + done)
             if count == 0:
-                raise WeightFileError(f"{self.path}: the file ends inside tensor {name!r} (was it changed while loading?)")
+                raise WeightFileError(
+                    f"{self.path}: the file ends inside tensor {name!r} (was it changed while loading?)"
+                )
             done += count
 
     def close(self) -> None:
@@ -121,7 +123,9 @@ def _read_header(read: Any, size: int, path: Path) -> tuple[dict[str, str], dict
         except (TypeError, KeyError, ValueError) as error:
             raise broken(f"the entry of tensor {name!r} lacks dtype, shape or data_offsets") from error
         if min((start, *shape), default=0) < 0 or stop < start or data_start + stop > size:
-            raise broken(f"tensor {name!r} lies at {start}..{stop} of {size - data_start} bytes of data: truncated download?")
+            raise broken(
+                f"tensor {name!r} lies at {start}..{stop} of {size - data_start} bytes of data: truncated download?"
+            )
         count = 1
         for n in shape:
             count *= n
@@ -178,7 +182,9 @@ def write_safetensors(path: Path | str, tensors: Mapping[str, Array]) -> None:
     path = Path(path)
     partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
     try:
-        save_file({name: np.ascontiguousarray(array) for name, array in tensors.items()}, partial, metadata={"format": "pt"})
+        save_file(
+            {name: np.ascontiguousarray(array) for name, array in tensors.items()}, partial, metadata={"format": "pt"}
+        )
         with partial.open("rb+") as file:
             os.fsync(file.fileno())
         partial.replace(path)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from typing import Literal
 
@@ -89,7 +89,7 @@ class AnswerStream:
         tokens = self._take(lambda before, _: stop is None or before < self._released)
         return Piece(text=text + tail, tokens=tokens, finish_reason="stop" if stop else reason, stop_string=stop)
 
-    def _take(self, ready) -> tuple[Sampled, ...]:
+    def _take(self, ready: Callable[[int, int], bool]) -> tuple[Sampled, ...]:
         taken: list[Sampled] = []
         while self._held and ready(*self._held[0][:2]):
             taken.append(self._held.popleft()[2])

@@ -16,10 +16,11 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
-from conversion.safetensors_io import SafetensorsFiles, index_files, write_safetensors
+from conversion.safetensors_io import SafetensorsFiles, write_safetensors
 from conversion.tensor_names import HuggingFaceText, MistralFormat
 from conversion.tensor_source import Array, TensorSource, WeightFileError, aligned_empty
 from mistral_jax.config import MistralConfig
+from mistral_jax.device import Device
 from mistral_jax.mistral import Mistral
 
 Progress = Callable[[int, int], None]
@@ -54,33 +55,6 @@ def choose_dtype(wanted: str, stored: str | None, platform: str) -> jnp.dtype:
     return jnp.dtype(names.get(stored or "", jnp.bfloat16))
 
 
-def find_weight_files(folder: Path) -> list[Path]:
-    """The safetensors files of a model folder: those of its index, or `model.safetensors`, or Mistral's `consolidated`.
-
-    Raises:
-      WeightFileError: there are none, or shards are missing.
-    """
-    if not (folder / "config.json").is_file() and (folder / "params.json").is_file():
-        order = ("consolidated", "model")
-    else:
-        order = ("model", "consolidated")
-    for stem in order:
-        index = folder / f"{stem}.safetensors.index.json"
-        if index.is_file():
-            return index_files(index)
-        if (single := folder / f"{stem}.safetensors").is_file():
-            return [single]
-        if shards := sorted(folder.glob(f"{stem}*.safetensors")):
-            return shards
-    pickled = [path.name for path in folder.glob("*.bin")] + [path.name for path in folder.glob("*.pt*")]
-    if pickled:
-        raise WeightFileError(
-            f"{folder} has only pickled weights ({pickled[0]}), which can run code when opened and are not read. "
-            "Convert them to safetensors first."
-        )
-    raise WeightFileError(f"{folder} has no weights: expected model.safetensors, an index with its shards, or consolidated.safetensors")
-
-
 def open_weights(config: MistralConfig, paths: Iterable[Path | str]) -> TensorSource:
     """Open safetensors files of either format, told apart by their tensor names."""
     files = SafetensorsFiles(list(paths))
@@ -100,7 +74,7 @@ def load_weights(
     source: TensorSource,
     *,
     dtype: jax.typing.DTypeLike,
-    device: jax.Device | None = None,
+    device: Device | None = None,
     progress: Progress | None = None,
 ) -> Mistral:
     """Build the model and fill it from `source`.
@@ -199,7 +173,9 @@ def hf_config(config: MistralConfig, *, dtype: str) -> dict[str, Any]:
     """
     rope, windows = config.rope, set(config.layer_windows)
     if rope.kind not in ("default", "linear") or len(windows) != 1 or config.attention_temperature_beta:
-        raise WeightFileError("writing a config.json is implemented for plain and linear rope and one sliding window for all layers")
+        raise WeightFileError(
+            "writing a config.json is implemented for plain and linear rope and one sliding window for all layers"
+        )
     scaling = {"rope_type": "linear", "factor": rope.factor} if rope.kind == "linear" else None
     is_llama = config.attention_bias or config.mlp_bias
     return {

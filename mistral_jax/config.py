@@ -107,7 +107,15 @@ class MistralConfig:
     """The checkpoint's own type as its configuration states it, such as "bfloat16"."""
 
     def __post_init__(self) -> None:
-        for name in ("vocab_size", "hidden_size", "intermediate_size", "num_layers", "num_heads", "num_kv_heads", "head_dim"):
+        for name in (
+            "vocab_size",
+            "hidden_size",
+            "intermediate_size",
+            "num_layers",
+            "num_heads",
+            "num_kv_heads",
+            "head_dim",
+        ):
             value = getattr(self, name)
             if not isinstance(value, int) or value < 1:
                 raise ConfigError(f"{name} is {value!r}; expected a positive integer")
@@ -130,7 +138,9 @@ class MistralConfig:
         """Number of weights, tied embeddings counted once."""
         attention = (2 * self.num_heads + 2 * self.num_kv_heads) * self.head_dim * self.hidden_size
         mlp = 3 * self.hidden_size * self.intermediate_size
-        biases = (self.num_heads + 2 * self.num_kv_heads) * self.head_dim + self.hidden_size if self.attention_bias else 0
+        biases = (
+            (self.num_heads + 2 * self.num_kv_heads) * self.head_dim + self.hidden_size if self.attention_bias else 0
+        )
         biases += 2 * self.intermediate_size + self.hidden_size if self.mlp_bias else 0
         layers = self.num_layers * (attention + mlp + biases + 2 * self.hidden_size)
         return layers + self.vocab_size * self.hidden_size * (1 if self.tie_word_embeddings else 2) + self.hidden_size
@@ -202,7 +212,9 @@ def _from_hf(cls: type[MistralConfig], outer: Mapping[str, Any]) -> MistralConfi
     architecture = architectures[0] if architectures else None
     if architecture not in SUPPORTED_ARCHITECTURES:
         named = repr(architecture) if architecture else f"none (model_type {outer.get('model_type')!r})"
-        raise ConfigError(f"architecture {named} is not implemented; implemented are {', '.join(SUPPORTED_ARCHITECTURES)}")
+        raise ConfigError(
+            f"architecture {named} is not implemented; implemented are {', '.join(SUPPORTED_ARCHITECTURES)}"
+        )
     raw = dict(outer.get("text_config") or outer)
     if raw is not outer and "text_config" in outer:
         text_type = raw.get("model_type")
@@ -224,7 +236,9 @@ def _from_hf(cls: type[MistralConfig], outer: Mapping[str, Any]) -> MistralConfi
     head_dim = raw.get("head_dim")
     if head_dim is None:
         if hidden_size % num_heads:
-            raise ConfigError(f"hidden_size {hidden_size} is not a multiple of {num_heads} heads and head_dim is not given")
+            raise ConfigError(
+                f"hidden_size {hidden_size} is not a multiple of {num_heads} heads and head_dim is not given"
+            )
         head_dim = hidden_size // num_heads
     is_llama = architecture == "LlamaForCausalLM" or raw.get("model_type") == "llama"
     max_positions = int(raw.get("max_position_embeddings") or (2048 if is_llama else 4096 * 32))
@@ -284,7 +298,9 @@ def _hf_rope(raw: Mapping[str, Any], head_dim: int, max_positions: int) -> tuple
     theta = float(parameters.get("rope_theta") or raw.get("rope_theta") or 10000.0)
     kind = parameters.get("rope_type") or parameters.get("type") or "default"
     beta = float(parameters.get("llama_4_scaling_beta") or 0.0)
-    original = int(parameters.get("original_max_position_embeddings") or raw.get("original_max_position_embeddings") or 0)
+    original = int(
+        parameters.get("original_max_position_embeddings") or raw.get("original_max_position_embeddings") or 0
+    )
     if parameters.get("partial_rotary_factor") not in (None, 1, 1.0):
         raise ConfigError(f"partial_rotary_factor = {parameters['partial_rotary_factor']} is not implemented")
     if kind in ("default", "mrope"):

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from mistral_jax.checkpoint import find_weight_files
+from conversion.weight_files import find_weight_files
 
 DEMO = "demo"
 DEMO_FOLDER = Path(__file__).parent / "models" / "demo"
@@ -88,7 +88,8 @@ def find_model(
     """Find a model and fetch what is small of it.
 
     Args:
-      name: "demo" (the bundled model; write "./demo" for a folder of that name), a folder, a single safetensors file beside its configuration, or a Hub id.
+      name: "demo" (the bundled model; write "./demo" for a folder of that name), a folder, a single safetensors file beside its
+        configuration, or a Hub id.
       revision: branch, tag or commit, for Hub ids.
       token: a Hub token; None: the one that huggingface_hub finds itself; False: none.
       weight_files: see `ModelFiles.weight_files`.
@@ -103,14 +104,14 @@ def find_model(
         return ModelFiles(name=name, folder=path, weight_files=files)
     if path.is_file():
         if path.suffix != ".safetensors":
-            raise ModelNotFoundError(f"{name} is a {path.suffix or 'nameless'} file; expected a folder or a .safetensors file")
+            raise ModelNotFoundError(
+                f"{name} is a {path.suffix or 'nameless'} file; expected a folder or a .safetensors file"
+            )
         return ModelFiles(name=name, folder=path.parent, weight_files=files or (str(path),))
     if not _REPO_ID.fullmatch(name):
         raise ModelNotFoundError(f"{name!r} is neither a folder or file here nor a Hub id (owner/name)")
     folder = _snapshot(name, _METADATA, revision=revision, token=token)
-    return ModelFiles(
-        name=name, folder=folder, repo_id=name, revision=revision, token=token, weight_files=files
-    )
+    return ModelFiles(name=name, folder=folder, repo_id=name, revision=revision, token=token, weight_files=files)
 
 
 def _snapshot(repo_id: str, patterns: list[str], *, revision: str | None, token: str | bool | None) -> Path:

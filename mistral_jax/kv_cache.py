@@ -77,7 +77,13 @@ def layer_lengths(config: MistralConfig, *, length: int, chunk: int) -> list[int
 
 
 def write(
-    layer: LayerCache, keys: jax.Array, values: jax.Array, *, first_slot: jax.Array, positions: jax.Array, valid: jax.Array
+    layer: LayerCache,
+    keys: jax.Array,
+    values: jax.Array,
+    *,
+    first_slot: jax.Array,
+    positions: jax.Array,
+    valid: jax.Array,
 ) -> LayerCache:
     """Store the keys and values of T tokens for B neighbouring slots.
 
@@ -97,7 +103,9 @@ def write(
     )
 
 
-def key_block(layer: LayerCache, *, first_slot: jax.Array, rows: int, block: jax.Array | int) -> tuple[jax.Array, jax.Array]:
+def key_block(
+    layer: LayerCache, *, first_slot: jax.Array, rows: int, block: jax.Array | int
+) -> tuple[jax.Array, jax.Array]:
     """Keys and values of block number `block` of `rows` neighbouring slots: two arrays [B, BLOCK, K, H]."""
     start = (first_slot, block * BLOCK, 0, 0)
     size = (rows, BLOCK, *layer.keys.shape[2:])

@@ -27,6 +27,7 @@ from mistral_jax.answer import AnswerStream
 from mistral_jax.chat import ChatFormatter, load_chat_formatter
 from mistral_jax.checkpoint import Progress, choose_dtype, load_weights, open_weights, stored_dtype
 from mistral_jax.config import ConfigError, MistralConfig, read_json_object
+from mistral_jax.device import Device
 from mistral_jax.generate import Prompt, generate
 from mistral_jax.hub import ModelFiles, find_model
 from mistral_jax.mistral import Mistral
@@ -75,7 +76,7 @@ class ModelDescription:
     tokenizer: Tokenizer
     chat: ChatFormatter | None
     eos_ids: frozenset[int]
-    defaults: dict[str, float]
+    defaults: dict[str, Any]
     """Sampling defaults from generation_config.json."""
 
 
@@ -110,7 +111,7 @@ def load_module(
     description: ModelDescription,
     *,
     dtype: str = "auto",
-    device: jax.Device | None = None,
+    device: Device | None = None,
     progress: Progress | None = None,
 ) -> Mistral:
     """Fetch the weights where they are missing, and load them to the device.
@@ -129,7 +130,7 @@ def load(
     name: str | Path = "demo",
     *,
     dtype: str = "auto",
-    device: jax.Device | None = None,
+    device: Device | None = None,
     slots: int = 8,
     length: int | None = None,
     revision: str | None = None,
@@ -172,7 +173,9 @@ class LanguageModel:
         self.tokenizer = description.tokenizer
         self.chat_formatter = description.chat
         self.module = module
-        self.runner = Runner(module, slots=slots, length=length or min(self.config.max_position_embeddings, DEFAULT_LENGTH))
+        self.runner = Runner(
+            module, slots=slots, length=length or min(self.config.max_position_embeddings, DEFAULT_LENGTH)
+        )
 
     def encode(self, text: str) -> list[int]:
         """Token ids of a raw prompt, with BOS where the model wants one."""
@@ -180,10 +183,14 @@ class LanguageModel:
         return bos + self.tokenizer.encode(text)
 
     @overload
-    def generate(self, prompt: str | Sequence[int], params: SamplingParams | None = None, **settings: Any) -> Generation: ...
+    def generate(
+        self, prompt: str | Sequence[int], params: SamplingParams | None = None, **settings: Any
+    ) -> Generation: ...
 
     @overload
-    def generate(self, prompt: list[str], params: SamplingParams | None = None, **settings: Any) -> list[Generation]: ...
+    def generate(
+        self, prompt: list[str], params: SamplingParams | None = None, **settings: Any
+    ) -> list[Generation]: ...
 
     def generate(
         self, prompt: str | Sequence[int] | list[str], params: SamplingParams | None = None, **settings: Any
@@ -202,14 +209,14 @@ class LanguageModel:
         tokens = self.encode(prompt) if isinstance(prompt, str) else [int(t) for t in prompt]  # pyright: ignore[reportArgumentType]
         return self._run([(tokens, False)], chosen)[0]
 
-    def stream(self, prompt: str | Sequence[int], params: SamplingParams | None = None, **settings: Any) -> Iterator[str]:
+    def stream(
+        self, prompt: str | Sequence[int], params: SamplingParams | None = None, **settings: Any
+    ) -> Iterator[str]:
         """As `generate`, piece by piece."""
         tokens = self.encode(prompt) if isinstance(prompt, str) else list(prompt)
         yield from self._stream(tokens, self._params(params, settings), at_start=False)
 
-    def chat(
-        self, messages: str | list[dict[str, Any]], params: SamplingParams | None = None, **settings: Any
-    ) -> str:
+    def chat(self, messages: str | list[dict[str, Any]], params: SamplingParams | None = None, **settings: Any) -> str:
         """Answer a conversation: a single user message, or OpenAI-style messages."""
         chosen = self._params(params, settings)
         return self._run([(self._encode_chat(messages), True)], chosen)[0].text
@@ -265,7 +272,9 @@ class LanguageModel:
         seed = secrets.randbits(63) if params.seed is None else params.seed
         room = self.runner.length - len(tokens)
         if not tokens or room < 1:
-            raise ValueError(f"the prompt has {len(tokens)} tokens; expected 1 to {self.runner.length - 1} (see `length` of load)")
+            raise ValueError(
+                f"the prompt has {len(tokens)} tokens; expected 1 to {self.runner.length - 1} (see `length` of load)"
+            )
         most = room if params.max_tokens is None else min(params.max_tokens, room)
         answer = AnswerStream(
             self.tokenizer, params, eos_ids=self.description.eos_ids, max_tokens=most, at_start=at_start

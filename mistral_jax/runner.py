@@ -76,8 +76,10 @@ class Runner:
         block_buckets: Sequence[int] | None = None,
     ) -> None:
         if slots < 1 or length < 2:
-            raise ValueError(f"slots is {slots} and length is {length}; expected at least one slot of at least two tokens")
-        if not 0 <= repeat_last_n:
+            raise ValueError(
+                f"slots is {slots} and length is {length}; expected at least one slot of at least two tokens"
+            )
+        if repeat_last_n < 0:
             raise ValueError(f"repeat_last_n is {repeat_last_n}; expected 0 (off) or a number of tokens")
         self.config = model.config
         self.length = length
@@ -102,7 +104,9 @@ class Runner:
         self._prefill = jax.jit(self._prefill_program, donate_argnums=1, static_argnames="num_blocks")
         self._decode = jax.jit(self._decode_program, donate_argnums=(1, 2), static_argnames="num_blocks")
 
-    def _prefill_program(self, weights: list[jax.Array], cache: KVCache, *args: jax.Array, num_blocks: int | None) -> tuple[KVCache, jax.Array]:
+    def _prefill_program(
+        self, weights: list[jax.Array], cache: KVCache, *args: jax.Array, num_blocks: int | None
+    ) -> tuple[KVCache, jax.Array]:
         return step.prefill(self.split.merge(weights), cache, *args, num_blocks=num_blocks)
 
     def _decode_program(
@@ -155,7 +159,9 @@ class Runner:
           ValueError: the prompt is empty, or leaves no room for an answer, or `params.seed` is not set.
         """
         if not 0 < len(prompt) < self.length:
-            raise ValueError(f"a prompt of {len(prompt)} tokens: expected 1 to {self.length - 1}, to leave room for an answer")
+            raise ValueError(
+                f"a prompt of {len(prompt)} tokens: expected 1 to {self.length - 1}, to leave room for an answer"
+            )
         if params.seed is None:
             raise ValueError("params.seed is None: choose a seed before admitting a sequence")
         window = max(self.repeat_last_n, 1)

@@ -16,11 +16,12 @@ import jax.numpy as jnp
 import numpy as np
 
 from mistral_jax.compilation_cache import enable_compilation_cache
+from mistral_jax.device import Device, choose_device
 from mistral_jax.language_model import describe
 from mistral_jax.runner import Runner
 from mistral_jax.sampling import Features
 from mistral_jax.sampling_params import SamplingParams
-from serving.build import choose_device, load_runner, model_files
+from serving.build import load_runner, model_files
 from serving.settings import Settings
 
 
@@ -43,7 +44,7 @@ def run_bench(
     """Time each number of rows and print a table, or one JSON object. Returns the exit status."""
     if settings.compilation_cache_dir is not None:
         enable_compilation_cache(settings.compilation_cache_dir)
-    description = describe(model_files(settings))
+    description = describe(model_files(settings), chat_template=settings.chat_template)
     device = choose_device(settings.device)
     length = prompt_tokens + answer_tokens + 1
     if length > description.config.max_position_embeddings:
@@ -130,7 +131,7 @@ def time_runner(runner: Runner, prompt_tokens: int, answer_tokens: int, repeats:
     )
 
 
-def copy_bandwidth(device: jax.Device, size: int = 256 * 2**20) -> float:
+def copy_bandwidth(device: Device, size: int = 256 * 2**20) -> float:
     """Bytes read and written per second by a plain copy of `size` bytes on the device."""
     with jax.default_device(device):
         x = jnp.zeros((size // 4,), jnp.float32)

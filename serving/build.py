@@ -6,11 +6,9 @@ import hashlib
 import importlib.metadata
 import time
 
-import jax
-import psutil
-
 from mistral_jax.checkpoint import choose_dtype
 from mistral_jax.compilation_cache import enable_compilation_cache
+from mistral_jax.device import Device, choose_device, free_memory
 from mistral_jax.hub import DEMO, ModelFiles, find_model
 from mistral_jax.kv_cache import BLOCK
 from mistral_jax.language_model import ModelDescription, describe, load_module
@@ -72,29 +70,7 @@ def model_files(settings: Settings) -> ModelFiles:
     )
 
 
-def choose_device(wanted: str) -> jax.Device:
-    """The device for `auto`, `cpu`, `gpu` or `gpu:N`.
-
-    Raises:
-      ValueError: there is no such device.
-    """
-    platform, _, number = wanted.partition(":")
-    if platform == "auto":
-        return jax.devices()[0]
-    try:
-        devices = jax.devices(platform)
-    except RuntimeError as error:
-        raise ValueError(
-            f"--device {wanted}: JAX finds no {platform} here (found: {jax.default_backend()}). For NVIDIA GPUs install "
-            "mistral-jax[cuda13] or mistral-jax[cuda12]; `mistral-jax doctor` shows what is there."
-        ) from error
-    index = int(number or 0)
-    if index >= len(devices):
-        raise ValueError(f"--device {wanted}: there are only {len(devices)} such devices, numbered from 0")
-    return devices[index]
-
-
-def sequence_length(settings: Settings, description: ModelDescription, device: jax.Device) -> int:
+def sequence_length(settings: Settings, description: ModelDescription, device: Device) -> int:
     """Most tokens of a sequence: what the user asked for, or what the model was made for, within reason and memory.
 
     Raises:
@@ -122,18 +98,10 @@ def sequence_length(settings: Settings, description: ModelDescription, device: j
     return length
 
 
-def free_memory(device: jax.Device) -> int:
-    """Bytes that can still be allocated on a device."""
-    stats = device.memory_stats() or {}
-    if "bytes_limit" in stats:
-        return int(stats["bytes_limit"]) - int(stats.get("bytes_in_use", 0))
-    return psutil.virtual_memory().available
-
-
 def load_runner(
     settings: Settings,
     description: ModelDescription,
-    device: jax.Device,
+    device: Device,
     *,
     length: int,
     report: Report,
@@ -174,5 +142,3 @@ def _version(package: str) -> str:
         return importlib.metadata.version(package)
     except importlib.metadata.PackageNotFoundError:
         return "0"
-
-

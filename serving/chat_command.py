@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import importlib
 import sys
 import time
 from typing import Any
 
 from mistral_jax.compilation_cache import enable_compilation_cache
+from mistral_jax.device import choose_device
 from mistral_jax.language_model import LanguageModel, describe, load_module
 from mistral_jax.sampling_params import SamplingParams, SamplingParamsError
-from serving.build import choose_device, model_files, sequence_length
+from serving.build import model_files, sequence_length
 from serving.settings import Settings
 
 _HELP = """\
@@ -40,9 +42,7 @@ class _Conversation:
         self.clear()
 
     def clear(self) -> None:
-        self._messages: list[dict[str, Any]] = (
-            [{"role": "system", "content": self._system}] if self._system else []
-        )
+        self._messages: list[dict[str, Any]] = [{"role": "system", "content": self._system}] if self._system else []
 
     def command(self, line: str) -> str | None:
         """Run a line that begins with a slash. Returns what to print; None: leave."""
@@ -66,7 +66,7 @@ class _Conversation:
         if len(words) != 2 or words[0] not in _SETTABLE:
             return f"expected /set NAME VALUE with one of {', '.join(_SETTABLE)}"
         try:
-            changed = {**self._sampling, words[0]: _SETTABLE[words[0]](words[1])}
+            changed: dict[str, Any] = {**self._sampling, words[0]: _SETTABLE[words[0]](words[1])}
             SamplingParams(**changed)
         except (ValueError, SamplingParamsError) as error:
             return str(error)
@@ -106,8 +106,7 @@ def run_chat(settings: Settings, *, system: str | None) -> int:
     model = LanguageModel(description, module, slots=1, length=length)
     model.runner.warm_up(model.runner.new_state())
     if sys.stdin.isatty():
-        import readline as _  # line editing and history for input()
-
+        importlib.import_module("readline")  # line editing and history for input()
         print(f"Talking to {settings.served_id}. /help lists the commands, /exit leaves.", file=sys.stderr)
     conversation = _Conversation(model, system=system, max_tokens=settings.max_tokens)
     while True:

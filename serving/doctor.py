@@ -94,7 +94,7 @@ def devices(settings: Settings) -> Section:
     """What JAX computes on, and which of it the settings choose."""
     import jax
 
-    from serving.build import choose_device
+    from mistral_jax.device import choose_device
 
     found: Section = {"chosen": str(choose_device(settings.device))}
     for device in jax.devices():
@@ -126,11 +126,13 @@ def caches(settings: Settings) -> Section:
 
 def model(settings: Settings) -> Section:
     """What would be loaded, and whether it fits on the chosen device."""
-    from mistral_jax.checkpoint import choose_dtype, find_weight_files
+    from conversion.weight_files import find_weight_files
+    from mistral_jax.checkpoint import choose_dtype
+    from mistral_jax.device import choose_device, free_memory
     from mistral_jax.kv_cache import layer_lengths
     from mistral_jax.language_model import describe
     from mistral_jax.runner import DEFAULT_CHUNKS
-    from serving.build import choose_device, free_memory, model_files, sequence_length
+    from serving.build import model_files, sequence_length
 
     files = model_files(settings)
     description = describe(files, chat_template=settings.chat_template)

@@ -107,8 +107,8 @@ class Server(uvicorn.Server):
                 log_config=None,
                 server_header=False,
                 timeout_keep_alive=KEEP_ALIVE_CONNECTION,
-                # The engine ends what is left after drain_timeout; this is for clients that do not read their last
-                # bytes. timeout_graceful_shutdown=int(settings.drain_timeout) + 5,
+                # The engine ends what is left after drain_timeout; this is for clients that do not read their last bytes.
+                timeout_graceful_shutdown=int(settings.drain_timeout) + 5,
             )
         )
         self.host: ServiceHost = app.state.host

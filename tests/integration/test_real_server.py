@@ -51,16 +51,25 @@ def test_it_remembers_earlier_turns(client: openai.OpenAI):
     assert second.choices[0].finish_reason == "stop"
 
 
-@pytest.mark.parametrize("options", [{"temperature": 0}, {"seed": 5, "temperature": 1.5}, {"stop": ["a"], "temperature": 0}])
+@pytest.mark.parametrize(
+    "options", [{"temperature": 0}, {"seed": 5, "temperature": 1.5}, {"stop": ["a"], "temperature": 0}]
+)
 def test_streamed_equals_unstreamed(client: openai.OpenAI, options):
     for question in ("Tell me a joke.", "What is JAX?", "日本語 🎉 ok?"):
         messages = [{"role": "user", "content": question}]
         whole = client.chat.completions.create(model="demo", messages=messages, max_tokens=60, **options)
         with client.chat.completions.create(
-            model="demo", messages=messages, max_tokens=60, stream=True, stream_options={"include_usage": True}, **options
+            model="demo",
+            messages=messages,
+            max_tokens=60,
+            stream=True,
+            stream_options={"include_usage": True},
+            **options,
         ) as stream:
             chunks = list(stream)
-        assert "".join(c.choices[0].delta.content or "" for c in chunks if c.choices) == whole.choices[0].message.content
+        assert (
+            "".join(c.choices[0].delta.content or "" for c in chunks if c.choices) == whole.choices[0].message.content
+        )
         assert chunks[-1].usage == whole.usage
         reasons = [c.choices[0].finish_reason for c in chunks if c.choices and c.choices[0].finish_reason]
         assert reasons == [whole.choices[0].finish_reason]
@@ -82,19 +91,37 @@ def test_completions_with_logprobs_several_prompts_and_choices(client: openai.Op
 
 
 def test_the_async_client_gets_sixteen_streams_at_once_each_as_if_alone(server: ServerProcess):
-    questions = [f"What is the capital of {c}?" for c in ("Spain", "Japan", "Egypt", "Peru", "Italy", "Kenya", "Cuba", "India")]
-    questions += ["Tell me a joke.", "Who are you?", "What is X-LoRA?", "Hello!", "What is JAX?", "Bye", "Thanks", "How are you?"]
+    questions = [
+        f"What is the capital of {c}?" for c in ("Spain", "Japan", "Egypt", "Peru", "Italy", "Kenya", "Cuba", "India")
+    ]
+    questions += [
+        "Tell me a joke.",
+        "Who are you?",
+        "What is X-LoRA?",
+        "Hello!",
+        "What is JAX?",
+        "Bye",
+        "Thanks",
+        "How are you?",
+    ]
 
     async def stream(client: openai.AsyncOpenAI, question: str, seed: int) -> str:
         chunks = await client.chat.completions.create(
-            model="demo", messages=[{"role": "user", "content": question}], seed=seed, temperature=1.2, stream=True, max_tokens=80
+            model="demo",
+            messages=[{"role": "user", "content": question}],
+            seed=seed,
+            temperature=1.2,
+            stream=True,
+            max_tokens=80,
         )
         return "".join([chunk.choices[0].delta.content or "" async for chunk in chunks if chunk.choices])
 
     async def run() -> None:
         async with openai.AsyncOpenAI(base_url=f"{server.url}/v1", api_key="none", max_retries=0) as client:
             alone = [await stream(client, question, seed) for seed, question in enumerate(questions)]
-            together = await asyncio.gather(*(stream(client, question, seed) for seed, question in enumerate(questions)))
+            together = await asyncio.gather(
+                *(stream(client, question, seed) for seed, question in enumerate(questions))
+            )
             assert list(together) == alone
 
     asyncio.run(run())
@@ -103,19 +130,23 @@ def test_the_async_client_gets_sixteen_streams_at_once_each_as_if_alone(server: 
 def test_sixty_four_streams_over_eight_slots_all_complete_as_if_alone(server: ServerProcess):
     def body(i: int) -> dict:
         question = f"What is the capital of {('France', 'Norway', 'Chile', 'Ghana')[i % 4]}?"
-        return {"messages": [{"role": "user", "content": question}], "seed": i % 8, "max_tokens": 40, "temperature": 1.0}
+        return {
+            "messages": [{"role": "user", "content": question}],
+            "seed": i % 8,
+            "max_tokens": 40,
+            "temperature": 1.0,
+        }
 
     async def run() -> None:
-        async with httpx.AsyncClient(base_url=server.url, timeout=120, limits=httpx.Limits(max_connections=80)) as client:
+        async with httpx.AsyncClient(
+            base_url=server.url, timeout=120, limits=httpx.Limits(max_connections=80)
+        ) as client:
 
             async def text(i: int) -> str:
-                pieces = []
                 async with client.stream("POST", "/v1/chat/completions", json=body(i) | {"stream": True}) as response:
                     assert response.status_code == 200
-                    async for line in response.aiter_lines():
-                        if line.startswith("data: {"):
-                            pieces.append(json.loads(line[6:])["choices"][0]["delta"].get("content") or "")
-                return "".join(pieces)
+                    lines = [line async for line in response.aiter_lines() if line.startswith("data: {")]
+                return "".join(json.loads(line[6:])["choices"][0]["delta"].get("content") or "" for line in lines)
 
             alone = [await text(i) for i in range(8)]
             together = await asyncio.gather(*(text(i) for i in range(64)))
@@ -182,7 +213,10 @@ def test_curl(server: ServerProcess):
     answer = json.loads(subprocess.run(command, capture_output=True, check=True, timeout=60).stdout)
     assert "Paris" in answer["choices"][0]["message"]["content"]
     streamed = subprocess.run(
-        ["curl", "-sN", *command[2:-1], json.dumps({"messages": QUESTION, "stream": True})], capture_output=True, check=True, timeout=60
+        ["curl", "-sN", *command[2:-1], json.dumps({"messages": QUESTION, "stream": True})],
+        capture_output=True,
+        check=True,
+        timeout=60,
     ).stdout
     assert streamed.endswith(b"data: [DONE]\n\n")
 

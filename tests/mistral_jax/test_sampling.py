@@ -63,7 +63,11 @@ def random_logits(rows: int, seed: int = 0) -> np.ndarray:
 
 
 def test_greedy_is_the_exact_argmax_whatever_the_neighbours_ask_for():
-    params = [SamplingParams(temperature=0.0), SamplingParams(temperature=1.0, top_k=3, seed=1), SamplingParams(top_k=1)]
+    params = [
+        SamplingParams(temperature=0.0),
+        SamplingParams(temperature=1.0, top_k=3, seed=1),
+        SamplingParams(top_k=1),
+    ]
     logits = random_logits(3)
     tokens, _ = draw(logits, rows_for(*params), params)
     assert tokens[0] == logits[0].argmax()
@@ -169,7 +173,10 @@ def test_presence_and_frequency_penalties_count_generated_tokens():
     logits[:, 7], logits[:, 8] = 5.0, 4.0
     counts = np.zeros((2, V), np.int32)
     counts[:, 7] = 3
-    params = [SamplingParams(temperature=0.0, presence_penalty=0.9), SamplingParams(temperature=0.0, frequency_penalty=0.4)]
+    params = [
+        SamplingParams(temperature=0.0, presence_penalty=0.9),
+        SamplingParams(temperature=0.0, frequency_penalty=0.4),
+    ]
     tokens, _ = draw(logits, rows_for(*params), params, counts=counts)
     assert tokens.tolist() == [7, 8]
 
