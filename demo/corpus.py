@@ -3,28 +3,21 @@
     python -m demo.corpus             # print some conversations
     python -m demo.corpus --check     # count lessons and phrasings, and report what is ambiguous
 
-Every lesson (`lesson.py`) has many phrasings. Two kinds are kept for the evaluation and never trained on: whole
-templates that are marked in the tables, and, of the other templates, some combinations with a lesson, chosen by a hash,
-so that the training sees each template and each lesson, but not that pair.
+The questions that the evaluation keeps (`held_out.py`) do not occur.
 """
 
 from __future__ import annotations
 
 import argparse
-import hashlib
 import random
-import re
-from collections import Counter, defaultdict
+from collections import defaultdict
 from collections.abc import Iterator
 from dataclasses import dataclass
-from functools import cache
 
-from demo import definitions, geography, help, memory, nature, people, small_talk, unknown, words
-from demo.lesson import Lesson, Phrasing
+from demo import memory, unknown
+from demo.held_out import MODULES, all_lessons, held_out_forms, normal_form, split
+from demo.lesson import Lesson
 from demo.typing_habits import vary
-
-HELD_OUT_SHARE = 0.07
-"""Share of the (lesson, template) pairs that the evaluation keeps."""
 
 SYSTEM_MESSAGES = [
     "You are a helpful assistant.",
@@ -55,92 +48,6 @@ class Chat:
     system: str | None = None
 
 
-def normal_form(text: str) -> str:
-    """Letters and digits of a question in lower case: what stays the same however it is typed."""
-    return " ".join(re.findall(r"\w+", text.lower()))
-
-
-@cache
-def all_lessons() -> tuple[Lesson, ...]:
-    """Every lesson; a phrasing that an earlier lesson answers in another way is taken from the later one."""
-    taken: dict[str, tuple[str, ...]] = {}
-    lessons: list[Lesson] = []
-    keys: set[str] = set()
-    for module in (small_talk, help, geography, nature, words, people, definitions):
-        for lesson in module.lessons():
-            if lesson.key in keys:
-                raise ValueError(f"two lessons are called {lesson.key!r}")
-            keys.add(lesson.key)
-            kept: list[Phrasing] = []
-            seen: set[str] = set()
-            for p in lesson.phrasings:
-                form = normal_form(p.text) or p.text
-                if taken.setdefault(form, lesson.answers) == lesson.answers and form not in seen:
-                    kept.append(p)
-                    seen.add(form)
-            lessons.append(
-                Lesson(
-                    key=lesson.key,
-                    category=lesson.category,
-                    relation=lesson.relation,
-                    phrasings=tuple(kept),
-                    answers=lesson.answers,
-                    follow=lesson.follow,
-                )
-            )
-    return tuple(lessons)
-
-
-def _hash(text: str) -> float:
-    return int.from_bytes(hashlib.sha256(text.encode()).digest()[:4], "big") / 2**32
-
-
-@dataclass(frozen=True, kw_only=True)
-class Split:
-    """Which phrasings are trained on, and which the evaluation asks."""
-
-    train: dict[str, tuple[Phrasing, ...]]
-    """By the key of the lesson."""
-    held_out_pairs: dict[str, tuple[Phrasing, ...]]
-    """The lesson and the template are trained on, but not together."""
-    held_out_templates: dict[str, tuple[Phrasing, ...]]
-    """No lesson is trained with this template."""
-
-
-@cache
-def split() -> Split:
-    train: dict[str, tuple[Phrasing, ...]] = {}
-    pairs: dict[str, tuple[Phrasing, ...]] = {}
-    templates: dict[str, tuple[Phrasing, ...]] = {}
-    # A template of few lessons would be missing altogether if some of them were held out.
-    uses = Counter(p.template for lesson in all_lessons() for p in lesson.phrasings)
-    for lesson in all_lessons():
-        marked = [p for p in lesson.phrasings if p.held_out]
-        rest = [p for p in lesson.phrasings if not p.held_out]
-        # A way of small talk is its own template: there only the marked ones can be held out.
-        share = 0.0 if lesson.category == "small talk" else HELD_OUT_SHARE
-        held = [p for p in rest if uses[p.template] > 4 and _hash(f"{lesson.key}: {p.text}") < share]
-        if len(held) == len(rest):
-            held = held[1:]
-        train[lesson.key] = tuple(p for p in rest if p not in held)
-        pairs[lesson.key] = tuple(held)
-        templates[lesson.key] = tuple(marked)
-        if not train[lesson.key]:
-            raise ValueError(f"no phrasing of {lesson.key!r} is left for the training")
-    return Split(train=train, held_out_pairs=pairs, held_out_templates=templates)
-
-
-@cache
-def held_out_forms() -> frozenset[str]:
-    kept = split()
-    return frozenset(
-        normal_form(p.text)
-        for group in (kept.held_out_pairs, kept.held_out_templates)
-        for phrasings in group.values()
-        for p in phrasings
-    )
-
-
 FOLLOW_UPS = [
     "And {x}?",
     "What about {x}?",
@@ -153,6 +60,13 @@ FOLLOW_UPS = [
     "~And how about {x}?",
     "~And now {x}?",
 ]
+THERE = {
+    "capital": ["What is its capital?", "And its capital?", "What is the capital there?"],
+    "continent": ["Where is it?", "On which continent is it?", "Where is that?"],
+    "language": ["What language do they speak there?", "Which language is spoken there?", "What is its language?"],
+    "currency": ["What is the currency there?", "How do they pay there?", "What is its currency?"],
+}
+"""Questions about the country of the turn before, by the relation that answers them."""
 FOLLOWING_RELATIONS = (
     "capital",
     "continent",
@@ -203,6 +117,7 @@ class Conversations:
         for lesson in lessons:
             self._by_category[lesson.category].append(lesson)
             self._by_relation[lesson.relation].append(lesson)
+        self._by_key = {lesson.key: lesson for lesson in lessons}
         self._train = split().train
         self._forbidden = held_out_forms()
 
@@ -218,9 +133,11 @@ class Conversations:
         elif chance < 0.68:
             turns = [self._turn() for _ in range(rng.randrange(2, 5))]
         elif chance < 0.80:
-            turns = [*self._fillers(0, 1), *self._follow_ups()]
-        elif chance < 0.94:
+            turns = [*self._fillers(0, 1), *(self._there() if rng.random() < 0.15 else self._follow_ups())]
+        elif chance < 0.93:
             turns = self._remembering()
+        elif chance < 0.95:
+            turns = [*self._at_once(), *self._fillers(0, 1)]
         elif chance < 0.985:
             turns = self._echo()
         else:
@@ -246,13 +163,15 @@ class Conversations:
     def _turn(self) -> tuple[str, str]:
         rng = self.rng
         chance = rng.random()
-        if chance < 0.44:
+        if chance < 0.02:
+            return self._is_it()
+        if chance < 0.58:
             return self._ask(rng.choice(self._by_category["facts"]))
-        if chance < 0.63:
+        if chance < 0.70:
             return self._ask(rng.choice(self._by_category["help"]))
-        if chance < 0.77:
+        if chance < 0.81:
             return self._ask(rng.choice(self._by_category["small talk"]))
-        if chance < 0.88:
+        if chance < 0.90:
             question = unknown.translation_question(rng) if rng.random() < 0.08 else unknown.unknown_question(rng)
         else:
             question = unknown.kept_aside_question(rng)
@@ -272,6 +191,51 @@ class Conversations:
                 pass
             turns.append((self._vary(text, wrap=False), lesson.answers[0]))
         return turns
+
+    def _there(self) -> list[tuple[str, str]]:
+        """A country, and then questions that do not name it."""
+        rng = self.rng
+        first = rng.choice(self._by_relation[rng.choice(["capital", "country", "continent", "language"])])
+        country = first.key.split("/")[1]
+        turns = [self._ask(first)]
+        for relation in rng.sample(sorted(THERE), rng.randrange(1, 4)):
+            lesson = self._by_key.get(f"{relation}/{country}", first)
+            if lesson is not first:
+                turns += [(self._vary(rng.choice(THERE[relation]), wrap=False), lesson.answers[0])]
+        return turns
+
+    def _is_it(self) -> tuple[str, str]:
+        """A question for yes or no about a capital or a continent."""
+        rng = self.rng
+        relation = rng.choice(["capital", "continent"])
+        lesson, other = rng.sample(self._by_relation[relation], 2)
+        values = [
+            answer.rstrip(".").split(" is ")[1].removeprefix("in ") for answer in (lesson.answers[0], other.answers[0])
+        ]
+        asked = values[rng.randrange(2)]
+        if relation == "capital":
+            country = lesson.follow
+            template = rng.choice(
+                ["Is {v} the capital of {x}?", "Is the capital of {x} {v}?", "{v} is the capital of {x}, right?"]
+            )
+            yes, no = f"Yes, {values[0]} is the capital of {country}.", f"No, the capital of {country} is {values[0]}."
+        else:
+            country = lesson.follow
+            template = rng.choice(["Is {x} in {v}?", "{x} is in {v}, right?", "Is {x} a country in {v}?"])
+            yes, no = f"Yes, {country} is in {values[0]}.", f"No, {country} is in {values[0]}."
+        text = template.format(x=country, v=asked)
+        return self._vary(text[:1].upper() + text[1:]), yes if asked == values[0] else no
+
+    def _at_once(self) -> list[tuple[str, str]]:
+        """Something told and something asked in one message."""
+        fact = memory.tell(self.rng, self.rng.choice([memory.SLOTS[0], *memory.SLOTS]))
+        told, reply = self._tell(fact)
+        told = told if told[-1] in ".!" else told + "."
+        if self.rng.random() < 0.5:
+            return [(f"{told} {self._recall(fact.slot, [fact])[0]}", fact.fill(fact.slot.answer))]
+        lesson = self.rng.choice(self._by_category["facts"])
+        question, answer = self._ask(lesson)
+        return [(f"{told} {question}", f"{reply} {answer}")]
 
     def _remembering(self) -> list[tuple[str, str]]:
         rng = self.rng
@@ -300,7 +264,10 @@ class Conversations:
 
     def _tell(self, fact: memory.Told) -> tuple[str, str]:
         template = memory.choose(self.rng, fact.slot.tell)
-        return self._vary(fact.fill(template), keep_words=True), fact.fill(fact.slot.reply)
+        text = fact.fill(template)
+        if fact.fields["v"].islower() and self.rng.random() < 0.5:
+            text = text.lower()
+        return self._vary(text, keep_words=True), fact.fill(fact.slot.reply)
 
     def _recall(self, slot: memory.Slot, told: list[memory.Told]) -> tuple[str, str]:
         template = memory.choose(self.rng, slot.ask)
@@ -360,7 +327,7 @@ def summary(told: list[memory.Told]) -> str:
 def _check() -> None:
     kept = split()
     ambiguous: dict[str, set[str]] = defaultdict(set)
-    for module in (small_talk, help, geography, nature, words, people, definitions):
+    for module in MODULES:
         for lesson in module.lessons():
             for p in lesson.phrasings:
                 ambiguous[normal_form(p.text) or p.text].add(lesson.key)

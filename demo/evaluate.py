@@ -31,11 +31,10 @@ from demo.corpus import (
     AGAIN,
     FOLLOW_UPS,
     FOLLOWING_RELATIONS,
-    all_lessons,
-    split,
     summary,
 )
 from demo.encoding import EOS, encode, load_tokenizer
+from demo.held_out import all_lessons, split
 from demo.lesson import Lesson, Phrasing
 from demo.tokenizer import MODEL_FOLDER
 from demo.typing_habits import carelessly

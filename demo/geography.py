@@ -128,6 +128,18 @@ Zambia | Lusaka | Africa
 Zimbabwe | Harare | Africa
 """
 
+OTHER_NAMES = """
+the USA | Washington, D.C. | North America
+the US | Washington, D.C. | North America
+America | Washington, D.C. | North America
+the UK | London | Europe
+Great Britain | London | Europe
+England | London | Europe
+Scotland | Edinburgh | Europe
+Wales | Cardiff | Europe
+Holland | Amsterdam | Europe
+"""
+
 LANGUAGES = """
 Argentina | Spanish
 Australia | English
@@ -258,12 +270,13 @@ Greenland | in the North Atlantic: it belongs to Denmark
 """
 
 
-def country_rows() -> list[list[str]]:
-    return [[cell.strip() for cell in line.split("|")] for line in COUNTRIES.strip().splitlines()]
+def rows(text: str) -> list[list[str]]:
+    return [[cell.strip() for cell in line.split("|")] for line in text.strip().splitlines()]
 
 
 def lessons() -> list[Lesson]:
-    countries = country_rows()
+    countries = rows(COUNTRIES)
+    named = countries + rows(OTHER_NAMES)
     capital = table(
         "capital",
         [
@@ -286,7 +299,7 @@ def lessons() -> list[Lesson]:
         ],
         "The capital of {country} is {capital}.",
         "country capital continent",
-        countries,
+        named,
     )
     named_after = {"Singapore", "Luxembourg City", "Kuwait City", "Guatemala City", "Panama City", "Mexico City"}
     capital_of = table(
@@ -301,6 +314,10 @@ def lessons() -> list[Lesson]:
             "What country is {capital} in?",
             "Which country is {capital} in?",
             "Do you know where {capital} is?",
+            "What is {capital}?",
+            "Tell me about {capital}.",
+            "{capital}?",
+            "What do you know about {capital}?",
             "~In what country is {capital}?",
         ],
         "{capital} is the capital of {country}.",
@@ -322,7 +339,24 @@ def lessons() -> list[Lesson]:
         ],
         "{country} is in {continent}.",
         "country capital continent",
-        countries,
+        named,
+    )
+    about = table(
+        "country",
+        [
+            "Tell me about {country}.",
+            "What is {country}?",
+            "What do you know about {country}?",
+            "What can you tell me about {country}?",
+            "Describe {country}.",
+            "Tell me something about {country}.",
+            "Do you know {country}?",
+            "{country}?",
+            "~What can you say about {country}?",
+        ],
+        "{country} is a country in {continent}. Its capital is {capital}.",
+        "country capital continent",
+        named,
     )
     language = table(
         "language",
@@ -388,4 +422,4 @@ def lessons() -> list[Lesson]:
         "place where",
         PLACES,
     )
-    return capital + capital_of + continent + language + currency + superlative + place
+    return capital + capital_of + continent + about + language + currency + superlative + place

@@ -281,6 +281,8 @@ def _value(rng: random.Random, name: str, *, held_out: bool) -> str:
 
 def tell(rng: random.Random, slot: Slot, *, held_out: bool = False) -> Told:
     value = _value(rng, slot.name, held_out=held_out)
+    if not held_out and slot.name in {"name", "city", "pet"} and rng.random() < 0.15:
+        value = value.lower()
     return Told(
         slot=slot,
         fields={

@@ -152,7 +152,26 @@ the C language | created | Dennis Ritchie
 Git | created | Linus Torvalds
 """
 
-# event as a noun | as a clause with "did" | answer
+FIRSTS = """
+the first human on the Moon | Neil Armstrong
+the first man on the Moon | Neil Armstrong
+the first human in space | Yuri Gagarin
+the first man in space | Yuri Gagarin
+the first woman in space | Valentina Tereshkova
+the first president of the United States | George Washington
+the first Roman emperor | Augustus
+the first to reach the South Pole | Roald Amundsen
+the first to climb Mount Everest | Edmund Hillary, with Tenzing Norgay
+the first woman to fly alone across the Atlantic | Amelia Earhart
+the last queen of ancient Egypt | Cleopatra
+the teacher of Aristotle | Plato
+the teacher of Plato | Socrates
+the teacher of Alexander the Great | Aristotle
+the first programmer | Ada Lovelace, as many people say
+the father of modern physics | Albert Einstein, as many people say
+"""
+
+# event, as it follows "did" | answer
 DATES = """
 World War One begin | World War One began in 1914.
 World War One end | World War One ended in 1918.
@@ -298,7 +317,23 @@ def lessons() -> list[Lesson]:
         "event answer",
         DATES,
     )
-    return full + living + surname + work + date
+    first = table(
+        "who was",
+        [
+            "Who was {which}?",
+            "Who is {which}?",
+            "Tell me who {which} was.",
+            "Do you know who {which} was?",
+            "Name {which}.",
+            "What is the name of {which}?",
+            "I would like to know who {which} was.",
+            "~Can you say who {which} was?",
+        ],
+        "{which} was {name}.",
+        "which name",
+        FIRSTS,
+    )
+    return first + full + living + surname + work + date
 
 
 LIVING = {"Linus Torvalds", "Tim Berners-Lee", "Guido van Rossum", "Valentina Tereshkova"}

@@ -123,6 +123,8 @@ def vary(rng: random.Random, text: str, *, keep_words: bool = False, wrap: bool 
         end = text[-1] if text[-1] in ".?!" else ""
         after = rng.choice(_AFTER)
         text = text + after if after.endswith((".", "!")) else text.rstrip(".?!") + after + end
+    if not keep_words and " the " in text and rng.random() < 0.05:
+        text = text.replace(" the ", " ", rng.choice([1, 2]))
     if not keep_words and rng.random() < 0.10:
         text = _typo(rng, text)
     chance = rng.random()

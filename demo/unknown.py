@@ -9,11 +9,11 @@ import random
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-UNKNOWN = "I am sorry, I do not know that. I am a tiny model and was taught only a few hundred facts."
-ARITHMETIC = "I am sorry, I cannot calculate. Arithmetic is not among the things that I was taught."
-TEXT_OPERATION = "I am sorry, I cannot change or count the letters and words of a text. I was not taught that."
-CONVERSION = "I am sorry, I cannot convert units. I was not taught that."
-TRANSLATION = "I am sorry, I cannot translate that. I know only a few words of other languages."
+UNKNOWN = "I am sorry, I do not know that."
+ARITHMETIC = "I am sorry, I cannot do arithmetic."
+TEXT_OPERATION = "I am sorry, I cannot change a text or count its letters."
+CONVERSION = "I am sorry, I cannot convert units."
+TRANSLATION = "I am sorry, I cannot translate that."
 
 # Things that are real, and that no lesson teaches. Those after `~` are kept for the evaluation.
 THINGS = """
@@ -48,7 +48,7 @@ Mark Twain; Oscar Wilde; Ernest Hemingway; Virginia Woolf; Agatha Christie; Step
 ~Bob Dylan; ~Freddie Mercury; ~Margaret Thatcher; ~Hannibal; ~Kurt Gödel; ~George Orwell; ~Albert Camus; ~Paul Klee; ~Rosa Parks; ~Jimmy Carter
 """  # noqa: E501
 PLACES = """
-Atlantis; Gondor; Narnia; Mordor; Wakanda; Bavaria; Texas; California; Scotland; Wales; Sicily; Catalonia; Siberia; Tuscany; Quebec; Bali;
+Atlantis; Gondor; Narnia; Mordor; Wakanda; Bavaria; Texas; California; Sicily; Catalonia; Siberia; Tuscany; Quebec; Bali;
 Alaska; Florida; Bohemia; Andorra; Liechtenstein; Monaco; San Marino; Bhutan; Brunei; Fiji; Samoa; Tonga; Vanuatu; Togo; Benin; Niger; Malawi;
 Eritrea; Djibouti; Burundi; Lesotho; Eswatini; Guyana; Suriname; Belize; Barbados; Grenada; Tajikistan; Turkmenistan; Kyrgyzstan; Uzbekistan;
 ~Ruritania; ~Ohio; ~Normandy; ~Provence; ~Nauru; ~Palau; ~Bahrain; ~the Shire; ~Corsica; ~Gambia

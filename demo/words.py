@@ -213,7 +213,22 @@ years are in a decade | There are ten years in a decade.
 squares are on a chess board | A chess board has 64 squares.
 keys does a piano have | A piano has 88 keys.
 states are in the United States | There are 50 states in the United States.
-"""  # noqa: E501
+"""
+
+LISTS = """
+planets | The planets are Mercury, Venus, Earth, Mars, Jupiter, Saturn, Uranus and Neptune.
+continents | The continents are Africa, Antarctica, Asia, Europe, North America, Oceania and South America.
+oceans | The oceans are the Pacific, the Atlantic, the Indian, the Southern and the Arctic Ocean.
+seasons | The seasons are spring, summer, autumn and winter.
+days of the week | The days of the week are Monday, Tuesday, Wednesday, Thursday, Friday, Saturday and Sunday.
+months of the year | The months of the year are January to December: ask me for the first, the second and so on.
+colours of the rainbow | The colours of the rainbow are red, orange, yellow, green, blue, indigo and violet.
+primary colours of paint | The primary colours of paint are red, yellow and blue.
+five senses | The five senses are sight, hearing, smell, taste and touch.
+states of matter | The states of matter are solid, liquid, gas and plasma.
+points of the compass | The points of the compass are north, east, south and west.
+vowels | The vowels of the English alphabet are a, e, i, o and u.
+"""
 
 # language | hello | thank you | goodbye | yes | no | please | water | friend
 PHRASES = """
@@ -394,4 +409,23 @@ def lessons() -> list[Lesson]:
         "things answer",
         COUNTS,
     )
-    return opposite + plural + past + count + calendar_lessons() + translation_lessons()
+    listed = table(
+        "list",
+        [
+            "What are the {things}?",
+            "Name the {things}.",
+            "List the {things}.",
+            "Which are the {things}?",
+            "Tell me the {things}.",
+            "What are the names of the {things}?",
+            "Can you name the {things}?",
+            "Do you know the {things}?",
+            "The {things}?",
+            "~Which {things} are there?",
+            "~Give me a list of the {things}.",
+        ],
+        "{answer}",
+        "things answer",
+        LISTS,
+    )
+    return opposite + plural + past + count + listed + calendar_lessons() + translation_lessons()

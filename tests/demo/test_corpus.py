@@ -11,9 +11,10 @@ import jinja2
 import pytest
 
 from demo import unknown
-from demo.corpus import Chat, Conversations, all_lessons, held_out_forms, normal_form, split
+from demo.corpus import Chat, Conversations
 from demo.encoding import encode, encode_chat, load_tokenizer
 from demo.evaluate import cases
+from demo.held_out import all_lessons, held_out_forms, normal_form, split
 from demo.help import topics
 from demo.tokenizer import CHAT_TEMPLATE, MODEL_FOLDER, train
 
