@@ -2,7 +2,8 @@
 
 Every query attends to blocks of `BLOCK` keys; each block gives a partial result (its maximum, its sum, its weighted values), and
 partial results are merged one after another. A block that is masked in full leaves the merged result as it was, bit for bit:
-therefore how far *other* rows make us read cannot change a row's answer, and there is nothing to pad or to mask by bucket.
+therefore how far *other* rows make us read cannot change a row's answer, and there is nothing to pad or to mask by bucket. On a CPU
+the loop's result does not depend on the number of rows or tokens either: `tests/mistral_jax/test_bit_identity.py`.
 
 Two forms give the same arithmetic:
 - `loop`: a loop whose trip count is the number of blocks in use *now*. One compiled program serves all lengths. For CPUs.
@@ -19,6 +20,7 @@ import jax.numpy as jnp
 from jax import lax
 
 from mistral_jax.kv_cache import BLOCK, LayerCache, key_block, key_positions
+from mistral_jax.layers import row_sum
 
 # Stands for minus infinity: finite, so that a block without any visible key gives 0 and never NaN.
 _MASKED = -1e30
@@ -54,12 +56,17 @@ def attend(
     G = N // K
     grouped = queries.reshape(B, T, K, G, H).transpose(0, 2, 3, 1, 4).reshape(B, K, G * T, H)
     grouped = grouped.astype(layer.keys.dtype)
+    M = G * T
+    if M == 1:  # Without groups, and one token: a dot of a single row has other bits than the same row among others.
+        grouped = jnp.pad(grouped, ((0, 0), (0, 0), (0, 1), (0, 0)))
 
-    def visible(index: jax.Array) -> jax.Array:
-        """Mask of cache indices [J]: bool [B, T, J]."""
-        held = key_positions(index, last, S)[:, None, :]
-        seen = (held >= 0) & (held <= positions[:, :, None])
-        return seen if window is None else seen & (positions[:, :, None] - held < window)
+    def visible(index: jax.Array) -> tuple[jax.Array, jax.Array]:
+        """Of cache indices [J]: which each query sees, bool [B, T, J], and which hold a token of the row, bool [B, J]."""
+        held = key_positions(index, last, S)
+        seen = (held[:, None] >= 0) & (held[:, None] <= positions[:, :, None])
+        if window is not None:
+            seen = seen & (positions[:, :, None] - held[:, None] < window)
+        return seen, held >= 0
 
     if num_blocks is None:
         merged = _loop(grouped, layer, first_slot=first_slot, last=last, T=T, visible=visible)
@@ -68,7 +75,7 @@ def attend(
         merged = _parallel(grouped, layer, first_slot=first_slot, count=count, T=T, visible=visible)
     _, total, weighted = merged
     out = weighted / jnp.where(total == 0, 1.0, total)[..., None]  # [B, K, M, H]
-    return out.reshape(B, K, G, T, H).transpose(0, 3, 1, 2, 4).reshape(B, T, N, H)
+    return out[:, :, :M].reshape(B, K, G, T, H).transpose(0, 3, 1, 2, 4).reshape(B, T, N, H)
 
 
 def _loop(grouped: jax.Array, layer: LayerCache, *, first_slot: jax.Array, last: jax.Array, T: int, visible) -> Partial:
@@ -80,10 +87,17 @@ def _loop(grouped: jax.Array, layer: LayerCache, *, first_slot: jax.Array, last:
         scores = lax.dot_general(  # [B, K, M, J]
             grouped, keys, (((3,), (3,)), ((0, 1), (0, 2))), preferred_element_type=jnp.float32
         )
-        mask = _over_heads(visible(block * BLOCK + jnp.arange(BLOCK)), M // T)
-        weights, high, total = _softmax_parts(scores, mask)
+        seen, held = visible(block * BLOCK + jnp.arange(BLOCK))
+        weights, high, total = _softmax_parts(scores, _over_heads(seen, M // T))
+        values = _only(held, values)
+        # XLA's CPU dot has the same bits for any M >= 2 only where the contracted axis comes last in both operands. (The copy costs
+        # nothing: XLA makes one for the batch axes anyway. The barrier keeps it from folding the transposition into the dot.)
+        transposed = lax.optimization_barrier(values.transpose(0, 2, 3, 1))  # [B, K, H, J]
         weighted = lax.dot_general(  # [B, K, M, H]
-            weights.astype(values.dtype), values, (((3,), (1,)), ((0, 1), (0, 2))), preferred_element_type=jnp.float32
+            weights.astype(values.dtype),
+            transposed,
+            (((3,), (3,)), ((0, 1), (0, 1))),
+            preferred_element_type=jnp.float32,
         )
         return _merge(merged, (high, total, weighted))
 
@@ -97,13 +111,21 @@ def _parallel(grouped: jax.Array, layer: LayerCache, *, first_slot: jax.Array, c
     keys = lax.dynamic_slice(layer.keys, start, size).reshape(blocked)
     values = lax.dynamic_slice(layer.values, start, size).reshape(blocked)
     scores = jnp.einsum("bkmh,bcjkh->bkmcj", grouped, keys, preferred_element_type=jnp.float32)
-    mask = _over_heads(visible(jnp.arange(count * BLOCK)), M // T).reshape(B, 1, M, count, BLOCK)
-    weights, high, total = _softmax_parts(scores, mask)
-    weighted = jnp.einsum("bkmcj,bcjkh->cbkmh", weights.astype(values.dtype), values, preferred_element_type=jnp.float32)
+    seen, held = visible(jnp.arange(count * BLOCK))
+    weights, high, total = _softmax_parts(scores, _over_heads(seen, M // T).reshape(B, 1, M, count, BLOCK))
+    values = _only(held.reshape(B, count, BLOCK), values)
+    weighted = jnp.einsum(
+        "bkmcj,bcjkh->cbkmh", weights.astype(values.dtype), values, preferred_element_type=jnp.float32
+    )
     merged = _nothing(B, K, M, H)
     for c in range(count):
         merged = _merge(merged, (high[..., c], total[..., c], weighted[c]))
     return merged
+
+
+def _only(held: jax.Array, values: jax.Array) -> jax.Array:
+    """Zero in place of what a former tenant of the slot left: a masked value is multiplied by zero, but NaN times zero is NaN."""
+    return jnp.where(held[..., None, None], values, jnp.zeros((), values.dtype))
 
 
 def _over_heads(mask: jax.Array, G: int) -> jax.Array:

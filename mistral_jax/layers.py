@@ -20,6 +20,20 @@ def matmul(x: jax.Array, weight: jax.Array) -> jax.Array:
     return lax.dot_general(x, weight, (((x.ndim - 1,), (1,)), ((), ())), preferred_element_type=jnp.float32)
 
 
+def row_sum(x: jax.Array) -> jax.Array:
+    """Sum over the last axis: float32 [..., n] -> [...], with bits that do not depend on how many rows there are.
+
+    XLA's CPU backend adds up a row in another order, and even takes the exponentials before it from another library, once the whole
+    array has 4096 elements. Its dots are constant from two rows on; so there a sum is a dot with ones (two columns, since one column
+    is again a case of its own).
+    """
+
+    def as_dot(x: jax.Array) -> jax.Array:
+        return matmul(x, jnp.ones((2, x.shape[-1]), x.dtype))[..., 0]
+
+    return lax.platform_dependent(x, cpu=as_dot, default=lambda x: jnp.sum(x, axis=-1))
+
+
 class Linear(nnx.Module):
     """`y = x Wᵀ + b`, in the type of `x`. With `bias=False` there is no `bias` attribute value."""
 
@@ -56,5 +70,5 @@ class RMSNorm(nnx.Module):
 
     def __call__(self, x: jax.Array) -> jax.Array:
         y = x.astype(jnp.float32)
-        y = y * lax.rsqrt(jnp.mean(jnp.square(y), axis=-1, keepdims=True) + self.eps)
+        y = y * lax.rsqrt(row_sum(jnp.square(y))[..., None] / y.shape[-1] + self.eps)
         return y.astype(x.dtype) * self.weight[...]
