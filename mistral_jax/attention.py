@@ -137,20 +137,10 @@ def _over_heads(mask: jax.Array, G: int) -> jax.Array:
 def _softmax_parts(scores: jax.Array, mask: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
     """Unnormalised weights of a block, their maximum and their sum, over the last axis."""
     scores = jnp.where(mask, scores, _MASKED)
-    high = jnp.max(scores, axis=-1)
+    # The barrier keeps XLA's CPU backend from fusing maximum and exponential, which it does from 4096 scores on with another exp.
+    high = lax.optimization_barrier(jnp.max(scores, axis=-1))
     weights = jnp.where(mask, jnp.exp(scores - high[..., None]), 0.0)
-    return weights, high, _sum_in_halves(weights)
-
-
-def _sum_in_halves(x: jax.Array) -> jax.Array:
-    """Sum over the last axis, whose length is a power of two, in an order that does not depend on the other axes.
-
-    XLA's CPU backend groups the terms of a plain reduction differently for 2 rows and for 8, and so gives other bits.
-    """
-    while x.shape[-1] > 1:
-        half = x.shape[-1] // 2
-        x = x[..., :half] + x[..., half:]
-    return x[..., 0]
+    return weights, high, row_sum(weights)
 
 
 def _nothing(B: int, K: int, M: int, H: int) -> Partial:

@@ -23,9 +23,9 @@ def matmul(x: jax.Array, weight: jax.Array) -> jax.Array:
 def row_sum(x: jax.Array) -> jax.Array:
     """Sum over the last axis: float32 [..., n] -> [...], with bits that do not depend on how many rows there are.
 
-    XLA's CPU backend adds up a row in another order, and even takes the exponentials before it from another library, once the whole
-    array has 4096 elements. Its dots are constant from two rows on; so there a sum is a dot with ones (two columns, since one column
-    is again a case of its own).
+    XLA's CPU backend adds up a row in another order, and may take the exponentials before it from another library, once the
+    whole array has 4096 elements. Its dots are constant from two rows on; so there a sum is a dot with ones (two columns,
+    since one column is again a case of its own).
     """
 
     def as_dot(x: jax.Array) -> jax.Array:
