@@ -47,17 +47,14 @@ def start_server(folder: Path, *arguments: str, command: tuple[str, ...] = ("dem
     with socket.create_server(("127.0.0.1", 0)) as listener:
         port = listener.getsockname()[1]
     log, output = folder / "requests.jsonl", folder / "output.txt"
-    popen = subprocess.Popen(
-        [
-            *(sys.executable, "-m", "serving.cli", "--port", str(port), "--log", str(log)),
-            *("--compilation-cache", os.environ["JAX_COMPILATION_CACHE_DIR"]),
-            *arguments,
-            *command,
-        ],
-        stdout=output.open("wb"),
-        stderr=subprocess.STDOUT,
-        cwd=ROOT,
-    )
+    command_line = [
+        *(sys.executable, "-m", "serving.cli", "--port", str(port), "--log", str(log)),
+        *("--compilation-cache", os.environ["JAX_COMPILATION_CACHE_DIR"]),
+        *arguments,
+        *command,
+    ]
+    with output.open("wb") as file:
+        popen = subprocess.Popen(command_line, stdout=file, stderr=subprocess.STDOUT, cwd=ROOT)
     return ServerProcess(f"http://127.0.0.1:{port}", popen, log, output)
 
 
