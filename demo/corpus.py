@@ -128,17 +128,17 @@ class Conversations:
     def chat(self) -> Chat:
         rng = self.rng
         chance = rng.random()
-        if chance < 0.52:
+        if chance < 0.58:
             turns = [self._turn()]
-        elif chance < 0.68:
+        elif chance < 0.72:
             turns = [self._turn() for _ in range(rng.randrange(2, 5))]
-        elif chance < 0.80:
+        elif chance < 0.83:
             turns = [*self._fillers(0, 1), *(self._there() if rng.random() < 0.15 else self._follow_ups())]
-        elif chance < 0.93:
+        elif chance < 0.94:
             turns = self._remembering()
-        elif chance < 0.95:
+        elif chance < 0.96:
             turns = [*self._at_once(), *self._fillers(0, 1)]
-        elif chance < 0.985:
+        elif chance < 0.99:
             turns = self._echo()
         else:
             turns = self._long()

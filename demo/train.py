@@ -99,11 +99,11 @@ def optimizer(*, steps: int, peak: float, warm_up: int, weight_decay: float) -> 
     )
 
 
-def make_step(graph: Any, transform: optax.GradientTransformation, dtype: Any) -> Callable[..., Any]:
+def make_step(graph: Any, transform: optax.GradientTransformation) -> Callable[..., Any]:
     """The jitted training step; parameters and optimizer state are donated."""
 
     def loss(params: Any, tokens: jax.Array, weights: jax.Array) -> jax.Array:
-        model = nnx.merge(graph, jax.tree.map(lambda x: x.astype(dtype), params))
+        model = nnx.merge(graph, params)
         logits = model.logits(model.hidden_states(tokens[:, :-1]))
         losses = optax.softmax_cross_entropy_with_integer_labels(logits, tokens[:, 1:])
         return jnp.sum(losses * weights) / jnp.sum(weights)
@@ -124,7 +124,7 @@ def train(args: argparse.Namespace) -> Mistral:
         steps=args.steps, peak=args.learning_rate, warm_up=min(200, args.steps // 10), weight_decay=args.weight_decay
     )
     state = transform.init(params)
-    step = make_step(graph, transform, jnp.dtype(args.dtype))
+    step = make_step(graph, transform)
     source = batches(tokenizer, seed=args.seed, tokens_per_batch=args.batch_tokens)
     total, smooth, start = 0, None, time.monotonic()
     with tqdm(total=args.steps, unit="step", mininterval=args.interval) as bar:
@@ -156,13 +156,10 @@ def main() -> None:
     )
     parser.add_argument("--folder", type=Path, default=MODEL_FOLDER, help="has the tokenizer, gets the model")
     parser.add_argument("--seed", type=int, default=1)
-    parser.add_argument("--steps", type=int, default=2400)
-    parser.add_argument("--batch-tokens", type=int, default=4096)
+    parser.add_argument("--steps", type=int, default=6000)
+    parser.add_argument("--batch-tokens", type=int, default=1024)
     parser.add_argument("--learning-rate", type=float, default=2e-3)
     parser.add_argument("--weight-decay", type=float, default=0.05)
-    parser.add_argument(
-        "--dtype", default="float32", help="type to compute in; bfloat16 is faster on CPUs that have it"
-    )
     parser.add_argument("--save-every", type=int, default=0, help="also write the model after each so many steps")
     parser.add_argument("--interval", type=float, default=1.0, help="seconds between two updates of the progress bar")
     args = parser.parse_args()

@@ -221,7 +221,7 @@ continents | The continents are Africa, Antarctica, Asia, Europe, North America,
 oceans | The oceans are the Pacific, the Atlantic, the Indian, the Southern and the Arctic Ocean.
 seasons | The seasons are spring, summer, autumn and winter.
 days of the week | The days of the week are Monday, Tuesday, Wednesday, Thursday, Friday, Saturday and Sunday.
-months of the year | The months of the year are January to December: ask me for the first, the second and so on.
+months of the year | The months are January, February, March, April, May, June, July, August, September, October, November and December.
 colours of the rainbow | The colours of the rainbow are red, orange, yellow, green, blue, indigo and violet.
 primary colours of paint | The primary colours of paint are red, yellow and blue.
 five senses | The five senses are sight, hearing, smell, taste and touch.
