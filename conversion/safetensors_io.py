@@ -8,7 +8,9 @@ https://huggingface.co/docs/safetensors: u64 header length, JSON header, data.
 from __future__ import annotations
 
 import json
+import math
 import os
+import weakref
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -44,11 +46,13 @@ class SafetensorsFile:
     def __init__(self, path: Path | str) -> None:
         self.path = Path(path)
         try:
-            self._file = self.path.open("rb", buffering=0)
+            self._fd = os.open(self.path, os.O_RDONLY | getattr(os, "O_CLOEXEC", 0))
         except OSError as error:
             raise WeightFileError(f"cannot open weight file {self.path}: {error.strerror or error}") from error
-        size = os.fstat(self._file.fileno()).st_size
-        self.metadata, self._entries, self._data_start = _read_header(self._file.read, size, self.path)
+        # A model is loaded and its source forgotten: the file is closed when nobody can read from it any more.
+        self._finalizer = weakref.finalize(self, os.close, self._fd)
+        size = os.fstat(self._fd).st_size
+        self.metadata, self._entries, self._data_start = _read_header(self._fd, size, self.path)
 
     def names(self) -> Iterable[str]:
         return self._entries.keys()
@@ -83,7 +87,7 @@ class SafetensorsFile:
     def _fill(self, view: memoryview, position: int, name: str) -> None:
         done = 0
         while done < len(view):
-            count = os.preadv(self._file.fileno(), [view[done:]], position + done)
+            count = os.preadv(self._fd, [view[done:]], position + done)
             if count == 0:
                 raise WeightFileError(
                     f"{self.path}: the file ends inside tensor {name!r} (was it changed while loading?)"
@@ -91,48 +95,73 @@ class SafetensorsFile:
             done += count
 
     def close(self) -> None:
-        self._file.close()
+        self._finalizer()
 
 
 Entry = tuple[str, tuple[int, ...], int, int]
 
 
-def _read_header(read: Any, size: int, path: Path) -> tuple[dict[str, str], dict[str, Entry], int]:
+def _read_header(fd: int, size: int, path: Path) -> tuple[dict[str, str], dict[str, Entry], int]:
     def broken(what: str) -> WeightFileError:
         return WeightFileError(f"{path} is not a whole safetensors file: {what}")
 
-    prefix = read(8)
+    prefix = os.pread(fd, 8, 0)
     if len(prefix) < 8:
         raise broken(f"it has {size} bytes, less than the 8 of a header length")
     length = int.from_bytes(prefix, "little")
     if length > min(size - 8, _MAX_HEADER):
         raise broken(f"its header claims {length} bytes of a file of {size}")
     try:
-        header = json.loads(read(length))
-    except (UnicodeDecodeError, json.JSONDecodeError) as error:
+        header: Any = json.loads(os.pread(fd, length, 8))
+    except (
+        ValueError,
+        RecursionError,
+    ) as error:  # not UTF-8, not JSON, a number of thousands of digits, or nested too deep
         raise broken(f"its header is not JSON ({error})") from error
     if not isinstance(header, dict):
         raise broken("its header is not a JSON object")
     metadata = header.pop("__metadata__", None) or {}
+    if not isinstance(metadata, dict):
+        raise broken("its __metadata__ is not a JSON object")
+    data_size = size - 8 - length
     entries: dict[str, Entry] = {}
-    data_start = 8 + length
     for name, entry in header.items():
-        try:
-            kind, shape = str(entry["dtype"]), tuple(int(n) for n in entry["shape"])
-            start, stop = (int(n) for n in entry["data_offsets"])
-        except (TypeError, KeyError, ValueError) as error:
-            raise broken(f"the entry of tensor {name!r} lacks dtype, shape or data_offsets") from error
-        if min((start, *shape), default=0) < 0 or stop < start or data_start + stop > size:
-            raise broken(
-                f"tensor {name!r} lies at {start}..{stop} of {size - data_start} bytes of data: truncated download?"
-            )
-        count = 1
-        for n in shape:
-            count *= n
-        if kind in DTYPES and count * DTYPES[kind].itemsize != stop - start:
+        kind, shape, offsets = _entry_fields(entry)
+        if kind is None or shape is None or offsets is None:
+            raise broken(f"the entry of tensor {name!r} lacks a proper dtype, shape or data_offsets")
+        start, stop = offsets
+        if stop < start or stop > data_size:
+            raise broken(f"tensor {name!r} lies at {start}..{stop} of {data_size} bytes of data: truncated download?")
+        if kind in DTYPES and math.prod(shape) * DTYPES[kind].itemsize != stop - start:
             raise broken(f"tensor {name!r} of shape {list(shape)} and type {kind} does not fill {stop - start} bytes")
         entries[name] = (kind, shape, start, stop)
-    return metadata, entries, data_start
+    end = 0
+    for name, (_, _, start, stop) in sorted(entries.items(), key=lambda item: item[1][2:]):
+        if start != end:
+            raise broken(
+                f"tensor {name!r} starts at byte {start} where {end} is expected: tensors overlap or leave a hole"
+            )
+        end = stop
+    if end != data_size:
+        raise broken(f"its tensors take {end} bytes of {data_size} bytes of data: truncated, or something was appended")
+    return metadata, entries, 8 + length
+
+
+def _entry_fields(entry: Any) -> tuple[str | None, tuple[int, ...] | None, tuple[int, int] | None]:
+    """Type, shape and offsets of a tensor in the header; None for each that is not what the format says."""
+
+    def naturals(value: Any) -> tuple[int, ...] | None:
+        proper = isinstance(value, list) and all(type(n) is int and 0 <= n < 2**63 for n in value)
+        return tuple(value) if proper else None
+
+    if not isinstance(entry, dict):
+        return None, None, None
+    kind, offsets = entry.get("dtype"), naturals(entry.get("data_offsets"))
+    return (
+        kind if isinstance(kind, str) else None,
+        naturals(entry.get("shape")),
+        (offsets[0], offsets[1]) if offsets is not None and len(offsets) == 2 else None,
+    )
 
 
 class SafetensorsFiles:

@@ -15,6 +15,8 @@ Axis letters: B rows, T query tokens, N heads, K kv heads, G = N/K, H head dim, 
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import jax
 import jax.numpy as jnp
 from jax import lax
@@ -24,6 +26,8 @@ from mistral_jax.layers import row_sum
 
 # Stands for minus infinity: finite, so that a block without any visible key gives 0 and never NaN.
 _MASKED = -1e30
+
+Visible = Callable[[jax.Array], tuple[jax.Array, jax.Array]]
 
 Partial = tuple[jax.Array, jax.Array, jax.Array]
 """Maximum [B, K, M], sum [B, K, M], weighted values [B, K, M, H]; M = G * T."""
@@ -78,7 +82,9 @@ def attend(
     return out[:, :, :M].reshape(B, K, G, T, H).transpose(0, 3, 1, 2, 4).reshape(B, T, N, H)
 
 
-def _loop(grouped: jax.Array, layer: LayerCache, *, first_slot: jax.Array, last: jax.Array, T: int, visible) -> Partial:
+def _loop(
+    grouped: jax.Array, layer: LayerCache, *, first_slot: jax.Array, last: jax.Array, T: int, visible: Visible
+) -> Partial:
     B, K, M, H = grouped.shape
     in_use = jnp.minimum(jnp.max(last) // BLOCK + 1, layer.length // BLOCK)
 
@@ -104,7 +110,9 @@ def _loop(grouped: jax.Array, layer: LayerCache, *, first_slot: jax.Array, last:
     return lax.fori_loop(0, in_use, body, _nothing(B, K, M, H))
 
 
-def _parallel(grouped: jax.Array, layer: LayerCache, *, first_slot: jax.Array, count: int, T: int, visible) -> Partial:
+def _parallel(
+    grouped: jax.Array, layer: LayerCache, *, first_slot: jax.Array, count: int, T: int, visible: Visible
+) -> Partial:
     B, K, M, H = grouped.shape
     start, size = (first_slot, 0, 0, 0), (B, count * BLOCK, K, H)
     blocked = (B, count, BLOCK, K, H)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
-from conversion.safetensors_io import SafetensorsFiles, write_safetensors
+from conversion.safetensors_io import SafetensorsFiles, read_array, write_safetensors
 from conversion.tensor_names import HuggingFaceText, MistralFormat
 from conversion.tensor_source import Array, TensorSource, WeightFileError, aligned_empty
 from mistral_jax.config import MistralConfig
@@ -77,12 +78,13 @@ def load_weights(
     device: Device | None = None,
     progress: Progress | None = None,
 ) -> Mistral:
-    """Build the model and fill it from `source`.
+    """Build the model and fill it from `source`. Its `config` says what was built: see `settle_tying`.
 
     Raises:
       WeightFileError: names every tensor that is missing, that no parameter wants, or that has another shape than the
         configuration gives it.
     """
+    config = settle_tying(config, source)
     graphdef, abstract = nnx.split(nnx.eval_shape(lambda: Mistral(config, param_dtype=dtype, rngs=nnx.Rngs(0))))
     parameters = {".".join(map(str, path)): value for path, value in nnx.to_flat_state(abstract)}
     check_tensors(config, source, {name: tuple(value.shape) for name, value in parameters.items()})
@@ -102,6 +104,22 @@ def load_weights(
         if progress is not None:
             progress(done, total)
     return nnx.merge(graphdef, jax.tree.unflatten(jax.tree.structure(abstract), leaves))
+
+
+def settle_tying(config: MistralConfig, source: TensorSource) -> MistralConfig:
+    """The configuration with `tie_word_embeddings` as the files have it: off where they hold another output matrix.
+
+    The wrappers of some models claim tied embeddings by a default of their class; the reference implementation compares, too.
+    """
+    embedding, head = "model.embed_tokens.weight", "lm_head.weight"
+    if not config.tie_word_embeddings or not {embedding, head} <= set(source.names()):
+        return config
+    if source.shape(embedding) == source.shape(head) and source.dtype(embedding) == source.dtype(head):
+        ours, theirs = read_array(source, embedding), read_array(source, head)
+        # Some rows at a time: a comparison makes an array of its own.
+        if all(np.array_equal(ours[i : i + 256], theirs[i : i + 256]) for i in range(0, len(ours), 256)):
+            return config
+    return replace(config, tie_word_embeddings=False)
 
 
 def check_tensors(config: MistralConfig, source: TensorSource, parameters: dict[str, tuple[int, ...]]) -> None:

@@ -38,6 +38,38 @@ _UNIMPLEMENTED: dict[str, tuple[Any, ...]] = {
 }
 
 
+# What a *missing* key means in the reference implementation, by model_type; null is another matter.
+_DEFAULTS: dict[str, dict[str, Any]] = {
+    "llama": {"rms_norm_eps": 1e-6, "max_position_embeddings": 2048},
+    "mistral": {
+        "num_key_value_heads": 8,
+        "sliding_window": 4096,
+        "rms_norm_eps": 1e-6,
+        "max_position_embeddings": 131072,
+    },
+    "ministral": {
+        "num_key_value_heads": 8,
+        "sliding_window": 4096,
+        "rms_norm_eps": 1e-6,
+        "max_position_embeddings": 131072,
+    },
+    "ministral3": {
+        "num_key_value_heads": 8,
+        "head_dim": 128,
+        "sliding_window": None,
+        "rms_norm_eps": 1e-5,
+        "max_position_embeddings": 262144,
+    },
+}
+_MODEL_TYPES = {
+    "MistralForCausalLM": "mistral",
+    "LlamaForCausalLM": "llama",
+    "MinistralForCausalLM": "ministral",
+    "Ministral3ForCausalLM": "ministral3",
+    "Mistral3ForConditionalGeneration": "mistral",
+}
+
+
 class ConfigError(ValueError):
     """A model's configuration is missing, contradictory, or asks for something that is not implemented."""
 
@@ -132,6 +164,8 @@ class MistralConfig:
             raise ConfigError(f"{len(self.layer_windows)} layer types for {self.num_layers} layers")
         if any(window is not None and window < 1 for window in self.layer_windows):
             raise ConfigError(f"sliding_window is {self.layer_windows}; expected a positive number or null")
+        if self.attention_temperature_beta and self.attention_temperature_length < 1:
+            raise ConfigError("attention temperature (llama_4_scaling) needs original_max_position_embeddings")
 
     @property
     def num_parameters(self) -> int:
@@ -215,13 +249,15 @@ def _from_hf(cls: type[MistralConfig], outer: Mapping[str, Any]) -> MistralConfi
         raise ConfigError(
             f"architecture {named} is not implemented; implemented are {', '.join(SUPPORTED_ARCHITECTURES)}"
         )
-    raw = dict(outer.get("text_config") or outer)
-    if raw is not outer and "text_config" in outer:
-        text_type = raw.get("model_type")
-        if text_type not in ("mistral", "ministral3", "llama", None):
-            raise ConfigError(f"{architecture} with a text model of type {text_type!r} is not implemented")
-        if "quantization_config" in outer:
-            raw.setdefault("quantization_config", outer["quantization_config"])
+    wrapped = outer.get("text_config") is not None
+    text = dict(outer["text_config"] if wrapped else outer)
+    model_type = text.get("model_type") or _MODEL_TYPES[architecture]
+    if model_type not in _DEFAULTS:
+        part = "a text model" if wrapped else "a model"
+        raise ConfigError(f"{architecture} with {part} of type {model_type!r} is not implemented")
+    if wrapped and "quantization_config" in outer:
+        text.setdefault("quantization_config", outer["quantization_config"])
+    raw = {**_DEFAULTS[model_type], **text}
     for key, harmless in _UNIMPLEMENTED.items():
         value = raw.get(key)
         if value is not None and value not in harmless:
@@ -240,9 +276,10 @@ def _from_hf(cls: type[MistralConfig], outer: Mapping[str, Any]) -> MistralConfi
                 f"hidden_size {hidden_size} is not a multiple of {num_heads} heads and head_dim is not given"
             )
         head_dim = hidden_size // num_heads
-    is_llama = architecture == "LlamaForCausalLM" or raw.get("model_type") == "llama"
-    max_positions = int(raw.get("max_position_embeddings") or (2048 if is_llama else 4096 * 32))
-    rope, beta, temperature_length = _hf_rope(raw, int(head_dim), max_positions)
+    max_positions = int(_require(raw, "max_position_embeddings"))
+    if model_type == "ministral3" and not (raw.get("rope_scaling") or raw.get("rope_parameters")):
+        raise ConfigError("the configuration lacks 'rope_parameters', which Ministral 3 needs")
+    rope, beta, temperature_length = _hf_rope(raw, max_positions)
     return cls(
         architecture=architecture,
         vocab_size=int(_require(raw, "vocab_size")),
@@ -250,16 +287,16 @@ def _from_hf(cls: type[MistralConfig], outer: Mapping[str, Any]) -> MistralConfi
         intermediate_size=int(_require(raw, "intermediate_size")),
         num_layers=num_layers,
         num_heads=num_heads,
-        # The class default of a missing key differs: Mistral's is 8, Llama's is one for each head.
-        num_kv_heads=int(raw.get("num_key_value_heads") or (num_heads if is_llama else 8)),
+        num_kv_heads=int(raw.get("num_key_value_heads") or num_heads),
         head_dim=int(head_dim),
-        rms_norm_eps=float(raw.get("rms_norm_eps", 1e-6)),
+        rms_norm_eps=float(_require(raw, "rms_norm_eps")),
         max_position_embeddings=max_positions,
         rope=rope,
-        layer_windows=_hf_windows(raw, architecture, num_layers, is_llama=is_llama),
+        layer_windows=_hf_windows(raw, model_type, num_layers),
         attention_temperature_beta=beta,
         attention_temperature_length=temperature_length,
-        tie_word_embeddings=bool(raw.get("tie_word_embeddings", False)),
+        # Either may say so; `load_weights` has the last word when the files hold another output matrix.
+        tie_word_embeddings=bool(raw.get("tie_word_embeddings") or outer.get("tie_word_embeddings")),
         attention_bias=bool(raw.get("attention_bias", False)),
         mlp_bias=bool(raw.get("mlp_bias", False)),
         bos_token_id=raw.get("bos_token_id", outer.get("bos_token_id", 1)),
@@ -268,18 +305,11 @@ def _from_hf(cls: type[MistralConfig], outer: Mapping[str, Any]) -> MistralConfi
     )
 
 
-def _hf_windows(
-    raw: Mapping[str, Any], architecture: str, num_layers: int, *, is_llama: bool
-) -> tuple[int | None, ...]:
-    """Sliding window of each layer. For `mistral` a *missing* key means the class default, 4096; null means none."""
-    if is_llama:
-        return (None,) * num_layers
-    is_mistral = raw.get("model_type", "mistral") == "mistral" and architecture != "MinistralForCausalLM"
-    window = raw.get("sliding_window", 4096 if is_mistral else None)
-    if raw.get("use_sliding_window") is False:
-        window = None
+def _hf_windows(raw: Mapping[str, Any], model_type: str, num_layers: int) -> tuple[int | None, ...]:
+    """Sliding window of each layer. As in the reference implementation, only `ministral` has layers of several types."""
+    window = None if model_type == "llama" or raw.get("use_sliding_window") is False else raw["sliding_window"]
     layer_types = raw.get("layer_types")
-    if layer_types is None or is_mistral:
+    if layer_types is None or model_type != "ministral":
         return (window,) * num_layers
     unknown = sorted(set(layer_types) - {"full_attention", "sliding_attention"})
     if unknown:
@@ -289,23 +319,26 @@ def _hf_windows(
     return tuple(window if kind == "sliding_attention" else None for kind in layer_types)
 
 
-def _hf_rope(raw: Mapping[str, Any], head_dim: int, max_positions: int) -> tuple[RopeConfig, float, int]:
+def _hf_rope(raw: Mapping[str, Any], max_positions: int) -> tuple[RopeConfig, float, int]:
     """Rope of version 4 files (`rope_theta`, `rope_scaling`) and version 5 files (`rope_parameters`).
 
     Returns: the rope, and the beta and length of Ministral 3's attention temperature.
     """
-    parameters = dict(raw.get("rope_parameters") or raw.get("rope_scaling") or {})
+    parameters = dict(raw.get("rope_scaling") or raw.get("rope_parameters") or {})
+    nested = [key for key, value in parameters.items() if isinstance(value, dict)]
+    if nested:
+        raise ConfigError(
+            f"rope parameters of their own for {nested[0]!r} are not implemented; one rope for all layers is"
+        )
     theta = float(parameters.get("rope_theta") or raw.get("rope_theta") or 10000.0)
     kind = parameters.get("rope_type") or parameters.get("type") or "default"
     beta = float(parameters.get("llama_4_scaling_beta") or 0.0)
     original = int(
-        parameters.get("original_max_position_embeddings") or raw.get("original_max_position_embeddings") or 0
+        raw.get("original_max_position_embeddings") or parameters.get("original_max_position_embeddings") or 0
     )
     if parameters.get("partial_rotary_factor") not in (None, 1, 1.0):
         raise ConfigError(f"partial_rotary_factor = {parameters['partial_rotary_factor']} is not implemented")
-    if kind in ("default", "mrope"):
-        if kind == "mrope":
-            raise ConfigError("rope type 'mrope' is not implemented; default, linear, llama3 and yarn are")
+    if kind == "default":
         return RopeConfig(theta=theta), beta, original
     if kind == "linear":
         return RopeConfig(theta=theta, kind="linear", factor=float(_require(parameters, "factor"))), beta, original
@@ -357,7 +390,9 @@ def _from_mistral(cls: type[MistralConfig], raw: Mapping[str, Any]) -> MistralCo
     num_layers = int(_require(raw, "n_layers"))
     num_heads = int(_require(raw, "n_heads"))
     dim = int(_require(raw, "dim"))
-    rope = RopeConfig(theta=float(raw.get("rope_theta") or 10000.0))
+    window = raw.get("sliding_window")
+    # As mistral-inference infers it: the models without a window have the larger one.
+    rope = RopeConfig(theta=float(raw.get("rope_theta") or (1e6 if window is None else 1e4)))
     temperature = raw.get("llama_4_scaling") or {}
     if yarn := raw.get("yarn"):
         factor = float(_require(yarn, "factor"))
@@ -370,7 +405,6 @@ def _from_mistral(cls: type[MistralConfig], raw: Mapping[str, Any]) -> MistralCo
             beta_slow=float(yarn.get("alpha") or 1.0),
             attention_factor=_yarn_attention_factor(factor, None, None) if yarn.get("apply_scale", True) else 1.0,
         )
-    window = raw.get("sliding_window")
     pattern: list[int | None] = window if isinstance(window, list) else [window]  # pyright: ignore[reportUnknownVariableType]
     max_positions = raw.get("max_position_embeddings") or raw.get("max_seq_len") or raw.get("model_max_length")
     if max_positions is None:
