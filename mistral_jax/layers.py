@@ -35,7 +35,10 @@ def row_sum(x: jax.Array) -> jax.Array:
 
 
 class Linear(nnx.Module):
-    """`y = x Wᵀ + b`, in the type of `x`. With `bias=False` there is no `bias` attribute value."""
+    """`y = x Wᵀ + b`, float32 whatever the types of `x` and `W`: the caller rounds once, after what follows the product.
+
+    With `bias=False` the attribute `bias` is None.
+    """
 
     def __init__(
         self, in_features: int, out_features: int, *, bias: bool, dtype: jax.typing.DTypeLike, rngs: nnx.Rngs
@@ -46,9 +49,7 @@ class Linear(nnx.Module):
 
     def __call__(self, x: jax.Array) -> jax.Array:
         y = matmul(x, self.weight[...])
-        if self.bias is not None:
-            y = y + self.bias[...].astype(jnp.float32)
-        return y.astype(x.dtype)
+        return y if self.bias is None else y + self.bias[...].astype(jnp.float32)
 
 
 class Embedding(nnx.Module):
