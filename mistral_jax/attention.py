@@ -22,7 +22,7 @@ import jax.numpy as jnp
 from jax import lax
 
 from mistral_jax.kv_cache import BLOCK, LayerCache, key_block, key_positions
-from mistral_jax.layers import row_sum
+from mistral_jax.layers import precision_of, row_sum
 
 # Stands for minus infinity: finite, so that a block without any visible key gives 0 and never NaN.
 _MASKED = -1e30
@@ -91,7 +91,11 @@ def _loop(
     def body(block: jax.Array, merged: Partial) -> Partial:
         keys, values = key_block(layer, first_slot=first_slot, rows=B, block=block)
         scores = lax.dot_general(  # [B, K, M, J]
-            grouped, keys, (((3,), (3,)), ((0, 1), (0, 2))), preferred_element_type=jnp.float32
+            grouped,
+            keys,
+            (((3,), (3,)), ((0, 1), (0, 2))),
+            precision=precision_of(keys),
+            preferred_element_type=jnp.float32,
         )
         seen, held = visible(block * BLOCK + jnp.arange(BLOCK))
         weights, high, total = _softmax_parts(scores, _over_heads(seen, M // T))
@@ -103,6 +107,7 @@ def _loop(
             weights.astype(values.dtype),
             transposed,
             (((3,), (3,)), ((0, 1), (0, 1))),
+            precision=precision_of(values),
             preferred_element_type=jnp.float32,
         )
         return _merge(merged, (high, total, weighted))
@@ -118,12 +123,17 @@ def _parallel(
     blocked = (B, count, BLOCK, K, H)
     keys = lax.dynamic_slice(layer.keys, start, size).reshape(blocked)
     values = lax.dynamic_slice(layer.values, start, size).reshape(blocked)
-    scores = jnp.einsum("bkmh,bcjkh->bkmcj", grouped, keys, preferred_element_type=jnp.float32)
+    exact = precision_of(keys)
+    scores = jnp.einsum("bkmh,bcjkh->bkmcj", grouped, keys, precision=exact, preferred_element_type=jnp.float32)
     seen, held = visible(jnp.arange(count * BLOCK))
     weights, high, total = _softmax_parts(scores, _over_heads(seen, M // T).reshape(B, 1, M, count, BLOCK))
     values = _only(held.reshape(B, count, BLOCK), values)
     weighted = jnp.einsum(
-        "bkmcj,bcjkh->cbkmh", weights.astype(values.dtype), values, preferred_element_type=jnp.float32
+        "bkmcj,bcjkh->cbkmh",
+        weights.astype(values.dtype),
+        values,
+        precision=exact,
+        preferred_element_type=jnp.float32,
     )
     merged = _nothing(B, K, M, H)
     for c in range(count):

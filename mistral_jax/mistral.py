@@ -18,7 +18,7 @@ from flax import nnx
 from mistral_jax.attention import attend
 from mistral_jax.config import MistralConfig
 from mistral_jax.kv_cache import KVCache, LayerCache, write
-from mistral_jax.layers import Embedding, Linear, RMSNorm, matmul
+from mistral_jax.layers import Embedding, Linear, RMSNorm, matmul, precision_of
 from mistral_jax.rope import attention_temperature, rotate, rotation
 
 Attend = Callable[[jax.Array, jax.Array, jax.Array], jax.Array]
@@ -189,11 +189,13 @@ def _causal_attention(positions: jax.Array, window: int | None) -> Attend:
         B, T, N, H = queries.shape
         K = keys.shape[2]
         grouped = queries.reshape(B, T, K, N // K, H)
-        scores = jnp.einsum("btkgh,bskh->bkgts", grouped, keys, preferred_element_type=jnp.float32)
+        exact = precision_of(keys)
+        scores = jnp.einsum("btkgh,bskh->bkgts", grouped, keys, precision=exact, preferred_element_type=jnp.float32)
         distance = positions[:, :, None] - positions[:, None, :]  # [B, T, S]
         seen = (distance >= 0) if window is None else (distance >= 0) & (distance < window)
         weights = jax.nn.softmax(jnp.where(seen[:, None, None], scores, -jnp.inf), axis=-1)
-        out = jnp.einsum("bkgts,bskh->btkgh", weights.astype(values.dtype), values, preferred_element_type=jnp.float32)
+        weights = weights.astype(values.dtype)
+        out = jnp.einsum("bkgts,bskh->btkgh", weights, values, precision=exact, preferred_element_type=jnp.float32)
         return out.reshape(B, T, N, H)
 
     return run
