@@ -75,8 +75,8 @@ class MLP(nnx.Module):
 class DecoderLayer(nnx.Module):
     """Attention and MLP, each with its normalisation before and its residual after.
 
-    Products stay in float32 until the operations that follow them are done; only what the next product reads is rounded to the model's
-    type. That is fewer roundings than the reference makes, and fewer conversions.
+    Products stay in float32 until the operations that follow them are done; only what the next product reads is rounded to the
+    model's type. That is fewer roundings than the reference makes, and fewer conversions.
     """
 
     def __init__(self, config: MistralConfig, *, dtype: jax.typing.DTypeLike, rngs: nnx.Rngs) -> None:
