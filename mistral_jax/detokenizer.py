@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import codecs
+from collections.abc import Sequence
 
 from mistral_jax.tokenizer.base import Tokenizer
 
@@ -45,3 +46,8 @@ class IncrementalDetokenizer:
     def flush(self) -> str:
         """What is left at the end of the text: U+FFFD for a character that was never completed, else ""."""
         return self._decoder.decode(b"", final=True)
+
+
+def begins_text(tokenizer: Tokenizer, prompt: Sequence[int]) -> bool:
+    """Whether what follows a raw prompt begins a text of its own (after a control token such as BOS) or continues one."""
+    return prompt[-1] < tokenizer.vocab_size and not tokenizer.token_bytes(prompt[-1])

@@ -27,6 +27,7 @@ from mistral_jax.answer import AnswerStream
 from mistral_jax.chat import ChatFormatter, load_chat_formatter
 from mistral_jax.checkpoint import Progress, choose_dtype, load_weights, open_weights, stored_dtype
 from mistral_jax.config import ConfigError, MistralConfig, read_json_object
+from mistral_jax.detokenizer import begins_text
 from mistral_jax.device import Device
 from mistral_jax.generate import Prompt, generate
 from mistral_jax.hub import ModelFiles, find_model
@@ -205,16 +206,16 @@ class LanguageModel:
         """
         chosen = self._params(params, settings)
         if isinstance(prompt, list) and all(isinstance(p, str) for p in prompt):
-            return self._run([(self.encode(str(p)), False) for p in prompt], chosen)
+            return self._run([self._raw(self.encode(str(p))) for p in prompt], chosen)
         tokens = self.encode(prompt) if isinstance(prompt, str) else [int(t) for t in prompt]  # pyright: ignore[reportArgumentType]
-        return self._run([(tokens, False)], chosen)[0]
+        return self._run([self._raw(tokens)], chosen)[0]
 
     def stream(
         self, prompt: str | Sequence[int], params: SamplingParams | None = None, **settings: Any
     ) -> Iterator[str]:
         """As `generate`, piece by piece."""
-        tokens = self.encode(prompt) if isinstance(prompt, str) else list(prompt)
-        yield from self._stream(tokens, self._params(params, settings), at_start=False)
+        tokens, at_start = self._raw(self.encode(prompt) if isinstance(prompt, str) else list(prompt))
+        yield from self._stream(tokens, self._params(params, settings), at_start=at_start)
 
     def chat(self, messages: str | list[dict[str, Any]], params: SamplingParams | None = None, **settings: Any) -> str:
         """Answer a conversation: a single user message, or OpenAI-style messages."""
@@ -252,6 +253,10 @@ class LanguageModel:
         split = self.runner.split
         program = jax.jit(lambda weights, tokens: _whole_text_logits(split.merge(weights), tokens))
         return lambda tokens: program(split.weights, tokens)
+
+    def _raw(self, tokens: list[int]) -> tuple[list[int], bool]:
+        """A raw prompt, and whether its answer begins a text of its own."""
+        return tokens, bool(tokens) and begins_text(self.tokenizer, tokens)
 
     def _encode_chat(self, messages: str | list[dict[str, Any]]) -> list[int]:
         if self.chat_formatter is None:

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import anyio
 import anyio.to_thread
 
+from mistral_jax.detokenizer import begins_text
 from mistral_jax.tokenizer.base import Tokenizer
 from serving.errors import ContextLengthError, InvalidRequestError
 from serving.request import ModelCard
@@ -28,6 +29,8 @@ class Prompt:
 
     tokens: tuple[int, ...]
     text: str = ""
+    at_start: bool = True
+    """See `serving.request.Request.at_start`."""
 
 
 async def encode_chat(service: Service, messages: Sequence[ChatMessage], *, limiter: anyio.CapacityLimiter) -> Prompt:
@@ -131,7 +134,7 @@ def _encode_text(tokenizer: Tokenizer, text: str) -> Prompt:
         raise InvalidRequestError(
             "prompt: an empty text is no prompt for this model, whose prompts have no BOS token", param="prompt"
         )
-    return Prompt(tokens, text)
+    return Prompt(tokens, text, begins_text(tokenizer, tokens))
 
 
 def _check_tokens(tokenizer: Tokenizer, card: ModelCard, tokens: Sequence[int], echo: bool) -> Prompt:
@@ -141,7 +144,7 @@ def _check_tokens(tokenizer: Tokenizer, card: ModelCard, tokens: Sequence[int], 
     wrong = list(itertools.islice((token for token in tokens if not 0 <= token < limit), 10))
     if wrong:
         raise InvalidRequestError(f"prompt: token ids {wrong} are outside the vocabulary of {limit}", param="prompt")
-    return Prompt(tuple(tokens), tokenizer.decode(tokens) if echo else "")
+    return Prompt(tuple(tokens), tokenizer.decode(tokens) if echo else "", begins_text(tokenizer, tokens))
 
 
 def fit(
@@ -160,8 +163,8 @@ def fit(
         if length <= keep:
             return prompt
         if prompt.tokens[0] == bos_id and keep > 1:
-            return Prompt((prompt.tokens[0], *prompt.tokens[length - keep + 1 :]), prompt.text)
-        return Prompt(prompt.tokens[length - keep :], prompt.text)
+            return replace(prompt, tokens=(prompt.tokens[0], *prompt.tokens[length - keep + 1 :]))
+        return replace(prompt, tokens=prompt.tokens[length - keep :])
     if length >= context:
         raise ContextLengthError(
             f"the prompt has {length} tokens, and this model's context holds {context} tokens of prompt and answer "

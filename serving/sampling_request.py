@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import itertools
+import re
 import secrets
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -14,6 +15,9 @@ from serving.errors import InvalidRequestError, NotFoundError
 from serving.prompts import Prompt
 from serving.request import ModelCard, Request
 from serving.schemas import ChatCompletionRequest, CompletionRequest, SamplingFields
+
+_TOKEN_ID = re.compile(r"0|[1-9][0-9]{0,11}")
+"""One way of writing each number, so that no id can be given twice."""
 
 
 def check_model(card: ModelCard, model: str | None) -> None:
@@ -127,11 +131,12 @@ def _logprobs(request: ChatCompletionRequest | CompletionRequest) -> int | None:
 def _logit_bias(given: Mapping[str, float] | None, card: ModelCard) -> dict[int, float]:
     if not given:
         return {}
-    wrong = [key for key in given if not (key.isascii() and key.isdecimal() and int(key[:12]) < card.vocab_size)]
+    wrong = [key for key in given if not (_TOKEN_ID.fullmatch(key) and int(key) < card.vocab_size)]
     if wrong:
         shown = ", ".join(repr(key[:20]) for key in itertools.islice(wrong, 10))
         raise InvalidRequestError(
-            f"logit_bias: {shown} {'is' if len(wrong) == 1 else 'are'} not token ids from 0 to {card.vocab_size - 1}",
+            f"logit_bias: {shown} {'is not a token id' if len(wrong) == 1 else 'are not token ids'} from 0 to "
+            f"{card.vocab_size - 1}",
             param="logit_bias",
         )
     return {int(key): bias for key, bias in given.items()}
@@ -152,7 +157,8 @@ def engine_requests(
         for index in range(n):
             seed = secrets.randbits(63) if params.seed is None else derived_seed(params.seed, index)
             own = replace(params, max_tokens=max_tokens, seed=seed)
-            requests.append(Request(request_id=f"{call_id}-{len(requests)}", prompt=prompt.tokens, params=own))
+            request_id = f"{call_id}-{len(requests)}"
+            requests.append(Request(request_id=request_id, prompt=prompt.tokens, params=own, at_start=prompt.at_start))
     return requests
 
 

@@ -137,3 +137,32 @@ async def test_wrong_values_are_refused_by_name(body: dict[str, Any], param: str
 async def test_best_of_n_is_let_through() -> None:
     assert (await complete(prompt="a", best_of=1)).status_code == 200
     assert (await complete(prompt="a", best_of=2, n=2, suffix="")).status_code == 200
+
+
+@pytest.mark.parametrize(
+    ("prompt", "at_start"),
+    [
+        ("Once", [False]),
+        ("", [True]),
+        ([100, 101], [False]),
+        ([[100, 2], [2, 100]], [True, False]),
+        ("a" * 300, [False]),
+    ],
+)
+async def test_an_answer_continues_its_prompt_unless_that_ends_with_a_control_token(
+    prompt: Any, at_start: list[bool]
+) -> None:
+    """What begins a text loses the space that a sentencepiece vocabulary puts before it; what continues one keeps it."""
+    engine = FakeEngine()
+    assert (await complete(engine, server={"truncate_sequence": True}, prompt=prompt)).status_code == 200
+    assert [request.at_start for request in engine.submitted] == at_start
+
+
+@pytest.mark.parametrize(
+    "key", ["000000000000999", "0" * 12 + "9" * 5000, "01", "259", "-1", "1.0", " 1", "٣", "", "1_0"]
+)
+async def test_keys_of_logit_bias_that_are_no_token_ids_are_refused(key: str) -> None:
+    engine = FakeEngine()
+    response = await complete(engine, prompt="a", logit_bias={key: 1})
+    assert (response.status_code, response.json()["error"]["param"]) == (400, "logit_bias")
+    assert not engine.submitted
