@@ -134,6 +134,12 @@ class Generation:
         deadline = None if limit is None else now() + limit
         try:
             while self._unfinished:
+                # Before every event, not only after waiting: a slow reader never waits, and what was dropped for it may
+                # have been the last event, after which nothing would wake us.
+                if self._overflowed:
+                    raise GenerationError("the client read too slowly", code="client_too_slow")
+                if limit is not None and deadline is not None and now() >= deadline:
+                    raise DeadlineError(limit)
                 if not self._pending:
                     self._ready.clear()
                     left = None if deadline is None else deadline - now()
@@ -143,18 +149,14 @@ class Generation:
                         ):
                             await self._ready.wait()
                     except TimeoutError:
-                        if limit is not None and deadline is not None and now() >= deadline:
-                            raise DeadlineError(limit) from None
-                        yield None
-                        continue
-                if self._overflowed:
-                    raise GenerationError("the client read too slowly", code="client_too_slow")
-                while self._pending:
-                    choice = self._pending.popleft()
-                    if choice.event.finish_reason is not None:
-                        self._unfinished.pop(choice.index, None)
-                        _raise_for(choice.event)
-                    yield choice
+                        if deadline is None or now() < deadline:
+                            yield None
+                    continue
+                choice = self._pending.popleft()
+                if choice.event.finish_reason is not None:
+                    self._unfinished.pop(choice.index, None)
+                    _raise_for(choice.event)
+                yield choice
         finally:
             self.cancel()
 

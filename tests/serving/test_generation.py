@@ -1,0 +1,63 @@
+"""The bridge between the engine's events and a call that reads them slowly."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import AsyncGenerator
+
+import pytest
+
+import serving.generation
+from mistral_jax.sampling_params import SamplingParams
+from serving.errors import DeadlineError, GenerationError
+from serving.generation import ChoiceEvent, EventRouter, Generation
+from serving.request import Event, Request
+from tests.serving.fakes import FakeEngine
+
+pytestmark = pytest.mark.anyio
+
+
+def submitted(router: EventRouter, engine: FakeEngine) -> Generation:
+    router.attach(asyncio.get_running_loop())
+    requests = [Request(request_id="a", prompt=(1,), params=SamplingParams(seed=0, max_tokens=9))]
+    generation = Generation(engine, router, requests)
+    generation.submit()
+    return generation
+
+
+def deliver(router: EventRouter, count: int, *, last: bool) -> None:
+    events = [Event(request_id="a", text=str(i)) for i in range(count)]
+    if last:
+        events.append(Event(request_id="a", finish_reason="stop"))
+    router.deliver(events)
+
+
+async def read(events: AsyncGenerator[ChoiceEvent | None], *, seconds: float = 0.0) -> None:
+    """Read to the end, with so much work for each event."""
+    async for event in events:
+        assert event is not None, "waits for events that were dropped"
+        time.sleep(seconds)
+
+
+async def test_a_reader_who_lost_events_is_told_even_if_no_more_come(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(serving.generation, "MAX_PENDING_EVENTS", 3)
+    router, engine = EventRouter(), FakeEngine()  # not started: all events are ours
+    generation = submitted(router, engine)
+    deliver(router, 2, last=False)
+    events = generation.events(idle=0.01)
+    await anext(events)
+    # While the reader is busy with the first event, more come than are held; the last of all is among those dropped.
+    deliver(router, 5, last=True)
+    await asyncio.sleep(0)
+    with pytest.raises(GenerationError, match="too slowly"):
+        await asyncio.wait_for(read(events), 2)
+
+
+async def test_the_time_limit_holds_for_a_reader_who_is_always_behind() -> None:
+    router, engine = EventRouter(), FakeEngine()
+    generation = submitted(router, engine)
+    deliver(router, 100, last=False)
+    with pytest.raises(DeadlineError):
+        await read(generation.events(limit=0.02), seconds=0.005)
+    assert engine.cancelled == ["a"]
