@@ -25,6 +25,9 @@ from mistral_jax.sampling_params import MAX_TOP_LOGPROBS, SamplingParams
 LOWEST_LOGPROB = -9999.0
 """Reported for a probability of zero, since JSON has no infinity (OpenAI's API does the same)."""
 
+LOWEST_TEMPERATURE = 1e-6
+"""Smaller ones are raised to this: logits divided by it are still finite, and all but exact ties are decided."""
+
 
 @partial(
     jax.tree_util.register_dataclass,
@@ -57,7 +60,7 @@ class SamplerRows:
 
 def row_scalars(params: SamplingParams) -> np.ndarray:
     """temperature (0: greedy), top_p, min_p, repetition, presence, frequency: float32 [6]."""
-    temperature = 0.0 if params.is_greedy else params.temperature
+    temperature = 0.0 if params.is_greedy else max(params.temperature, LOWEST_TEMPERATURE)
     values = (
         temperature,
         params.top_p,

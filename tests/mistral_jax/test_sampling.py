@@ -249,3 +249,12 @@ def test_values_out_of_range_are_refused_by_name(field, value):
 def test_logprobs_beyond_twenty_are_refused_by_the_name_that_the_api_gives_them():
     with pytest.raises(SamplingParamsError, match="top_logprobs is 21"):
         SamplingParams(logprobs=21)
+
+
+@pytest.mark.parametrize("temperature", [1e-45, 1e-38, 1e-30, 1e-6])
+def test_the_lowest_temperatures_take_the_likeliest_token(temperature: float) -> None:
+    logits = np.zeros((1, V), np.float32)
+    logits[0, 11], logits[0, 12] = 60.0, 59.0
+    params = SamplingParams(temperature=temperature, seed=3)
+    tokens, _ = draw(logits, rows_for(params), (params,))
+    assert tokens.tolist() == [11]
