@@ -21,7 +21,7 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from mistral_jax.kv_cache import BLOCK, LayerCache, key_block, key_positions
+from mistral_jax.kv_cache import BLOCK, LayerCache, key_blocks, key_positions
 from mistral_jax.layers import precision_of, row_sum
 
 # Stands for minus infinity: finite, so that a block without any visible key gives 0 and never NaN.
@@ -56,7 +56,7 @@ def attend(
     Returns: float32 [B, T, N, H].
     """
     B, T, N, H = queries.shape
-    S, K = layer.keys.shape[1:3]
+    _, K, S, _ = layer.keys.shape
     G = N // K
     grouped = queries.reshape(B, T, K, G, H).transpose(0, 2, 3, 1, 4).reshape(B, K, G * T, H)
     grouped = grouped.astype(layer.keys.dtype)
@@ -89,23 +89,19 @@ def _loop(
     in_use = jnp.minimum(jnp.max(last) // BLOCK + 1, layer.length // BLOCK)
 
     def body(block: jax.Array, merged: Partial) -> Partial:
-        keys, values = key_block(layer, first_slot=first_slot, rows=B, block=block)
+        keys, values = key_blocks(layer, first_slot=first_slot, rows=B, first=block)
         scores = lax.dot_general(  # [B, K, M, J]
             grouped,
             keys,
-            (((3,), (3,)), ((0, 1), (0, 2))),
+            (((3,), (3,)), ((0, 1), (0, 1))),
             precision=precision_of(keys),
             preferred_element_type=jnp.float32,
         )
         seen, held = visible(block * BLOCK + jnp.arange(BLOCK))
         weights, high, total = _softmax_parts(scores, _over_heads(seen, M // T))
-        values = _only(held, values)
-        # XLA's CPU dot has the same bits for any M >= 2 only where the contracted axis comes last in both operands. (The copy costs
-        # nothing: XLA makes one for the batch axes anyway. The barrier keeps it from folding the transposition into the dot.)
-        transposed = lax.optimization_barrier(values.transpose(0, 2, 3, 1))  # [B, K, H, J]
         weighted = lax.dot_general(  # [B, K, M, H]
             weights.astype(values.dtype),
-            transposed,
+            _only(held, values),
             (((3,), (3,)), ((0, 1), (0, 1))),
             precision=precision_of(values),
             preferred_element_type=jnp.float32,
@@ -119,17 +115,15 @@ def _parallel(
     grouped: jax.Array, layer: LayerCache, *, first_slot: jax.Array, count: int, T: int, visible: Visible
 ) -> Partial:
     B, K, M, H = grouped.shape
-    start, size = (first_slot, 0, 0, 0), (B, count * BLOCK, K, H)
-    blocked = (B, count, BLOCK, K, H)
-    keys = lax.dynamic_slice(layer.keys, start, size).reshape(blocked)
-    values = lax.dynamic_slice(layer.values, start, size).reshape(blocked)
-    exact = precision_of(keys)
-    scores = jnp.einsum("bkmh,bcjkh->bkmcj", grouped, keys, precision=exact, preferred_element_type=jnp.float32)
+    keys, values = key_blocks(layer, first_slot=first_slot, rows=B, first=0, count=count)
     seen, held = visible(jnp.arange(count * BLOCK))
+    exact = precision_of(keys)
+    keys = keys.reshape(B, K, count, BLOCK, H)
+    scores = jnp.einsum("bkmh,bkcjh->bkmcj", grouped, keys, precision=exact, preferred_element_type=jnp.float32)
     weights, high, total = _softmax_parts(scores, _over_heads(seen, M // T).reshape(B, 1, M, count, BLOCK))
-    values = _only(held.reshape(B, count, BLOCK), values)
+    values = _only(held, values).reshape(B, K, H, count, BLOCK)
     weighted = jnp.einsum(
-        "bkmcj,bcjkh->cbkmh",
+        "bkmcj,bkhcj->cbkmh",
         weights.astype(values.dtype),
         values,
         precision=exact,
@@ -143,7 +137,7 @@ def _parallel(
 
 def _only(held: jax.Array, values: jax.Array) -> jax.Array:
     """Zero in place of what a former tenant of the slot left: a masked value is multiplied by zero, but NaN times zero is NaN."""
-    return jnp.where(held[..., None, None], values, jnp.zeros((), values.dtype))
+    return jnp.where(held[:, None, None, :], values, jnp.zeros((), values.dtype))
 
 
 def _over_heads(mask: jax.Array, G: int) -> jax.Array:

@@ -1,7 +1,8 @@
 """The KV cache: preallocated, functional, updated in place because every step donates it.
 
-Each layer owns two arrays `[slots, S, K, H]`. A slot is the room of one sequence. The token at position p is written to index
-`p % S` of its slot, so a layer with a sliding window keeps a ring only a little longer than its window, and nothing is ever
+Each layer owns keys `[slots, K, S, H]` and values `[slots, K, H, S]`: in both products of attention the axis that is summed over then
+comes last and the batch axes first, so that nothing is transposed when the cache is read, which is often, at the price of a scattered
+write, which is once for each token. A slot is the room of one sequence. The token at position p is written to index `p % S` of its slot, so a layer with a sliding window keeps a ring only a little longer than its window, and nothing is ever
 shifted. With window 4 and S = 6, after nine tokens (positions 0 to 8):
 
     index      0  1  2  3  4  5
@@ -9,7 +10,7 @@ shifted. With window 4 and S = 6, after nine tokens (positions 0 to 8):
 
 Which position an index holds follows from the last position written, so no table is kept: see `key_positions`.
 
-The rest of the model uses `allocate`, `write`, `key_block` and `key_positions` only; pages could replace slots behind them.
+The rest of the model uses `allocate`, `write`, `key_blocks` and `key_positions` only; pages could replace slots behind them.
 Axis letters: B rows, T tokens, S cache length, K kv heads, H head dim.
 """
 
@@ -32,12 +33,12 @@ BLOCK = 128
 class LayerCache:
     """Keys (rotated) and values of one layer."""
 
-    keys: jax.Array  # [slots, S, K, H]
-    values: jax.Array  # [slots, S, K, H]
+    keys: jax.Array  # [slots, K, S, H]
+    values: jax.Array  # [slots, K, H, S]
 
     @property
     def length(self) -> int:
-        return self.keys.shape[1]
+        return self.keys.shape[2]
 
 
 @partial(jax.tree_util.register_dataclass, data_fields=["layers"], meta_fields=[])
@@ -65,8 +66,8 @@ class KVCache:
         """
         layers: list[LayerCache] = []
         for size in layer_lengths(config, length=length, chunk=chunk):
-            shape = (slots, size, config.num_kv_heads, config.head_dim)
-            layers.append(LayerCache(jnp.zeros(shape, dtype), jnp.zeros(shape, dtype)))
+            K, H = config.num_kv_heads, config.head_dim
+            layers.append(LayerCache(jnp.zeros((slots, K, size, H), dtype), jnp.zeros((slots, K, H, size), dtype)))
         return cls(tuple(layers))
 
 
@@ -98,18 +99,20 @@ def write(
     # An index out of bounds is dropped by the scatter: that is how invalid tokens leave no trace.
     index = jnp.where(valid, positions % S, S)
     return LayerCache(
-        layer.keys.at[slots, index].set(keys.astype(layer.keys.dtype), mode="drop"),
-        layer.values.at[slots, index].set(values.astype(layer.values.dtype), mode="drop"),
+        layer.keys.at[slots, :, index].set(keys.astype(layer.keys.dtype), mode="drop"),
+        layer.values.at[slots, :, :, index].set(values.astype(layer.values.dtype), mode="drop"),
     )
 
 
-def key_block(
-    layer: LayerCache, *, first_slot: jax.Array, rows: int, block: jax.Array | int
+def key_blocks(
+    layer: LayerCache, *, first_slot: jax.Array, rows: int, first: jax.Array | int, count: int = 1
 ) -> tuple[jax.Array, jax.Array]:
-    """Keys and values of block number `block` of `rows` neighbouring slots: two arrays [B, BLOCK, K, H]."""
-    start = (first_slot, block * BLOCK, 0, 0)
-    size = (rows, BLOCK, *layer.keys.shape[2:])
-    return jax.lax.dynamic_slice(layer.keys, start, size), jax.lax.dynamic_slice(layer.values, start, size)
+    """Keys [B, K, J, H] and values [B, K, H, J] of `rows` neighbouring slots: `count` blocks from number `first` on."""
+    _, K, _, H = layer.keys.shape
+    J = count * BLOCK
+    keys = jax.lax.dynamic_slice(layer.keys, (first_slot, 0, first * BLOCK, 0), (rows, K, J, H))
+    values = jax.lax.dynamic_slice(layer.values, (first_slot, 0, 0, first * BLOCK), (rows, K, H, J))
+    return keys, values
 
 
 def key_positions(index: jax.Array, last: jax.Array, S: int) -> jax.Array:

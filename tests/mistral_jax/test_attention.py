@@ -20,6 +20,11 @@ S, H = 3 * BLOCK, 20
 attend_jit = jax.jit(attend, static_argnames=("window", "num_blocks"))
 
 
+def layer_of(keys: np.ndarray, values: np.ndarray) -> LayerCache:
+    """A cache from arrays in the order in which the tests think: [slots, S, K, H] both."""
+    return LayerCache(jnp.asarray(keys.transpose(0, 2, 1, 3)), jnp.asarray(values.transpose(0, 2, 3, 1)))
+
+
 class Case:
     """Rows whose caches are filled up to `last`, with T queries at their end."""
 
@@ -38,7 +43,7 @@ class Case:
         return np.asarray(
             attend(
                 jnp.asarray(self.queries[rows]),
-                LayerCache(jnp.asarray(self.keys), jnp.asarray(self.values)),
+                layer_of(self.keys, self.values),
                 first_slot=jnp.int32(1 + (rows.start or 0)),
                 positions=jnp.asarray(self.positions[rows]),
                 last=jnp.asarray(self.last[rows]),
@@ -125,8 +130,8 @@ def test_loop_gives_a_row_the_same_bits_alone_and_among_others() -> None:
 
 def test_bfloat16_caches_are_read_with_float32_sums() -> None:
     case = Case([60, 383], T=2, N=6, K=2)
-    layer = LayerCache(jnp.asarray(case.keys, jnp.bfloat16), jnp.asarray(case.values, jnp.bfloat16))
-    case.keys, case.values = np.asarray(layer.keys, np.float32), np.asarray(layer.values, np.float32)
+    case.keys, case.values = (x.astype(jnp.bfloat16).astype(np.float32) for x in (case.keys, case.values))
+    layer = jax.tree.map(lambda x: x.astype(jnp.bfloat16), layer_of(case.keys, case.values))
     case.queries = np.asarray(jnp.asarray(case.queries, jnp.bfloat16), np.float32)
     out = attend_jit(
         jnp.asarray(case.queries, jnp.bfloat16),

@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mistral_jax.config import MistralConfig
-from mistral_jax.kv_cache import BLOCK, KVCache, LayerCache, key_block, key_positions, layer_lengths, write
+from mistral_jax.kv_cache import BLOCK, KVCache, LayerCache, key_blocks, key_positions, layer_lengths, write
 from mistral_jax.mistral import Mistral
 
 SHAPE = {
@@ -30,7 +30,7 @@ LENGTH, CHUNK = 300, 40
 
 
 def ring(S: int, slots: int = 1) -> LayerCache:
-    return LayerCache(jnp.zeros((slots, S, 1, 1)), jnp.zeros((slots, S, 1, 1)))
+    return LayerCache(jnp.zeros((slots, 1, S, 1)), jnp.zeros((slots, 1, 1, S)))
 
 
 def store(layer: LayerCache, positions: list[int], *, slot: int = 0, valid: list[bool] | None = None) -> LayerCache:
@@ -43,7 +43,7 @@ def store(layer: LayerCache, positions: list[int], *, slot: int = 0, valid: list
 
 
 def held(layer: LayerCache, slot: int = 0) -> list[float]:
-    return [float(key) - 0.5 for key in layer.keys[slot, :, 0, 0]]
+    return [float(key) - 0.5 for key in layer.keys[slot, 0, :, 0]]
 
 
 def test_worked_example_of_the_docstring() -> None:
@@ -58,7 +58,7 @@ def test_worked_example_of_the_docstring() -> None:
 
 def test_values_go_where_their_keys_go() -> None:
     layer = store(ring(6), [4, 5, 6, 7])
-    np.testing.assert_array_equal(layer.values, -layer.keys)
+    np.testing.assert_array_equal(layer.values[0, 0, 0], -layer.keys[0, 0, :, 0])
 
 
 def test_padding_and_idle_rows_leave_no_trace() -> None:
@@ -71,14 +71,12 @@ def test_padding_and_idle_rows_leave_no_trace() -> None:
 def test_a_row_writes_to_its_own_slot_only() -> None:
     layer = store(ring(6, slots=3), [0, 1], slot=1)
     assert held(layer, 0) == held(layer, 2) == [-0.5] * 6
-    keys, values = key_block(
-        LayerCache(jnp.tile(layer.keys, (1, BLOCK, 1, 1)), layer.values.repeat(BLOCK, 1)),
-        first_slot=jnp.int32(1),
-        rows=2,
-        block=0,
-    )
-    assert keys.shape == values.shape == (2, BLOCK, 1, 1)
-    assert float(keys[0, 1, 0, 0]) == 1.5
+    long = LayerCache(jnp.tile(layer.keys, (1, 1, BLOCK, 1)), jnp.tile(layer.values, (1, 1, 1, BLOCK)))
+    keys, values = key_blocks(long, first_slot=jnp.int32(1), rows=2, first=0)
+    assert (keys.shape, values.shape) == ((2, 1, BLOCK, 1), (2, 1, 1, BLOCK))
+    assert (float(keys[0, 0, 1, 0]), float(values[0, 0, 0, 1])) == (1.5, -1.5)
+    keys, values = key_blocks(long, first_slot=jnp.int32(1), rows=1, first=1, count=2)
+    assert (keys.shape, values.shape) == ((1, 1, 2 * BLOCK, 1), (1, 1, 1, 2 * BLOCK))
 
 
 @given(S=st.integers(1, 40), last=st.integers(-1, 200))
@@ -100,7 +98,8 @@ def test_windowed_layers_keep_a_window_and_a_chunk_in_whole_blocks() -> None:
     assert layer_lengths(CONFIG, length=1000, chunk=79) == [2 * BLOCK, 8 * BLOCK]
     assert layer_lengths(CONFIG, length=60, chunk=CHUNK) == [BLOCK, BLOCK]
     cache = KVCache.allocate(CONFIG, slots=3, length=1000, chunk=CHUNK, dtype=jnp.bfloat16)
-    assert [layer.keys.shape for layer in cache.layers] == [(3, 128, 2, 20), (3, 1024, 2, 20)]
+    assert [layer.keys.shape for layer in cache.layers] == [(3, 2, 128, 20), (3, 2, 1024, 20)]
+    assert [layer.values.shape for layer in cache.layers] == [(3, 2, 20, 128), (3, 2, 20, 1024)]
     assert cache.nbytes == 2 * 2 * 3 * (128 + 1024) * 2 * 20
     assert cache.slots == 3
 
