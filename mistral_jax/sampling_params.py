@@ -9,6 +9,9 @@ from dataclasses import dataclass, field, fields
 MAX_TOP_LOGPROBS = 20
 """Most alternatives that a step reports beside the chosen token (OpenAI's limit)."""
 
+MAX_STOP_CHARACTERS = 16384
+"""Most characters of all stop strings together: what looks for them takes a few hundred bytes for each."""
+
 
 class SamplingParamsError(ValueError):
     """A sampling parameter is out of range. `param` names it, for error bodies."""
@@ -78,6 +81,10 @@ class SamplingParams:
             _in_range("logit_bias", bias, -100.0, 100.0)
         if any(not text for text in self.stop):
             raise SamplingParamsError("stop", "stop: an empty string would end every answer at once; leave it out")
+        if (length := sum(map(len, self.stop))) > MAX_STOP_CHARACTERS:
+            raise SamplingParamsError(
+                "stop", f"stop: {length} characters in all; expected at most {MAX_STOP_CHARACTERS}"
+            )
 
     @property
     def is_greedy(self) -> bool:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+from collections import deque
 from collections.abc import Sequence
 
 
@@ -24,11 +26,9 @@ class StopMatcher:
         """
         if "" in stops:
             raise ValueError("A stop string is empty: it would end every text at once. Leave it out.")
-        # Longest first: of several matches at one character the first in this order wins.
-        self._stops = sorted(set(stops), key=lambda stop: (-len(stop), stop))
-        self._fallbacks = [_fallbacks(stop) for stop in self._stops]
-        # Per stop string: how many of its characters the text so far ends with.
-        self._states = [0] * len(self._stops)
+        self._automaton = _automaton(tuple(sorted(set(stops)))) if stops else None
+        # The longest tail of the text so far that begins a stop string, as a state of the automaton.
+        self._state = 0
         self._held = ""
         self._matched: str | None = None
 
@@ -46,49 +46,73 @@ class StopMatcher:
         """
         if self._matched is not None:
             return "", self._matched
-        if not self._stops:
+        if self._automaton is None:
             return text, None
         for position, character in enumerate(text):
-            stop = self._advance(character)
+            self._state = self._automaton.next(self._state, character)
+            stop = self._automaton.complete[self._state]
             if stop is not None:
                 seen = self._held + text[: position + 1]
                 self._held, self._matched = "", stop
                 return seen[: -len(stop)], stop
         seen = self._held + text
-        keep = max(self._states)
+        keep = self._automaton.depth[self._state]
         self._held = seen[len(seen) - keep :]
         return seen[: len(seen) - keep], None
 
     def flush(self) -> str:
         """Releases what is held back, at the end of a text that no stop string ended."""
         held, self._held = self._held, ""
-        self._states = [0] * len(self._stops)
+        self._state = 0
         return held
 
-    def _advance(self, character: str) -> str | None:
-        """Moves every stop string's state by one character; the longest one that is now complete, if any."""
-        complete: str | None = None
-        for i, stop in enumerate(self._stops):
-            state = self._states[i]
-            while state and stop[state] != character:
-                state = self._fallbacks[i][state - 1]
-            if stop[state] == character:
-                state += 1
-            self._states[i] = state
-            if state == len(stop):
-                complete = complete or stop
-                self._states[i] = 0
-        return complete
+
+class _Automaton:
+    """All stop strings at once (Aho and Corasick, 1975), so that a character costs the same for one of them and for many.
+
+    A state is a beginning of one or several of them; state 0 is the empty one.
+    """
+
+    def __init__(self, stops: Sequence[str]) -> None:
+        self.depth = [0]
+        """Length of each state's text."""
+        self.complete: list[str | None] = [None]
+        """The longest stop string that each state's text ends with."""
+        self._children: list[dict[str, int]] = [{}]
+        # The longest proper tail of each state's text that is a state, too.
+        self._fallback = [0]
+        for stop in stops:
+            self._add(stop)
+        queue = deque(self._children[0].values())
+        while queue:  # the shorter before the longer, whose fallbacks they are
+            state = queue.popleft()
+            for character, child in self._children[state].items():
+                self._fallback[child] = self.next(self._fallback[state], character)
+                queue.append(child)
+            if self.complete[state] is None:
+                self.complete[state] = self.complete[self._fallback[state]]
+
+    def _add(self, stop: str) -> None:
+        state = 0
+        for character in stop:
+            child = self._children[state].get(character)
+            if child is None:
+                child = self._children[state][character] = len(self.depth)
+                self.depth.append(self.depth[state] + 1)
+                self.complete.append(None)
+                self._children.append({})
+                self._fallback.append(0)
+            state = child
+        self.complete[state] = stop
+
+    def next(self, state: int, character: str) -> int:
+        """The state after one more character."""
+        while state and character not in self._children[state]:
+            state = self._fallback[state]
+        return self._children[state].get(character, 0)
 
 
-def _fallbacks(stop: str) -> list[int]:
-    """For each prefix of `stop` the length of its longest proper border (Knuth, Morris and Pratt)."""
-    borders = [0] * len(stop)
-    length = 0
-    for i in range(1, len(stop)):
-        while length and stop[i] != stop[length]:
-            length = borders[length - 1]
-        if stop[i] == stop[length]:
-            length += 1
-        borders[i] = length
-    return borders
+@functools.lru_cache(maxsize=4)
+def _automaton(stops: tuple[str, ...]) -> _Automaton:
+    """The answers of one request share it."""
+    return _Automaton(stops)

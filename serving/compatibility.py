@@ -64,7 +64,7 @@ FIELDS: tuple[Field, ...] = (
     _honoured(
         "seed", "any 64-bit integer; the answer depends on (seed, choice index, position) only, not on other requests"
     ),
-    _honoured("stop", "a text or any number of texts of any length; not part of the answer"),
+    _honoured("stop", "a text or any number of texts, of 16384 characters in all; not part of the answer"),
     _honoured("n", "1 to the server's --max-seqs"),
     _honoured("stream", "server-sent events"),
     _honoured("stream_options", "include_usage; only together with stream"),

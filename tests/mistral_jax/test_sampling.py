@@ -258,3 +258,9 @@ def test_the_lowest_temperatures_take_the_likeliest_token(temperature: float) ->
     params = SamplingParams(temperature=temperature, seed=3)
     tokens, _ = draw(logits, rows_for(params), (params,))
     assert tokens.tolist() == [11]
+
+
+def test_stop_strings_are_limited_in_all() -> None:
+    SamplingParams(stop=("a" * 10_000, "b" * 6_384))
+    with pytest.raises(SamplingParamsError, match="16385 characters in all; expected at most 16384"):
+        SamplingParams(stop=("a" * 10_000, "b" * 6_385))

@@ -96,3 +96,11 @@ def test_long_stop_strings_take_linear_time() -> None:
 def test_empty_stop_strings_are_refused() -> None:
     with pytest.raises(ValueError, match="stop string is empty"):
         StopMatcher(["x", ""])
+
+
+def test_many_stop_strings_cost_no_more_than_few() -> None:
+    matcher = StopMatcher([f"<{i}>" for i in range(5_000)])
+    start = time.monotonic()
+    text = "".join(f"<{i};" for i in range(5_000))
+    assert matcher.push(text)[0] + matcher.flush() == text
+    assert time.monotonic() - start < 2
