@@ -16,7 +16,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any, overload
+from typing import Any, cast, overload
 
 import jax
 import jax.numpy as jnp
@@ -32,9 +32,9 @@ from mistral_jax.device import Device
 from mistral_jax.generate import Prompt, generate
 from mistral_jax.hub import ModelFiles, find_model
 from mistral_jax.mistral import Mistral
-from mistral_jax.runner import Runner
+from mistral_jax.runner import DEFAULT_CHUNKS, Runner
 from mistral_jax.sampling import Sampled
-from mistral_jax.sampling_params import SAMPLING_DEFAULT_FIELDS, SamplingParams
+from mistral_jax.sampling_params import SAMPLING_DEFAULT_FIELDS, SamplingParams, SamplingParamsError
 from mistral_jax.tokenizer import Tokenizer, load_tokenizer
 
 DEFAULT_LENGTH = 4096
@@ -96,16 +96,38 @@ def describe(files: ModelFiles, *, chat_template: str | None = None) -> ModelDes
         )
     path = files.folder / "generation_config.json"
     generation = read_json_object(path) if path.is_file() else {}
-    eos = generation.get("eos_token_id")
-    eos_ids = {*config.eos_token_ids, *(eos if isinstance(eos, list) else [] if eos is None else [eos])}  # pyright: ignore[reportUnknownVariableType]
+    eos_ids = {*config.eos_token_ids, *_eos_ids(generation, path)}
     if tokenizer.eos_id is not None:
         eos_ids.add(tokenizer.eos_id)
-    defaults = {key: generation[key] for key in SAMPLING_DEFAULT_FIELDS if isinstance(generation.get(key), int | float)}
-    SamplingParams(**defaults)  # refuse what is out of range now, not at the first request
+    defaults = _sampling_defaults(generation, path)
     chat = load_chat_formatter(files.folder, tokenizer, chat_template)
     return ModelDescription(
         files=files, config=config, tokenizer=tokenizer, chat=chat, eos_ids=frozenset(eos_ids), defaults=defaults
     )
+
+
+def _eos_ids(generation: dict[str, Any], path: Path) -> list[int]:
+    found = generation.get("eos_token_id")
+    ids = cast("list[Any]", found) if isinstance(found, list) else [] if found is None else [found]
+    if not all(type(token) is int and token >= 0 for token in ids):
+        raise ConfigError(f"{path}: eos_token_id is {found!r}; expected a token id or a list of them")
+    return ids
+
+
+def _sampling_defaults(generation: dict[str, Any], path: Path) -> dict[str, Any]:
+    """What the file says of sampling, refused now if it is out of range, not at the first request."""
+    defaults = {key: value for key in SAMPLING_DEFAULT_FIELDS if (value := generation.get(key)) is not None}
+    if defaults.get("top_k") == -1:  # another way of saying: all
+        defaults["top_k"] = 0
+    for key, value in defaults.items():
+        expected = (int,) if key == "top_k" else (int, float)
+        if type(value) not in expected:
+            raise ConfigError(f"{path}: {key} is {value!r}; expected {'an integer' if key == 'top_k' else 'a number'}")
+    try:
+        SamplingParams(**defaults)
+    except SamplingParamsError as error:
+        raise ConfigError(f"{path}: {error}") from error
+    return defaults
 
 
 def load_module(
@@ -168,14 +190,28 @@ class LanguageModel:
       tokenizer, chat_formatter, config, description.
     """
 
-    def __init__(self, description: ModelDescription, module: Mistral, *, slots: int, length: int | None) -> None:
+    def __init__(
+        self,
+        description: ModelDescription,
+        module: Mistral,
+        *,
+        slots: int,
+        length: int | None,
+        chunks: Sequence[int] = DEFAULT_CHUNKS,
+        repeat_last_n: int = 64,
+    ) -> None:
+        """Args: see `load`, and `mistral_jax.runner.Runner` for `chunks` and `repeat_last_n`."""
         self.description = description
         self.config = description.config
         self.tokenizer = description.tokenizer
         self.chat_formatter = description.chat
         self.module = module
         self.runner = Runner(
-            module, slots=slots, length=length or min(self.config.max_position_embeddings, DEFAULT_LENGTH)
+            module,
+            slots=slots,
+            length=length or min(self.config.max_position_embeddings, DEFAULT_LENGTH),
+            chunks=chunks,
+            repeat_last_n=repeat_last_n,
         )
 
     def encode(self, text: str) -> list[int]:
@@ -219,8 +255,7 @@ class LanguageModel:
 
     def chat(self, messages: str | list[dict[str, Any]], params: SamplingParams | None = None, **settings: Any) -> str:
         """Answer a conversation: a single user message, or OpenAI-style messages."""
-        chosen = self._params(params, settings)
-        return self._run([(self._encode_chat(messages), True)], chosen)[0].text
+        return "".join(self.stream_chat(messages, params, **settings))
 
     def stream_chat(
         self, messages: str | list[dict[str, Any]], params: SamplingParams | None = None, **settings: Any
@@ -291,6 +326,8 @@ class LanguageModel:
         for _, piece, _ in generate(self.runner, self.runner.new_state(), [prompt]):
             if piece.text:
                 yield piece.text
+            if piece.finish_reason == "error":
+                raise FloatingPointError("the model produced values that are not numbers; its weights may be damaged")
 
     def _run(self, requests: list[tuple[list[int], bool]], params: SamplingParams) -> list[Generation]:
         prompts = [self._prompt(tokens, params, at_start=at_start) for tokens, at_start in requests]

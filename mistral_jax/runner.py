@@ -84,7 +84,7 @@ class Runner:
         self.config = model.config
         self.length = length
         self.repeat_last_n = min(repeat_last_n, length)
-        self.chunk_sizes = tuple(sorted(min(size, _ceil(length, 16)) for size in set(chunks)))
+        self.chunk_sizes = tuple(sorted({min(size, _ceil(length, 16)) for size in chunks}))
         if self.chunk_sizes[0] < 2:
             raise ValueError("a prefill chunk needs at least two tokens: a single row has other bits on a CPU")
         self.slots = slots
@@ -99,6 +99,9 @@ class Runner:
             blocks = max(layer_lengths(self.config, length=length, chunk=self.chunk_sizes[-1])) // BLOCK
             block_buckets = () if on_cpu else _powers_of_two(blocks)
         self.block_buckets = tuple(block_buckets)
+        # Placed explicitly: an array that only happens to lie on the device compiles to another program than one that was put
+        # there, so the first calls after warm-up would compile again.
+        self._allocate = jax.jit(self._allocate_program, out_shardings=SingleDeviceSharding(self.device))
         self._admit = jax.jit(step.admit, donate_argnums=0)
         self._set_bias = jax.jit(step.set_bias, donate_argnums=0)
         self._prefill = jax.jit(self._prefill_program, donate_argnums=1, static_argnames="num_blocks")
@@ -131,17 +134,14 @@ class Runner:
 
     def new_state(self) -> RunnerState:
         """Allocate an empty cache and empty rows on the model's device."""
+        return RunnerState(*self._allocate())
 
-        def allocate() -> tuple[KVCache, step.Rows]:
-            chunk = self.chunk_sizes[-1]
-            return (
-                KVCache.allocate(self.config, slots=self._rows, length=self.length, chunk=chunk, dtype=self.dtype),
-                step.Rows.allocate(self.config, slots=self._rows, repeat_last_n=self.repeat_last_n),
-            )
-
-        # Placed explicitly: an array that only happens to lie on the device compiles to another program than one that was put
-        # there, so the first calls after warm-up would compile again.
-        return RunnerState(*jax.jit(allocate, out_shardings=SingleDeviceSharding(self.device))())
+    def _allocate_program(self) -> tuple[KVCache, step.Rows]:
+        chunk = self.chunk_sizes[-1]
+        return (
+            KVCache.allocate(self.config, slots=self._rows, length=self.length, chunk=chunk, dtype=self.dtype),
+            step.Rows.allocate(self.config, slots=self._rows, repeat_last_n=self.repeat_last_n),
+        )
 
     def chunks(self, prompt_length: int) -> Iterator[Chunk]:
         """The chunks of a prompt: all its tokens but the last, which the first decode step runs."""
