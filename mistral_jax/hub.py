@@ -75,7 +75,8 @@ class ModelFiles:
 
     def _download(self, patterns: list[str]) -> Path:
         assert self.repo_id is not None
-        return _snapshot(self.repo_id, patterns, revision=self.revision, token=self.token)
+        # The commit that the configuration was taken from, which is the folder's name: a branch may have moved on.
+        return _snapshot(self.repo_id, patterns, revision=self.folder.name, token=self.token)
 
 
 def find_model(

@@ -151,3 +151,21 @@ def test_pickled_weights_are_refused_by_name(tmp_path: Path):
     (tmp_path / "pytorch_model.bin").unlink()
     with pytest.raises(WeightFileError, match="has no weights"):
         find_weight_files(tmp_path)
+
+
+def test_weights_come_from_the_commit_that_the_configuration_came_from(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """A branch may move on between the two."""
+    asked: list[str | None] = []
+
+    def snapshot(repo_id: str, patterns: list[str], *, revision: str | None, token: str | bool | None) -> Path:
+        asked.append(revision)
+        folder = tmp_path / "snapshots" / "c0ffee"
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / "model.safetensors").write_bytes(b"")
+        return folder
+
+    monkeypatch.setattr("mistral_jax.hub._snapshot", snapshot)
+    find_model("acme/model", revision="main").fetch_weights()
+    assert asked == ["main", "c0ffee"]
