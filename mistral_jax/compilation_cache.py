@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tempfile
 from pathlib import Path
 
 import jax
@@ -11,9 +12,17 @@ def enable_compilation_cache(folder: Path | str) -> Path:
     """Keep every compiled program in `folder`, which is made, private to the user: what is in it is executed.
 
     Call it before the first compilation. Returns the folder.
+
+    Raises:
+      OSError: the folder cannot be made or written to; the message is one line that names it.
     """
     folder = Path(folder).expanduser()
-    folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+    try:
+        folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+        with tempfile.TemporaryFile(dir=folder):
+            pass
+    except OSError as error:
+        raise OSError(f"cannot keep compiled programs in {folder}: {error.strerror or error}") from error
     jax.config.update("jax_compilation_cache_dir", str(folder))
     # The defaults skip programs that compile in under a second, or are small: all of a small model's.
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)

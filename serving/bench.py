@@ -15,13 +15,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from mistral_jax.compilation_cache import enable_compilation_cache
 from mistral_jax.device import Device, choose_device
 from mistral_jax.language_model import describe
 from mistral_jax.runner import Runner
 from mistral_jax.sampling import Features
 from mistral_jax.sampling_params import SamplingParams
-from serving.build import load_runner, model_files
+from serving.build import load_runner, model_files, use_compilation_cache
 from serving.settings import Settings
 
 
@@ -42,8 +41,7 @@ def run_bench(
     settings: Settings, *, rows: tuple[int, ...], prompt_tokens: int, answer_tokens: int, repeats: int, as_json: bool
 ) -> int:
     """Time each number of rows and print a table, or one JSON object. Returns the exit status."""
-    if settings.compilation_cache_dir is not None:
-        enable_compilation_cache(settings.compilation_cache_dir)
+    use_compilation_cache(settings)
     description = describe(model_files(settings), chat_template=settings.chat_template)
     device = choose_device(settings.device)
     length = prompt_tokens + answer_tokens + 1

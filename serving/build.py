@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import importlib.metadata
 import time
+from pathlib import Path
 
 from mistral_jax.checkpoint import choose_dtype
 from mistral_jax.compilation_cache import enable_compilation_cache
@@ -32,8 +33,7 @@ def build_service(settings: Settings) -> Service:
     Raises:
       ValueError, OSError: the model cannot be found, is not implemented, or does not fit; the message is for the user.
     """
-    if settings.compilation_cache_dir is not None:
-        enable_compilation_cache(settings.compilation_cache_dir)
+    use_compilation_cache(settings)
     description = describe(model_files(settings), chat_template=settings.chat_template)
     device = choose_device(settings.device)
     length = sequence_length(settings, description, device)
@@ -54,10 +54,24 @@ def build_service(settings: Settings) -> Service:
         created=int(time.time()),
         max_model_len=length,
         vocab_size=description.config.vocab_size,
-        fingerprint=fingerprint(description),
+        fingerprint=fingerprint(description, settings.dtype, device.platform),
         defaults=description.defaults,
     )
     return Service(engine=engine, card=card, tokenizer=description.tokenizer, chat=description.chat)
+
+
+def use_compilation_cache(settings: Settings) -> None:
+    """Keep compiled programs where the settings say, if anywhere.
+
+    Raises:
+      OSError: the folder cannot be used.
+    """
+    if settings.compilation_cache_dir is None:
+        return
+    try:
+        enable_compilation_cache(settings.compilation_cache_dir)
+    except OSError as error:
+        raise OSError(f"{error}; choose another folder with --compilation-cache, or none") from error
 
 
 def model_files(settings: Settings) -> ModelFiles:
@@ -114,24 +128,38 @@ def load_runner(
         report(f"loading weights: {done / 2**20:,.0f} of {total / 2**20:,.0f} MiB", done / total)
 
     module = load_module(description, dtype=settings.dtype, device=device, progress=progress)
-    longest = settings.prefill_chunk
-    chunks = DEFAULT_CHUNKS if longest is None else {max(longest, 2), *(c for c in DEFAULT_CHUNKS if c < longest)}
     return Runner(
         module,
         slots=slots or settings.max_seqs,
         length=length,
-        chunks=sorted(chunks),
+        chunks=chunk_sizes(settings),
         repeat_last_n=settings.repeat_last_n,
     )
 
 
-def fingerprint(description: ModelDescription) -> str:
-    """Names what decides an answer beside the request: weights, configuration, and the versions of the software."""
-    digest = hashlib.sha256(repr(description.config).encode())
-    folder = description.files.folder
-    for path in sorted(folder.glob("*.safetensors")) or [folder]:
-        stat = path.stat()
-        digest.update(f"{path.name} {stat.st_size} {stat.st_mtime_ns}".encode())
+def chunk_sizes(settings: Settings) -> tuple[int, ...]:
+    """Lengths of prefill chunks: the one that the settings ask for, and the usual ones below it for what is left."""
+    longest = settings.prefill_chunk
+    if longest is None:
+        return DEFAULT_CHUNKS
+    return (*(size for size in DEFAULT_CHUNKS if size < longest), max(longest, 2))
+
+
+def fingerprint(description: ModelDescription, *others: str) -> str:
+    """Names what decides an answer beside the request: weights, configuration, versions of the software, and `others`.
+
+    The weights of a model from the Hub, which may not be here yet, are named by its commit; those of a folder by sizes
+    and times of its files.
+    """
+    files = description.files
+    digest = hashlib.sha256(repr((description.config, files.weight_files, others)).encode())
+    if files.repo_id is not None:
+        digest.update(f"{files.repo_id} {files.folder.name}".encode())
+    else:
+        for path in sorted({*files.folder.glob("*.safetensors"), *map(Path, files.weight_files)}):
+            if path.is_file():
+                stat = path.stat()
+                digest.update(f"{path.name} {stat.st_size} {stat.st_mtime_ns}".encode())
     for package in ("mistral-jax", "jax", "jaxlib"):
         digest.update(_version(package).encode())
     return f"b{_version('mistral-jax')}-{digest.hexdigest()[:10]}"

@@ -7,11 +7,10 @@ import sys
 import time
 from typing import Any
 
-from mistral_jax.compilation_cache import enable_compilation_cache
 from mistral_jax.device import choose_device
 from mistral_jax.language_model import LanguageModel, describe, load_module
 from mistral_jax.sampling_params import SamplingParams, SamplingParamsError
-from serving.build import model_files, sequence_length
+from serving.build import chunk_sizes, model_files, sequence_length, use_compilation_cache
 from serving.settings import Settings
 
 _HELP = """\
@@ -84,7 +83,7 @@ class _Conversation:
                 print(piece, end="", flush=True)
         except KeyboardInterrupt:
             print(" [stopped]", end="")
-        except ValueError as error:
+        except (ValueError, ArithmeticError) as error:
             self._messages.pop()
             print(f"({error})")
             return
@@ -94,8 +93,7 @@ class _Conversation:
 
 def run_chat(settings: Settings, *, system: str | None) -> int:
     """Load the model and talk until the input ends. Returns the exit status."""
-    if settings.compilation_cache_dir is not None:
-        enable_compilation_cache(settings.compilation_cache_dir)
+    use_compilation_cache(settings)
     description = describe(model_files(settings), chat_template=settings.chat_template)
     if description.chat is None:
         raise ValueError("this model has no chat template; give one with --chat-template")
@@ -103,7 +101,14 @@ def run_chat(settings: Settings, *, system: str | None) -> int:
     length = sequence_length(settings, description, device)
     print(f"Loading {settings.served_id} …", file=sys.stderr)
     module = load_module(description, dtype=settings.dtype, device=device)
-    model = LanguageModel(description, module, slots=1, length=length)
+    model = LanguageModel(
+        description,
+        module,
+        slots=1,
+        length=length,
+        chunks=chunk_sizes(settings),
+        repeat_last_n=settings.repeat_last_n,
+    )
     model.runner.warm_up(model.runner.new_state())
     if sys.stdin.isatty():
         importlib.import_module("readline")  # line editing and history for input()

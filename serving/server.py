@@ -18,6 +18,7 @@ from serving.access import is_loopback
 from serving.app import create_app
 from serving.lifecycle import ServiceHost
 from serving.logs import configure_logging
+from serving.request_log import LogFile
 from serving.settings import Settings
 
 logger = logging.getLogger("mistral_jax.server")
@@ -41,8 +42,7 @@ def run_server(settings: Settings) -> int:
     """
     configure_logging(settings.log_level)
     if settings.log is not None:
-        with settings.log.open("a", encoding="utf-8"):
-            pass
+        LogFile(settings.log).close()  # known to be writable before anything is loaded
     listener = listen(settings.host, settings.port)
     app = create_app(settings)
     server = Server(app, settings)

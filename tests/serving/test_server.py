@@ -172,7 +172,7 @@ def test_a_port_in_use_is_told_in_one_line() -> None:
 def test_an_address_or_log_file_that_cannot_be_used_is_told(tmp_path: Path) -> None:
     for options, text in (
         (("--host", "203.0.113.7"), "--host 203.0.113.7: cannot listen there"),
-        (("--log", str(tmp_path / "no" / "log")), "log"),
+        (("--log", str(tmp_path / "no" / "log")), "--log"),
     ):
         with fake("slow", *options) as server:
             code, errors = server.end()
