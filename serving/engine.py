@@ -180,7 +180,14 @@ class JaxEngine:
     def _run(self) -> None:
         """The device thread."""
         try:
-            runner = self._load(self._report)
+            try:
+                runner = self._load(self._report)
+            except (ValueError, OSError) as error:
+                # Files that are missing or wrong: the message is for the user, and where it was raised is not.
+                logger.debug("loading failed", exc_info=error)
+                message = f"the model could not be loaded: {error}"
+                self._end_all("error", "the engine failed; see the server's log", EngineState.FAILED, message)
+                return
             state = runner.new_state()
             if self._warm_up:
                 state = runner.warm_up(state, self._report_warm_up)

@@ -301,14 +301,15 @@ def test_a_device_thread_that_raises_fails_its_requests_and_says_so(runner: Runn
     engine.drain(0)
 
 
-def test_a_load_that_fails_is_told(runner: Runner):
+def test_a_load_that_fails_is_told_without_a_traceback(caplog: pytest.LogCaptureFixture):
     def load(report):
         raise ValueError("no such weights")
 
     engine = JaxEngine(load=load, tokenizer=FakeTokenizer(), eos_ids={EOS}, slots=2, queue_limit=1)
     engine.start()
     wait_for(lambda: engine.status.state is EngineState.FAILED)
-    assert engine.status.detail == "ValueError: no such weights"
+    assert engine.status.detail == "the model could not be loaded: no such weights"
+    assert not caplog.records
 
 
 def test_damaged_weights_fail_a_request_and_not_the_server():
