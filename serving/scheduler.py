@@ -78,6 +78,8 @@ class Scheduler[C: Chunk]:
         self._free = list(range(slots))
         self._waiting: deque[LiveSequence[C]] = deque()
         self._running: dict[int, LiveSequence[C]] = {}
+        """By slot, in the order of admission."""
+        self._shortest_first = False
 
     @property
     def waiting(self) -> int:
@@ -110,7 +112,7 @@ class Scheduler[C: Chunk]:
         """Plan a round and count it as dispatched."""
         prefills: list[tuple[LiveSequence[C], C]] = []
         budget = self._chunk_budget
-        for sequence in self._running.values():  # in the order of admission
+        for sequence in self._prefill_order():
             while sequence.chunks and (sequence.chunks[0].size <= budget or not prefills):
                 chunk = sequence.chunks.popleft()
                 prefills.append((sequence, chunk))
@@ -121,6 +123,19 @@ class Scheduler[C: Chunk]:
         for sequence in decodes:
             sequence.steps += 1
         return Round(tuple(prefills), tuple(decodes))
+
+    def _prefill_order(self) -> list[LiveSequence[C]]:
+        """Those whose prompts are not done: by admission in one round, in the next those first who have least left.
+
+        So a short prompt does not wait for a long one, a long one is not held up for ever by short ones, and prompts of
+        one length are done one after another instead of all together at the end.
+        """
+        prefilling = [sequence for sequence in self._running.values() if sequence.chunks]
+        if len(prefilling) > 1:
+            self._shortest_first = not self._shortest_first
+            if self._shortest_first:
+                prefilling.sort(key=lambda sequence: len(sequence.chunks))
+        return prefilling
 
     def retire(self, sequence: LiveSequence[C]) -> None:
         """Free a sequence's slot, or take it from the queue. Safe to call twice."""

@@ -73,6 +73,43 @@ def test_short_prompts_share_a_round_up_to_the_budget():
     assert [q.request.request_id for q, _ in s.next_round().prefills] == ["c"]
 
 
+def test_a_short_prompt_does_not_wait_for_a_long_one():
+    s = scheduler(slots=3, chunk_budget=4)
+    long, other, short = sequence("long", 41), sequence("other", 41), sequence("short", 3)
+    s.submit([long, other])
+    s.admit()
+    s.next_round()
+    s.submit([short])
+    s.admit()
+    rounds = [{q.request.request_id for q, _ in s.next_round().prefills} for _ in range(2)]
+    assert {"short"} <= rounds[0] | rounds[1]
+    assert {"long"} <= rounds[0] | rounds[1]
+
+
+def test_a_long_prompt_is_not_held_up_by_a_stream_of_short_ones():
+    s = scheduler(slots=2, chunk_budget=4)
+    long = sequence("long", 41)
+    s.submit([long])
+    rounds = 0
+    while not rounds or long.chunks:
+        short = sequence("short", 5)
+        s.submit([short])
+        s.admit()
+        s.next_round()
+        s.retire(short)
+        rounds += 1
+    assert rounds <= 20
+
+
+def test_prompts_of_one_length_are_done_one_after_another():
+    s = scheduler(slots=3, chunk_budget=4)
+    s.submit([sequence(name, 9) for name in "abc"])
+    s.admit()
+    assert [[q.request.request_id for q, _ in s.next_round().prefills] for _ in range(6)] == [
+        [name] for name in "aabbcc"
+    ]
+
+
 def test_a_chunk_larger_than_the_budget_runs_alone():
     s = scheduler(slots=2, chunk_budget=2)
     s.submit([sequence("long", 9), sequence("other", 9)])
