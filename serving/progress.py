@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from typing import Any
 
 from tqdm import tqdm
@@ -10,13 +11,20 @@ from serving.request import EngineState
 
 
 class TerminalProgress:
-    """One bar for loading and one for compiling. Called on the engine's thread, with a state, a detail and a share done."""
+    """One bar for loading and one for compiling. Called on the engine's thread, with a state, a detail and a share done.
+
+    Where standard error cannot be written to (its reader has gone), nothing is shown; a model loads all the same.
+    """
 
     def __init__(self) -> None:
         self._bar: tqdm[Any] | None = None
         self._state: EngineState | None = None
 
     def __call__(self, state: EngineState, detail: str, progress: float | None) -> None:
+        with contextlib.suppress(OSError, ValueError):  # ValueError: the stream is closed
+            self._show(state, detail, progress)
+
+    def _show(self, state: EngineState, detail: str, progress: float | None) -> None:
         if state is not self._state:
             self.close()
             self._state = state
