@@ -8,7 +8,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import numpy as np
@@ -42,14 +42,17 @@ _NOT_TEXT = re.compile(
 _DERIVED = re.compile(r".*rotary_emb\.inv_freq$")
 
 
-class HuggingFaceText:
-    """The text model of a Hugging Face checkpoint: prefixes stripped, the vision tower and derived buffers left out."""
+class RenamedSource:
+    """Tensors of another source under other names.
 
-    def __init__(self, source: TensorSource) -> None:
+    Args:
+      source: where they are.
+      stored: the name in `source` of each name that this one gives them; tensors without one are left out.
+    """
+
+    def __init__(self, source: TensorSource, stored: Mapping[str, str]) -> None:
         self._source = source
-        self._stored = {
-            _text_name(name): name for name in source.names() if not _NOT_TEXT.match(name) and not _DERIVED.match(name)
-        }
+        self._stored = stored
 
     def names(self) -> Iterable[str]:
         return self._stored.keys()
@@ -62,6 +65,14 @@ class HuggingFaceText:
 
     def read_into(self, name: str, out: Array) -> None:
         self._source.read_into(self._stored[name], out)
+
+
+class HuggingFaceText(RenamedSource):
+    """The text model of a Hugging Face checkpoint: prefixes stripped, the vision tower and derived buffers left out."""
+
+    def __init__(self, source: TensorSource) -> None:
+        kept = (name for name in source.names() if not _NOT_TEXT.match(name) and not _DERIVED.match(name))
+        super().__init__(source, {_text_name(name): name for name in kept})
 
 
 def _text_name(name: str) -> str:
@@ -71,25 +82,15 @@ def _text_name(name: str) -> str:
     return name
 
 
-class MistralFormat:
+class MistralFormat(RenamedSource):
     """A checkpoint in Mistral's own format under Hugging Face names, with q and k in the halves layout."""
 
     def __init__(self, source: TensorSource, *, num_heads: int, num_kv_heads: int) -> None:
-        self._source = source
+        super().__init__(source, {_mistral_name(name): name for name in source.names() if not _NOT_TEXT.match(name)})
         self._heads = {"q_proj": num_heads, "k_proj": num_kv_heads}
-        self._stored = {_mistral_name(name): name for name in source.names() if not _NOT_TEXT.match(name)}
-
-    def names(self) -> Iterable[str]:
-        return self._stored.keys()
-
-    def shape(self, name: str) -> tuple[int, ...]:
-        return self._source.shape(self._stored[name])
-
-    def dtype(self, name: str) -> np.dtype[Any]:
-        return self._source.dtype(self._stored[name])
 
     def read_into(self, name: str, out: Array) -> None:
-        self._source.read_into(self._stored[name], out)
+        super().read_into(name, out)
         heads = self._heads.get(name.split(".")[-2])
         if heads is not None:
             out[...] = pairs_to_halves(out, heads)
