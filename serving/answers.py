@@ -100,6 +100,10 @@ class Answer(Protocol):
         """Keep an event without building chunks."""
         ...
 
+    def usage(self) -> Usage:
+        """Tokens so far."""
+        ...
+
     def whole(self) -> msgspec.Struct:
         """The answer as if it were not streamed; of an unfinished one, what there is."""
         ...

@@ -52,6 +52,7 @@ async def respond(
         if not collecting.done():
             raise ClientGoneError("the client closed the connection")
         exchange.response = collecting.result()
+        exchange.usage = answer.usage()
     finally:
         generation.cancel()
         leaving.cancel()

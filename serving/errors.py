@@ -16,6 +16,7 @@ from litestar.types import ExceptionHandlersMap
 
 from serving.request import EngineState, EngineUnavailableError, QueueFullError
 from serving.request_id import request_id_of
+from serving.request_log import exchange_of
 from serving.schemas import ErrorBody, ErrorResponse
 
 logger = logging.getLogger("mistral_jax.server")
@@ -126,8 +127,9 @@ class DeadlineError(ApiError):
     code = "request_timeout"
 
     def __init__(self, seconds: float) -> None:
+        # Rounded: a few milliseconds of the server's limit were used up before the answer was begun.
         super().__init__(
-            f"the answer was not finished within this server's limit of {seconds:g} seconds",
+            f"the answer was not finished within this server's limit of {round(seconds, 1 if seconds > 1 else 2):g} seconds",
             headers={"x-should-retry": "false"},
         )
 
@@ -180,6 +182,8 @@ def _handle(request: Request[Any, Any, Any], exception: Exception) -> Response[E
     error = api_error(exception)
     if error.status >= 500 and not isinstance(exception, ApiError | QueueFullError | EngineUnavailableError):
         logger.error("request %s failed", request_id_of(request.scope), exc_info=exception)
+    if error.status >= 500:
+        exchange_of(request.scope).error = error.message
     return Response(error.body(), status_code=error.status, headers=error.headers, media_type="application/json")
 
 

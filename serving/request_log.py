@@ -20,6 +20,7 @@ import msgspec
 from litestar.types import ASGIApp, Message, Receive, Scope, Send
 
 from serving.request_id import request_id_of
+from serving.schemas import Usage
 
 logger = logging.getLogger("mistral_jax.server")
 access_logger = logging.getLogger("mistral_jax.access")
@@ -35,9 +36,10 @@ class Exchange:
     request: bytes | None = None
     """The body as it came."""
     response: Any = None
-    """The response as a Struct; of a stream, the assembled answer."""
+    """The response as a Struct; of a stream, what assembles the answer, which is not done unless the file wants it."""
+    usage: Usage | None = None
     error: str | None = None
-    """What went wrong after the response had begun."""
+    """What went wrong on our side, before the response had begun or after."""
     status: int | None = None
     started: float = field(default_factory=time.monotonic)
 
@@ -154,7 +156,7 @@ class RequestLog:
         status = exchange.status if exchange.status is not None else 499
         quiet = scope["path"] in QUIET_PATHS
         request_id = request_id_of(scope)
-        usage = getattr(exchange.response, "usage", None)
+        usage = exchange.usage
         tokens = f" {usage.prompt_tokens}+{usage.completion_tokens} tokens" if usage else ""
         problem = f" ({exchange.error})" if exchange.error else ""
         access_logger.log(
@@ -169,6 +171,7 @@ class RequestLog:
             request_id,
         )
         if self.file is not None and not quiet:
+            response = exchange.response() if callable(exchange.response) else exchange.response
             self.file.write(
                 {
                     "type": "response",
@@ -178,7 +181,7 @@ class RequestLog:
                     "duration_s": round(duration, 6),
                     "usage": usage or None,
                     "error": exchange.error,
-                    "body": exchange.response if exchange.response is not None else _json_or_text(body or None),
+                    "body": response if response is not None else _json_or_text(body or None),
                 }
             )
 

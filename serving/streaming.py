@@ -94,7 +94,8 @@ class EventStream(Response[None]):
 
     def _end(self) -> None:
         self._generation.cancel()
-        self._exchange.response = self._answer.whole()
+        self._exchange.usage = self._answer.usage()
+        self._exchange.response = self._answer.whole
 
 
 class _EventStreamResponse(ASGIResponse):

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from serving.answers import ChatAnswer
 from serving.request_log import LogFile
 from tests.serving.fakes import FakeEngine
 from tests.serving.harness import CHAT, MESSAGES, TEXT, running
@@ -105,3 +106,21 @@ async def test_each_request_is_one_line_on_standard_error(caplog: pytest.LogCapt
     assert "9+4 tokens" in messages[0]
     assert messages[0].endswith("id=r9")
     assert "\n" not in messages[1]
+
+
+async def test_a_streamed_answer_is_not_assembled_for_nobody(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """With log-probabilities of thousands of tokens that would hold up all other streams."""
+    monkeypatch.setattr(ChatAnswer, "whole", lambda self: pytest.fail("assembled"))
+    caplog.set_level(logging.INFO, "mistral_jax")
+    async with running(FakeEngine("Hi")) as client:
+        assert (await client.post(CHAT, json={"messages": MESSAGES, "stream": True})).status_code == 200
+    assert any("200" in line and "9+3 tokens" in line for line in caplog.messages)
+
+
+async def test_why_an_answer_failed_is_told_on_its_line(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.INFO, "mistral_jax")
+    async with running(FakeEngine("abc", fail_after=1)) as client:
+        assert (await client.post(CHAT, json={"messages": MESSAGES})).status_code == 500
+    assert any("500" in line and "(NaN in weights.bin)" in line for line in caplog.messages)
