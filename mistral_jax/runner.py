@@ -8,7 +8,7 @@ server's engine all drive the same runner:
     state = runner.admit(state, slot, prompt, params)
     for chunk in runner.chunks(len(prompt)):
         state, _ = runner.prefill(state, slot, prompt, chunk)
-    state, packed = runner.decode(state, active_slots, features)      # [R, PACKED_WIDTH], on the device
+    state, packed = runner.decode(state, active_slots, features, longest=tokens_held)      # [R, PACKED_WIDTH], on the device
 
 Every call is asynchronous: arrays come back before they are computed, and reading them waits. States are donated.
 """

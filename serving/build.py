@@ -142,7 +142,7 @@ def chunk_sizes(settings: Settings) -> tuple[int, ...]:
     longest = settings.prefill_chunk
     if longest is None:
         return DEFAULT_CHUNKS
-    return (*(size for size in DEFAULT_CHUNKS if size < longest), max(longest, 2))
+    return (*(size for size in DEFAULT_CHUNKS if size < longest), longest)
 
 
 def fingerprint(description: ModelDescription, *others: str) -> str:

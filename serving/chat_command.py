@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import sys
 import time
+from dataclasses import replace
 from typing import Any
 
 from mistral_jax.device import choose_device
@@ -93,6 +94,7 @@ class _Conversation:
 
 def run_chat(settings: Settings, *, system: str | None) -> int:
     """Load the model and talk until the input ends. Returns the exit status."""
+    settings = replace(settings, max_seqs=1)  # one conversation; the length is chosen for as many
     use_compilation_cache(settings)
     description = describe(model_files(settings), chat_template=settings.chat_template)
     if description.chat is None:
@@ -104,7 +106,7 @@ def run_chat(settings: Settings, *, system: str | None) -> int:
     model = LanguageModel(
         description,
         module,
-        slots=1,
+        slots=settings.max_seqs,
         length=length,
         chunks=chunk_sizes(settings),
         repeat_last_n=settings.repeat_last_n,

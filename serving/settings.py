@@ -219,8 +219,8 @@ class Settings:
         Option(
             flags=("--prefill-chunk",),
             help="Prompt tokens processed between two decode steps.",
-            default_text="chosen for the device",
-            low=1,
+            default_text="256",
+            low=2,
             high=65536,
         ),
     ] = None

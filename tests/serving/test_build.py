@@ -69,7 +69,7 @@ def test_the_fingerprint_of_a_model_from_the_hub_is_the_same_before_and_after_it
 
 @pytest.mark.parametrize(
     ("longest", "sizes"),
-    [(None, DEFAULT_CHUNKS), (1, (2,)), (2, (2,)), (16, (16,)), (100, (16, 64, 100)), (5000, (16, 64, 256, 5000))],
+    [(None, DEFAULT_CHUNKS), (2, (2,)), (16, (16,)), (100, (16, 64, 100)), (5000, (16, 64, 256, 5000))],
 )
 def test_chunk_sizes(longest: int | None, sizes: tuple[int, ...]) -> None:
     assert chunk_sizes(Settings(prefill_chunk=longest)) == sizes
