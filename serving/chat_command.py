@@ -65,11 +65,14 @@ class _Conversation:
     def _set(self, words: list[str]) -> str:
         if len(words) != 2 or words[0] not in _SETTABLE:
             return f"expected /set NAME VALUE with one of {', '.join(_SETTABLE)}"
+        kind = _SETTABLE[words[0]]
         try:
-            changed: dict[str, Any] = {**self._sampling, words[0]: _SETTABLE[words[0]](words[1])}
+            changed: dict[str, Any] = {**self._sampling, words[0]: kind(words[1])}
             SamplingParams(**changed)
-        except (ValueError, SamplingParamsError) as error:
+        except SamplingParamsError as error:
             return str(error)
+        except ValueError:
+            return f"{words[0]} is {words[1]!r}; expected {'an integer' if kind is int else 'a number'}"
         self._sampling = changed
         return f"({words[0]} = {words[1]})"
 
@@ -86,7 +89,7 @@ class _Conversation:
             print(" [stopped]", end="")
         except (ValueError, ArithmeticError) as error:
             self._messages.pop()
-            print(f"({error})")
+            print(f"({error}; /clear starts over)" if len(self._messages) > 1 else f"({error})")
             return
         self._messages.append({"role": "assistant", "content": "".join(pieces)})
         print(f"\n\x1b[2m({time.perf_counter() - start:.1f} s)\x1b[0m" if sys.stdout.isatty() else "")
