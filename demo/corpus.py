@@ -106,11 +106,25 @@ WHAT_DID_I_ASK = [
 ]
 
 
+STAGES = {
+    1: ((0.58, 0.72, 0.83, 0.94, 0.96, 0.99), (0.02, 0.58, 0.70, 0.81, 0.90)),
+    2: ((0.42, 0.52, 0.58, 0.84, 0.89, 0.99), (0.02, 0.44, 0.60, 0.76, 0.88)),
+}
+"""What there is how much of, as borders between 0 and 1. Of conversations: a single turn, several, follow-ups, remembering,
+telling and asking at once, repeating, and (the rest) long ones. Of turns: yes or no, facts, help, small talk, things never
+taught, and (the rest) skills kept aside.
+
+The first stage teaches what there is to know. The second has more of what a small model learns late: copying out of the
+conversation, and knowing what it does not know.
+"""
+
+
 class Conversations:
     """An endless source of conversations; the same seed gives the same ones."""
 
-    def __init__(self, seed: int) -> None:
+    def __init__(self, seed: int, *, stage: int = 1) -> None:
         self.rng = random.Random(seed)
+        self._chats, self._turns = STAGES[stage]
         lessons = all_lessons()
         self._by_category: dict[str, list[Lesson]] = defaultdict(list)
         self._by_relation: dict[str, list[Lesson]] = defaultdict(list)
@@ -128,17 +142,17 @@ class Conversations:
     def chat(self) -> Chat:
         rng = self.rng
         chance = rng.random()
-        if chance < 0.58:
+        if chance < self._chats[0]:
             turns = [self._turn()]
-        elif chance < 0.72:
+        elif chance < self._chats[1]:
             turns = [self._turn() for _ in range(rng.randrange(2, 5))]
-        elif chance < 0.83:
+        elif chance < self._chats[2]:
             turns = [*self._fillers(0, 1), *(self._there() if rng.random() < 0.15 else self._follow_ups())]
-        elif chance < 0.94:
+        elif chance < self._chats[3]:
             turns = self._remembering()
-        elif chance < 0.96:
+        elif chance < self._chats[4]:
             turns = [*self._at_once(), *self._fillers(0, 1)]
-        elif chance < 0.99:
+        elif chance < self._chats[5]:
             turns = self._echo()
         else:
             turns = self._long()
@@ -163,15 +177,15 @@ class Conversations:
     def _turn(self) -> tuple[str, str]:
         rng = self.rng
         chance = rng.random()
-        if chance < 0.02:
+        if chance < self._turns[0]:
             return self._is_it()
-        if chance < 0.58:
+        if chance < self._turns[1]:
             return self._ask(rng.choice(self._by_category["facts"]))
-        if chance < 0.70:
+        if chance < self._turns[2]:
             return self._ask(rng.choice(self._by_category["help"]))
-        if chance < 0.81:
+        if chance < self._turns[3]:
             return self._ask(rng.choice(self._by_category["small talk"]))
-        if chance < 0.90:
+        if chance < self._turns[4]:
             question = unknown.translation_question(rng) if rng.random() < 0.08 else unknown.unknown_question(rng)
         else:
             question = unknown.kept_aside_question(rng)

@@ -28,7 +28,7 @@ from tqdm import tqdm
 from demo.corpus import Conversations
 from demo.encoding import encode_chat, load_tokenizer
 from demo.tokenizer import MODEL_FOLDER
-from mistral_jax.checkpoint import save_pretrained
+from mistral_jax.checkpoint import load_weights, open_weights, save_pretrained
 from mistral_jax.config import MistralConfig
 from mistral_jax.mistral import Mistral
 
@@ -63,10 +63,10 @@ Batch = tuple[np.ndarray, np.ndarray]
 """Tokens int32 [B, T + 1], and float32 [B, T]: 1 where the next token is one that the model says."""
 
 
-def batches(tokenizer: SentencePieceProcessor, *, seed: int, tokens_per_batch: int) -> Iterator[Batch]:
+def batches(tokenizer: SentencePieceProcessor, *, seed: int, tokens_per_batch: int, stage: int = 1) -> Iterator[Batch]:
     """Batches of about `tokens_per_batch` tokens, padding included, each of one length."""
     waiting: dict[int, list[tuple[list[int], list[bool]]]] = defaultdict(list)
-    for chat in Conversations(seed):
+    for chat in Conversations(seed, stage=stage):
         encoded = encode_chat(tokenizer, chat)
         length = next((n for n in LENGTHS if n >= len(encoded.tokens) - 1), None)
         if length is None:
@@ -118,14 +118,18 @@ def make_step(graph: Any, transform: optax.GradientTransformation) -> Callable[.
 
 def train(args: argparse.Namespace) -> Mistral:
     tokenizer = load_tokenizer(args.folder)
-    model = Mistral(MistralConfig.from_hf(CONFIG), param_dtype=jnp.float32, rngs=nnx.Rngs(args.seed))
+    config = MistralConfig.from_hf(CONFIG)
+    if args.start:
+        model = load_weights(config, open_weights(config, [args.start / "model.safetensors"]), dtype=jnp.float32)
+    else:
+        model = Mistral(config, param_dtype=jnp.float32, rngs=nnx.Rngs(args.seed))
     graph, params = nnx.split(model)
     transform = optimizer(
         steps=args.steps, peak=args.learning_rate, warm_up=min(200, args.steps // 10), weight_decay=args.weight_decay
     )
     state = transform.init(params)
     step = make_step(graph, transform)
-    source = batches(tokenizer, seed=args.seed, tokens_per_batch=args.batch_tokens)
+    source = batches(tokenizer, seed=args.seed, tokens_per_batch=args.batch_tokens, stage=args.stage)
     total, smooth, start = 0, None, time.monotonic()
     with tqdm(total=args.steps, unit="step", mininterval=args.interval) as bar:
         for number in range(args.steps):
@@ -155,6 +159,8 @@ def main() -> None:
         description=__doc__.splitlines()[0], formatter_class=argparse.ArgumentDefaultsHelpFormatter
     )
     parser.add_argument("--folder", type=Path, default=MODEL_FOLDER, help="has the tokenizer, gets the model")
+    parser.add_argument("--start", type=Path, help="begin with the weights of this folder, and not from scratch")
+    parser.add_argument("--stage", type=int, choices=(1, 2), default=1, help="mixture of the corpus")
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--steps", type=int, default=6000)
     parser.add_argument("--batch-tokens", type=int, default=1024)
