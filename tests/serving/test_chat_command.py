@@ -52,13 +52,14 @@ def test_answers_are_printed_and_kept(
 def test_a_message_that_failed_is_not_kept(
     conversation: _Conversation, model: FakeModel, capsys: pytest.CaptureFixture[str]
 ) -> None:
+    conversation.answer("hi")
     for error in (ValueError("the prompt has 99 tokens"), FloatingPointError("not numbers")):
         model.error = error
         conversation.answer("long")
         assert f"({error}; /clear starts over)" in capsys.readouterr().out
     model.error = None
     conversation.answer("short")
-    assert [m["content"] for m in model.asked[-1][0]] == ["Be brief.", "short"]
+    assert [m["content"] for m in model.asked[-1][0]] == ["Be brief.", "hi", "Hello", "short"]
 
 
 @pytest.mark.parametrize(
