@@ -25,8 +25,9 @@ from mistral_jax.sampling_params import MAX_TOP_LOGPROBS, SamplingParams
 LOWEST_LOGPROB = -9999.0
 """Reported for a probability of zero, since JSON has no infinity (OpenAI's API does the same)."""
 
-LOWEST_TEMPERATURE = 1e-6
-"""Smaller ones are raised to this: logits divided by it are still finite, and all but exact ties are decided."""
+SMALLEST = 1e-6
+"""Smaller temperatures, values of top_p and repetition penalties are raised to this, since float32 would make them zero, or
+infinite what is divided by them. Only the likeliest token is left by then, except for exact ties."""
 
 
 @partial(
@@ -60,12 +61,12 @@ class SamplerRows:
 
 def row_scalars(params: SamplingParams) -> np.ndarray:
     """temperature (0: greedy), top_p, min_p, repetition, presence, frequency: float32 [6]."""
-    temperature = 0.0 if params.is_greedy else max(params.temperature, LOWEST_TEMPERATURE)
+    temperature = 0.0 if params.is_greedy else max(params.temperature, SMALLEST)
     values = (
         temperature,
-        params.top_p,
+        max(params.top_p, SMALLEST),
         params.min_p,
-        params.repetition_penalty,
+        max(params.repetition_penalty, SMALLEST),
         params.presence_penalty,
         params.frequency_penalty,
     )

@@ -251,12 +251,13 @@ def test_logprobs_beyond_twenty_are_refused_by_the_name_that_the_api_gives_them(
         SamplingParams(logprobs=21)
 
 
-@pytest.mark.parametrize("temperature", [1e-45, 1e-38, 1e-30, 1e-6])
-def test_the_lowest_temperatures_take_the_likeliest_token(temperature: float) -> None:
+@pytest.mark.parametrize("value", [5e-324, 1e-45, 1e-38, 1e-30, 1e-6])
+@pytest.mark.parametrize("name", ["temperature", "top_p", "repetition_penalty"])
+def test_values_just_above_zero_take_the_likeliest_token(name: str, value: float) -> None:
     logits = np.zeros((1, V), np.float32)
     logits[0, 11], logits[0, 12] = 60.0, 59.0
-    params = SamplingParams(temperature=temperature, seed=3)
-    tokens, _ = draw(logits, rows_for(params), (params,))
+    params = SamplingParams(**{"temperature": 0.5, "seed": 3, name: value})
+    tokens, _ = draw(logits, rows_for(params, prompts=((11,),)), (params,))
     assert tokens.tolist() == [11]
 
 
