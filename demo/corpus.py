@@ -108,7 +108,7 @@ WHAT_DID_I_ASK = [
 
 STAGES = {
     1: ((0.58, 0.72, 0.83, 0.94, 0.96, 0.99), (0.02, 0.58, 0.70, 0.81, 0.90)),
-    2: ((0.42, 0.52, 0.58, 0.84, 0.89, 0.99), (0.02, 0.44, 0.60, 0.76, 0.88)),
+    2: ((0.42, 0.52, 0.58, 0.84, 0.89, 0.99), (0.02, 0.44, 0.58, 0.78, 0.89)),
 }
 """What there is how much of, as borders between 0 and 1. Of conversations: a single turn, several, follow-ups, remembering,
 telling and asking at once, repeating, and (the rest) long ones. Of turns: yes or no, facts, help, small talk, things never

@@ -209,6 +209,9 @@ high is Mount Everest | Mount Everest is about 8,849 metres high.
 hot is the Sun | The surface of the Sun is about 5,500 degrees Celsius hot.
 hot is boiling water | Water boils at 100 degrees Celsius at sea level.
 cold is ice | Water freezes at 0 degrees Celsius.
+tall is Mount Everest | Mount Everest is about 8,849 metres high.
+high is the highest mountain | Mount Everest is about 8,849 metres high.
+old is our planet | The Earth is about 4.5 billion years old.
 many people live on Earth | More than eight billion people live on Earth.
 does a computer work | A computer works by following simple instructions, very many of them in each second.
 does a language model work | A language model reads a text as tokens and predicts the next token, again and again.

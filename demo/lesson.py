@@ -84,7 +84,8 @@ def table(
             raise ValueError(f"{relation}: expected columns {names}, got {row}")
         fields = dict(zip(names, row, strict=True))
         fields |= {f"a_{name}": with_article(cell) for name, cell in fields.items() if cell}
-        text = answer.format(**fields)
+        # "Washington, D.C." brings its own full stop.
+        text = answer.format(**fields).replace("..", ".")
         lessons.append(
             Lesson(
                 key=f"{relation}/{row[0]}",

@@ -241,12 +241,35 @@ blue and white | light blue
 """
 
 
+IRREGULAR = {
+    "sheep": "sheep",
+    "deer": "deer",
+    "wolf": "wolves",
+    "mouse": "mice",
+    "goose": "geese",
+    "salmon": "salmon",
+    "trout": "trout",
+    "butterfly": "butterflies",
+    "mosquito": "mosquitoes",
+    "fox": "foxes",
+    "ostrich": "ostriches",
+}
+
+
+def _with_plural(text: str) -> list[list[str]]:
+    """The rows of a table of animals, with the plural of each as the last column."""
+    rows = [[cell.strip() for cell in line.split("|")] for line in text.strip().splitlines()]
+    return [[*row, IRREGULAR.get(row[0], row[0] + "s")] for row in rows]
+
+
 def animal_lessons() -> list[Lesson]:
-    columns = "animal kind young food legs"
+    columns = "animal kind young food legs plural"
+    animals = _with_plural(ANIMALS)
     kind = table(
         "animal kind",
         [
             "What kind of animal is {a_animal}?",
+            "What are {plural}?",
             "What type of animal is {a_animal}?",
             "Which class of animals does {a_animal} belong to?",
             "What is {a_animal}?",
@@ -257,7 +280,7 @@ def animal_lessons() -> list[Lesson]:
         ],
         "{a_animal} is {a_kind}.",
         columns,
-        ANIMALS,
+        animals,
     )
     young = table(
         "young",
@@ -273,7 +296,7 @@ def animal_lessons() -> list[Lesson]:
         ],
         "A baby {animal} is called {young}.",
         columns,
-        ANIMALS,
+        animals,
         follow="a baby {animal}",
     )
     food = table(
@@ -281,6 +304,8 @@ def animal_lessons() -> list[Lesson]:
         [
             "What does {a_animal} eat?",
             "{a_animal} eats what?",
+            "What do {plural} eat?",
+            "What do {plural} like to eat?",
             "What is the food of {a_animal}?",
             "What food does {a_animal} like?",
             "What does {a_animal} live on?",
@@ -289,7 +314,7 @@ def animal_lessons() -> list[Lesson]:
         ],
         "{a_animal} eats {food}.",
         columns,
-        ANIMALS,
+        animals,
         follow="{a_animal}",
     )
     legs = table(
@@ -297,6 +322,7 @@ def animal_lessons() -> list[Lesson]:
         [
             "How many legs does {a_animal} have?",
             "How many legs has {a_animal}?",
+            "How many legs do {plural} have?",
             "What number of legs does {a_animal} have?",
             "Does {a_animal} have legs, and how many?",
             "Tell me how many legs {a_animal} has.",
@@ -304,7 +330,7 @@ def animal_lessons() -> list[Lesson]:
         ],
         "{a_animal} has {legs} legs.",
         columns,
-        ANIMALS,
+        animals,
         follow="{a_animal}",
     )
     sound = table(
@@ -312,14 +338,15 @@ def animal_lessons() -> list[Lesson]:
         [
             "What sound does {a_animal} make?",
             "What does {a_animal} say?",
+            "What sound do {plural} make?",
             "Which sound does {a_animal} make?",
             "What noise does {a_animal} make?",
             "How does {a_animal} sound?",
             "~What is the sound of {a_animal}?",
         ],
         'The sound of {a_animal} is "{sound}".',
-        "animal sound",
-        SOUNDS,
+        "animal sound plural",
+        _with_plural(SOUNDS),
         follow="{a_animal}",
     )
     home = table(

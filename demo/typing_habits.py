@@ -58,6 +58,16 @@ _AFTER = [
 ]
 
 
+_SYNONYMS = {
+    "largest": ["biggest", "greatest"],
+    "highest": ["tallest"],
+    "smallest": ["tiniest"],
+    "start": ["run", "launch"],
+    "use": ["try"],
+    "show": ["give"],
+}
+
+
 def _lower_first(text: str) -> str:
     first, _, _ = text.partition(" ")
     return text if first.isupper() and len(first) > 1 else text[:1].lower() + text[1:]
@@ -96,6 +106,13 @@ def _contract(rng: random.Random, text: str) -> str:
     return text
 
 
+def _synonym(rng: random.Random, text: str) -> str:
+    for word, others in _SYNONYMS.items():
+        if f" {word} " in text:
+            return text.replace(word, rng.choice(others), 1)
+    return text
+
+
 def carelessly(rng: random.Random, text: str) -> str:
     """The text in small letters, without its last mark and, half of the time, with a typing error."""
     text = text.lower().rstrip(".?!")
@@ -113,6 +130,8 @@ def vary(rng: random.Random, text: str, *, keep_words: bool = False, wrap: bool 
     """
     if rng.random() < 0.12:
         text = _contract(rng, text)
+    if not keep_words and rng.random() < 0.25:
+        text = _synonym(rng, text)
     if wrap and not keep_words and rng.random() < 0.18:
         if rng.random() < 0.3:
             text = rng.choice(_BEFORE_BARE) + _lower_first(text)
