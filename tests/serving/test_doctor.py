@@ -63,9 +63,7 @@ def test_sizes_of_a_model_that_fits(folder: Path) -> None:
 
 
 def test_a_model_that_cannot_fit_says_what_to_do(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    import serving.build
-
-    monkeypatch.setattr(serving.build, "free_memory", lambda _device: 1_000_000)
+    monkeypatch.setattr("mistral_jax.device.free_memory", lambda _device: 1_000_000)
     (folder / "model.safetensors").write_bytes(b"")
     model = examine(settings_for(folder, max_seq_len=256))["model"]
     assert model["fits"] is False
