@@ -160,9 +160,16 @@ def _nothing(B: int, K: int, M: int, H: int) -> Partial:
 
 
 def _merge(a: Partial, b: Partial) -> Partial:
-    """Join two partial results. Where `b` is masked in full, `a` comes back bit for bit."""
-    high = jnp.maximum(a[0], b[0])
-    scale_a, scale_b = jnp.exp(a[0] - high), jnp.exp(b[0] - high)
-    total = a[1] * scale_a + b[1] * scale_b
-    weighted = a[2] * scale_a[..., None] + b[2] * scale_b[..., None]
-    return high, total, weighted
+    """Join two partial results. Where `b` is masked in full, `a` comes back bit for bit.
+
+    The part with the greater maximum stays as it is and the other is scaled to it: one product and one sum, which compilers
+    can fuse in one way only. Of two products and a sum they may fuse either, and choose by the shapes.
+    """
+    ahead = a[0] >= b[0]
+    scale = jnp.exp(-jnp.abs(a[0] - b[0]))
+
+    def join(x: jax.Array, y: jax.Array, ahead: jax.Array, scale: jax.Array) -> jax.Array:
+        return jnp.where(ahead, x, y) + jnp.where(ahead, y, x) * scale
+
+    weighted = join(a[2], b[2], ahead[..., None], scale[..., None])
+    return jnp.maximum(a[0], b[0]), join(a[1], b[1], ahead, scale), weighted

@@ -103,6 +103,8 @@ def subject_of() -> Callable[[str, str], Subject]:
     made: dict[tuple[str, str], Subject] = {}
 
     def get(name: str, dtype: str) -> Subject:
+        if jax.__version_info__ < (0, 12) and name == "odd-window":
+            pytest.skip("jaxlib 0.11's exp has other bits at the ragged end of arrays of fewer than 32 numbers")
         if (name, dtype) not in made:
             made[name, dtype] = Subject(CONFIGS[name], dtype)
         return made[name, dtype]

@@ -6,8 +6,8 @@ import json
 
 import numpy as np
 import pytest
-from conversion.weight_files import find_weight_files
 
+from conversion.weight_files import find_weight_files
 from mistral_jax.config import MistralConfig
 from tests.parity_table import BOUNDS, GOLDENS, VARIANTS, error, load, logits, texts
 
