@@ -1,9 +1,12 @@
 """The KV cache: preallocated, functional, updated in place because every step donates it.
 
-Each layer owns keys `[slots, K, S, H]` and values `[slots, K, H, S]`: in both products of attention the axis that is summed over then
-comes last and the batch axes first, so that nothing is transposed when the cache is read, which is often, at the price of a scattered
-write, which is once for each token. A slot is the room of one sequence. The token at position p is written to index `p % S` of its slot, so a layer with a sliding window keeps a ring only a little longer than its window, and nothing is ever
-shifted. With window 4 and S = 6, after nine tokens (positions 0 to 8):
+Each layer owns keys `[slots, K, S, H]` and values `[slots, K, H, S]`: in both products of attention the axis that is summed over
+then comes last and the batch axes first. So nothing is transposed when the cache is read, which is often, at the price of a
+scattered write, which is once for each token.
+
+A slot is the room of one sequence. The token at position p is written to index `p % S` of its slot, so a layer with a sliding
+window keeps a ring only a little longer than its window, and nothing is ever shifted. With window 4 and S = 6, after nine tokens
+(positions 0 to 8):
 
     index      0  1  2  3  4  5
     position   6  7  8  3  4  5      the query at 8 sees 5 6 7 8; 3 and 4 are masked by their position, not erased
