@@ -27,7 +27,13 @@ from mistral_jax.layers import precision_of, row_sum
 # Stands for minus infinity: finite, so that a block without any visible key gives 0 and never NaN.
 _MASKED = -1e30
 
+# Queries of a chunk that go through the loop together: more of them spill out of the processor's cache, and the first ones would
+# read blocks that only the last ones see.
+_PIECE = 128
+
 Visible = Callable[[jax.Array], tuple[jax.Array, jax.Array]]
+"""Of cache indices [J]: what to add to the scores of each query, float32 [B, T, J] (0, or `_MASKED` where it does not see the
+key), and which indices hold a token of the row, bool [B, J]."""
 
 Partial = tuple[jax.Array, jax.Array, jax.Array]
 """Maximum [B, K, M], sum [B, K, M], weighted values [B, K, M, H]; M = G * T."""
@@ -56,6 +62,20 @@ def attend(
     Returns: float32 [B, T, N, H].
     """
     B, T, N, H = queries.shape
+    if num_blocks is None and T > _PIECE:
+        pieces = [
+            attend(
+                queries[:, start : start + _PIECE],
+                layer,
+                first_slot=first_slot,
+                positions=positions[:, start : start + _PIECE],
+                last=last,
+                window=window,
+                num_blocks=None,
+            )
+            for start in range(0, T, _PIECE)
+        ]
+        return jnp.concatenate(pieces, axis=1)
     _, K, S, _ = layer.keys.shape
     G = N // K
     grouped = queries.reshape(B, T, K, G, H).transpose(0, 2, 3, 1, 4).reshape(B, K, G * T, H)
@@ -65,43 +85,45 @@ def attend(
         grouped = jnp.pad(grouped, ((0, 0), (0, 0), (0, 1), (0, 0)))
 
     def visible(index: jax.Array) -> tuple[jax.Array, jax.Array]:
-        """Of cache indices [J]: which each query sees, bool [B, T, J], and which hold a token of the row, bool [B, J]."""
         held = key_positions(index, last, S)
         seen = (held[:, None] >= 0) & (held[:, None] <= positions[:, :, None])
         if window is not None:
             seen = seen & (positions[:, :, None] - held[:, None] < window)
-        return seen, held >= 0
+        # The barrier has it computed once, and not again for every head.
+        return lax.optimization_barrier(jnp.where(seen, 0.0, _MASKED)), held >= 0
 
     if num_blocks is None:
-        merged = _loop(grouped, layer, first_slot=first_slot, last=last, T=T, visible=visible)
+        # No further than the last query sees, whatever was written after it.
+        longest = jnp.max(jnp.minimum(last, positions[:, -1]))
+        in_use = jnp.minimum(longest // BLOCK + 1, S // BLOCK)
+        merged = _loop(grouped, layer, first_slot=first_slot, in_use=in_use, visible=visible)
     else:
         count = min(num_blocks, S // BLOCK)
-        merged = _parallel(grouped, layer, first_slot=first_slot, count=count, T=T, visible=visible)
+        merged = _parallel(grouped, layer, first_slot=first_slot, count=count, visible=visible)
     _, total, weighted = merged
     out = weighted / jnp.where(total == 0, 1.0, total)[..., None]  # [B, K, M, H]
     return out[:, :, :M].reshape(B, K, G, T, H).transpose(0, 3, 1, 2, 4).reshape(B, T, N, H)
 
 
 def _loop(
-    grouped: jax.Array, layer: LayerCache, *, first_slot: jax.Array, last: jax.Array, T: int, visible: Visible
+    grouped: jax.Array, layer: LayerCache, *, first_slot: jax.Array, in_use: jax.Array, visible: Visible
 ) -> Partial:
     B, K, M, H = grouped.shape
-    in_use = jnp.minimum(jnp.max(last) // BLOCK + 1, layer.length // BLOCK)
 
     def body(block: jax.Array, merged: Partial) -> Partial:
         keys, values = key_blocks(layer, first_slot=first_slot, rows=B, first=block)
+        bias, held = visible(block * BLOCK + jnp.arange(BLOCK))
         scores = lax.dot_general(  # [B, K, M, J]
             grouped,
-            keys,
+            _only(held[:, None, :, None], keys),
             (((3,), (3,)), ((0, 1), (0, 1))),
             precision=precision_of(keys),
             preferred_element_type=jnp.float32,
         )
-        seen, held = visible(block * BLOCK + jnp.arange(BLOCK))
-        weights, high, total = _softmax_parts(scores, _over_heads(seen, M // T))
+        weights, high, total = _softmax_parts(scores, bias, values.dtype)
         weighted = lax.dot_general(  # [B, K, M, H]
-            weights.astype(values.dtype),
-            _only(held, values),
+            weights,
+            _only(held[:, None, None, :], values),
             (((3,), (3,)), ((0, 1), (0, 1))),
             precision=precision_of(values),
             preferred_element_type=jnp.float32,
@@ -111,47 +133,43 @@ def _loop(
     return lax.fori_loop(0, in_use, body, _nothing(B, K, M, H))
 
 
-def _parallel(
-    grouped: jax.Array, layer: LayerCache, *, first_slot: jax.Array, count: int, T: int, visible: Visible
-) -> Partial:
+def _parallel(grouped: jax.Array, layer: LayerCache, *, first_slot: jax.Array, count: int, visible: Visible) -> Partial:
     B, K, M, H = grouped.shape
     keys, values = key_blocks(layer, first_slot=first_slot, rows=B, first=0, count=count)
-    seen, held = visible(jnp.arange(count * BLOCK))
+    bias, held = visible(jnp.arange(count * BLOCK))
     exact = precision_of(keys)
-    keys = keys.reshape(B, K, count, BLOCK, H)
+    keys = _only(held[:, None, :, None], keys).reshape(B, K, count, BLOCK, H)
     scores = jnp.einsum("bkmh,bkcjh->bkmcj", grouped, keys, precision=exact, preferred_element_type=jnp.float32)
-    weights, high, total = _softmax_parts(scores, _over_heads(seen, M // T).reshape(B, 1, M, count, BLOCK))
-    values = _only(held, values).reshape(B, K, H, count, BLOCK)
-    weighted = jnp.einsum(
-        "bkmcj,bkhcj->cbkmh",
-        weights.astype(values.dtype),
-        values,
-        precision=exact,
-        preferred_element_type=jnp.float32,
-    )
+    weights, high, total = _softmax_parts(scores, bias.reshape(B, -1, count, BLOCK), values.dtype)
+    values = _only(held[:, None, None, :], values).reshape(B, K, H, count, BLOCK)
+    weighted = jnp.einsum("bkmcj,bkhcj->cbkmh", weights, values, precision=exact, preferred_element_type=jnp.float32)
     merged = _nothing(B, K, M, H)
     for c in range(count):
         merged = _merge(merged, (high[..., c], total[..., c], weighted[c]))
     return merged
 
 
-def _only(held: jax.Array, values: jax.Array) -> jax.Array:
-    """Zero in place of what a former tenant of the slot left: a masked value is multiplied by zero, but NaN times zero is NaN."""
-    return jnp.where(held[:, None, None, :], values, jnp.zeros((), values.dtype))
+def _only(held: jax.Array, x: jax.Array) -> jax.Array:
+    """Zero in place of what a former tenant of the slot left: masking adds and multiplies, and NaN survives both."""
+    return jnp.where(held, x, jnp.zeros((), x.dtype))
 
 
-def _over_heads(mask: jax.Array, G: int) -> jax.Array:
-    """[B, T, J] -> [B, 1, G * T, J]."""
-    B, T, J = mask.shape
-    return jnp.broadcast_to(mask[:, None], (B, G, T, J)).reshape(B, 1, G * T, J)
+def _softmax_parts(
+    scores: jax.Array, bias: jax.Array, dtype: jax.typing.DTypeLike
+) -> tuple[jax.Array, jax.Array, jax.Array]:
+    """Unnormalised weights of a block, rounded to `dtype`, their maximum and their sum, over the last axis.
 
-
-def _softmax_parts(scores: jax.Array, mask: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
-    """Unnormalised weights of a block, their maximum and their sum, over the last axis."""
-    scores = jnp.where(mask, scores, _MASKED)
+    Args:
+      scores: float32 [B, K, M, ..., J], M = heads of the group * T.
+      bias: float32 [B, T, ..., J].
+    """
+    B, K, M, *rest = scores.shape
+    T = bias.shape[1]
+    scores = (scores.reshape(B, K, M // T, T, *rest) + bias[:, None, None]).reshape(scores.shape)
     # The barrier keeps XLA's CPU backend from fusing maximum and exponential, which it does from 4096 scores on with another exp.
     high = lax.optimization_barrier(jnp.max(scores, axis=-1))
-    weights = jnp.where(mask, jnp.exp(scores - high[..., None]), 0.0)
+    # Where everything is masked the maximum is itself a mask; held above it, the weights are exact zeros there too.
+    weights = jnp.exp(scores - jnp.maximum(high, _MASKED / 10)[..., None]).astype(dtype)
     return weights, high, row_sum(weights)
 
 

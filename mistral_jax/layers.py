@@ -27,7 +27,7 @@ def precision_of(x: jax.Array) -> lax.Precision:
 
 
 def row_sum(x: jax.Array) -> jax.Array:
-    """Sum over the last axis: float32 [..., n] -> [...], with bits that do not depend on how many rows there are.
+    """Sum over the last axis: [..., n] -> float32 [...], with bits that do not depend on how many rows there are.
 
     XLA's CPU backend adds up a row in another order, and may take the exponentials before it from another library, once the
     whole array has 4096 elements. Its dots are constant from two rows on; so there a sum is a dot with ones (two columns,
@@ -37,7 +37,7 @@ def row_sum(x: jax.Array) -> jax.Array:
     def as_dot(x: jax.Array) -> jax.Array:
         return matmul(x, jnp.ones((2, x.shape[-1]), x.dtype))[..., 0]
 
-    return lax.platform_dependent(x, cpu=as_dot, default=lambda x: jnp.sum(x, axis=-1))
+    return lax.platform_dependent(x, cpu=as_dot, default=lambda x: jnp.sum(x, axis=-1, dtype=jnp.float32))
 
 
 class Linear(nnx.Module):
