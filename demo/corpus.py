@@ -106,6 +106,19 @@ WHAT_DID_I_ASK = [
 ]
 
 
+FREQUENT = {
+    "hello",
+    "how are you",
+    "thanks",
+    "goodbye",
+    "who are you",
+    "what can you do",
+    "your name",
+    "joke",
+    "agreement",
+    "you are nice",
+}
+"""Small talk that everybody begins or ends with."""
 STAGES = {
     1: ((0.58, 0.72, 0.83, 0.94, 0.96, 0.99), (0.02, 0.58, 0.70, 0.81, 0.90)),
     2: ((0.42, 0.52, 0.58, 0.84, 0.89, 0.99), (0.02, 0.44, 0.58, 0.78, 0.89)),
@@ -184,7 +197,7 @@ class Conversations:
         if chance < self._turns[2]:
             return self._ask(rng.choice(self._by_category["help"]))
         if chance < self._turns[3]:
-            return self._ask(rng.choice(self._by_category["small talk"]))
+            return self._small_talk()
         if chance < self._turns[4]:
             question = unknown.translation_question(rng) if rng.random() < 0.08 else unknown.unknown_question(rng)
         else:
@@ -192,6 +205,16 @@ class Conversations:
         if normal_form(question.text) in self._forbidden:
             return self._turn()
         return self._vary(question.text), question.answer
+
+    def _small_talk(self) -> tuple[str, str]:
+        """As `_ask`, but some intents are more frequent than others, and so are the first ways to say them."""
+        rng = self.rng
+        lessons = self._by_category["small talk"]
+        weights = [8 if lesson.key.removeprefix("small talk/") in FREQUENT else 1 for lesson in lessons]
+        lesson = rng.choices(lessons, weights)[0]
+        ways = self._train[lesson.key]
+        way = rng.choices(ways, [1 / (2 + i) for i in range(len(ways))])[0]
+        return self._vary(way.text), rng.choice(lesson.answers)
 
     def _fillers(self, low: int, high: int) -> list[tuple[str, str]]:
         return [self._turn() for _ in range(self.rng.randrange(low, high + 1))]
