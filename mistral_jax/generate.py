@@ -25,8 +25,10 @@ class Prompt:
     answer: AnswerStream
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, eq=False)
 class _Running:
+    """A prompt in a slot; compared by identity, for each token."""
+
     index: int
     prompt: Prompt
     slot: int

@@ -109,9 +109,18 @@ class Answer(Protocol):
         ...
 
 
-class _Common:
+class _Common[ChoiceT: msgspec.Struct, ChunkT: (ChatCompletionChunk, Completion)]:
+    """What the answers of both endpoints share."""
+
     def __init__(
-        self, call_id: str, card: ModelCard, *, prompts: Sequence[Prompt], n: int, include_usage: bool
+        self,
+        call_id: str,
+        card: ModelCard,
+        *,
+        prompts: Sequence[Prompt],
+        n: int,
+        include_usage: bool,
+        logprobs: int | None,
     ) -> None:
         self.call_id = call_id
         self.created = int(time.time())
@@ -119,6 +128,7 @@ class _Common:
         self.prompt_tokens = sum(len(prompt.tokens) for prompt in prompts)
         self.choices = [Choice() for _ in range(len(prompts) * n)]
         self.include_usage = include_usage
+        self._top = logprobs
 
     def take(self, choice_event: ChoiceEvent) -> None:
         self.choices[choice_event.index].take(choice_event.event)
@@ -131,22 +141,20 @@ class _Common:
             total_tokens=self.prompt_tokens + completion_tokens,
         )
 
+    def closing(self) -> list[msgspec.Struct]:
+        if not self.include_usage:
+            return []
+        chunk = self._chunk()
+        chunk.usage = self.usage()
+        return [chunk]
 
-class ChatAnswer(_Common):
+    def _chunk(self, *choices: ChoiceT) -> ChunkT:
+        """A chunk of the stream with these choices."""
+        raise NotImplementedError
+
+
+class ChatAnswer(_Common[ChatChunkChoice, ChatCompletionChunk]):
     """Answers of /v1/chat/completions."""
-
-    def __init__(
-        self,
-        call_id: str,
-        card: ModelCard,
-        *,
-        prompts: Sequence[Prompt],
-        n: int,
-        include_usage: bool,
-        logprobs: int | None,
-    ) -> None:
-        super().__init__(call_id, card, prompts=prompts, n=n, include_usage=include_usage)
-        self._top = logprobs
 
     def opening(self) -> list[msgspec.Struct]:
         return [
@@ -166,13 +174,6 @@ class ChatAnswer(_Common):
         if (reason := self.choices[index].finish_reason) is not None:
             chunks.append(self._chunk(ChatChunkChoice(index=index, delta=ChatDelta(), finish_reason=reason)))
         return chunks
-
-    def closing(self) -> list[msgspec.Struct]:
-        if not self.include_usage:
-            return []
-        chunk = self._chunk()
-        chunk.usage = self.usage()
-        return [chunk]
 
     def whole(self) -> ChatCompletion:
         return ChatCompletion(
@@ -219,7 +220,7 @@ class ChatAnswer(_Common):
         )
 
 
-class CompletionAnswer(_Common):
+class CompletionAnswer(_Common[CompletionChoice, Completion]):
     """Answers of /v1/completions."""
 
     def __init__(
@@ -233,8 +234,7 @@ class CompletionAnswer(_Common):
         logprobs: int | None,
         echo: bool,
     ) -> None:
-        super().__init__(call_id, card, prompts=prompts, n=n, include_usage=include_usage)
-        self._top = logprobs
+        super().__init__(call_id, card, prompts=prompts, n=n, include_usage=include_usage, logprobs=logprobs)
         self._echoes = [prompt.text if echo else "" for prompt in prompts for _ in range(n)]
 
     def opening(self) -> list[msgspec.Struct]:
@@ -254,13 +254,6 @@ class CompletionAnswer(_Common):
         if choice.finish_reason is not None:
             chunks.append(self._chunk(CompletionChoice(index=index, text="", finish_reason=choice.finish_reason)))
         return chunks
-
-    def closing(self) -> list[msgspec.Struct]:
-        if not self.include_usage:
-            return []
-        chunk = self._chunk()
-        chunk.usage = self.usage()
-        return [chunk]
 
     def whole(self) -> Completion:
         answer = self._chunk(
