@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any, cast
 
+from conversion.chat_templates import read_chat_templates, templates_in_json
+from conversion.tokenizer_files import TokenizerError, read_json_object
 from mistral_jax.chat.errors import ChatTemplateError
 from mistral_jax.chat.formatter import ChatFormatter
-from mistral_jax.tokenizer.base import Tokenizer, TokenizerError
+from mistral_jax.tokenizer.base import Tokenizer
 from mistral_jax.tokenizer.byte_table import ByteTableTokenizer
-from mistral_jax.tokenizer.special_tokens import read_json_object
 
 
 def load_chat_formatter(folder: str | Path, tokenizer: Tokenizer, override: str | None = None) -> ChatFormatter | None:
@@ -27,7 +27,7 @@ def load_chat_formatter(folder: str | Path, tokenizer: Tokenizer, override: str 
       ChatTemplateError: the template is broken, or `override` is neither a file nor a template.
     """
     try:
-        template = read_override(override) if override is not None else _read_folder(Path(folder))
+        template = read_override(override) if override is not None else read_chat_templates(Path(folder))
     except TokenizerError as error:
         raise ChatTemplateError(str(error)) from error
     if template is not None:
@@ -47,7 +47,7 @@ def read_override(override: str) -> str | dict[str, str]:
     path = Path(override)
     try:
         if path.suffix == ".json":
-            template = _from_json(read_json_object(path), str(path))
+            template = templates_in_json(read_json_object(path), str(path))
             if template is None:
                 raise ChatTemplateError(f"{path} has no chat_template.")
             return template
@@ -58,33 +58,3 @@ def read_override(override: str) -> str | dict[str, str]:
         raise ChatTemplateError(
             f"The chat template {override[:200]!r} is neither a file that can be read nor a Jinja template ({error})."
         ) from error
-
-
-def _read_folder(folder: Path) -> str | dict[str, str] | None:
-    if not folder.is_dir():
-        return None
-    path = folder / "chat_template.jinja"
-    more = {p.stem: p.read_text(encoding="utf-8") for p in sorted(folder.glob("additional_chat_templates/*.jinja"))}
-    if path.is_file():
-        return {**more, "default": path.read_text(encoding="utf-8")}
-    for name in ("chat_template.json", "tokenizer_config.json"):
-        template = _from_json(read_json_object(folder / name, missing_ok=True), str(folder / name))
-        if template is not None:
-            return template
-    return more or None
-
-
-def _from_json(data: dict[str, Any], where: str) -> str | dict[str, str] | None:
-    """The `chat_template` of a JSON file: a text, or a list of named ones."""
-    value = data.get("chat_template")
-    if value is None or isinstance(value, str):
-        return value or None
-    named: dict[str, str] = {}
-    for entry in cast("list[Any]", value if isinstance(value, list) else [value]):
-        if isinstance(entry, dict):
-            fields = cast("dict[str, Any]", entry)
-            if isinstance(fields.get("name"), str) and isinstance(fields.get("template"), str):
-                named[fields["name"]] = fields["template"]
-                continue
-        raise ChatTemplateError(f"chat_template in {where} is neither a text nor a list of named templates.")
-    return named or None

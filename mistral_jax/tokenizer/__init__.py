@@ -1,10 +1,11 @@
 """Tokenizers: one class per file format, all with the same byte-exact interface (`Tokenizer`)."""
 
-from mistral_jax.tokenizer.base import Tokenizer, TokenizerError
+from conversion.special_tokens import AddedToken, SpecialTokens
+from conversion.tokenizer_files import TokenizerError
+from mistral_jax.tokenizer.base import Tokenizer
 from mistral_jax.tokenizer.huggingface import HuggingFaceTokenizer
 from mistral_jax.tokenizer.loading import load_tokenizer
 from mistral_jax.tokenizer.sentencepiece import SentencePieceTokenizer
-from mistral_jax.tokenizer.special_tokens import AddedToken, SpecialTokens
 from mistral_jax.tokenizer.tekken import TekkenTokenizer
 
 __all__ = [

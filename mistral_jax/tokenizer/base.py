@@ -6,10 +6,6 @@ from collections.abc import Sequence
 from typing import Protocol
 
 
-class TokenizerError(ValueError):
-    """A tokenizer file is missing, broken or of a kind that we do not implement."""
-
-
 class Tokenizer(Protocol):
     """Text to token ids and back, byte-exact.
 

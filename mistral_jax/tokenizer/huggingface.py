@@ -13,10 +13,10 @@ from typing import Any, cast
 
 from tokenizers import Tokenizer
 
-from mistral_jax.tokenizer.base import TokenizerError
-from mistral_jax.tokenizer.byte_level import TEKKEN_PATTERN, from_letters
+from conversion.byte_level import TEKKEN_PATTERN, from_letters
+from conversion.special_tokens import AddedToken, SpecialTokens, read_special_tokens
+from conversion.tokenizer_files import TokenizerError, read_json_object
 from mistral_jax.tokenizer.byte_table import ByteTableTokenizer
-from mistral_jax.tokenizer.special_tokens import AddedToken, SpecialTokens, read_json_object, read_special_tokens
 
 type Json = dict[str, Any]
 

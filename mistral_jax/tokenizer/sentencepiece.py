@@ -7,9 +7,9 @@ from pathlib import Path
 
 from sentencepiece import SentencePieceProcessor
 
-from mistral_jax.tokenizer.base import TokenizerError
+from conversion.special_tokens import SpecialTokens
+from conversion.tokenizer_files import TokenizerError
 from mistral_jax.tokenizer.byte_table import ByteTableTokenizer
-from mistral_jax.tokenizer.special_tokens import SpecialTokens
 
 # A second `normalizer_spec { add_dummy_prefix: false }`. Protocol buffers merge repeated messages, so that these bytes
 # behind a serialised model switch the dummy prefix off and leave everything else.

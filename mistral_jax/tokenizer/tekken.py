@@ -2,38 +2,18 @@
 
 from __future__ import annotations
 
-import base64
-import binascii
 import logging
 from pathlib import Path
-from typing import Any, cast
 
 from tokenizers import Regex, Tokenizer, models, pre_tokenizers
 
-from mistral_jax.tokenizer.base import TokenizerError
-from mistral_jax.tokenizer.byte_level import to_letters
+from conversion.byte_level import to_letters
+from conversion.special_tokens import SpecialTokens
+from conversion.tekken_file import read_tekken
+from conversion.tokenizer_files import TokenizerError
 from mistral_jax.tokenizer.byte_table import ByteTableTokenizer
-from mistral_jax.tokenizer.special_tokens import SpecialTokens, read_json_object
 
 _log = logging.getLogger(__name__)
-
-# The control tokens of files that list none (versions up to 7), by their ids.
-_BUILT_IN = (
-    *("<unk>", "<s>", "</s>", "[INST]", "[/INST]", "[AVAILABLE_TOOLS]", "[/AVAILABLE_TOOLS]", "[TOOL_RESULTS]"),
-    *(
-        "[/TOOL_RESULTS]",
-        "[TOOL_CALLS]",
-        "[IMG]",
-        "<pad>",
-        "[IMG_BREAK]",
-        "[IMG_END]",
-        "[PREFIX]",
-        "[MIDDLE]",
-        "[SUFFIX]",
-    ),
-    *("[SYSTEM_PROMPT]", "[/SYSTEM_PROMPT]", "[TOOL_CONTENT]"),
-)
-_VERSIONS_WITHOUT_LIST = ("v1", "v2", "v3", "v7")
 
 
 class TekkenTokenizer(ByteTableTokenizer):
@@ -109,45 +89,11 @@ class TekkenTokenizer(ByteTableTokenizer):
         Raises:
           TokenizerError: the file is absent, cut short, or of a form that we do not know.
         """
-        path = Path(path)
-        data = read_json_object(path)
-        try:
-            config = cast("dict[str, Any]", data["config"])
-            version, pattern = str(config["version"]), str(config["pattern"])
-            size, num_control = int(config["default_vocab_size"]), int(config["default_num_special_tokens"])
-            # Files list more entries than the vocabulary takes: the rest was trained but is not used.
-            entries = cast("list[dict[str, Any]]", data["vocab"])[: size - num_control]
-            ranks = [base64.b64decode(entry["token_bytes"], validate=True) for entry in entries]
-            control = _control_texts(data.get("special_tokens"), num_control, version)
-        except (KeyError, TypeError, IndexError, binascii.Error, ValueError) as error:
-            detail = f"no {error} in it" if isinstance(error, KeyError) else str(error)
-            raise TokenizerError(f"{path} is no tekken vocabulary that we can read: {detail}.") from error
-        if len(ranks) != size - num_control or any(entry["rank"] != i for i, entry in enumerate(entries)):
-            raise TokenizerError(
-                f"{path} promises {size - num_control} ranked tokens and lists {len(ranks)}, or not in the order of "
-                "their ranks. "
-                "Was the download cut short? Fetch it again."
-            )
-        _log.debug("tekken %s: %d tokens, %d of them control tokens", version, size, num_control)
-        return cls(ranks=ranks, control=control, pattern=pattern, version=version, special=special)
+        file = read_tekken(Path(path))
+        _log.debug("tekken %s: %d tokens, %d of them control tokens", file.version, file.size, len(file.control))
+        return cls(ranks=file.ranks, control=file.control, pattern=file.pattern, version=file.version, special=special)
 
     def _encode_text(self, text: str, at_start: bool) -> list[int]:
         del at_start
         # The batch call leaves out the offsets into the text, which cost half the time.
         return self._backend.encode_batch_fast([text], add_special_tokens=False)[0].ids
-
-
-def _control_texts(listed: object, count: int, version: str) -> list[str]:
-    """All control tokens by id: the listed ones, then fillers."""
-    if listed is None:
-        if version not in _VERSIONS_WITHOUT_LIST:
-            raise ValueError(f"a vocabulary of version {version} must list its special_tokens")
-        texts = list(_BUILT_IN)
-    else:
-        entries = sorted(cast("list[dict[str, Any]]", listed), key=lambda entry: int(entry["rank"]))
-        texts = [str(entry["token_str"]) for entry in entries]
-        if [int(entry["rank"]) for entry in entries] != list(range(len(entries))):
-            raise ValueError("the ranks of its special_tokens have gaps")
-    if len(texts) > count:
-        raise ValueError(f"it lists {len(texts)} special tokens and has room for {count}")
-    return texts + [f"<SPECIAL_{i}>" for i in range(len(texts), count)]

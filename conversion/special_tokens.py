@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, cast
 
-from mistral_jax.tokenizer.base import TokenizerError
+from conversion.tokenizer_files import TokenizerError, read_json_object
 
 _NAMES = ("bos_token", "eos_token", "unk_token", "pad_token", "cls_token", "sep_token", "mask_token")
 _TURN_MARKER = re.compile(r"<\|.*\|>", re.DOTALL)
+_NOTHING: Mapping[str, Any] = {}
+
+
+def is_turn_marker(text: str) -> bool:
+    """Whether a token looks like the `<|turn markers|>` of chat formats."""
+    return _TURN_MARKER.fullmatch(text) is not None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,7 +52,7 @@ class SpecialTokens:
         forget to flag. Others that are not flagged, such as `<think>` or runs of spaces, are text: they appear in what
         a model says.
         """
-        return token.special or token.text in self.others or _TURN_MARKER.fullmatch(token.text) is not None
+        return token.special or token.text in self.others or is_turn_marker(token.text)
 
     def name_id(self, name: str, ids: Mapping[str, int], default: int | None) -> int | None:
         """The id of a named token, or `default` where no file names one.
@@ -74,13 +79,30 @@ class SpecialTokens:
 def read_special_tokens(folder: Path) -> SpecialTokens:
     """Reads the side files that a folder has.
 
-    tokenizer_config.json wins over special_tokens_map.json and added_tokens.json.
-
     Raises:
       TokenizerError: a file is no JSON object, or its entries have the wrong kind.
     """
-    config = read_json_object(folder / "tokenizer_config.json", missing_ok=True)
-    special_map = read_json_object(folder / "special_tokens_map.json", missing_ok=True)
+    names = ("tokenizer_config.json", "special_tokens_map.json", "added_tokens.json")
+    config, special_map, added = (read_json_object(folder / name, missing_ok=True) for name in names)
+    return special_tokens(config, special_map=special_map, added_tokens=added)
+
+
+def special_tokens(
+    config: Mapping[str, Any],
+    *,
+    special_map: Mapping[str, Any] = _NOTHING,
+    added_tokens: Mapping[str, Any] = _NOTHING,
+) -> SpecialTokens:
+    """What the parsed side files of a tokenizer say.
+
+    Args:
+      config: tokenizer_config.json, which wins over the other two.
+      special_map: special_tokens_map.json.
+      added_tokens: added_tokens.json: ids by text.
+
+    Raises:
+      TokenizerError: their entries have the wrong kind.
+    """
     names: dict[str, str | None] = {}
     others: set[str] = set()
     for source in (special_map, config):
@@ -90,7 +112,7 @@ def read_special_tokens(folder: Path) -> SpecialTokens:
     others.update(text for text in names.values() if text is not None)
 
     added: dict[int, AddedToken] = {}
-    for text, token_id in read_json_object(folder / "added_tokens.json", missing_ok=True).items():
+    for text, token_id in added_tokens.items():
         added[_as_id(token_id, text)] = AddedToken(id=_as_id(token_id, text), text=text, special=False)
     decoder = config.get("added_tokens_decoder") or {}
     if not isinstance(decoder, dict):
@@ -110,30 +132,7 @@ def read_special_tokens(folder: Path) -> SpecialTokens:
     )
 
 
-def read_json_object(path: Path, *, missing_ok: bool = False) -> dict[str, Any]:
-    """A JSON file whose top is an object; {} for an absent file if `missing_ok`.
-
-    Raises:
-      TokenizerError: the file is absent, unreadable, or no JSON object.
-    """
-    try:
-        value: object = json.loads(path.read_bytes())
-    except FileNotFoundError:
-        if missing_ok:
-            return {}
-        raise TokenizerError(f"There is no file {path}.") from None
-    except OSError as error:
-        raise TokenizerError(f"{path} cannot be read: {error.strerror}.") from error
-    except (ValueError, RecursionError) as error:
-        raise TokenizerError(
-            f"{path} is no valid JSON ({error}). Was the download cut short? Fetch it again."
-        ) from error
-    if not isinstance(value, dict):
-        raise TokenizerError(f"{path} holds a JSON {type(value).__name__} where an object was expected.")
-    return cast("dict[str, Any]", value)
-
-
-def _listed(source: dict[str, Any], key: str) -> list[Any]:
+def _listed(source: Mapping[str, Any], key: str) -> list[Any]:
     """The entries of a list of tokens, or of an object from names to tokens."""
     value = source.get(key) or []
     if isinstance(value, (list, dict)):
