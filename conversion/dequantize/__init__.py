@@ -1,0 +1,10 @@
+"""Tensors of GGUF files as float arrays: packed bytes go to the device and are unpacked there.
+
+`unpack` is a pure function for use inside jitted programs, `dequantize` takes bytes from the host to a whole array on a device.
+In float32 both give the very bits of `gguf.quants.dequantize`.
+"""
+
+from conversion.dequantize.to_device import dequantize
+from conversion.dequantize.unpack import UNPACKABLE, unpack
+
+__all__ = ["UNPACKABLE", "dequantize", "unpack"]
