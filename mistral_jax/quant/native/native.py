@@ -1,0 +1,225 @@
+"""Products with packed weights on a CPU, and unpacking them, in machine code of our own.
+
+XLA's CPU backend unpacks blocks an element at a time, far slower than memory delivers them. `kernels.cc` does it at the speed of
+memory. It is compiled when it is first needed, by the C++ compiler of the machine and for its processor, and kept in the user's
+cache folder. Without a compiler everything falls back to XLA: ask `available` before calling `matmul` or `dequantize`.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import hashlib
+import logging
+import os
+import platform
+import shutil
+import subprocess
+import tempfile
+import threading
+from importlib.metadata import version
+from itertools import takewhile
+from pathlib import Path
+
+import jax
+import jax.ffi
+import jax.numpy as jnp
+import numpy as np
+
+from conversion.ggml_types import GGMLType
+
+_log = logging.getLogger(__name__)
+
+KINDS = frozenset(
+    ("Q4_0", "Q4_1", "Q5_0", "Q5_1", "Q8_0", "Q2_K", "Q3_K", "Q4_K", "Q5_K", "Q6_K", "IQ4_NL", "IQ4_XS", "MXFP4")
+)
+"""Names of the types that the kernels know."""
+
+_SOURCE = Path(__file__).with_name("kernels.cc")
+_FOLDER = Path("~/.cache/mistral-jax/native")
+_COMPILERS = ("c++", "g++", "clang++")
+# No fused multiply-add where the source does not ask for it: unpacked weights have the bits of the reference.
+_FLAGS = (
+    "-std=c++17",
+    "-O3",
+    "-ffp-contract=off",
+    "-fno-math-errno",
+    "-fno-trapping-math",
+    "-fPIC",
+    "-shared",
+    "-pthread",
+    "-w",
+)
+# For this processor: the first that the compiler takes. Some compilers for ARM know only the second.
+_TARGETS = (("-march=native",), ("-mcpu=native",), ())
+_COMPILE_SECONDS = 120
+
+_MATMUL = "mistral_jax_packed_matmul"
+_DEQUANTIZE = "mistral_jax_packed_dequantize"
+
+
+class NativeError(Exception):
+    """There are no kernels on this machine; the message says why."""
+
+
+def available(kind: GGMLType | None = None) -> bool:
+    """Whether `matmul` and `dequantize` work here: for weights of type `kind`, or at all. The first call compiles (seconds)."""
+    return (kind is None or kind.name in KINDS) and unavailable_because() is None
+
+
+def unavailable_because() -> str | None:
+    """Why there are no kernels on this machine; None: there are. The first call compiles (seconds)."""
+    return _kernels.problem()
+
+
+def matmul(x: jax.Array, raw: jax.Array, kind: GGMLType) -> jax.Array:
+    """`x` times the packed matrix transposed: float32 [R, in], uint8 [out, row_bytes] of type `kind` -> float32 [R, out].
+
+    Computed in float32 with activations as they are. A row of the result has the same bits for every number and order of rows,
+    and for every number of threads. Reads each weight once for up to 64 rows. Only on a CPU; works under `jax.jit`.
+
+    Raises:
+      ValueError: types or shapes do not fit together.
+      NativeError: not `available`.
+    """
+    _check(raw, kind)
+    if x.ndim != 2 or x.dtype != jnp.float32:
+        raise ValueError(f"activations must be float32 [rows, columns], not {x.dtype} {list(x.shape)}")
+    if x.shape[1] != _columns(raw, kind):
+        raise ValueError(
+            f"{x.shape[1]} columns of activations do not fit a packed matrix of {_columns(raw, kind)} columns"
+        )
+    result = jax.ShapeDtypeStruct((x.shape[0], raw.shape[0]), jnp.float32)
+    return jax.ffi.ffi_call(_MATMUL, result, vmap_method="sequential")(x, raw, kind=np.int32(kind.id))
+
+
+def dequantize(raw: jax.Array, kind: GGMLType, dtype: jax.typing.DTypeLike = jnp.float32) -> jax.Array:
+    """The plain matrix: uint8 [rows, row_bytes] of type `kind` -> float32 or bfloat16 [rows, columns].
+
+    In float32 it has the bits of `gguf.quants`; bfloat16 is that, rounded to nearest, ties to even. Only on a CPU; works under
+    `jax.jit`.
+
+    Raises:
+      ValueError: types or shapes do not fit together.
+      NativeError: not `available`.
+    """
+    _check(raw, kind)
+    if dtype not in (jnp.float32, jnp.bfloat16):
+        raise ValueError(f"weights are unpacked to float32 or bfloat16, not to {jnp.dtype(dtype)}")
+    result = jax.ShapeDtypeStruct((raw.shape[0], _columns(raw, kind)), jnp.dtype(dtype))
+    return jax.ffi.ffi_call(_DEQUANTIZE, result, vmap_method="sequential")(raw, kind=np.int32(kind.id))
+
+
+def _check(raw: jax.Array, kind: GGMLType) -> None:
+    if kind.name not in KINDS:
+        raise ValueError(f"there is no kernel for {kind.name}; there are for {', '.join(sorted(KINDS))}")
+    if raw.ndim != 2 or raw.dtype != jnp.uint8 or raw.shape[1] % kind.block_bytes:
+        raise ValueError(
+            f"packed weights must be uint8 [rows, bytes], whole {kind.name} blocks of {kind.block_bytes} bytes in each row,"
+            f" not {raw.dtype} {list(raw.shape)}"
+        )
+    if reason := unavailable_because():
+        raise NativeError(reason)
+
+
+def _columns(raw: jax.Array, kind: GGMLType) -> int:
+    return raw.shape[1] // kind.block_bytes * kind.block_size
+
+
+class Kernels:
+    """The compiled kernels of one process: made once, when first asked for, by whichever thread asks first."""
+
+    def __init__(self, folder: Path, compilers: tuple[str, ...] = _COMPILERS) -> None:
+        self._folder = folder
+        self._compilers = compilers
+        self._lock = threading.Lock()
+        self._asked = False
+        self._problem: str | None = None
+
+    def problem(self) -> str | None:
+        """Why they cannot be had, which is logged once; None: XLA knows them."""
+        with self._lock:
+            if not self._asked:
+                self._asked = True
+                try:
+                    _register(self.library())
+                except (NativeError, OSError) as error:
+                    self._problem = str(error)
+                    _log.warning("Packed weights are unpacked by XLA, slowly: %s", error)
+            return self._problem
+
+    def library(self) -> ctypes.CDLL:
+        """The loaded library, compiled unless the cache folder has it.
+
+        Raises:
+          NativeError: no compiler, or it fails.
+          OSError: the library cannot be written or loaded.
+        """
+        if os.name != "posix":
+            raise NativeError(f"the kernels are compiled on Linux and macOS, not on {platform.system()}")
+        folder = self._folder.expanduser()
+        if not _make_private(folder):
+            with tempfile.TemporaryDirectory() as temporary:
+                return ctypes.CDLL(str(self._compile(Path(temporary) / "kernels.so")))
+        path = folder / f"{_fingerprint()}.so"
+        if path.exists():
+            try:
+                return ctypes.CDLL(str(path))
+            except OSError:
+                _log.info("%s cannot be loaded and is compiled again", path)
+        return ctypes.CDLL(str(self._compile(path)))
+
+    def _compile(self, path: Path) -> Path:
+        """Compile to `path`, which appears whole or not at all: several processes may do this at once."""
+        compiler = next((found for name in self._compilers if (found := shutil.which(name))), None)
+        if compiler is None:
+            raise NativeError(f"there is no C++ compiler ({', '.join(self._compilers)}) on the PATH")
+        with tempfile.TemporaryDirectory(dir=path.parent, prefix="compiling-") as temporary:
+            made = Path(temporary) / "kernels.so"
+            errors: list[str] = []
+            for target in _TARGETS:
+                command = [compiler, *_FLAGS, *target, "-isystem", jax.ffi.include_dir(), str(_SOURCE), "-o", str(made)]
+                try:
+                    run = subprocess.run(command, capture_output=True, text=True, timeout=_COMPILE_SECONDS, check=False)
+                except subprocess.TimeoutExpired:
+                    raise NativeError(f"{compiler} did not finish within {_COMPILE_SECONDS} seconds") from None
+                if run.returncode == 0 and made.exists():
+                    made.replace(path)
+                    return path
+                lines = [line for line in run.stderr.splitlines() if "error" in line] or run.stderr.splitlines()
+                errors.append("; ".join(lines[:3]) or f"exit status {run.returncode}")
+        raise NativeError(f"{compiler} cannot compile {_SOURCE.name}: {errors[0]}")
+
+
+def _register(library: ctypes.CDLL) -> None:
+    jax.ffi.register_ffi_target(_MATMUL, jax.ffi.pycapsule(library.PackedMatmul), platform="cpu")
+    jax.ffi.register_ffi_target(_DEQUANTIZE, jax.ffi.pycapsule(library.PackedDequantize), platform="cpu")
+
+
+def _make_private(folder: Path) -> bool:
+    """Make a folder whose contents are executed. False: it cannot be written to, or others can write to it, too."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+        status = folder.stat()
+    except OSError:
+        return False
+    return status.st_uid == os.getuid() and not status.st_mode & 0o022 and os.access(folder, os.W_OK)
+
+
+def _fingerprint() -> str:
+    """What the machine code depends on: the source, the flags, XLA's interface and the processor."""
+    parts = [_SOURCE.read_text(), repr((_FLAGS, _TARGETS)), version("jaxlib"), platform.machine(), _processor()]
+    return hashlib.sha256("\0".join(parts).encode()).hexdigest()[:24]
+
+
+def _processor() -> str:
+    """The first processor's model and instruction sets: home folders are shared among machines."""
+    facts = ("vendor_id", "cpu family", "model", "flags", "Features", "CPU ")
+    try:
+        with Path("/proc/cpuinfo").open() as lines:
+            return "".join(line for line in takewhile(str.strip, lines) if line.startswith(facts))
+    except OSError:
+        return platform.processor()
+
+
+# XLA knows targets by name for the whole process, so there is one of these.
+_kernels = Kernels(_FOLDER)
