@@ -11,7 +11,9 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, cast
+
+from conversion.class_defaults import CLASS_DEFAULTS, MODEL_TYPES
 
 SUPPORTED_ARCHITECTURES = (
     "MistralForCausalLM",
@@ -38,38 +40,6 @@ _UNIMPLEMENTED: dict[str, tuple[Any, ...]] = {
 }
 
 
-# What a *missing* key means in the reference implementation, by model_type; null is another matter.
-_DEFAULTS: dict[str, dict[str, Any]] = {
-    "llama": {"rms_norm_eps": 1e-6, "max_position_embeddings": 2048},
-    "mistral": {
-        "num_key_value_heads": 8,
-        "sliding_window": 4096,
-        "rms_norm_eps": 1e-6,
-        "max_position_embeddings": 131072,
-    },
-    "ministral": {
-        "num_key_value_heads": 8,
-        "sliding_window": 4096,
-        "rms_norm_eps": 1e-6,
-        "max_position_embeddings": 131072,
-    },
-    "ministral3": {
-        "num_key_value_heads": 8,
-        "head_dim": 128,
-        "sliding_window": None,
-        "rms_norm_eps": 1e-5,
-        "max_position_embeddings": 262144,
-    },
-}
-_MODEL_TYPES = {
-    "MistralForCausalLM": "mistral",
-    "LlamaForCausalLM": "llama",
-    "MinistralForCausalLM": "ministral",
-    "Ministral3ForCausalLM": "ministral3",
-    "Mistral3ForConditionalGeneration": "mistral",
-}
-
-
 class ConfigError(ValueError):
     """A model's configuration is missing, contradictory, or asks for something that is not implemented."""
 
@@ -82,7 +52,8 @@ class RopeConfig:
     """
 
     theta: float = 10000.0
-    kind: Literal["default", "linear", "llama3", "yarn"] = "default"
+    kind: Literal["default", "linear", "llama3", "yarn", "factors"] = "default"
+    """factors: nothing but `frequency_factors`."""
     factor: float = 1.0
     """Stretch of the context (linear, llama3, yarn)."""
     original_max_position_embeddings: int = 0
@@ -99,6 +70,9 @@ class RopeConfig:
     """yarn only: multiplies cosines and sines. Resolved from mscale and mscale_all_dim when the file does not give it."""
     truncate: bool = True
     """yarn only: round the borders of the ramp to whole dimensions."""
+    frequency_factors: tuple[float, ...] = ()
+    """What each of the H/2 frequencies is divided by, as GGUF files list it. Of a llama3 rope they go before what its parameters
+    give, which differs by roundings; () where there are none."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -162,6 +136,11 @@ class MistralConfig:
             object.__setattr__(self, "layer_windows", (None,) * self.num_layers)
         if len(self.layer_windows) != self.num_layers:
             raise ConfigError(f"{len(self.layer_windows)} layer types for {self.num_layers} layers")
+        factors = len(self.rope.frequency_factors)
+        if factors != self.head_dim // 2 and (factors or self.rope.kind == "factors"):
+            raise ConfigError(
+                f"{factors} rope factors for heads of {self.head_dim} dimensions; expected one for each two"
+            )
         if any(window is not None and window < 1 for window in self.layer_windows):
             raise ConfigError(f"sliding_window is {self.layer_windows}; expected a positive number or null")
         if self.attention_temperature_beta and self.attention_temperature_length < 1:
@@ -251,13 +230,13 @@ def _from_hf(cls: type[MistralConfig], outer: Mapping[str, Any]) -> MistralConfi
         )
     wrapped = outer.get("text_config") is not None
     text = dict(outer["text_config"] if wrapped else outer)
-    model_type = text.get("model_type") or _MODEL_TYPES[architecture]
-    if model_type not in _DEFAULTS:
+    model_type = text.get("model_type") or MODEL_TYPES[architecture]
+    if model_type not in CLASS_DEFAULTS:
         part = "a text model" if wrapped else "a model"
         raise ConfigError(f"{architecture} with {part} of type {model_type!r} is not implemented")
     if wrapped and "quantization_config" in outer:
         text.setdefault("quantization_config", outer["quantization_config"])
-    raw = {**_DEFAULTS[model_type], **text}
+    raw = {**CLASS_DEFAULTS[model_type], **text}
     for key, harmless in _UNIMPLEMENTED.items():
         value = raw.get(key)
         if value is not None and value not in harmless:
@@ -350,6 +329,7 @@ def _hf_rope(raw: Mapping[str, Any], max_positions: int) -> tuple[RopeConfig, fl
             low_freq_factor=float(_require(parameters, "low_freq_factor")),
             high_freq_factor=float(_require(parameters, "high_freq_factor")),
             original_max_position_embeddings=original or max_positions,
+            frequency_factors=_frequency_factors(parameters, "frequency_factors"),
         )
         if rope.high_freq_factor <= rope.low_freq_factor:
             raise ConfigError("llama3 rope: high_freq_factor must be greater than low_freq_factor")
@@ -371,7 +351,25 @@ def _hf_rope(raw: Mapping[str, Any], max_positions: int) -> tuple[RopeConfig, fl
             truncate=bool(parameters.get("truncate", True)),
         )
         return rope, beta, original
+    if kind == "longrope":
+        factors = _frequency_factors(parameters, "long_factor")
+        same = parameters.get("short_factor") == parameters.get("long_factor")
+        if not factors or not same or parameters.get("attention_factor") != 1:
+            raise ConfigError(
+                "longrope is not implemented, except with one factor for each frequency at every length of text: "
+                "long_factor equal to short_factor, and an attention_factor of 1"
+            )
+        return RopeConfig(theta=theta, kind="factors", frequency_factors=factors), beta, original
     raise ConfigError(f"rope type {kind!r} is not implemented; default, linear, llama3 and yarn are")
+
+
+def _frequency_factors(parameters: Mapping[str, Any], key: str) -> tuple[float, ...]:
+    """A list of factors; () where there is none."""
+    given = parameters.get(key)
+    listed = cast("list[Any]", given) if isinstance(given, list) else []
+    if (given is not None and not listed) or not all(type(f) in (int, float) and 0 < f < math.inf for f in listed):
+        raise ConfigError(f"rope parameter {key!r} is {given!r}; expected a list of positive numbers")
+    return tuple(float(factor) for factor in listed)
 
 
 def _yarn_attention_factor(factor: float, mscale: float | None, mscale_all_dim: float | None) -> float:

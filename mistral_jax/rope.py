@@ -18,6 +18,8 @@ from mistral_jax.config import MistralConfig, RopeConfig
 def inverse_frequencies(rope: RopeConfig, head_dim: int) -> np.ndarray:
     """Angular frequency of each pair of dimensions: float32 [H/2]."""
     plain = 1.0 / rope.theta ** (np.arange(0, head_dim, 2, dtype=np.float64) / head_dim)
+    if rope.frequency_factors:
+        return (plain / np.array(rope.frequency_factors)).astype(np.float32)
     if rope.kind == "linear":
         return (plain / rope.factor).astype(np.float32)
     if rope.kind == "llama3":
