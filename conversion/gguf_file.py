@@ -10,7 +10,7 @@ import re
 from collections.abc import Mapping
 from pathlib import Path
 from types import MappingProxyType, TracebackType
-from typing import Any, Self
+from typing import Self
 
 import numpy as np
 
@@ -21,7 +21,9 @@ from conversion.tensor_source import Array
 
 __all__ = ["GGUFError", "GGUFFile", "GGUFMetadata", "TensorInfo"]
 
-_PART_NAME = re.compile(r"(?P<stem>.*)-(?P<number>\d{5})-of-(?P<count>\d{5})\.gguf", re.DOTALL)
+_PART_NAME = re.compile(r"(?P<stem>.*)-(?P<number>[0-9]{5})-of-(?P<count>[0-9]{5})\.gguf", re.DOTALL)
+
+_INTEGERS = ("u8", "i8", "u16", "i16", "u32", "i32", "u64", "i64")
 
 
 class GGUFFile:
@@ -135,9 +137,15 @@ class GGUFFile:
         self.close()
 
     def _tensor(self, name: str) -> TensorInfo:
+        """The tensor, of a type that is implemented."""
         if name not in self.tensors:
             raise KeyError(f"{self.paths[0]} has no tensor {name!r}")
-        return self.tensors[name]
+        tensor = self.tensors[name]
+        try:
+            _ = tensor.type
+        except GGUFError as error:
+            raise GGUFError(f"{self.paths[tensor.part]}: {error}") from None
+        return tensor
 
     def _fill(self, tensor: TensorInfo, first: int, count: int, out: Array) -> None:
         row_bytes = tensor.row_bytes
@@ -181,13 +189,14 @@ def _open_parts(given: OpenedFile, metadata: GGUFMetadata, count: int) -> tuple[
 
 
 def _split_number(metadata: GGUFMetadata, key: str, path: Path, default: int | None = None) -> int:
-    value: Any = metadata.get(key, default)
-    if type(value) is not int or not 0 <= value <= 2**31:
-        described = metadata.describe(key) if key in metadata else "missing"
+    if key not in metadata and default is not None:
+        return default
+    described = metadata.describe(key) if key in metadata else "missing"
+    if described not in _INTEGERS:
         raise GGUFError(
             f"{path}: {key} is {described}, where a whole number is expected: a broken part of a split model"
         )
-    return value
+    return metadata[key]
 
 
 def _united(paths: tuple[Path, ...], headers: list[Header]) -> dict[str, TensorInfo]:

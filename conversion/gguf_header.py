@@ -22,9 +22,9 @@ VERSIONS = (2, 3)
 DEFAULT_ALIGNMENT = 32
 _MAX_DIMENSIONS = 4
 # Far above what any model has, and low enough that a hostile file of any size is refused within a second.
-_MAX_TENSORS = 2**17
-_MAX_KEYS = 2**16
-_MAX_STRINGS = 2**22
+_MAX_TENSORS = 2**16
+_MAX_KEYS = 2**13
+_MAX_STRINGS = 2**21
 _MAX_NAME_BYTES = 2**16 - 1
 _MAX_HEAD_BYTES = 2**28
 # What the shortest entries take: a length, a name of one byte, and the numbers that follow.
@@ -37,7 +37,23 @@ _U64 = struct.Struct("<Q")
 _COUNTS = struct.Struct("<QQ")
 _ARRAY_HEAD = struct.Struct("<IQ")
 _TYPE_AND_OFFSET = struct.Struct("<IQ")
+_FETCH_AGAIN = "Fetch it again; if that does not help, its maker must write it again"
 _DIMENSIONS = tuple(struct.Struct(f"<{count}Q") for count in range(_MAX_DIMENSIONS + 1))
+# Types that other programs write, or once wrote: known by name, so that people can look them up.
+_OTHER_TYPES = {
+    4: "Q4_2",
+    5: "Q4_3",
+    9: "Q8_1",
+    15: "Q8_K",
+    31: "Q4_0_4_4",
+    32: "Q4_0_4_8",
+    33: "Q4_0_8_8",
+    36: "IQ4_NL_4_4",
+    37: "IQ4_NL_4_8",
+    38: "IQ4_NL_8_8",
+    41: "Q1_0",
+    42: "Q2_0",
+}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -64,15 +80,16 @@ class TensorInfo:
         """
         if self.type_id not in BY_ID:
             raise GGUFError(
-                f"tensor {self.name!r} has the tensor type of number {self.type_id}, which is not implemented; "
-                "use a file of another quantisation, such as Q4_K_M or Q8_0"
+                f"tensor {self.name!r} is of the tensor type {self.type_name}, which is not implemented; use a file of another "
+                "quantisation, such as Q4_K_M or Q8_0"
             )
         return BY_ID[self.type_id]
 
     @property
     def type_name(self) -> str:
+        """Such as "Q4_K"; for a type that is not implemented its number, too."""
         kind = BY_ID.get(self.type_id)
-        return kind.name if kind is not None else f"type {self.type_id}"
+        return kind.name if kind is not None else f"{_OTHER_TYPES.get(self.type_id, 'unknown')} (number {self.type_id})"
 
     @property
     def elements(self) -> int:
@@ -211,12 +228,13 @@ class _HeadReader:
     def _alignment(self, value: Value | None) -> int:
         if value is None:
             return DEFAULT_ALIGNMENT
-        alignment: Any = decode(self._file, "general.alignment", value)
-        if NAMES[value.type] != "u32" or alignment < 1 or alignment & (alignment - 1):
+        if value.describe() != "u32":
             raise self._broken(
-                f"general.alignment is {alignment!r} ({value.describe()}), where a power of two of type u32 is expected",
-                at=value.start,
+                f"general.alignment is of type {value.describe()}, where u32 is expected", at=value.start
             )
+        alignment: int = decode(self._file, "general.alignment", value)
+        if alignment < 1 or alignment & (alignment - 1):
+            raise self._broken(f"general.alignment is {alignment}, where a power of two is expected", at=value.start)
         return alignment
 
     def _tensor_rows(self, count: int) -> list[_Row]:
@@ -266,9 +284,10 @@ class _HeadReader:
                 expected = _padded(offset + nbytes, alignment)
             if start + nbytes > size:
                 raise self._broken(
-                    f"tensor {name!r} takes the bytes {start} to {start + nbytes}, but the file has only {size}. Probably a "
-                    "download that was not finished, or one piece of a file cut in pieces: fetch it again, or join the pieces",
+                    f"tensor {name!r} takes the bytes {start} to {start + nbytes}, but the file has only {size}",
                     at=at,
+                    remedy="Probably a download that was not finished, or one piece of a file that was cut in pieces: fetch it "
+                    "again, or join the pieces",
                 )
             tensors[name] = TensorInfo(
                 name=name, shape=shape, type_id=kind, nbytes=nbytes, part=self._part, offset=start
@@ -339,8 +358,8 @@ class _HeadReader:
                 at=at,
             )
 
-    def _broken(self, what: str, *, at: int) -> GGUFError:
-        return GGUFError(f"{self._file.path} is a broken GGUF file: at byte {at}, {what}")
+    def _broken(self, what: str, *, at: int, remedy: str = _FETCH_AGAIN) -> GGUFError:
+        return GGUFError(f"{self._file.path} is a broken GGUF file: at byte {at}, {what}. {remedy}")
 
 
 def _padded(size: int, alignment: int) -> int:

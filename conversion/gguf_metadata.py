@@ -23,7 +23,10 @@ FORMATS = {0: "<B", 1: "<b", 2: "<H", 3: "<h", 4: "<I", 5: "<i", 6: "<f", 7: "<?
 """How values of each number type are laid out."""
 NAMES = ("u8", "i8", "u16", "i16", "u32", "i32", "f32", "bool", "string", "array", "u64", "i64", "f64")
 _LENGTH = struct.Struct("<Q")
+# A window holds some thousands of strings, and a short array does not read a long one.
 _WINDOW = 2**18
+_WINDOW_PER_STRING = 16
+_LEAST_WINDOW = 2**12
 _PLAIN_STEPS = 64
 
 
@@ -130,7 +133,8 @@ def string_runs(file: OpenedFile, position: int, count: int, what: str) -> Itera
       GGUFError: a string goes past the end of the file.
     """
     while count:
-        data = file.read(position, min(_WINDOW, file.size - position), what)
+        window = min(_WINDOW, _LEAST_WINDOW + count * _WINDOW_PER_STRING)
+        data = file.read(position, min(window, file.size - position), what)
         borders = _borders(data, count)
         if len(borders) == 1:
             length = _LENGTH.unpack_from(data)[0] if len(data) >= 8 else 0

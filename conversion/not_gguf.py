@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import codecs
+import re
+
 _OLD_FORMATS = {b"lmgg": "GGML", b"fmgg": "GGMF", b"tjgg": "GGJT", b"algg": "GGLA"}
 
 
@@ -13,9 +16,11 @@ def what_it_is(start: bytes, size: int) -> str:
     if size < 4 and b"GGUF".startswith(start):
         return f"it has only {size} bytes. Probably a download that was not finished; fetch it again"
     if text.startswith(b"version https://git-lfs"):
+        found = re.search(rb"^size (\d{1,20})$", text, re.MULTILINE)
+        real = f" of {int(found[1])} bytes" if found else ""
         return (
-            "it is a git-lfs pointer, which stands for the real file in a git repository. Run `git lfs pull` there, or download "
-            "the file itself"
+            f"it is a git-lfs pointer, which stands for the real file{real} in a git repository. Run `git lfs pull` there, or "
+            "download the file itself"
         )
     if text[:1] == b"<":
         return (
@@ -39,14 +44,16 @@ def what_it_is(start: bytes, size: int) -> str:
         return "it begins with zeros only. Probably a download that was not finished; fetch it again"
     if _is_text(start):
         return f"it is a text file that begins with {start[:40].decode('utf-8', 'replace')!r}"
-    return f"it begins with the bytes {start[:4]!r} where b'GGUF' is expected"
+    return (
+        f"it begins with the bytes {start[:4]!r} where b'GGUF' is expected. It is another kind of file, or a later piece of a file "
+        "that was cut in pieces; join those first"
+    )
 
 
 def _is_text(start: bytes) -> bool:
     try:
-        # The last character may have been cut.
-        return start[: max(1, len(start) - 3)].decode("utf-8").isprintable() or all(
-            character.isprintable() or character in "\t\r\n" for character in start[:-3].decode("utf-8")
-        )
+        # The last character may have been cut, which the incremental decoder allows.
+        text = codecs.getincrementaldecoder("utf-8")().decode(start)
     except UnicodeDecodeError:
         return False
+    return all(character.isprintable() or character in "\t\r\n" for character in text)
