@@ -27,7 +27,7 @@ _LENGTH = struct.Struct("<Q")
 _WINDOW = 2**18
 _WINDOW_PER_STRING = 16
 _LEAST_WINDOW = 2**12
-_PLAIN_STEPS = 64
+_LEAST_STEPS, _MOST_STEPS = 2**6, 2**12
 
 
 @dataclass(frozen=True, slots=True)
@@ -159,8 +159,9 @@ def _borders(data: bytes, count: int) -> Array:
     """
     short, following, breaks = _short_lengths(data)
     runs: list[Array] = []
-    position = 0
+    position, steps = 0, _LEAST_STEPS
     while count:
+        steps = min(2 * steps, _MOST_STEPS)
         first = int(np.searchsorted(short, position))
         if first < len(short) and short[first] == position:
             link = int(np.searchsorted(breaks, first))
@@ -172,8 +173,9 @@ def _borders(data: bytes, count: int) -> Array:
                 runs.append(short[first : last + 1])
                 position = int(following[last])
                 count -= last + 1 - first
+                steps = _LEAST_STEPS
         singles: list[int] = []
-        while len(singles) < min(count, _PLAIN_STEPS) and position + 8 <= len(data):
+        while len(singles) < min(count, steps) and position + 8 <= len(data):
             stop = position + 8 + _LENGTH.unpack_from(data, position)[0]
             if stop > len(data):
                 break
@@ -181,7 +183,7 @@ def _borders(data: bytes, count: int) -> Array:
             position = stop
         runs.append(np.array(singles, np.int64))
         count -= len(singles)
-        if len(singles) < _PLAIN_STEPS:
+        if len(singles) < steps:
             break
     return np.concatenate([*runs, np.array([position], np.int64)])
 
