@@ -9,13 +9,6 @@ _LETTER_OF_BYTE = {chr(b): chr(b) for b in _PRINTABLE} | {chr(b): chr(256 + i) f
 _TO_LETTERS = str.maketrans(_LETTER_OF_BYTE)
 _BYTE_OF_LETTER = {letter: ord(byte) for byte, letter in _LETTER_OF_BYTE.items()}
 
-TEKKEN_PATTERN = (
-    r"[^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]*[\p{Ll}\p{Lm}\p{Lo}\p{M}]+"
-    r"|[^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]+[\p{Ll}\p{Lm}\p{Lo}\p{M}]*"
-    r"|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n/]*|\s*[\r\n]+|\s+(?!\S)|\s+"
-)
-"""How Mistral's tekken vocabulary cuts a text into words: the `pattern` of every tekken.json up to version 13."""
-
 
 def to_letters(data: bytes) -> str:
     """Spells bytes in the alphabet: b" \\xff" becomes "Ġÿ"."""

@@ -73,3 +73,18 @@ def gguf_chat_templates(metadata: Mapping[str, Any]) -> dict[str, str]:
         if value:
             named[key[len(_GGUF_KEY) + 1 :] or "default"] = value
     return named
+
+
+MISTRAL_FORMATS: Mapping[str, str] = {
+    "mistral-v1": "v1",
+    "mistral-v3": "v3",
+    "mistral-v3-tekken": "v3",
+    "mistral-v7": "v7",
+    "mistral-v7-tekken": "v7",
+}
+"""What llama.cpp calls Mistral's instruct formats, and Mistral's own names of them."""
+
+
+def is_jinja(template: str) -> bool:
+    """Whether a text is a template rather than the name of one."""
+    return "{{" in template or "{%" in template

@@ -13,9 +13,10 @@ from typing import Any, cast
 
 from tokenizers import Tokenizer
 
-from conversion.byte_level import TEKKEN_PATTERN, from_letters
+from conversion.byte_level import from_letters
 from conversion.special_tokens import AddedToken, SpecialTokens, read_special_tokens
 from conversion.tokenizer_files import TokenizerError, read_json_object
+from conversion.word_splits import TEKKEN, is_tekken
 from mistral_jax.tokenizer.byte_table import ByteTableTokenizer
 
 type Json = dict[str, Any]
@@ -60,7 +61,7 @@ class HuggingFaceTokenizer(ByteTableTokenizer):
         try:
             data["added_tokens"] = added = _merge_added(data.get("added_tokens") or [], special, vocab)
             if byte_level and _is_tekken(vocab, added):
-                data["pre_tokenizer"] = _tekken_words()
+                data["pre_tokenizer"] = TEKKEN.pre_tokenizer()
             without_prefix = _without_prefix(data)
         except (KeyError, TypeError, ValueError, AttributeError) as error:
             raise TokenizerError(f"{source} has a form that we do not know ({error!r}).") from error
@@ -163,20 +164,12 @@ def _merge_added(listed: list[Json], special: SpecialTokens, vocab: dict[str, in
 
 
 def _is_tekken(vocab: dict[str, int], added: list[Json]) -> bool:
-    """Whether the ids are those of Mistral's tekken vocabulary: 1,000 control tokens, then the bytes in order."""
-    inst = next((int(token["id"]) for token in added if token["content"] == "[INST]"), vocab.get("[INST]"))
-    return inst == 3 and vocab.get("Ā") == 1000 and vocab.get("Ġ") == 1032 and 130_000 <= len(vocab) <= 135_000
-
-
-def _tekken_words() -> Json:
-    """The tekken vocabulary's own pre-tokenizer.
+    """Whether the ids are those of Mistral's tekken vocabulary.
 
     Many repositories of 2024 and 2025 carry another regular expression beside this vocabulary, which cuts words where
     the model never saw them cut (transformers warns about it and repairs it with `fix_mistral_regex=True`).
     """
-    split = {"type": "Split", "pattern": {"Regex": TEKKEN_PATTERN}, "behavior": "Isolated", "invert": False}
-    to_bytes = {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": True, "use_regex": False}
-    return {"type": "Sequence", "pretokenizers": [split, to_bytes]}
+    return is_tekken(vocab | {str(token["content"]): int(token["id"]) for token in added})
 
 
 def _without_prefix(data: Json) -> Json:
