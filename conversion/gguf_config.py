@@ -115,8 +115,8 @@ def fields_of(gguf: GGUFFile) -> Fields:
     if fields.natural("expert_count", 0, least=0) or expert_tensors(gguf.tensors):
         raise GGUFError("the model is a mixture of experts (Mixtral), which is not implemented; dense models are")
     for key, harmless in _UNIMPLEMENTED.items():
-        value = fields.get(key)
-        if value is not None and not (isinstance(value, bool | int | float | str) and value in harmless):
+        if fields.has(key, *harmless):
+            value = fields.get(key)
             raise fields.unexpected(
                 key, value, f"{' or '.join(map(repr, harmless)) or 'no such key'}: others are not implemented"
             )
@@ -179,9 +179,10 @@ def _head_dim(fields: Fields, hidden_size: int, heads: int) -> int:
             )
     if head_dim % 2:
         raise GGUFError(f"heads have {head_dim} dimensions; rotary embeddings need an even number")
-    scale = fields.get("attention.scale")
-    if scale not in (None, 0) and abs(fields.real("attention.scale") * head_dim**0.5 - 1) > 1e-5:
-        raise fields.unexpected("attention.scale", scale, f"1 / sqrt({head_dim}): others are not implemented")
+    if fields.has("attention.scale", 0) and abs(fields.real("attention.scale") * head_dim**0.5 - 1) > 1e-5:
+        raise fields.unexpected(
+            "attention.scale", fields.get("attention.scale"), f"1 / sqrt({head_dim}): others are not implemented"
+        )
     return head_dim
 
 
@@ -312,4 +313,8 @@ def _token(fields: Fields, name: str, sentencepiece_id: int, vocab_size: int) ->
     key = f"tokenizer.ggml.{name}_token_id"
     if fields.get(key) is not None:
         return fields.natural(key, least=0, most=vocab_size - 1)
-    return sentencepiece_id if fields.get("tokenizer.ggml.model") == "llama" and vocab_size > sentencepiece_id else None
+    return (
+        sentencepiece_id
+        if fields.text("tokenizer.ggml.model", "") == "llama" and vocab_size > sentencepiece_id
+        else None
+    )

@@ -33,6 +33,11 @@ class Fields:
         """The value as it is; None where the key is absent."""
         return self._metadata.get(self.full(key))
 
+    def has(self, key: str, *harmless: Any) -> bool:
+        """Whether the key is there with a value that is none of the harmless ones."""
+        value = self.get(key)
+        return value is not None and not (isinstance(value, bool | int | float | str) and value in harmless)
+
     def natural(self, key: str, default: int | None = None, *, least: int = 1, most: int = _UINT32) -> int:
         value = self._present(key, default)
         if type(value) is not int or not least <= value <= most:

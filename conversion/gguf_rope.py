@@ -23,7 +23,8 @@ from conversion.gguf_file import GGUFError, GGUFFile
 from conversion.rope_factors import Factors, find_llama3
 
 FACTORS_TENSOR = "rope_freqs.weight"
-_MOST_SCALING = 1e6
+_LEAST, _MOST = 1e-6, 1e6
+"""Of factors: far beyond what any model has, and such that nothing overflows in float32."""
 
 
 def rope_parameters(gguf: GGUFFile, fields: Fields, *, theta: float, head_dim: int, context: int) -> dict[str, Any]:
@@ -41,7 +42,7 @@ def rope_parameters(gguf: GGUFFile, fields: Fields, *, theta: float, head_dim: i
         if factors is not None:
             raise GGUFError(f"YaRN together with the factors of {FACTORS_TENSOR} is not implemented")
         parameters = _yarn(fields, factor, context)
-    elif fields.get("rope.scaling.attn_factor") not in (None, 0, 1):
+    elif fields.has("rope.scaling.attn_factor", 0, 1):
         raise fields.unexpected("rope.scaling.attn_factor", fields.get("rope.scaling.attn_factor"), "1 without YaRN")
     elif factors is not None:
         parameters = _by_factors(fields, factors * factor, theta, context)
@@ -50,11 +51,15 @@ def rope_parameters(gguf: GGUFFile, fields: Fields, *, theta: float, head_dim: i
     return {**parameters, **_temperature(fields, parameters, context)}
 
 
+def _factor(fields: Fields, key: str, default: float | None = None) -> float:
+    return fields.real(key, default, above=_LEAST, most=_MOST)
+
+
 def _kind_and_factor(fields: Fields) -> tuple[str, float]:
     factor = 1.0
     for key in ("rope.scaling.factor", "rope.scale_linear"):
         if fields.get(key) is not None:
-            factor = 1.0 if fields.get(key) == 0 else fields.real(key, most=_MOST_SCALING)
+            factor = _factor(fields, key) if fields.has(key, 0) else 1.0
             break
     kind = fields.text("rope.scaling.type", "linear")
     if kind == "none":
@@ -79,8 +84,8 @@ def _frequency_factors(gguf: GGUFFile, head_dim: int) -> Factors | None:
     raw = np.empty(info.nbytes, np.uint8)
     gguf.read_raw(FACTORS_TENSOR, raw)
     factors = raw.view("<f4").astype(np.float64)
-    if not np.all((factors > 0) & (factors <= _MOST_SCALING)):
-        raise GGUFError(f"tensor {FACTORS_TENSOR} holds numbers that are no factors (zero, negative, infinite or none)")
+    if not np.all((factors >= _LEAST) & (factors <= _MOST)):
+        raise GGUFError(f"tensor {FACTORS_TENSOR} holds numbers that are no factors (zero, negative or infinite)")
     return None if np.all(factors == 1) else factors
 
 
@@ -108,28 +113,27 @@ def _by_factors(fields: Fields, factors: Factors, theta: float, context: int) ->
 
 
 def _yarn(fields: Fields, factor: float, context: int) -> dict[str, Any]:
-    extrapolation = fields.get("rope.scaling.yarn_ext_factor")
-    if extrapolation not in (None, 1, -1):  # -1: not set
+    if fields.has("rope.scaling.yarn_ext_factor", 1, -1):  # -1: not set
+        extrapolation = fields.get("rope.scaling.yarn_ext_factor")
         raise fields.unexpected("rope.scaling.yarn_ext_factor", extrapolation, "1: others are not implemented")
     parameters: dict[str, Any] = {
         "rope_type": "yarn",
         "factor": factor,
         "original_max_position_embeddings": fields.natural("rope.scaling.original_context_length", context),
-        "beta_fast": fields.real("rope.scaling.yarn_beta_fast", 32.0, most=_MOST_SCALING),
-        "beta_slow": fields.real("rope.scaling.yarn_beta_slow", 1.0, most=_MOST_SCALING),
+        "beta_fast": _factor(fields, "rope.scaling.yarn_beta_fast", 32.0),
+        "beta_slow": _factor(fields, "rope.scaling.yarn_beta_slow", 1.0),
     }
     multiplier = 0.0
     if fields.get("rope.scaling.yarn_log_multiplier") is not None:
-        multiplier = fields.real("rope.scaling.yarn_log_multiplier", above=-_MOST_SCALING, most=_MOST_SCALING)
+        multiplier = fields.real("rope.scaling.yarn_log_multiplier", above=-_MOST, most=_MOST)
         if 0.1 * math.log(max(factor, 1.0)) * multiplier <= -1:
             raise fields.unexpected("rope.scaling.yarn_log_multiplier", multiplier, "a number of at least 0")
         parameters |= {"mscale": 1.0, "mscale_all_dim": multiplier}
     attention = None
     if fields.get("rope.scaling.yarn_attn_factor") is not None:
-        attention = fields.real("rope.scaling.yarn_attn_factor", most=_MOST_SCALING)
-    extra = fields.get("rope.scaling.attn_factor")
-    if extra not in (None, 0, 1):
-        extra = fields.real("rope.scaling.attn_factor", most=_MOST_SCALING)
+        attention = _factor(fields, "rope.scaling.yarn_attn_factor")
+    if fields.has("rope.scaling.attn_factor", 0, 1):
+        extra = _factor(fields, "rope.scaling.attn_factor")
         attention = extra * (attention or yarn_attention_factor(factor, multiplier))
     if attention is not None:
         parameters["attention_factor"] = attention
@@ -151,7 +155,7 @@ def _temperature(fields: Fields, parameters: dict[str, Any], context: int) -> di
     key = "attention.temperature_scale"
     if fields.get(key) is None:
         return {}
-    scale = 0.0 if fields.get(key) == 0 else fields.real(key, most=_MOST_SCALING)
+    scale = _factor(fields, key) if fields.has(key, 0) else 0.0
     original = fields.natural("rope.scaling.original_context_length", context)
     if scale and fields.natural("attention.temperature_length", original) != original:
         raise fields.unexpected(

@@ -89,6 +89,8 @@ class GGUFSource:
         flat = out.reshape(-1)
         done = 0
         for rows in self._chunks(stored):
+            if stored.heads is not None:
+                rows = pairs_to_halves(rows, len(rows) * stored.heads // stored.shape[0])
             for values in _unpacked(rows, kind, out.dtype if stored.scale == 1 else np.dtype(np.float32)):
                 part = flat[done : done + values.size]
                 np.copyto(part, values if stored.scale == 1 else values * np.float32(stored.scale), casting="unsafe")
@@ -123,13 +125,15 @@ class GGUFSource:
         if stored.heads is None:
             self._read_rows(stored, 0, stored.shape[0], out)
             return
-        first = 0
+        halves = out.reshape(stored.heads, 2, -1, out.shape[1])
+        head = 0
         for rows in self._chunks(stored):
-            out[first : first + len(rows)] = rows
-            first += len(rows)
+            pairs = rows.reshape(-1, halves.shape[2], 2, out.shape[1])
+            np.copyto(halves[head : head + len(pairs)], pairs.swapaxes(1, 2))
+            head += len(pairs)
 
     def _chunks(self, stored: _Stored) -> Iterator[Array]:
-        """Packed rows in order, some at a time: uint8 [n, row_bytes], overwritten by the next."""
+        """Packed rows as the file has them, some at a time: uint8 [n, row_bytes] of whole heads, overwritten by the next."""
         rows, row_bytes = self._packed_shape(stored)
         unit = 1 if stored.heads is None else rows // stored.heads
         step = min(rows, max(1, _CHUNK_BYTES // (unit * row_bytes)) * unit)
@@ -137,7 +141,7 @@ class GGUFSource:
         for first in range(0, rows, step):
             part = buffer[: min(step, rows - first)]
             self._read_rows(stored, first, len(part), part)
-            yield part if stored.heads is None else pairs_to_halves(part, len(part) // unit)
+            yield part
 
     def _read_rows(self, stored: _Stored, first: int, count: int, out: Array) -> None:
         """Rows as the file has them."""
@@ -176,6 +180,10 @@ def _parts(gguf: GGUFFile, name: str, shape: Shape) -> Iterator[tuple[str, _Stor
     info = gguf.tensors[name]
     if not 1 <= len(info.shape) <= 2:
         raise GGUFError(f"tensor {name!r} has shape {list(info.shape)}; expected a vector or a matrix")
+    if len(info.shape) == 1 and info.type.dtype is None:
+        raise GGUFError(
+            f"tensor {name!r} is a vector in blocks of {info.type.name}; expected plain numbers, such as F32"
+        )
     heads = [rotary_heads(hf_name, num_heads=shape.num_heads, num_kv_heads=shape.num_kv_heads) for hf_name in names]
     counts = [info.shape[0]]
     if len(names) > 1:
