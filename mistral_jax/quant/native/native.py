@@ -1,8 +1,9 @@
 """Products with packed weights on a CPU, and unpacking them, in machine code of our own.
 
-XLA's CPU backend unpacks blocks an element at a time, far slower than memory delivers them. `kernels.cc` does it at the speed of
-memory. It is compiled when it is first needed, by the C++ compiler of the machine and for its processor, and kept in the user's
-cache folder. Without a compiler everything falls back to XLA: ask `available` before calling `matmul` or `dequantize`.
+XLA's CPU backend unpacks blocks an element at a time, far slower than memory delivers them. The C++ files beside this one do it
+at the speed of memory. They are compiled when they are first needed, by the C++ compiler of the machine and for its processor,
+and the result is kept in the user's cache folder. Without a compiler everything falls back to XLA: ask `available` before
+calling `matmul` or `dequantize`.
 """
 
 from __future__ import annotations
@@ -35,6 +36,7 @@ KINDS = frozenset(
 """Names of the types that the kernels know."""
 
 _SOURCE = Path(__file__).with_name("kernels.cc")
+_SOURCES = (_SOURCE, *(_SOURCE.with_name(header) for header in ("blocks.h", "vectors.h")))
 _FOLDER = Path("~/.cache/mistral-jax/native")
 _COMPILERS = ("c++", "g++", "clang++")
 # No fused multiply-add where the source does not ask for it: unpacked weights have the bits of the reference.
@@ -92,11 +94,19 @@ def matmul(x: jax.Array, raw: jax.Array, kind: GGMLType) -> jax.Array:
     return jax.ffi.ffi_call(_MATMUL, result, vmap_method="sequential")(x, raw, kind=np.int32(kind.id))
 
 
-def dequantize(raw: jax.Array, kind: GGMLType, dtype: jax.typing.DTypeLike = jnp.float32) -> jax.Array:
-    """The plain matrix: uint8 [rows, row_bytes] of type `kind` -> float32 or bfloat16 [rows, columns].
+def dequantize(
+    raw: jax.Array,
+    kind: GGMLType,
+    dtype: jax.typing.DTypeLike = jnp.float32,
+    *,
+    first: jax.Array | int = 0,
+    count: int | None = None,
+) -> jax.Array:
+    """The plain matrix: uint8 [rows, row_bytes] of type `kind` -> float32 or bfloat16 [count, columns].
 
-    In float32 it has the bits of `gguf.quants`; bfloat16 is that, rounded to nearest, ties to even. Only on a CPU; works under
-    `jax.jit`.
+    `count` rows from row `first` on, which may be traced (int32 scalar); None: all after it, and then `first` must be an int.
+    A slice of `raw` would be a copy; this is none. In float32 the result has the bits of `gguf.quants`; bfloat16 is that, rounded
+    to nearest, ties to even. Only on a CPU; works under `jax.jit`, where rows that are not there are an error at run time.
 
     Raises:
       ValueError: types or shapes do not fit together.
@@ -105,8 +115,13 @@ def dequantize(raw: jax.Array, kind: GGMLType, dtype: jax.typing.DTypeLike = jnp
     _check(raw, kind)
     if dtype not in (jnp.float32, jnp.bfloat16):
         raise ValueError(f"weights are unpacked to float32 or bfloat16, not to {jnp.dtype(dtype)}")
-    result = jax.ShapeDtypeStruct((raw.shape[0], _columns(raw, kind)), jnp.dtype(dtype))
-    return jax.ffi.ffi_call(_DEQUANTIZE, result, vmap_method="sequential")(raw, kind=np.int32(kind.id))
+    if count is None:
+        if not isinstance(first, int):
+            raise ValueError("how many rows there are must be known before the program runs: give `count`, too")
+        count = raw.shape[0] - first
+    result = jax.ShapeDtypeStruct((count, _columns(raw, kind)), jnp.dtype(dtype))
+    call = jax.ffi.ffi_call(_DEQUANTIZE, result, vmap_method="sequential")
+    return call(raw, jnp.asarray(first, jnp.int32), kind=np.int32(kind.id))
 
 
 def _check(raw: jax.Array, kind: GGMLType) -> None:
@@ -160,34 +175,38 @@ class Kernels:
         if not _make_private(folder):
             with tempfile.TemporaryDirectory() as temporary:
                 return ctypes.CDLL(str(self._compile(Path(temporary) / "kernels.so")))
-        path = folder / f"{_fingerprint()}.so"
-        if path.exists():
-            try:
+        fingerprint = _fingerprint()
+        for path in folder.glob(f"{fingerprint}-*.so"):
+            if path.stem == _content_name(fingerprint, path):
                 return ctypes.CDLL(str(path))
-            except OSError:
-                _log.info("%s cannot be loaded and is compiled again", path)
-        return ctypes.CDLL(str(self._compile(path)))
+            _log.info("%s is damaged: compiling again", path)
+        with tempfile.TemporaryDirectory(dir=folder, prefix="compiling-") as temporary:
+            made = self._compile(Path(temporary) / "kernels.so")
+            # Whole or not at all: several processes may do this at once.
+            path = made.replace(folder / f"{_content_name(fingerprint, made)}.so")
+        return ctypes.CDLL(str(path))
 
     def _compile(self, path: Path) -> Path:
-        """Compile to `path`, which appears whole or not at all: several processes may do this at once."""
         compiler = next((found for name in self._compilers if (found := shutil.which(name))), None)
         if compiler is None:
             raise NativeError(f"there is no C++ compiler ({', '.join(self._compilers)}) on the PATH")
-        with tempfile.TemporaryDirectory(dir=path.parent, prefix="compiling-") as temporary:
-            made = Path(temporary) / "kernels.so"
-            errors: list[str] = []
-            for target in _TARGETS:
-                command = [compiler, *_FLAGS, *target, "-isystem", jax.ffi.include_dir(), str(_SOURCE), "-o", str(made)]
-                try:
-                    run = subprocess.run(command, capture_output=True, text=True, timeout=_COMPILE_SECONDS, check=False)
-                except subprocess.TimeoutExpired:
-                    raise NativeError(f"{compiler} did not finish within {_COMPILE_SECONDS} seconds") from None
-                if run.returncode == 0 and made.exists():
-                    made.replace(path)
-                    return path
-                lines = [line for line in run.stderr.splitlines() if "error" in line] or run.stderr.splitlines()
-                errors.append("; ".join(lines[:3]) or f"exit status {run.returncode}")
+        errors: list[str] = []
+        for target in _TARGETS:
+            command = [compiler, *_FLAGS, *target, "-isystem", jax.ffi.include_dir(), str(_SOURCE), "-o", str(path)]
+            try:
+                run = subprocess.run(command, capture_output=True, text=True, timeout=_COMPILE_SECONDS, check=False)
+            except subprocess.TimeoutExpired:
+                raise NativeError(f"{compiler} did not finish within {_COMPILE_SECONDS} seconds") from None
+            if run.returncode == 0 and path.exists():
+                return path
+            lines = [line for line in run.stderr.splitlines() if "error" in line] or run.stderr.splitlines()
+            errors.append("; ".join(lines[:3]) or f"exit status {run.returncode}")
         raise NativeError(f"{compiler} cannot compile {_SOURCE.name}: {errors[0]}")
+
+
+def _content_name(fingerprint: str, path: Path) -> str:
+    """The name tells a whole file from a damaged one, which must not be loaded: it can crash the process."""
+    return f"{fingerprint}-{hashlib.sha256(path.read_bytes()).hexdigest()[:16]}"
 
 
 def _register(library: ctypes.CDLL) -> None:
@@ -207,7 +226,13 @@ def _make_private(folder: Path) -> bool:
 
 def _fingerprint() -> str:
     """What the machine code depends on: the source, the flags, XLA's interface and the processor."""
-    parts = [_SOURCE.read_text(), repr((_FLAGS, _TARGETS)), version("jaxlib"), platform.machine(), _processor()]
+    parts = [
+        *(source.read_text() for source in _SOURCES),
+        repr((_FLAGS, _TARGETS)),
+        version("jaxlib"),
+        platform.machine(),
+        _processor(),
+    ]
     return hashlib.sha256("\0".join(parts).encode()).hexdigest()[:24]
 
 
