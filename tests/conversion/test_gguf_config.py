@@ -24,7 +24,6 @@ from mistral_jax.rope import inverse_frequencies
 from tests.conversion.fake_gguf import FakeGGUF, model
 from tests.conversion.model_configs import CONFIGS
 
-
 GOLDENS = Path(__file__).parents[1] / "goldens" / "parity"
 CONVERTED: dict[str, Any] = json.loads((GOLDENS.parent / "gguf" / "metadata.json").read_text())
 

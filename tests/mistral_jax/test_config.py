@@ -37,6 +37,13 @@ MINISTRAL3 = {
     "head_dim": 10,
     "rope_parameters": {**YARN, "llama_4_scaling_beta": 0.1},
 }
+ONE_FACTOR_EACH = {
+    "rope_type": "longrope",
+    "long_factor": [1.0, 2.0, 3.5, 4.0, 8.0],
+    "short_factor": [1.0, 2.0, 3.5, 4.0, 8.0],
+    "attention_factor": 1.0,
+}
+LLAMA3 = {"rope_type": "llama3", "factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0}
 PARAMS: dict[str, Any] = {
     "dim": 60,
     "n_layers": 3,
@@ -72,6 +79,16 @@ def without(raw: dict[str, Any], *keys: str) -> dict[str, Any]:
         ({"rope_scaling": {"type": "dynamic", "factor": 2.0}}, "dynamic"),
         ({"rope_parameters": {"rope_type": "longrope"}}, "longrope"),
         ({"rope_parameters": {"rope_type": "mrope"}}, "mrope"),
+        ({"rope_parameters": {**ONE_FACTOR_EACH, "short_factor": [1.0] * 5}}, "longrope"),
+        ({"rope_parameters": {**ONE_FACTOR_EACH, "attention_factor": None}}, "longrope"),
+        ({"rope_parameters": {**ONE_FACTOR_EACH, "long_factor": [1.0, 0.0]}}, "long_factor"),
+        (
+            {"rope_parameters": {**ONE_FACTOR_EACH, "long_factor": [2.0], "short_factor": [2.0]}},
+            "1 rope factors for heads of 10",
+        ),
+        ({"rope_parameters": {**LLAMA3, "frequency_factors": [1.0] * 4}}, "4 rope factors for heads of 10"),
+        ({"rope_parameters": {**LLAMA3, "frequency_factors": []}}, "frequency_factors"),
+        ({"rope_parameters": {**LLAMA3, "frequency_factors": ["1"] * 5}}, "frequency_factors"),
         ({"rope_parameters": {"full_attention": {"rope_type": "default"}}}, "full_attention"),
         ({"rope_scaling": {"type": "linear"}}, "factor"),
         ({"rope_scaling": {"type": "llama3", "factor": 8.0}}, "low_freq_factor"),
@@ -285,6 +302,17 @@ def test_rope_of_versions_4_and_5_is_the_same(
 def test_yarn_attention_factor_is_resolved(extra: dict[str, float], factor: float) -> None:
     rope = MistralConfig.from_hf({**MISTRAL, "rope_parameters": {**YARN, **extra}}).rope
     assert rope.attention_factor == pytest.approx(factor)
+
+
+def test_longrope_with_one_set_of_factors_is_a_factor_for_each_frequency() -> None:
+    rope = MistralConfig.from_hf({**MISTRAL, "rope_parameters": {"rope_theta": 5e5, **ONE_FACTOR_EACH}}).rope
+    assert rope == RopeConfig(theta=5e5, kind="factors", frequency_factors=(1.0, 2.0, 3.5, 4.0, 8.0))
+
+
+def test_exact_factors_of_a_llama_3_rope_are_kept_beside_its_parameters() -> None:
+    parameters = {**LLAMA3, "frequency_factors": [1.0, 2.0, 3.5, 4.0, 8.0]}
+    rope = MistralConfig.from_hf({**MISTRAL, "rope_parameters": parameters}).rope
+    assert (rope.kind, rope.factor, rope.frequency_factors) == ("llama3", 8.0, (1.0, 2.0, 3.5, 4.0, 8.0))
 
 
 def test_yarn_without_an_original_context_takes_the_models_own() -> None:

@@ -81,6 +81,13 @@ def test_yarn_blends_over_a_ramp_between_two_numbers_of_rotations(truncate: bool
     np.testing.assert_allclose(inverse_frequencies(rope, 20), expected, rtol=1e-6)
 
 
+@pytest.mark.parametrize("kind", ["factors", "llama3"])
+def test_factors_divide_the_frequencies_and_go_before_the_rule(kind: str) -> None:
+    factors = tuple(1 + 0.75 * i for i in range(10))
+    rope = RopeConfig(theta=1e6, kind=kind, factor=8, original_max_position_embeddings=64, frequency_factors=factors)  # pyright: ignore
+    np.testing.assert_allclose(inverse_frequencies(rope, 20), np.array(PLAIN) / np.array(factors), rtol=1e-6)
+
+
 def test_rotation_turns_each_pair_of_halves_by_position_times_frequency() -> None:
     rope = RopeConfig(theta=100.0)
     positions = jnp.array([[0, 1, 7], [3, 4, 1000]])
