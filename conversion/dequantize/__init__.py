@@ -5,6 +5,6 @@ In float32 both give the very bits of `gguf.quants.dequantize`.
 """
 
 from conversion.dequantize.to_device import dequantize
-from conversion.dequantize.unpack import UNPACKABLE, unpack
+from conversion.dequantize.unpack import PACKED, UNPACKABLE, unpack, unpack_runs
 
-__all__ = ["UNPACKABLE", "dequantize", "unpack"]
+__all__ = ["PACKED", "UNPACKABLE", "dequantize", "unpack", "unpack_runs"]

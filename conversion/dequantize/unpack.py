@@ -9,7 +9,7 @@ import jax.numpy as jnp
 from jax.typing import DTypeLike
 
 from conversion.dequantize import small_blocks, super_blocks
-from conversion.dequantize.fields import split_blocks
+from conversion.dequantize.fields import RUN, split_blocks
 from conversion.ggml_types import GGMLType
 
 _BLOCKS: dict[str, Callable[[jax.Array], jax.Array]] = {
@@ -27,10 +27,11 @@ _BLOCKS: dict[str, Callable[[jax.Array], jax.Array]] = {
     "Q6_K": super_blocks.q6_k,
     "IQ4_XS": super_blocks.iq4_xs,
 }
-_PLAIN = frozenset({"F32", "F16", "BF16", "I8", "I16", "I32"})
 
-UNPACKABLE = frozenset(_BLOCKS) | _PLAIN
-"""Names of the types that `unpack` knows."""
+PACKED = frozenset(_BLOCKS)
+"""Names of the types of blocks that `unpack` and `unpack_runs` know."""
+UNPACKABLE = PACKED | {"F32", "F16", "BF16", "I8", "I16", "I32"}
+"""Names of all types that `unpack` knows."""
 
 
 def unpack(raw: jax.Array, kind: GGMLType, dtype: DTypeLike = jnp.float32) -> jax.Array:
@@ -41,18 +42,38 @@ def unpack(raw: jax.Array, kind: GGMLType, dtype: DTypeLike = jnp.float32) -> ja
     Raises:
       ValueError: the type is not in `UNPACKABLE`, the bytes are not uint8, or a row is no whole number of blocks.
     """
-    if kind.name not in UNPACKABLE:
+    _check(raw, kind, UNPACKABLE)
+    shape = (*raw.shape[:-1], raw.shape[-1] // kind.block_bytes * kind.block_size)
+    if kind.dtype is None:
+        # A CPU must not fuse the final reshape into the loop: over whole rows the loop would no longer be vector code.
+        # Elsewhere what follows may fuse with the unpacking.
+        runs = unpack_runs(raw, kind).astype(dtype)
+        return jax.lax.platform_dependent(runs, cpu=jax.lax.optimization_barrier, default=lambda runs: runs).reshape(
+            shape
+        )
+    blocks = raw if kind.dtype.itemsize == 1 else split_blocks(raw, kind.block_bytes)
+    return jax.lax.bitcast_convert_type(blocks, kind.dtype).astype(dtype)
+
+
+def unpack_runs(raw: jax.Array, kind: GGMLType) -> jax.Array:
+    """As `unpack`, for use inside a larger fusion: uint8 [..., row_bytes] -> float32 [..., columns / 32, 32].
+
+    All on one loop over runs of 32, with no barrier behind it: a sum over the last two axes fuses with the unpacking.
+
+    Raises:
+      ValueError: the type is not in `PACKED`, the bytes are not uint8, or a row is no whole number of blocks.
+    """
+    _check(raw, kind, PACKED)
+    values = _BLOCKS[kind.name](split_blocks(raw, kind.block_bytes))
+    return values.reshape(*raw.shape[:-1], -1, RUN)
+
+
+def _check(raw: jax.Array, kind: GGMLType, known: frozenset[str]) -> None:
+    if kind.name not in known:
         raise ValueError(
-            f"{kind.name} is not unpacked on the device; dequantize() reads it. Known here: {sorted(UNPACKABLE)}"
+            f"{kind.name} is not unpacked here but by dequantize(), on the host; here: {', '.join(sorted(known))}"
         )
     if raw.dtype != jnp.uint8 or raw.ndim == 0 or raw.shape[-1] % kind.block_bytes:
         raise ValueError(
             f"packed rows of {kind.name} must be uint8 [..., n * {kind.block_bytes}], not {raw.dtype} {list(raw.shape)}"
         )
-    blocks = split_blocks(raw, kind.block_bytes)
-    if kind.dtype is None:
-        values = _BLOCKS[kind.name](blocks)
-    else:
-        values = jax.lax.bitcast_convert_type(blocks[..., 0] if kind.dtype.itemsize == 1 else blocks, kind.dtype)
-    columns = raw.shape[-1] // kind.block_bytes * kind.block_size
-    return values.astype(dtype).reshape(*raw.shape[:-1], columns)
