@@ -77,7 +77,9 @@ def check_same_tokens(metadata: Mapping[str, Any], tokenizer: Tokenizer) -> None
     """
     if not metadata.get(f"{PREFIX}tokens"):
         return
-    vocabulary = read_vocabulary(metadata)
+    # Whatever else is wrong with the file's tokenizer is no matter: it is replaced.
+    keys = [PREFIX + name for name in ("model", "tokens", "token_type")]
+    vocabulary = read_vocabulary({key: metadata[key] for key in keys if key in metadata})
     control = set(tokenizer.control_tokens.values())
     size = len(vocabulary.tokens)
     for i in range(size):
