@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
+
+from conversion.ggml_types import GGMLType
 
 Array = np.ndarray[Any, np.dtype[Any]]
 
@@ -28,6 +30,19 @@ class TensorSource(Protocol):
 
         Host memory beyond `out` stays within a few MiB.
         """
+        ...
+
+
+@runtime_checkable
+class PackedSource(TensorSource, Protocol):
+    """A source whose tensors may be stored as packed blocks, which can be had as they are."""
+
+    def kind(self, name: str) -> GGMLType:
+        """The type that a tensor is stored in."""
+        ...
+
+    def read_packed(self, name: str, out: Array) -> None:
+        """Fill `out`, uint8 [rows, row_bytes] and C-contiguous, with a matrix's blocks."""
         ...
 
 

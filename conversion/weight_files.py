@@ -1,11 +1,14 @@
-"""Which files of a model folder hold its weights."""
+"""Which files hold a model's weights."""
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 from conversion.safetensors_io import index_files
 from conversion.tensor_source import WeightFileError
+
+_GGUF_PART = re.compile(r"(?P<stem>.+)-(?P<number>\d{5})-of-(?P<count>\d{5})\.gguf")
 
 
 def find_weight_files(folder: Path) -> list[Path]:
@@ -35,3 +38,23 @@ def find_weight_files(folder: Path) -> list[Path]:
     raise WeightFileError(
         f"{folder} has no weights: expected model.safetensors, an index with its shards, or consolidated.safetensors"
     )
+
+
+def is_gguf(path: Path) -> bool:
+    """Whether a file says that it is GGUF: by its name, or else by its first bytes."""
+    if path.suffix == ".gguf":
+        return True
+    with path.open("rb") as file:
+        return file.read(4) == b"GGUF"
+
+
+def is_first_part(name: str) -> bool:
+    """Whether a GGUF file of this name is whole, or the first of several parts."""
+    match = _GGUF_PART.fullmatch(name)
+    return match is None or int(match["number"]) == 1
+
+
+def parts_pattern(name: str) -> str:
+    """A glob pattern for a GGUF file and all its parts."""
+    match = _GGUF_PART.fullmatch(name)
+    return name if match is None else f"{match['stem']}-*-of-{match['count']}.gguf"

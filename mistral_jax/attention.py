@@ -21,8 +21,8 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
+from mistral_jax.dot import precision_of, row_sum
 from mistral_jax.kv_cache import BLOCK, LayerCache, key_blocks, key_positions
-from mistral_jax.layers import precision_of, row_sum
 
 # Stands for minus infinity: finite, so that a block without any visible key gives 0 and never NaN.
 _MASKED = -1e30

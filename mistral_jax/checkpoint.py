@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterable
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -17,12 +17,18 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
+from conversion.gguf_file import GGUFFile
+from conversion.gguf_source import GGUFSource
 from conversion.safetensors_io import SafetensorsFiles, read_array, write_safetensors
 from conversion.tensor_names import HuggingFaceText, MistralFormat
-from conversion.tensor_source import Array, TensorSource, WeightFileError, aligned_empty
+from conversion.tensor_source import Array, TensorSource, WeightFileError
+from conversion.weight_files import is_gguf
 from mistral_jax.config import MistralConfig
 from mistral_jax.device import Device
 from mistral_jax.mistral import Mistral
+from mistral_jax.quant.array import Weight, dense
+from mistral_jax.quant.loading import load_weight
+from mistral_jax.quant.plan import Form, Quantization, form_bytes, form_of, stored_kind
 
 Progress = Callable[[int, int], None]
 """Called with (bytes loaded so far, bytes in all)."""
@@ -57,17 +63,57 @@ def choose_dtype(wanted: str, stored: str | None, platform: str) -> jnp.dtype:
 
 
 def open_weights(config: MistralConfig, paths: Iterable[Path | str]) -> TensorSource:
-    """Open safetensors files of either format, told apart by their tensor names."""
-    files = SafetensorsFiles(list(paths))
+    """Open weight files: GGUF (one, or the parts of one), or safetensors of either format, told apart by their tensor names."""
+    found = [Path(path) for path in paths]
+    if found and is_gguf(found[0]):
+        return GGUFSource(GGUFFile(found[0]))  # which opens the other parts, if there are
+    files = SafetensorsFiles(found)
     if "tok_embeddings.weight" in set(files.names()):
         return MistralFormat(files, num_heads=config.num_heads, num_kv_heads=config.num_kv_heads)
     return HuggingFaceText(files)
 
 
 def stored_dtype(source: TensorSource) -> str | None:
-    """The type of the largest tensor: what the checkpoint as a whole is stored in."""
+    """The type of the largest tensor: what the checkpoint as a whole is stored in. For packed blocks that is bfloat16: their
+    values have fewer bits."""
     largest = max(source.names(), key=lambda name: int(np.prod(source.shape(name))), default=None)
-    return None if largest is None else str(source.dtype(largest))
+    if largest is None:
+        return None
+    return str(source.dtype(largest)) if stored_kind(source, largest) is None else "bfloat16"
+
+
+@dataclass(frozen=True, kw_only=True)
+class PlannedWeight:
+    """One parameter: which tensors it is read from, and in which form each will be held."""
+
+    name: str
+    """Ours, such as `layers.0.self_attn.qkv_proj.weight`."""
+    parts: tuple[tuple[str, Form], ...]
+    """Tensors in the order of their rows."""
+    nbytes: int
+    """On the device."""
+
+
+def plan_weights(
+    config: MistralConfig, source: TensorSource, *, dtype: jax.typing.DTypeLike, quant: Quantization
+) -> list[PlannedWeight]:
+    """What `load_weights` will load, in its order. Nothing is read.
+
+    Raises:
+      WeightFileError: see `load_weights`.
+    """
+    parameters = {
+        ".".join(map(str, path)): tuple(value.shape) for path, value in nnx.to_flat_state(_abstract(config, dtype)[1])
+    }
+    check_tensors(config, source, parameters)
+    itemsize = jnp.dtype(dtype).itemsize
+    planned: list[PlannedWeight] = []
+    for name in parameters:
+        is_output = name.startswith("lm_head.") or (config.tie_word_embeddings and name.startswith("embed_tokens."))
+        parts = [(part, form_of(source, part, quant, is_output=is_output)) for part in source_names(name)]
+        size = sum(form_bytes(form, source.shape(part), itemsize) for part, form in parts)
+        planned.append(PlannedWeight(name=name, parts=tuple(parts), nbytes=size))
+    return planned
 
 
 def load_weights(
@@ -75,35 +121,37 @@ def load_weights(
     source: TensorSource,
     *,
     dtype: jax.typing.DTypeLike,
+    quant: Quantization = "auto",
     device: Device | None = None,
     progress: Progress | None = None,
 ) -> Mistral:
     """Build the model and fill it from `source`. Its `config` says what was built: see `settle_tying`.
 
+    Args:
+      dtype: of activations, norms and plain weights.
+      quant: see `mistral_jax.quant.plan.Quantization`.
     Raises:
       WeightFileError: names every tensor that is missing, that no parameter wants, or that has another shape than the
         configuration gives it.
     """
     config = settle_tying(config, source)
-    graphdef, abstract = nnx.split(nnx.eval_shape(lambda: Mistral(config, param_dtype=dtype, rngs=nnx.Rngs(0))))
-    parameters = {".".join(map(str, path)): value for path, value in nnx.to_flat_state(abstract)}
-    check_tensors(config, source, {name: tuple(value.shape) for name, value in parameters.items()})
-    total = sum(int(np.prod(value.shape)) * jnp.dtype(dtype).itemsize for value in parameters.values())
+    planned = plan_weights(config, source, dtype=dtype, quant=quant)
+    total = sum(weight.nbytes for weight in planned)
     done = 0
-    leaves: list[jax.Array] = []
-    for name, value in parameters.items():
-        buffer = aligned_empty(tuple(value.shape), np.dtype(dtype))
-        row = 0
-        for part in source_names(name):
-            rows = source.shape(part)[0]
-            source.read_into(part, buffer[row : row + rows])
-            row += rows
-        # Wait for the copy, so that no more than one tensor is on its way.
-        leaves.append(jax.block_until_ready(jax.device_put(buffer, device)))
-        done += buffer.nbytes
+    leaves: list[Weight] = []
+    for weight in planned:
+        # Waits for the copy, so that no more than one weight is on its way.
+        leaves.append(load_weight(source, weight.parts, dtype=np.dtype(dtype), device=device))
+        done += weight.nbytes
         if progress is not None:
             progress(done, total)
+    graphdef, abstract = _abstract(config, dtype)
     return nnx.merge(graphdef, jax.tree.unflatten(jax.tree.structure(abstract), leaves))
+
+
+def _abstract(config: MistralConfig, dtype: jax.typing.DTypeLike) -> tuple[Any, Any]:
+    """The model's structure, and its state without values."""
+    return nnx.split(nnx.eval_shape(lambda: Mistral(config, param_dtype=dtype, rngs=nnx.Rngs(0))))
 
 
 def settle_tying(config: MistralConfig, source: TensorSource) -> MistralConfig:
@@ -156,11 +204,11 @@ def _part_rows(config: MistralConfig, parameter: str, shape: tuple[int, ...]) ->
 
 
 def hf_tensors(model: Mistral) -> dict[str, Array]:
-    """The model's weights as host arrays under Hugging Face names; fused matrices taken apart."""
+    """The model's weights as host arrays under Hugging Face names; fused matrices taken apart, packed ones unpacked."""
     tensors: dict[str, Array] = {}
     for path, value in nnx.to_flat_state(nnx.state(model)):
         name = ".".join(map(str, path))
-        array = np.asarray(value[...])
+        array = np.asarray(dense(value.get_value(), model.dtype))
         parts, rows = source_names(name), _part_rows(model.config, name, array.shape)
         tensors.update(zip(parts, np.split(array, np.cumsum(rows)[:-1]), strict=True))
     return tensors

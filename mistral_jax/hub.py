@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from conversion.weight_files import find_weight_files
+from conversion.weight_files import find_weight_files, is_first_part, is_gguf, parts_pattern
 
 DEMO = "demo"
 DEMO_FOLDER = Path(__file__).parent / "models" / "demo"
@@ -48,6 +48,10 @@ class ModelFiles:
     token: str | bool | None = None
     weight_files: tuple[str, ...] = ()
     """Files to read instead of the model's own: paths, or names in the model's folder or repository."""
+    gguf: Path | None = None
+    """A GGUF file, or the first part of one, that holds weights, configuration and tokenizer; it is here already."""
+    tokenizer_folder: Path | None = None
+    """With `gguf`: whose tokenizer and chat template to use instead of the file's."""
 
     def fetch_weights(self) -> list[Path]:
         """Paths of the weight files, downloaded first where they are missing.
@@ -55,6 +59,8 @@ class ModelFiles:
         Raises:
           ModelNotFoundError, WeightFileError: a file is not there, or cannot be fetched.
         """
+        if self.gguf is not None:
+            return [self.gguf]
         if self.weight_files:
             return [self._weight_file(name) for name in self.weight_files]
         if self.repo_id is not None:
@@ -89,8 +95,8 @@ def find_model(
     """Find a model and fetch what is small of it.
 
     Args:
-      name: "demo" (the bundled model; write "./demo" for a folder of that name), a folder, a single safetensors file beside its
-        configuration, or a Hub id.
+      name: "demo" (the bundled model; write "./demo" for a folder of that name), a folder, a GGUF file, a single safetensors file
+        beside its configuration, or a Hub id.
       revision: branch, tag or commit, for Hub ids.
       token: a Hub token; None: the one that huggingface_hub finds itself; False: none.
       weight_files: see `ModelFiles.weight_files`.
@@ -102,17 +108,113 @@ def find_model(
         return ModelFiles(name=name, folder=DEMO_FOLDER, weight_files=files)
     path = Path(name).expanduser()
     if path.is_dir():
+        if not files and _is_bare_gguf_folder(path):
+            return find_gguf(name, None)
         return ModelFiles(name=name, folder=path, weight_files=files)
     if path.is_file():
+        if is_gguf(path):
+            return ModelFiles(name=name, folder=path.parent, gguf=path)
         if path.suffix != ".safetensors":
             raise ModelNotFoundError(
-                f"{name} is a {path.suffix or 'nameless'} file; expected a folder or a .safetensors file"
+                f"{name} is a {path.suffix or 'nameless'} file; expected a folder, a GGUF file or a .safetensors file"
             )
         return ModelFiles(name=name, folder=path.parent, weight_files=files or (str(path),))
     if not _REPO_ID.fullmatch(name):
         raise ModelNotFoundError(f"{name!r} is neither a folder or file here nor a Hub id (owner/name)")
     folder = _snapshot(name, _METADATA, revision=revision, token=token)
     return ModelFiles(name=name, folder=folder, repo_id=name, revision=revision, token=token, weight_files=files)
+
+
+def find_gguf(
+    model_id: str | None,
+    filename: str | None,
+    *,
+    preferred: str | None = None,
+    tokenizer_id: str | None = None,
+    revision: str | None = None,
+    token: str | bool | None = None,
+) -> ModelFiles:
+    """Find a GGUF file and fetch it, all its parts included: its configuration and tokenizer are in it.
+
+    Args:
+      model_id: Hub id or folder that holds the file; not needed if `filename` is a path.
+      filename: the file's name there, or a path; None: the only one that is there.
+      preferred: the name to take where `filename` is None and there are several.
+      tokenizer_id: Hub id or folder whose tokenizer and chat template are used instead of the file's.
+      revision: of `model_id` on the Hub.
+    Raises:
+      ModelNotFoundError: there is no such file, folder or repository, or it cannot be reached.
+    """
+    tokenizer = None if tokenizer_id is None else _tokenizer_folder(tokenizer_id, token)
+    path = None if filename is None else Path(filename).expanduser()
+    if path is not None and path.is_file():
+        return ModelFiles(name=str(filename), folder=path.parent, gguf=path, tokenizer_folder=tokenizer)
+    if model_id is None:
+        raise ModelNotFoundError(f"there is no file {filename}; give its path, or the Hub id that it is from")
+    folder = Path(model_id).expanduser()
+    if folder.is_file():
+        return ModelFiles(name=model_id, folder=folder.parent, gguf=folder, tokenizer_folder=tokenizer)
+    if folder.is_dir():
+        chosen = _choose_gguf([p.name for p in folder.iterdir()], filename, preferred, where=model_id)
+        return ModelFiles(name=model_id, folder=folder, gguf=folder / chosen, tokenizer_folder=tokenizer)
+    if not _REPO_ID.fullmatch(model_id):
+        raise ModelNotFoundError(f"{model_id!r} is neither a folder or file here nor a Hub id (owner/name)")
+    names = _hub_names(model_id, revision=revision, token=token)
+    chosen = _choose_gguf(names, filename, preferred, where=model_id)
+    folder = _snapshot(model_id, [parts_pattern(chosen)], revision=revision, token=token)
+    return ModelFiles(
+        name=model_id,
+        folder=folder,
+        repo_id=model_id,
+        revision=revision,
+        token=token,
+        gguf=folder / chosen,
+        tokenizer_folder=tokenizer,
+    )
+
+
+def _is_bare_gguf_folder(folder: Path) -> bool:
+    """A folder with GGUF files and without a model in another format."""
+    if any((folder / name).exists() for name in ("config.json", "params.json")):
+        return False
+    return any(folder.glob("*.gguf"))
+
+
+def _choose_gguf(names: list[str], filename: str | None, preferred: str | None, *, where: str) -> str:
+    """The name of the file, or of its first part."""
+    for wanted in (filename, preferred if filename is None else None):
+        if wanted is not None and wanted in names:
+            return wanted
+    whole = [name for name in sorted(names) if name.endswith(".gguf") and is_first_part(name)]
+    if filename is None and len(whole) == 1:
+        return whole[0]
+    shown = ", ".join(whole[:20]) + (f" and {len(whole) - 20} more" if len(whole) > 20 else "")
+    if not whole:
+        raise ModelNotFoundError(f"{where} has no GGUF file" + (f" {filename}" if filename else ""))
+    if filename is not None:
+        raise ModelNotFoundError(f"{where} has no file {filename}; its GGUF files are {shown}")
+    raise ModelNotFoundError(f"{where} has several GGUF files; name one with --quantized-filename: {shown}")
+
+
+def _tokenizer_folder(name: str, token: str | bool | None) -> Path:
+    path = Path(name).expanduser()
+    if path.is_dir():
+        return path
+    if not _REPO_ID.fullmatch(name):
+        raise ModelNotFoundError(f"the tokenizer {name!r} is neither a folder here nor a Hub id (owner/name)")
+    return _snapshot(name, _METADATA, revision=None, token=token)
+
+
+def _hub_names(repo_id: str, *, revision: str | None, token: str | bool | None) -> list[str]:
+    """Names of a repository's files; of those in the local cache where the Hub cannot be reached."""
+    from huggingface_hub import HfApi
+
+    try:
+        return HfApi().list_repo_files(repo_id, revision=revision, token=token)
+    except Exception:  # of the Hub, or of the HTTP library below it
+        # A download of nothing says clearly what is wrong, or finds what an earlier run has fetched.
+        folder = _snapshot(repo_id, ["no such file"], revision=revision, token=token)
+        return [str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file()]
 
 
 def _snapshot(repo_id: str, patterns: list[str], *, revision: str | None, token: str | bool | None) -> Path:

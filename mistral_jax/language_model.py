@@ -16,7 +16,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any, cast, overload
+from typing import Any, overload
 
 import jax
 import jax.numpy as jnp
@@ -24,18 +24,18 @@ import numpy as np
 from tqdm.auto import tqdm
 
 from mistral_jax.answer import AnswerStream
-from mistral_jax.chat import ChatFormatter, load_chat_formatter
 from mistral_jax.checkpoint import Progress, choose_dtype, load_weights, open_weights, stored_dtype
-from mistral_jax.config import ConfigError, MistralConfig, read_json_object
+from mistral_jax.config import ConfigError
+from mistral_jax.description import ModelDescription, describe
 from mistral_jax.detokenizer import begins_text
 from mistral_jax.device import Device
 from mistral_jax.generate import Prompt, generate
-from mistral_jax.hub import ModelFiles, find_model
+from mistral_jax.hub import find_model
 from mistral_jax.mistral import Mistral
+from mistral_jax.quant.plan import Quantization
 from mistral_jax.runner import DEFAULT_CHUNKS, Runner
 from mistral_jax.sampling import Sampled
-from mistral_jax.sampling_params import SAMPLING_DEFAULT_FIELDS, SamplingParams, SamplingParamsError
-from mistral_jax.tokenizer import Tokenizer, load_tokenizer
+from mistral_jax.sampling_params import SamplingParams
 
 DEFAULT_LENGTH = 4096
 """Length of a sequence where the caller does not say: long enough for a conversation, small enough to allocate."""
@@ -68,72 +68,11 @@ class TextLogprobs:
         return float(np.exp(-np.nanmean(self.logprobs)))
 
 
-@dataclass(frozen=True, kw_only=True)
-class ModelDescription:
-    """What is known of a model before its weights are read."""
-
-    files: ModelFiles
-    config: MistralConfig
-    tokenizer: Tokenizer
-    chat: ChatFormatter | None
-    eos_ids: frozenset[int]
-    defaults: dict[str, Any]
-    """Sampling defaults from generation_config.json."""
-
-
-def describe(files: ModelFiles, *, chat_template: str | None = None) -> ModelDescription:
-    """Read configuration, tokenizer and chat template.
-
-    Raises:
-      ConfigError, TokenizerError, ChatTemplateError: a file is missing, broken or not implemented; or the tokenizer has more
-        tokens than the model.
-    """
-    config = MistralConfig.from_folder(files.folder)
-    tokenizer = load_tokenizer(files.folder)
-    if tokenizer.vocab_size > config.vocab_size:
-        raise ConfigError(
-            f"the tokenizer has {tokenizer.vocab_size} tokens and the model {config.vocab_size}: they do not belong together"
-        )
-    path = files.folder / "generation_config.json"
-    generation = read_json_object(path) if path.is_file() else {}
-    eos_ids = {*config.eos_token_ids, *_eos_ids(generation, path)}
-    if tokenizer.eos_id is not None:
-        eos_ids.add(tokenizer.eos_id)
-    defaults = _sampling_defaults(generation, path)
-    chat = load_chat_formatter(files.folder, tokenizer, chat_template)
-    return ModelDescription(
-        files=files, config=config, tokenizer=tokenizer, chat=chat, eos_ids=frozenset(eos_ids), defaults=defaults
-    )
-
-
-def _eos_ids(generation: dict[str, Any], path: Path) -> list[int]:
-    found = generation.get("eos_token_id")
-    ids = cast("list[Any]", found) if isinstance(found, list) else [] if found is None else [found]
-    if not all(type(token) is int and token >= 0 for token in ids):
-        raise ConfigError(f"{path}: eos_token_id is {found!r}; expected a token id or a list of them")
-    return ids
-
-
-def _sampling_defaults(generation: dict[str, Any], path: Path) -> dict[str, Any]:
-    """What the file says of sampling, refused now if it is out of range, not at the first request."""
-    defaults = {key: value for key in SAMPLING_DEFAULT_FIELDS if (value := generation.get(key)) is not None}
-    if defaults.get("top_k") == -1:  # another way of saying: all
-        defaults["top_k"] = 0
-    for key, value in defaults.items():
-        expected = (int,) if key == "top_k" else (int, float)
-        if type(value) not in expected:
-            raise ConfigError(f"{path}: {key} is {value!r}; expected {'an integer' if key == 'top_k' else 'a number'}")
-    try:
-        SamplingParams(**defaults)
-    except SamplingParamsError as error:
-        raise ConfigError(f"{path}: {error}") from error
-    return defaults
-
-
 def load_module(
     description: ModelDescription,
     *,
     dtype: str = "auto",
+    quant: Quantization = "auto",
     device: Device | None = None,
     progress: Progress | None = None,
 ) -> Mistral:
@@ -141,18 +80,20 @@ def load_module(
 
     Args:
       dtype: see `mistral_jax.checkpoint.choose_dtype`.
+      quant: see `mistral_jax.quant.plan.Quantization`.
       device: None: JAX's default device.
     """
     source = open_weights(description.config, description.files.fetch_weights())
     target = device or jax.devices()[0]
     chosen = choose_dtype(dtype, stored_dtype(source), target.platform)
-    return load_weights(description.config, source, dtype=chosen, device=target, progress=progress)
+    return load_weights(description.config, source, dtype=chosen, quant=quant, device=target, progress=progress)
 
 
 def load(
     name: str | Path = "demo",
     *,
     dtype: str = "auto",
+    quant: Quantization = "auto",
     device: Device | None = None,
     slots: int = 8,
     length: int | None = None,
@@ -162,7 +103,7 @@ def load(
     chat_template: str | None = None,
     progress: bool = True,
 ) -> LanguageModel:
-    """Load a model: the bundled "demo", a folder, a safetensors file, or a Hub id.
+    """Load a model: the bundled "demo", a folder, a GGUF file, a safetensors file, or a Hub id.
 
     Args:
       slots: sequences that are generated at the same time.
@@ -177,7 +118,7 @@ def load(
             bar.total = total
             bar.update(done - bar.n)
 
-        module = load_module(description, dtype=dtype, device=device, progress=show)
+        module = load_module(description, dtype=dtype, quant=quant, device=device, progress=show)
     return LanguageModel(description, module, slots=slots, length=length)
 
 

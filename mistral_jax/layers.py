@@ -1,6 +1,7 @@
 """The small modules: linear, embedding, normalisation. All weights are stored `[out, in]`, as checkpoints have them.
 
-`matmul` is the one place where a weight meets an activation; weights that are not plain arrays will be told apart there.
+`matmul` and `take_rows` are the two places where a weight meets activations. A weight is a plain array, or one of the packed
+forms of `mistral_jax.quant`, which the loader puts in its place.
 """
 
 from __future__ import annotations
@@ -10,34 +11,19 @@ import jax.numpy as jnp
 from flax import nnx
 from jax import lax
 
-
-def matmul(x: jax.Array, weight: jax.Array) -> jax.Array:
-    """`x` [..., in] times `weight` [out, in] transposed: float32 [..., out], whatever the types of the two.
-
-    Give it at least two rows: XLA's CPU backend computes a single bfloat16 row by way of a float32 copy of the whole weight, ten
-    times slower, and with other bits than the same row among others.
-    """
-    axes = (((x.ndim - 1,), (1,)), ((), ()))
-    return lax.dot_general(x, weight, axes, precision=precision_of(x), preferred_element_type=jnp.float32)
+from mistral_jax.dot import dot, row_sum
+from mistral_jax.quant.array import Packed, Weight
+from mistral_jax.quant.product import packed_product, packed_rows
 
 
-def precision_of(x: jax.Array) -> lax.Precision:
-    """Full precision for float32, which GPUs would round to 19 bits (TF32) by default; smaller types have nothing to lose."""
-    return lax.Precision.HIGHEST if x.dtype == jnp.float32 else lax.Precision.DEFAULT
+def matmul(x: jax.Array, weight: Weight) -> jax.Array:
+    """`x` [..., in] times `weight` [out, in] transposed: float32 [..., out]. Give it at least two rows: see `dot`."""
+    return packed_product(x, weight) if isinstance(weight, Packed) else dot(x, weight)
 
 
-def row_sum(x: jax.Array) -> jax.Array:
-    """Sum over the last axis: [..., n] -> float32 [...], with bits that do not depend on how many rows there are.
-
-    XLA's CPU backend adds up a row in another order, and may take the exponentials before it from another library, once the
-    whole array has 4096 elements. Its dots are constant from two rows on; so there a sum is a dot with ones (two columns,
-    since one column is again a case of its own).
-    """
-
-    def as_dot(x: jax.Array) -> jax.Array:
-        return matmul(x, jnp.ones((2, x.shape[-1]), x.dtype))[..., 0]
-
-    return lax.platform_dependent(x, cpu=as_dot, default=lambda x: jnp.sum(x, axis=-1, dtype=jnp.float32))
+def take_rows(weight: Weight, rows: jax.Array, dtype: jnp.dtype) -> jax.Array:
+    """Rows of `weight` [out, in] by number: int [...] -> `dtype` [..., in]."""
+    return (packed_rows(weight, rows) if isinstance(weight, Packed) else weight[rows]).astype(dtype)
 
 
 class Linear(nnx.Module):
@@ -54,18 +40,19 @@ class Linear(nnx.Module):
         self.bias = nnx.Param(jnp.zeros((out_features,), dtype)) if bias else None
 
     def __call__(self, x: jax.Array) -> jax.Array:
-        y = matmul(x, self.weight[...])
+        y = matmul(x, self.weight.get_value())
         return y if self.bias is None else y + self.bias[...].astype(jnp.float32)
 
 
 class Embedding(nnx.Module):
-    """A row of `weight` [V, D] for each token."""
+    """A row of `weight` [V, D] for each token, in the type `dtype` whatever form the weight is kept in."""
 
     def __init__(self, vocab_size: int, features: int, *, dtype: jax.typing.DTypeLike, rngs: nnx.Rngs) -> None:
+        self.dtype = jnp.dtype(dtype)
         self.weight = nnx.Param(jax.random.normal(rngs.params(), (vocab_size, features), dtype) * features**-0.5)
 
     def __call__(self, tokens: jax.Array) -> jax.Array:
-        return self.weight[...][tokens]
+        return take_rows(self.weight.get_value(), tokens, self.dtype)
 
 
 class RMSNorm(nnx.Module):

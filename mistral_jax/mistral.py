@@ -17,8 +17,9 @@ from flax import nnx
 
 from mistral_jax.attention import attend
 from mistral_jax.config import MistralConfig
+from mistral_jax.dot import precision_of
 from mistral_jax.kv_cache import KVCache, LayerCache, write
-from mistral_jax.layers import Embedding, Linear, RMSNorm, matmul, precision_of
+from mistral_jax.layers import Embedding, Linear, RMSNorm, matmul
 from mistral_jax.rope import attention_temperature, rotate, rotation
 
 Attend = Callable[[jax.Array, jax.Array, jax.Array], jax.Array]
@@ -95,6 +96,9 @@ class DecoderLayer(nnx.Module):
 class Mistral(nnx.Module):
     """The whole decoder. Parameters and activations have the type `param_dtype`; logits are float32.
 
+    Weights of linear layers and embeddings may be packed (see `mistral_jax.quant`); `param_dtype` is then that of the activations
+    and of the norms.
+
     In a hot path do not call the module through `nnx.jit`, which walks it in Python at every call: split it once and pass its
     leaves to `jax.jit` (see `mistral_jax.step`).
     """
@@ -111,6 +115,11 @@ class Mistral(nnx.Module):
             if config.tie_word_embeddings
             else Linear(config.hidden_size, config.vocab_size, bias=False, dtype=param_dtype, rngs=rngs)
         )
+
+    @property
+    def dtype(self) -> jnp.dtype:
+        """The type of the activations, and of the cache that goes with them."""
+        return self.embed_tokens.dtype
 
     def __call__(
         self,
@@ -171,7 +180,7 @@ class Mistral(nnx.Module):
         """float32 [..., V] of hidden states [..., D]."""
         head = self.embed_tokens if self.lm_head is None else self.lm_head
         with jax.named_scope("lm_head"):
-            return matmul(hidden, head.weight[...])
+            return matmul(hidden, head.weight.get_value())
 
     def _run(self, tokens: jax.Array, positions: jax.Array, attends: list[Attend]) -> jax.Array:
         at = Positions(self.config, positions)

@@ -88,10 +88,10 @@ class Runner:
         if self.chunk_sizes[0] < 2:
             raise ValueError("a prefill chunk needs at least two tokens: a single row has other bits on a CPU")
         self.slots = slots
-        # A decode step runs at least two rows (see `mistral_jax.layers.matmul`); an idle second slot costs nothing but memory.
+        # A decode step runs at least two rows (see `mistral_jax.dot.dot`); an idle second slot costs nothing but memory.
         self._rows = max(slots, 2)
         self.split = step.SplitModel.of(model)
-        self.dtype = model.embed_tokens.weight[...].dtype
+        self.dtype = model.dtype
         self.device = next(iter(self.split.weights[0].devices()))
         on_cpu = self.device.platform == "cpu"
         self.row_buckets = tuple(row_buckets) if row_buckets else _row_buckets(self._rows) if on_cpu else (self._rows,)

@@ -14,8 +14,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from mistral_jax.description import describe
 from mistral_jax.device import Device, choose_device
-from mistral_jax.language_model import describe
 from mistral_jax.runner import Runner
 from mistral_jax.sampling import Features
 from mistral_jax.sampling_params import SamplingParams

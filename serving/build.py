@@ -4,21 +4,28 @@ from __future__ import annotations
 
 import hashlib
 import importlib.metadata
+import logging
 import time
 from pathlib import Path
 
-from mistral_jax.checkpoint import choose_dtype
+from conversion.ggml_types import BY_NAME
+from conversion.weight_files import parts_pattern
+from mistral_jax.checkpoint import choose_dtype, open_weights, plan_weights, settle_tying
 from mistral_jax.compilation_cache import enable_compilation_cache
+from mistral_jax.description import ModelDescription, describe
 from mistral_jax.device import Device, choose_device, free_memory
-from mistral_jax.hub import DEMO, ModelFiles, find_model
+from mistral_jax.hub import DEMO, ModelFiles, find_gguf, find_model
 from mistral_jax.kv_cache import BLOCK
-from mistral_jax.language_model import ModelDescription, describe, load_module
+from mistral_jax.language_model import load_module
+from mistral_jax.quant.summary import summarize
 from mistral_jax.runner import DEFAULT_CHUNKS, Runner
 from serving.engine import JaxEngine, Report
 from serving.progress import TerminalProgress
 from serving.request import ModelCard
 from serving.service import Service
-from serving.settings import Settings
+from serving.settings import DEFAULT_GGUF, Settings
+
+logger = logging.getLogger("mistral_jax.server")
 
 LONGEST_BY_DEFAULT = {"cpu": 4096, "gpu": 32768}
 """Most tokens of a sequence where `max_seq_len` is not set; less where memory does not allow as much."""
@@ -54,7 +61,7 @@ def build_service(settings: Settings) -> Service:
         created=int(time.time()),
         max_model_len=length,
         vocab_size=description.config.vocab_size,
-        fingerprint=fingerprint(description, settings.dtype, device.platform),
+        fingerprint=fingerprint(description, settings.dtype, settings.quant, device.platform),
         defaults=description.defaults,
     )
     return Service(engine=engine, card=card, tokenizer=description.tokenizer, chat=description.chat)
@@ -76,6 +83,18 @@ def use_compilation_cache(settings: Settings) -> None:
 
 def model_files(settings: Settings) -> ModelFiles:
     """The files of the model that the settings name."""
+    if settings.model_kind == "gguf-mistral":
+        repository, filename = DEFAULT_GGUF
+        # A path that does not exist is a mistake, not a name to look for in the default repository.
+        is_path = settings.quantized_filename is not None and "/" in settings.quantized_filename
+        return find_gguf(
+            settings.quantized_model_id or (None if is_path else repository),
+            settings.quantized_filename,
+            preferred=filename,
+            tokenizer_id=settings.tok_model_id,
+            revision=settings.revision,
+            token=settings.token_source.token(),
+        )
     return find_model(
         settings.model_id or DEMO,
         revision=settings.revision,
@@ -99,17 +118,32 @@ def sequence_length(settings: Settings, description: ModelDescription, device: D
         return settings.max_seq_len
     platform = "cpu" if device.platform == "cpu" else "gpu"
     itemsize = choose_dtype(settings.dtype, config.dtype, device.platform).itemsize
-    free = free_memory(device) - config.num_parameters * itemsize
+    weights = weight_bytes(settings, description, device)
+    free = free_memory(device) - weights
     per_token = config.kv_bytes_per_token(itemsize) * max(settings.max_seqs, 2)
     fits = int(free * _CACHE_SHARE[platform]) // per_token // BLOCK * BLOCK
     length = min(config.max_position_embeddings, LONGEST_BY_DEFAULT[platform], max(fits, 0))
     if length < min(2 * BLOCK, config.max_position_embeddings):
         raise ValueError(
-            f"{config.num_parameters / 1e9:.1f} billion weights of {itemsize} bytes and a cache for {settings.max_seqs} sequences "
-            f"do not fit into the {free_memory(device) / 2**30:.1f} GiB that are free; take fewer slots (--max-seqs), a smaller "
-            "type (--dtype bfloat16), or set --max-seq-len yourself"
+            f"{weights / 2**30:.1f} GiB of weights and a cache for {settings.max_seqs} sequences do not fit into the "
+            f"{free_memory(device) / 2**30:.1f} GiB that are free; take fewer slots (--max-seqs), smaller weights (--quant q4_k), "
+            "or set --max-seq-len yourself"
         )
     return length
+
+
+def weight_bytes(settings: Settings, description: ModelDescription, device: Device) -> int:
+    """Bytes that the weights will take on the device: exact where the files are here, else from the configuration."""
+    files, config = description.files, description.config
+    dtype = choose_dtype(settings.dtype, config.dtype, device.platform)
+    if files.repo_id is None or files.gguf is not None:
+        source = open_weights(config, files.fetch_weights())
+        planned = plan_weights(settle_tying(config, source), source, dtype=dtype, quant=settings.quant)
+        return sum(weight.nbytes for weight in planned)
+    if settings.quant in ("none", "auto"):
+        return config.num_parameters * dtype.itemsize
+    bits = 8 if settings.quant == "int8" else BY_NAME[settings.quant.upper()].bits_per_weight
+    return int(config.num_parameters * bits / 8)
 
 
 def load_runner(
@@ -127,7 +161,8 @@ def load_runner(
     def progress(done: int, total: int) -> None:
         report(f"loading weights: {done / 2**20:,.0f} of {total / 2**20:,.0f} MiB", done / total)
 
-    module = load_module(description, dtype=settings.dtype, device=device, progress=progress)
+    module = load_module(description, dtype=settings.dtype, quant=settings.quant, device=device, progress=progress)
+    logger.info("weights: %s", summarize(module))
     return Runner(
         module,
         slots=slots or settings.max_seqs,
@@ -156,7 +191,8 @@ def fingerprint(description: ModelDescription, *others: str) -> str:
     if files.repo_id is not None:
         digest.update(f"{files.repo_id} {files.folder.name}".encode())
     else:
-        for path in sorted({*files.folder.glob("*.safetensors"), *map(Path, files.weight_files)}):
+        own = files.folder.glob(parts_pattern(files.gguf.name) if files.gguf else "*.safetensors")
+        for path in sorted({*own, *map(Path, files.weight_files)}):
             if path.is_file():
                 stat = path.stat()
                 digest.update(f"{path.name} {stat.st_size} {stat.st_mtime_ns}".encode())

@@ -8,8 +8,9 @@ import time
 from dataclasses import replace
 from typing import Any
 
+from mistral_jax.description import describe
 from mistral_jax.device import choose_device
-from mistral_jax.language_model import LanguageModel, describe, load_module
+from mistral_jax.language_model import LanguageModel, load_module
 from mistral_jax.sampling_params import SamplingParams, SamplingParamsError
 from serving.build import chunk_sizes, model_files, sequence_length, use_compilation_cache
 from serving.settings import Settings
@@ -105,7 +106,7 @@ def run_chat(settings: Settings, *, system: str | None) -> int:
     device = choose_device(settings.device)
     length = sequence_length(settings, description, device)
     print(f"Loading {settings.served_id} …", file=sys.stderr)
-    module = load_module(description, dtype=settings.dtype, device=device)
+    module = load_module(description, dtype=settings.dtype, quant=settings.quant, device=device)
     model = LanguageModel(
         description,
         module,

@@ -13,6 +13,7 @@ import sys
 import traceback
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from pathlib import Path
 from typing import Any, NoReturn, TypeVar, cast
 
 import click
@@ -26,6 +27,7 @@ _Command = TypeVar("_Command", bound=Callable[..., Any])
 
 GENERAL = tuple(spec for spec in SPECS if spec.option.cli and not spec.option.kinds)
 MODEL = tuple(spec for spec in SPECS if spec.option.cli and "mistral" in spec.option.kinds)
+GGUF = tuple(spec for spec in SPECS if spec.option.cli and "gguf-mistral" in spec.option.kinds)
 MODEL_OR_DEMO = tuple(
     replace(spec, option=replace(spec.option, default_text="the bundled demo")) if spec.name == "model_id" else spec
     for spec in MODEL
@@ -164,15 +166,14 @@ def mistral(context: click.Context, **given: Any) -> int:
 
 
 @cli.command("gguf-mistral", epilog=_SUB_EPILOG)
-@click.option(
-    "-t", "--tok-model-id", metavar="TEXT", help="Hub id or folder whose tokenizer and chat template are used."
-)
-@click.option("-m", "--quantized-model-id", metavar="TEXT", help="Hub id or folder that holds the GGUF file.")
-@click.option("-f", "--quantized-filename", metavar="TEXT", help="Name of the GGUF file in it.")
-@_takes_settings()
-def gguf_mistral(**_given: Any) -> NoReturn:
-    """Serve a GGUF file (not in this version yet)."""
-    raise click.UsageError("gguf-mistral is not in this version yet; `mistral` serves safetensors models")
+@_takes_settings(*GGUF)
+@click.pass_context
+def gguf_mistral(context: click.Context, **given: Any) -> int:
+    """Serve a GGUF file: weights, tokenizer and chat template are all in it."""
+    return _serve(_settings(context, given, "gguf-mistral"))
+
+
+cli.add_command(gguf_mistral, "mistral-gguf")
 
 
 @cli.command("x-lora-mistral", epilog=_SUB_EPILOG)
@@ -233,6 +234,72 @@ def bench(
         repeats=repeats,
         as_json=as_json,
     )
+
+
+@cli.command()
+@click.argument("path", metavar="FILE|FOLDER", type=click.Path(path_type=Path))
+@click.option("--tensors/--no-tensors", default=True, show_default=True, help="List every tensor.")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+def inspect(path: Path, tensors: bool, as_json: bool) -> int:
+    """Show what is in a model file or folder.
+
+    Metadata, tensors, types, bits per weight, and what the model would need in memory. Only headers are read.
+    """
+    return _later("tools_command", "run_inspect")(path, as_json=as_json, tensors=tensors)
+
+
+@cli.command()
+@click.argument("source")
+@click.argument("destination", type=click.Path(path_type=Path))
+@click.option(
+    "--type",
+    metavar="TEXT",
+    help="For a GGUF file: f32, f16, bf16, q8_0, q4_0, q4_1, q5_0, q5_1, q4_k, q4_k_m, q5_k, q5_k_m or q6_k "
+    "[default: q8_0]. For a folder: f32, f16 or bf16 [default: as stored; bf16 for quantised files].",
+)
+@click.option("--name", metavar="TEXT", help="The model's name in a GGUF file.  [default: the folder's]")
+@click.option("--overwrite", is_flag=True, help="Replace what has the name of DESTINATION.")
+@click.pass_context
+def convert(
+    context: click.Context, source: str, destination: Path, type: str | None, name: str | None, overwrite: bool
+) -> int:
+    """Convert between model folders and GGUF files.
+
+    SOURCE is a folder, a GGUF file or a Hub id. DESTINATION is a GGUF file if its name ends in .gguf, else a folder of safetensors,
+    configuration and tokenizer. A GGUF file can become one of another type, too.
+    """
+    cache = _settings(context, {}).compilation_cache_dir
+    return _later("tools_command", "run_convert")(
+        source, destination, type=type, name=name, overwrite=overwrite, compilation_cache=cache
+    )
+
+
+@cli.command()
+@click.argument("a")
+@click.argument("b")
+@click.option("--text", metavar="FILE", type=click.Path(path_type=Path), help="Compare predictions on this text.")
+@click.option("--logits/--no-logits", default=True, show_default=True, help="Compare predictions, too.")
+@click.option("--max-tokens", type=click.IntRange(min=2), default=1024, show_default=True, help="Of the text.")
+@click.option("--dtype", metavar="TEXT", default="float32", show_default=True, help="What the models compute in.")
+@click.option(
+    "--quant",
+    metavar="TEXT",
+    default="auto",
+    show_default=True,
+    help="How weights are held meanwhile; auto: as each is stored.",
+)
+@click.option("--max-rms", metavar="NUMBER", type=float, help="Fail if a tensor's relative RMS difference is larger.")
+@click.option("--max-kl", metavar="NUMBER", type=float, help="Fail if the mean KL divergence (nats) is larger.")
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
+@click.pass_context
+def verify(context: click.Context, a: str, b: str, **given: Any) -> int:
+    """Compare two models, whatever their formats.
+
+    Configuration, each tensor, and predictions on a text. A and B are folders, GGUF files, safetensors files or Hub ids. The exit
+    status is 1 if tensors do not match or a limit is exceeded.
+    """
+    cache = _settings(context, {}).compilation_cache_dir
+    return _later("tools_command", "run_verify")(a, b, compilation_cache=cache, **given)
 
 
 def _serve(settings: Settings) -> int:

@@ -10,7 +10,6 @@ import json
 import os
 import platform
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 from serving.setting_types import SettingsError
@@ -126,13 +125,12 @@ def caches(settings: Settings) -> Section:
 
 def model(settings: Settings) -> Section:
     """What would be loaded, and whether it fits on the chosen device."""
-    from conversion.weight_files import find_weight_files
     from mistral_jax.checkpoint import choose_dtype
+    from mistral_jax.description import describe
     from mistral_jax.device import choose_device, free_memory
     from mistral_jax.kv_cache import layer_lengths
-    from mistral_jax.language_model import describe
     from mistral_jax.runner import DEFAULT_CHUNKS
-    from serving.build import model_files, sequence_length
+    from serving.build import model_files, sequence_length, weight_bytes
 
     files = model_files(settings)
     description = describe(files, chat_template=settings.chat_template)
@@ -145,18 +143,19 @@ def model(settings: Settings) -> Section:
         "parameters": config.num_parameters,
         "stored_dtype": config.dtype or "unknown",
         "dtype": dtype.name,
-        "weight_bytes": config.num_parameters * dtype.itemsize,
+        "quant": settings.quant,
         "made_for_tokens": config.max_position_embeddings,
         "cache_bytes_per_token": config.kv_bytes_per_token(dtype.itemsize),
         "chat_template": description.chat is not None,
     }
     try:
-        paths = [Path(name) for name in files.weight_files] or find_weight_files(files.folder)
-        found["files"] = {path.name: path.stat().st_size for path in paths if path.is_file()}
-    except ValueError as error:
-        if files.repo_id is None:
-            return found | {"problem": str(error)}
-        found["files"] = "not downloaded yet"
+        if files.repo_id is None or files.gguf is not None:
+            found["files"] = {path.name: path.stat().st_size for path in files.fetch_weights()}
+        else:
+            found["files"] = "on the Hub"
+        found["weight_bytes"] = weight_bytes(settings, description, device)
+    except (ValueError, OSError) as error:
+        return found | {"problem": str(error)}
     length = sequence_length(settings, description, device)
     chunk = settings.prefill_chunk or DEFAULT_CHUNKS[-1]
     held = sum(layer_lengths(config, length=length, chunk=chunk)) * settings.max_seqs
@@ -191,7 +190,7 @@ def _shown(name: str, value: Any) -> str:
     if isinstance(value, bool):
         return "yes" if value else "no"
     if isinstance(value, int):
-        sized = name.endswith(("_bytes", ".safetensors")) or name == "cache_bytes_per_token"
+        sized = name.endswith(("_bytes", ".safetensors", ".gguf")) or name == "cache_bytes_per_token"
         return _size(value) if sized else f"{value:,}"
     return str(value)
 

@@ -23,6 +23,10 @@ DEFAULT_MODEL_IDS: dict[str, str] = {"mistral": "mistralai/Mistral-7B-Instruct-v
 _CACHED_TOKEN = TokenSource()
 _LOADED = ("mistral",)
 """Kinds that load the files of a model that the user names."""
+_GGUF = ("gguf-mistral",)
+
+DEFAULT_GGUF = ("TheBloke/Mistral-7B-Instruct-v0.1-GGUF", "mistral-7b-instruct-v0.1.Q4_K_M.gguf")
+"""Hub id and file that `gguf-mistral` serves where it is told neither."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, repr=False)
@@ -38,8 +42,8 @@ class Settings:
         Option(
             flags=(),
             cli=False,
-            help="What is served: the bundled model (demo) or a model of yours (mistral).",
-            default_text="mistral where a model id is given, else demo",
+            help="What is served: the bundled model (demo), a model of yours (mistral), or a GGUF file (gguf-mistral).",
+            default_text="mistral where a model id is given, gguf-mistral where a GGUF file is, else demo",
         ),
     ] = "demo"
 
@@ -48,9 +52,36 @@ class Settings:
         str | None,
         Option(
             flags=("--model-id", "-m"),
-            help="Hugging Face Hub id, folder, or single weight file of the model.",
+            help="Hugging Face Hub id, folder, GGUF file, or single safetensors file of the model.",
             default_text=DEFAULT_MODEL_IDS["mistral"],
             kinds=_LOADED,
+        ),
+    ] = None
+    quantized_model_id: Annotated[
+        str | None,
+        Option(
+            flags=("--quantized-model-id", "-m"),
+            help="Hub id or folder that holds the GGUF file.",
+            default_text=DEFAULT_GGUF[0],
+            kinds=_GGUF,
+        ),
+    ] = None
+    quantized_filename: Annotated[
+        str | None,
+        Option(
+            flags=("--quantized-filename", "-f"),
+            help="Name of the GGUF file there, or the path of one here.",
+            default_text=f"{DEFAULT_GGUF[1]}, or the only one that is there",
+            kinds=_GGUF,
+        ),
+    ] = None
+    tok_model_id: Annotated[
+        str | None,
+        Option(
+            flags=("--tok-model-id", "-t"),
+            help="Hub id or folder whose tokenizer and chat template are used instead of the file's; they must agree.",
+            default_text="the file's own",
+            kinds=_GGUF,
         ),
     ] = None
     revision: Annotated[
@@ -59,7 +90,7 @@ class Settings:
             flags=("--revision",),
             help="Branch, tag or commit of the model on the Hub.",
             default_text="the main branch",
-            kinds=_LOADED,
+            kinds=_LOADED + _GGUF,
         ),
     ] = None
     weight_files: Annotated[
@@ -78,7 +109,7 @@ class Settings:
             help="How many of the last tokens a repetition penalty looks back on.",
             low=1,
             high=65536,
-            kinds=_LOADED,
+            kinds=_LOADED + _GGUF,
         ),
     ] = 64
 
@@ -228,6 +259,14 @@ class Settings:
         Literal["auto", "float32", "bfloat16", "float16"],
         Option(flags=("--dtype",), help="Type in which weights are held and multiplied; auto takes the files' own."),
     ] = "auto"
+    quant: Annotated[
+        Literal["none", "auto", "q8_0", "q4_0", "q4_k", "int8"],
+        Option(
+            flags=("--quant",),
+            help="Form of the weights on the device: auto keeps what the file has, none unpacks it, the others quantise "
+            "while loading.",
+        ),
+    ] = "auto"
     device: Annotated[
         str,
         Option(
@@ -308,7 +347,8 @@ class Settings:
                 source, text = found["model_kind"]
                 kind = by_name["model_kind"].parse(text, source=source)
             else:
-                kind = "mistral" if "model_id" in found else "demo"
+                gguf = {"quantized_model_id", "quantized_filename"} & found.keys()
+                kind = "mistral" if "model_id" in found else "gguf-mistral" if gguf else "demo"
         found["model_kind"] = ("command", str(kind))
         values: dict[str, Any] = {}
         for name, (source, text) in found.items():
@@ -325,13 +365,12 @@ class Settings:
         """The model's name in the API: `served_name`, or "demo", or the model id (of a local path, its last part)."""
         if self.served_name:
             return self.served_name
-        if self.model_id is None:
-            return "demo"
-        path = Path(self.model_id).expanduser()
-        try:
-            return path.resolve().name if path.exists() else self.model_id
-        except OSError:
-            return self.model_id
+        if self.model_kind == "gguf-mistral":
+            name = self.quantized_filename or ""
+            if self.quantized_model_id is not None and not Path(name).is_file():
+                name = self.quantized_model_id
+            return _local_name(name or DEFAULT_GGUF[0])
+        return "demo" if self.model_id is None else _local_name(self.model_id)
 
     @property
     def compilation_cache_dir(self) -> Path | None:
@@ -350,6 +389,15 @@ class Settings:
 
     def __repr__(self) -> str:
         return "Settings(" + ", ".join(f"{name}={text!r}" for name, text in self.described().items()) + ")"
+
+
+def _local_name(name: str) -> str:
+    """The last part of a path that exists, without the suffix of a GGUF file; other names as they are."""
+    path = Path(name).expanduser()
+    try:
+        return path.resolve().name.removesuffix(".gguf") if path.exists() else name
+    except OSError:
+        return name
 
 
 SPECS: tuple[SettingSpec, ...] = specs_of(Settings)

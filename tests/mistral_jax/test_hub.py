@@ -134,7 +134,7 @@ def test_folders_files_and_the_demo_are_found_without_the_hub(hub: FakeHub):
     [
         ("no such thing", "neither a folder or file here nor a Hub id"),
         ("../../etc", "neither a folder or file here nor a Hub id"),
-        (str(Path(__file__)), "is a .py file; expected a folder or a .safetensors file"),
+        (str(Path(__file__)), "is a .py file; expected a folder, a GGUF file or a .safetensors file"),
     ],
 )
 def test_names_that_cannot_be_models_are_refused(name: str, message: str):

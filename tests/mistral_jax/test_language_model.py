@@ -13,8 +13,9 @@ from flax import nnx
 
 from mistral_jax.checkpoint import save_pretrained
 from mistral_jax.config import ConfigError, MistralConfig
+from mistral_jax.description import describe
 from mistral_jax.hub import DEMO_FOLDER, find_model
-from mistral_jax.language_model import LanguageModel, describe, load, load_module
+from mistral_jax.language_model import LanguageModel, load, load_module
 from mistral_jax.mistral import Mistral
 
 CONFIG = MistralConfig(

@@ -11,8 +11,8 @@ import pytest
 
 import serving.chat_command
 from mistral_jax.config import MistralConfig
+from mistral_jax.description import ModelDescription
 from mistral_jax.hub import ModelFiles
-from mistral_jax.language_model import ModelDescription
 from mistral_jax.runner import DEFAULT_CHUNKS
 from serving.build import chunk_sizes, fingerprint, use_compilation_cache
 from serving.chat_command import run_chat

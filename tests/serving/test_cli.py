@@ -58,20 +58,17 @@ def test_help_shows_every_general_setting_with_default_and_variable() -> None:
         assert command in text
 
 
-@pytest.mark.parametrize("command", ["mistral", "chat", "doctor", "bench"])
+@pytest.mark.parametrize("command", ["mistral", "gguf-mistral", "mistral-gguf", "chat", "doctor", "bench"])
 def test_help_of_commands_shows_their_settings(command: str) -> None:
     text = " ".join(invoke(command, "--help").output.split())
     for spec in SPECS:
-        if spec.option.cli and spec.option.kinds:
+        if spec.option.cli and ("gguf-mistral" if "gguf" in command else "mistral") in spec.option.kinds:
             assert spec.option.flags[0] in text
             assert f"env: {spec.env}]" in text
 
 
 def test_commands_of_later_versions_have_their_flags_and_say_so() -> None:
-    for command, flags in (
-        ("gguf-mistral", ("-t, --tok-model-id", "-m, --quantized-model-id", "-f, --quantized-filename")),
-        ("x-lora-mistral", ("-m, --model-id", "-x, --xlora-model-id", "-o, --order")),
-    ):
+    for command, flags in (("x-lora-mistral", ("-m, --model-id", "-x, --xlora-model-id", "-o, --order")),):
         text = invoke(command, "--help").output
         assert all(flag in text for flag in flags)
         code, _, errors = run(command, "-m", "x")
@@ -90,6 +87,29 @@ def test_options_before_and_after_the_command(served: list[Settings]) -> None:
     assert (first.model_kind, first.model_id, first.weight_files) == ("mistral", "a/b", ("x", "y"))
     assert (second.model_kind, second.port, second.dtype) == ("demo", 8001, "float32")
     assert third.port == 2
+
+
+def test_gguf_has_the_flags_of_its_own_and_another_name(served: list[Settings]) -> None:
+    invoke(
+        "--port",
+        "1",
+        "gguf-mistral",
+        "-m",
+        "a/b",
+        "-f",
+        "c.gguf",
+        "-t",
+        "d/e",
+        "--repeat-last-n",
+        "9",
+        "--quant",
+        "int8",
+    )
+    invoke("-t", "mistral-gguf")
+    named, default = served
+    assert (named.model_kind, named.quantized_model_id, named.quantized_filename) == ("gguf-mistral", "a/b", "c.gguf")
+    assert (named.tok_model_id, named.repeat_last_n, named.quant) == ("d/e", 9, "int8")
+    assert (default.model_kind, default.truncate_sequence, default.tok_model_id) == ("gguf-mistral", True, None)
 
 
 def test_environment_reaches_commands_and_flags_win(served: list[Settings], monkeypatch: pytest.MonkeyPatch) -> None:

@@ -45,12 +45,27 @@ def folder(tmp_path: Path) -> Path:
     return tmp_path
 
 
+def write_weights(folder: Path) -> Path:
+    """Weights that fit the configuration, which stays as it is."""
+    import jax.numpy as jnp
+    from flax import nnx
+
+    from conversion.safetensors_io import write_safetensors
+    from mistral_jax.checkpoint import hf_tensors
+    from mistral_jax.config import MistralConfig
+    from mistral_jax.mistral import Mistral
+
+    model = Mistral(MistralConfig.from_folder(folder), param_dtype=jnp.float32, rngs=nnx.Rngs(0))
+    write_safetensors(folder / "model.safetensors", hf_tensors(model))
+    return folder / "model.safetensors"
+
+
 def settings_for(folder: Path, **others: object) -> Settings:
     return Settings(model_kind="mistral", model_id=str(folder), device="cpu", **others)  # type: ignore[arg-type]
 
 
 def test_sizes_of_a_model_that_fits(folder: Path) -> None:
-    (folder / "model.safetensors").write_bytes(b"x" * 10)  # weights are not read
+    path = write_weights(folder)
     model = examine(settings_for(folder, max_seqs=4, max_seq_len=256))["model"]
     assert "problem" not in model
     attention, mlp = (2 * 4 + 2 * 2) * 16 * 64, 3 * 64 * 96
@@ -58,13 +73,22 @@ def test_sizes_of_a_model_that_fits(folder: Path) -> None:
     assert model["weight_bytes"] == 4 * model["parameters"]
     assert model["cache_bytes_per_token"] == 2 * 3 * 2 * 16 * 4
     assert model["cache_bytes"] == 4 * 256 * model["cache_bytes_per_token"]
-    assert model["files"] == {"model.safetensors": 10}
+    assert model["files"] == {"model.safetensors": path.stat().st_size}
     assert (model["architecture"], model["dtype"], model["fits"]) == ("MistralForCausalLM", "float32", True)
+
+
+@pytest.mark.parametrize(("quant", "bits"), [("q8_0", 8.5), ("q4_0", 4.5), ("int8", 8.5)])
+def test_quantised_weights_weigh_less(folder: Path, quant: str, bits: float) -> None:
+    write_weights(folder)
+    model = examine(settings_for(folder, max_seq_len=256, quant=quant))["model"]
+    assert model["quant"] == quant
+    # Norms and what a 4-bit model keeps in more bits weigh a little more.
+    assert bits <= 8 * model["weight_bytes"] / model["parameters"] < bits + 3
 
 
 def test_a_model_that_cannot_fit_says_what_to_do(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("mistral_jax.device.free_memory", lambda _device: 1_000_000)
-    (folder / "model.safetensors").write_bytes(b"")
+    write_weights(folder)
     model = examine(settings_for(folder, max_seq_len=256))["model"]
     assert model["fits"] is False
     assert "--max-seqs" in model["problem"]

@@ -25,6 +25,23 @@ def test_command_line_wins_over_environment_and_environment_over_default() -> No
     assert (settings.port, settings.max_seqs, settings.max_queue) == (5000, 3, 128)
 
 
+def test_a_gguf_file_or_its_repository_chooses_the_kind_and_the_name(tmp_path: Path) -> None:
+    path = tmp_path / "tiny.Q8_0.gguf"
+    path.write_bytes(b"GGUF")
+    named = Settings.resolve({"quantized_filename": str(path)}, env={})
+    assert (named.model_kind, named.served_id) == ("gguf-mistral", "tiny.Q8_0")
+    from_hub = Settings.resolve({"quantized_model_id": "a/b-GGUF", "quantized_filename": "x.gguf"}, env={})
+    assert (from_hub.model_kind, from_hub.served_id) == ("gguf-mistral", "a/b-GGUF")
+    assert Settings.resolve({}, kind="gguf-mistral", env={}).served_id == "TheBloke/Mistral-7B-Instruct-v0.1-GGUF"
+
+
+def test_the_forms_of_weights_are_those_that_the_loader_knows() -> None:
+    from mistral_jax.quant.plan import QUANTIZATIONS
+
+    (spec,) = (spec for spec in SPECS if spec.name == "quant")
+    assert spec.expected == "one of " + ", ".join(QUANTIZATIONS)
+
+
 def test_empty_variables_count_as_not_set() -> None:
     assert Settings.resolve({}, env={"MISTRAL_JAX_PORT": " ", "MISTRAL_JAX_API_KEYS": ""}) == Settings()
 
@@ -36,6 +53,7 @@ def test_every_setting_is_read_from_its_variable(spec) -> None:
         "port": "0",
         "device": "gpu:1",
         "dtype": "bfloat16",
+        "quant": "q4_k",
         "log_level": "error",
         "token_source": "none",
         "truncate_sequence": "yes",
@@ -43,8 +61,9 @@ def test_every_setting_is_read_from_its_variable(spec) -> None:
         "compilation_cache": "none",
     }
     text = samples.get(spec.name, "17" if spec.type in (int, float) else "value")
-    env = {"MISTRAL_JAX_MODEL_ID": "a/b", spec.env: text}
-    settings = Settings.from_env(env)
+    gguf = spec.option.kinds == ("gguf-mistral",)
+    env = {spec.env: text} if gguf else {"MISTRAL_JAX_MODEL_ID": "a/b", spec.env: text}
+    settings = Settings.resolve({}, kind="gguf-mistral", env=env) if gguf else Settings.from_env(env)
     default = "mistral" if spec.name == "model_kind" else spec.default
     assert getattr(settings, spec.name) != default or spec.name == "model_kind"
 
@@ -57,6 +76,7 @@ def test_every_setting_is_read_from_its_variable(spec) -> None:
         ("max_seqs", "0", "an integer from 1 to 4096"),
         ("drain_timeout", "nan", "a number from 0 to"),
         ("dtype", "int3", "one of auto, float32, bfloat16, float16"),
+        ("quant", "q3", "one of none, auto, q8_0, q4_0, q4_k, int8"),
         ("device", "tpu", "auto, cpu, gpu or gpu:N"),
         ("truncate_sequence", "perhaps", "true or false"),
         ("token_source", "literal:", "cache, env, env:NAME, literal:VALUE, path:FILE or none"),

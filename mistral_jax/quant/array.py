@@ -1,0 +1,114 @@
+"""The forms that a weight matrix takes on the device, beside a plain array.
+
+Each is a pytree: the leaves are arrays on the device, the rest is static. Any of them can stand where a module has its `weight`.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+
+from conversion.dequantize import unpack
+from conversion.ggml_types import GGMLType
+
+
+@partial(jax.tree_util.register_dataclass, data_fields=["raw"], meta_fields=["kind"])
+@dataclass(frozen=True)
+class QuantizedArray:
+    """A matrix [out, in] in ggml blocks, byte for byte as a GGUF file holds it."""
+
+    raw: jax.Array
+    """uint8 [out, row_bytes]"""
+    kind: GGMLType
+    """One of `conversion.dequantize.UNPACKABLE`, static."""
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        rows, row_bytes = self.raw.shape
+        return rows, row_bytes // self.kind.block_bytes * self.kind.block_size
+
+    @property
+    def nbytes(self) -> int:
+        return self.raw.nbytes
+
+    def dequantize(self, dtype: jax.typing.DTypeLike = jnp.float32) -> jax.Array:
+        """The plain matrix [out, in]."""
+        return unpack(self.raw, self.kind, dtype)
+
+
+@partial(jax.tree_util.register_dataclass, data_fields=["values", "scales"], meta_fields=[])
+@dataclass(frozen=True)
+class Int8Array:
+    """A matrix [out, in] of 8-bit integers with one scale for each row: `values * scales[:, None]`.
+
+    Products with it round the activations to 8 bits as well, with a scale for each row, and multiply integers.
+    """
+
+    values: jax.Array
+    """int8 [out, in]"""
+    scales: jax.Array
+    """float32 [out]"""
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        rows, columns = self.values.shape
+        return rows, columns
+
+    @property
+    def nbytes(self) -> int:
+        return self.values.nbytes + self.scales.nbytes
+
+    def dequantize(self, dtype: jax.typing.DTypeLike = jnp.float32) -> jax.Array:
+        """The plain matrix [out, in]."""
+        return (self.values.astype(jnp.float32) * self.scales[:, None]).astype(dtype)
+
+
+@partial(jax.tree_util.register_dataclass, data_fields=["parts"], meta_fields=[])
+@dataclass(frozen=True)
+class RowStack:
+    """Matrices of different forms, one below the other: a fused projection whose parts a file quantises differently."""
+
+    parts: tuple[QuantizedArray | Int8Array | jax.Array, ...]
+    """[out_i, in] each."""
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        return sum(part.shape[0] for part in self.parts), self.parts[0].shape[1]
+
+    @property
+    def nbytes(self) -> int:
+        return sum(part.nbytes for part in self.parts)
+
+    def dequantize(self, dtype: jax.typing.DTypeLike = jnp.float32) -> jax.Array:
+        """The plain matrix [out, in]."""
+        return jnp.concatenate([dense(part, dtype) for part in self.parts])
+
+
+Packed = QuantizedArray | Int8Array | RowStack
+Weight = jax.Array | Packed
+"""What a linear layer or an embedding may hold."""
+
+
+def dense(weight: Weight, dtype: jax.typing.DTypeLike) -> jax.Array:
+    """A weight of any form as a plain array."""
+    return weight.dequantize(dtype) if isinstance(weight, Packed) else weight.astype(dtype)
+
+
+@partial(jax.jit, static_argnames="dtype")
+def _row_scales(weight: jax.Array, dtype: str) -> jax.Array:
+    largest = jnp.max(jnp.abs(weight.astype(jnp.float32)), axis=-1)
+    return (jnp.where(largest > 0, largest, 1.0) / 127).astype(dtype)
+
+
+@partial(jax.jit, donate_argnums=0)
+def _to_int8(weight: jax.Array, scales: jax.Array) -> jax.Array:
+    return jnp.round(weight.astype(jnp.float32) / scales[:, None]).astype(jnp.int8)
+
+
+def int8_array(weight: jax.Array) -> Int8Array:
+    """Round a matrix [out, in] to 8 bits with one scale for each row. Donates `weight`."""
+    scales = _row_scales(weight, "float32")
+    return Int8Array(_to_int8(weight, scales), scales)

@@ -1,0 +1,75 @@
+"""One weight from files to the device, in the form that was planned for it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from itertools import groupby
+
+import jax
+import numpy as np
+
+from conversion.ggml_types import BY_NAME, GGMLType
+from conversion.quantize import quantize
+from conversion.tensor_source import PackedSource, TensorSource, aligned_empty
+from mistral_jax.device import Device
+from mistral_jax.quant.array import Int8Array, QuantizedArray, RowStack, Weight, int8_array
+from mistral_jax.quant.plan import Form, stays_packed, stored_kind
+from mistral_jax.quant.product import unpacked
+
+
+def load_weight(
+    source: TensorSource, parts: Sequence[tuple[str, Form]], *, dtype: np.dtype, device: Device | None
+) -> Weight:
+    """Read tensors that lie one below the other in one weight.
+
+    Host memory: one group of tensors of the same form. Waits until the weight is on the device.
+
+    Args:
+      parts: names and forms, in the order of their rows.
+      dtype: of plain arrays.
+    """
+    loaded: list[QuantizedArray | Int8Array | jax.Array] = []
+    for form, group in groupby(parts, key=lambda part: part[1]):
+        names = [name for name, _ in group]
+        loaded.append(jax.block_until_ready(_load(source, names, form, dtype, device)))
+    return loaded[0] if len(loaded) == 1 else RowStack(tuple(loaded))
+
+
+def _load(
+    source: TensorSource, names: list[str], form: Form, dtype: np.dtype, device: Device | None
+) -> QuantizedArray | Int8Array | jax.Array:
+    kind = BY_NAME.get(form)
+    if kind is not None and all(stored_kind(source, name) == kind for name in names):
+        return QuantizedArray(_packed(source, names, kind, device), kind)
+    plain = _plain(source, names, dtype, device)
+    if kind is not None:
+        return QuantizedArray(quantize(plain, kind), kind)
+    return int8_array(plain) if form == "int8" else plain
+
+
+def _packed(source: TensorSource, names: list[str], kind: GGMLType, device: Device | None) -> jax.Array:
+    assert isinstance(source, PackedSource)
+    counts = [source.shape(name)[0] for name in names]
+    buffer = aligned_empty((sum(counts), kind.row_bytes(source.shape(names[0])[1])), np.dtype(np.uint8))
+    row = 0
+    for name, count in zip(names, counts, strict=True):
+        source.read_packed(name, buffer[row : row + count])
+        row += count
+    return jax.device_put(buffer, device)
+
+
+def _plain(source: TensorSource, names: list[str], dtype: np.dtype, device: Device | None) -> jax.Array:
+    kinds = {stored_kind(source, name) for name in names}
+    kind = kinds.pop()
+    if not kinds and kind is not None and stays_packed(kind) and len(source.shape(names[0])) == 2:
+        return _unpacked(_packed(source, names, kind, device), kind, dtype)
+    counts = [source.shape(name)[0] for name in names]
+    buffer = aligned_empty((sum(counts), *source.shape(names[0])[1:]), dtype)
+    row = 0
+    for name, count in zip(names, counts, strict=True):
+        source.read_into(name, buffer[row : row + count])
+        row += count
+    return jax.device_put(buffer, device)
+
+
+_unpacked = jax.jit(unpacked, static_argnames=("kind", "dtype"))

@@ -1,0 +1,136 @@
+"""Products of activations with packed weights.
+
+Which form is fastest depends on the device and on how many tokens of a sequence are computed together. It never depends on how
+many *sequences* there are: a row has the same bits alone and beside others.
+
+- On a CPU, one token of each sequence (decoding) goes to the native kernel, which unpacks in registers and reads each weight
+  once, at the speed of memory. Many tokens (prefill) unpack a tile that fits into the cache and use XLA's own dot on it. Where
+  there is no compiler for the kernel, XLA unpacks the tiles, too.
+- On other devices, a few rows are multiplied and added up in one fused pass over the packed bytes; for many, the whole matrix is
+  unpacked and multiplied by a dot.
+"""
+
+from __future__ import annotations
+
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+
+from conversion.dequantize import unpack
+from conversion.ggml_types import GGMLType
+from mistral_jax.dot import dot
+from mistral_jax.quant.array import Int8Array, Packed, QuantizedArray, RowStack
+from mistral_jax.quant.native import native
+
+_CPU_TILE_BYTES = 4 * 2**20
+"""Of unpacked weights: they stay in the last-level cache between unpacking and the dot."""
+_FUSED_ROWS = 8
+"""Most rows for which a device that is no CPU unpacks inside the product: each row unpacks anew."""
+
+
+def packed_product(x: jax.Array, weight: Packed) -> jax.Array:
+    """`x` [..., in] times `weight` [out, in] transposed: float32 [..., out].
+
+    The last axis but one of `x`, if it has three or more, is that of a sequence's tokens.
+    """
+    match weight:
+        case QuantizedArray():
+            return _blocks_product(x, weight)
+        case Int8Array():
+            return _int8_product(x, weight)
+        case RowStack():
+            parts = [packed_product(x, p) if isinstance(p, Packed) else dot(x, p) for p in weight.parts]
+            return jnp.concatenate(parts, axis=-1)
+
+
+def packed_rows(weight: Packed, rows: jax.Array) -> jax.Array:
+    """Rows of a packed matrix [out, in] by number: int [...] -> float32 [..., in]."""
+    match weight:
+        case QuantizedArray():
+            return unpack(weight.raw[rows], weight.kind, jnp.dtype(jnp.float32))
+        case Int8Array():
+            return weight.values[rows].astype(jnp.float32) * weight.scales[rows][..., None]
+        case RowStack():
+            raise TypeError("rows are taken from one matrix, not from a stack of several")
+
+
+def _int8_product(x: jax.Array, weight: Int8Array) -> jax.Array:
+    y = x.astype(jnp.float32)
+    largest = jnp.max(jnp.abs(y), axis=-1, keepdims=True)
+    scale = jnp.where(largest > 0, largest, 1.0) / 127
+    rounded = jnp.round(y / scale).astype(jnp.int8)
+    axes = (((x.ndim - 1,), (1,)), ((), ()))
+    exact = lax.dot_general(rounded, weight.values, axes, preferred_element_type=jnp.int32)
+    return exact.astype(jnp.float32) * scale * weight.scales
+
+
+def _blocks_product(x: jax.Array, weight: QuantizedArray) -> jax.Array:
+    one_token = x.ndim < 3 or x.shape[-2] == 1
+    y = _product_of_rows(x.reshape(-1, x.shape[-1]), weight.raw, kind=weight.kind, one_token=one_token)
+    return y.reshape(*x.shape[:-1], weight.shape[0])
+
+
+# A jit of its own: layers whose weights have the same shape are traced once, not each anew.
+@partial(jax.jit, static_argnames=("kind", "one_token"), inline=True)
+def _product_of_rows(x: jax.Array, raw: jax.Array, *, kind: GGMLType, one_token: bool) -> jax.Array:
+    """`x` [M, in] times packed rows [out, row_bytes]: float32 [M, out]."""
+
+    def on_cpu(x: jax.Array, raw: jax.Array) -> jax.Array:
+        if one_token and native.available(kind):
+            return native.matmul(x.astype(jnp.float32), raw, kind)
+        return _tiled_product(x, raw, kind)
+
+    def elsewhere(x: jax.Array, raw: jax.Array) -> jax.Array:
+        if x.shape[0] <= _FUSED_ROWS:
+            return fused_product(x, raw, kind)
+        return dot(x, lax.optimization_barrier(unpack(raw, kind, x.dtype)))
+
+    return lax.platform_dependent(x, raw, cpu=on_cpu, default=elsewhere)
+
+
+def _tiled_product(x: jax.Array, raw: jax.Array, kind: GGMLType) -> jax.Array:
+    """Unpack some rows of the weight at a time, in the type of `x` [M, in], and multiply by them."""
+    out = raw.shape[0]
+    tile = min(out, max(64, _CPU_TILE_BYTES // (x.shape[1] * x.dtype.itemsize) // 64 * 64))
+
+    def product(first: jax.Array | int, count: int) -> jax.Array:
+        # Without the barrier XLA unpacks inside the dot, element by element.
+        return dot(x, lax.optimization_barrier(_unpack_on_cpu(raw, kind, x.dtype, first, count)))
+
+    whole = out // tile
+    if whole == 1:
+        parts = [product(0, tile)]
+    else:
+
+        def step(i: jax.Array, y: jax.Array) -> jax.Array:
+            return lax.dynamic_update_slice(y, product(i * tile, tile), (0, i * tile))
+
+        parts = [lax.fori_loop(0, whole, step, jnp.zeros((x.shape[0], whole * tile), jnp.float32))]
+    if out % tile:
+        parts.append(product(whole * tile, out % tile))
+    return jnp.concatenate(parts, axis=-1)
+
+
+def _unpack_on_cpu(raw: jax.Array, kind: GGMLType, dtype: jnp.dtype, first: jax.Array | int, count: int) -> jax.Array:
+    """`count` rows of a packed matrix from row `first` on."""
+    if native.available(kind):
+        made = dtype if dtype in (jnp.float32, jnp.bfloat16) else jnp.dtype(jnp.float32)
+        return native.dequantize(raw, kind, made, first=first, count=count).astype(dtype)
+    return unpack(lax.dynamic_slice_in_dim(raw, first, count), kind, dtype)
+
+
+def unpacked(raw: jax.Array, kind: GGMLType, dtype: jnp.dtype) -> jax.Array:
+    """The plain matrix of packed rows [out, row_bytes], by the fastest way that the device has."""
+    return lax.platform_dependent(
+        raw,
+        cpu=lambda raw: _unpack_on_cpu(raw, kind, dtype, 0, raw.shape[0]),
+        default=lambda raw: unpack(raw, kind, dtype),
+    )
+
+
+def fused_product(x: jax.Array, raw: jax.Array, kind: GGMLType) -> jax.Array:
+    """Multiply and add up, written so that compilers for GPUs unpack inside the reduction and keep nothing."""
+    weight = unpack(raw, kind, jnp.dtype(jnp.float32))
+    return jnp.sum(x.astype(jnp.float32)[:, None] * weight[None], axis=-1)
