@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from functools import cache
 from typing import Any
 
 import jax
@@ -236,13 +237,22 @@ def _unpacked(rows: Array, kind: GGMLType, dtype: np.dtype[Any]) -> Iterator[Arr
     """The values of packed rows [n, row_bytes] in order, flat, some at a time."""
     blocks = rows.reshape(-1, kind.block_bytes)
     step = _CHUNK_VALUES // kind.block_size
-    on_host = jax.devices("cpu")[0]
+    device = _host_device()
     for first in range(0, len(blocks), step):
         part = blocks[first : first + step]
         padded = np.zeros((step, kind.block_bytes), np.uint8)
         padded[: len(part)] = part
-        values = np.asarray(dequantize(padded, kind, dtype=dtype, device=on_host))
+        values = np.asarray(dequantize(padded, kind, dtype=dtype, device=device))
         yield values[: len(part)].reshape(-1)
+
+
+@cache
+def _host_device() -> Any:
+    """The CPU, as JAX has it; the default device where JAX was told to leave the CPU out (`JAX_PLATFORMS`)."""
+    try:
+        return jax.devices("cpu")[0]
+    except RuntimeError:
+        return None
 
 
 class GGUFLayout(RenamedSource):

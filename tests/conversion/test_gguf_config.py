@@ -155,7 +155,9 @@ def test_every_kind_of_configuration_survives(name: str) -> None:
     config = json.loads((GOLDENS / name / "config.json").read_text())
     actual, expected = read(written(config)), MistralConfig.from_hf(config)
     np.testing.assert_allclose(
-        inverse_frequencies(actual.rope, actual.head_dim), inverse_frequencies(expected.rope, actual.head_dim), rtol=1e-6
+        inverse_frequencies(actual.rope, actual.head_dim),
+        inverse_frequencies(expected.rope, actual.head_dim),
+        rtol=1e-6,
     )
     if expected.rope.kind == "llama3":  # so few dimensions come from several contexts
         assert actual.rope.factor == expected.rope.factor

@@ -1,4 +1,4 @@
-"""Records what llama.cpp's converter writes of the shape and rope of published models, for `tests/conversion/test_config_to_gguf.py`.
+"""Records what llama.cpp's converter writes of the shape and rope of published models, in `tests/conversion/model_configs.py`.
 
 Run it in the environment of `make_gguf.py`, with the converter's source archive (see there):
 
@@ -22,8 +22,9 @@ OUT = Path(__file__).parent / "gguf" / "metadata.json"
 def converted(config: dict[str, Any], folder: Path) -> dict[str, Any]:
     """Architecture, the keys under its name, and the tensor of rope factors, if there is one."""
     import gguf
-    from conversion import get_model_class
     from conversion.base import ModelBase
+
+    from conversion import get_model_class
 
     (folder / "config.json").write_text(json.dumps(config))
     kind = get_model_class(config["architectures"][0])
