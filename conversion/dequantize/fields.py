@@ -20,7 +20,7 @@ RUN = 32
 
 def split_blocks(raw: jax.Array, block_bytes: int) -> jax.Array:
     """[..., row_bytes] -> [..., blocks, block_bytes]"""
-    return raw.reshape(*raw.shape[:-1], -1, block_bytes)
+    return raw.reshape(*raw.shape[:-1], raw.shape[-1] // block_bytes, block_bytes)
 
 
 def fold(block: jax.Array, *shape: int) -> jax.Array:

@@ -32,8 +32,8 @@ def dequantize(
     """The values of a tensor: uint8 [..., row_bytes] on the host -> dtype [..., columns] on the device.
 
     The values are those of `gguf.quants.dequantize`, bit for bit in float32, rounded once to `dtype`. The packed bytes go to the
-    device and are unpacked there, for the types in `UNPACKABLE`. The others are unpacked on the host, in pieces of 2 million values,
-    each of which goes to its place on the device before the next is made: the host never holds the tensor.
+    device and are unpacked there, for the types in `UNPACKABLE`. The others are unpacked on the host, in pieces of 2 million
+    values, each of which goes to its place on the device before the next is made: the host never holds the tensor.
 
     On a CPU, bytes on a 64-byte border are used where they lie: they must not change until the result is ready.
     The tensors of type NVFP4 come with a second one, `<name>.scale`, by which the caller multiplies.
@@ -60,7 +60,8 @@ def dequantize(
 
 @partial(jax.jit, static_argnums=(1, 2))
 def _unpack(placed: jax.Array, kind: GGMLType, dtype: np.dtype[Any]) -> jax.Array:
-    return unpack(placed, kind, dtype) if kind.dtype is None else placed.astype(dtype)
+    # A copy: the result would otherwise be the caller's own memory where the type stays as it is.
+    return unpack(placed, kind, dtype) if kind.dtype is None else jnp.array(placed, dtype, copy=True)
 
 
 @partial(jax.jit, donate_argnums=0)
@@ -70,16 +71,16 @@ def _place(values: jax.Array, piece: jax.Array, start: int) -> jax.Array:
 
 def _on_host(blocks: Bytes, kind: GGMLType) -> Floats:
     """uint8 [blocks, block_bytes] -> float32 [blocks, block_size]"""
-    if kind.dtype is not None:
-        # F64 and I64, which JAX has in 64-bit mode only.
-        return np.ascontiguousarray(blocks).view(kind.dtype).astype(np.float32)
     # Here, because the package takes longer to import than to be used.
     import gguf
 
     values = np.empty((len(blocks), kind.block_size), np.float32)
     whole = len(blocks) // _GROUP * _GROUP
-    # Scales of a broken file may be infinite; that the values are then not numbers is no affair of the console's.
+    # Numbers out of range become infinite, and infinite scales make values that are no numbers: no affair of the console's.
     with np.errstate(over="ignore", invalid="ignore"):
+        if kind.dtype is not None:
+            # F64 and I64, which JAX has in 64-bit mode only.
+            return np.ascontiguousarray(blocks).view(kind.dtype).astype(np.float32)
         for part, row in ((slice(whole), _GROUP), (slice(whole, None), 1)):
             rows = blocks[part].reshape(-1, row * kind.block_bytes)
             if len(rows):

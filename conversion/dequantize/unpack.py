@@ -65,7 +65,7 @@ def unpack_runs(raw: jax.Array, kind: GGMLType) -> jax.Array:
     """
     _check(raw, kind, PACKED)
     values = _BLOCKS[kind.name](split_blocks(raw, kind.block_bytes))
-    return values.reshape(*raw.shape[:-1], -1, RUN)
+    return values.reshape(*raw.shape[:-1], raw.shape[-1] // kind.block_bytes * kind.block_size // RUN, RUN)
 
 
 def _check(raw: jax.Array, kind: GGMLType, known: frozenset[str]) -> None:
