@@ -1,0 +1,296 @@
+"""What is in a model file or folder, and what it would need in memory, from headers alone: no weight is read and nothing heavy is
+imported, so that a first look takes a fraction of a second.
+
+    from conversion.inspection import inspect
+    print(inspect("model.Q4_K_M.gguf"))
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, cast
+
+import numpy as np
+
+from conversion.ggml_types import BY_NAME, GGMLType
+from conversion.gguf_config import hf_config
+from conversion.gguf_file import GGUFFile
+from conversion.memory_estimate import MemoryEstimate, StoredTensor, estimate_memory
+from conversion.safetensors_io import DTYPES, SafetensorsFile
+from conversion.tensor_names import HuggingFaceText
+from conversion.tensor_source import WeightFileError
+from conversion.weight_files import find_weight_files, is_first_part, is_gguf
+
+_SHOWN_ITEMS = 8
+"""Longer arrays are shortened."""
+_OUTPUTS = frozenset({"output.weight", "lm_head.weight"})
+_EMBEDDINGS = frozenset({"token_embd.weight", "model.embed_tokens.weight", "tok_embeddings.weight"})
+_NOT_WEIGHTS = frozenset({"rope_freqs.weight"})
+"""Tensors that are part of the configuration."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class LongArray:
+    """An array of the metadata of which only the beginning is kept."""
+
+    type: str
+    """Type and length, such as "string[32000]"."""
+    first: tuple[Any, ...]
+    """Its first elements; empty for arrays of strings, which would all have to be read."""
+
+    def __str__(self) -> str:
+        return f"{self.type}: {', '.join(map(str, self.first))}, …" if self.first else self.type
+
+
+@dataclass(frozen=True, kw_only=True)
+class TensorSummary:
+    """A tensor as it is stored."""
+
+    name: str
+    """As the file has it."""
+    shape: tuple[int, ...]
+    """Slowest axis first."""
+    type: str
+    """ggml's name; for safetensors, theirs, which are the same for F32, F16 and BF16."""
+    nbytes: int
+    file: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class TypeTotal:
+    """All tensors of a type together."""
+
+    type: str
+    tensors: int
+    weights: int
+    nbytes: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class Inspection:
+    """What a model's files say. `print` shows it for people, `as_json` for programs."""
+
+    path: str
+    format: str
+    """Such as "GGUF version 3" or "Hugging Face folder"."""
+    files: Mapping[str, int]
+    """Bytes of each weight file."""
+    metadata: Mapping[str, Any]
+    """Of a GGUF file, its own; of a folder, its configuration, and what safetensors files say of themselves."""
+    tensors: tuple[TensorSummary, ...]
+    memory: MemoryEstimate
+    problem: str | None
+    """Why the model could not be served; None: nothing in the headers speaks against it."""
+
+    @property
+    def parameters(self) -> int:
+        """Values in all tensors."""
+        return sum(math.prod(tensor.shape) for tensor in self.tensors)
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of all tensors."""
+        return sum(tensor.nbytes for tensor in self.tensors)
+
+    @property
+    def bits_per_weight(self) -> float:
+        """0 for a file without tensors."""
+        return 8 * self.nbytes / max(1, self.parameters)
+
+    @property
+    def types(self) -> tuple[TypeTotal, ...]:
+        """Totals by type, the largest first."""
+        kinds = dict.fromkeys(tensor.type for tensor in self.tensors)
+        totals = [_total(kind, [tensor for tensor in self.tensors if tensor.type == kind]) for kind in kinds]
+        return tuple(sorted(totals, key=lambda total: -total.nbytes))
+
+    def as_json(self) -> dict[str, Any]:
+        """Everything as plain data."""
+        totals = {"parameters": self.parameters, "nbytes": self.nbytes, "bits_per_weight": self.bits_per_weight}
+        return {**asdict(self), **totals, "types": [asdict(total) for total in self.types]}
+
+    def __str__(self) -> str:
+        from conversion.inspection_text import render
+
+        return render(self)
+
+
+def find_models(path: Path | str) -> list[Path]:
+    """What `inspect` can be asked about at a path: the path itself, or each GGUF model of a folder that holds several or holds no
+    model in another format.
+
+    Raises:
+      WeightFileError: there is nothing.
+    """
+    path = Path(path)
+    if not path.exists():
+        raise WeightFileError(f"there is no file or folder {path}")
+    if not path.is_dir():
+        return [path]
+    ggufs = [entry for entry in sorted(path.glob("*.gguf")) if is_first_part(entry.name)]
+    if ggufs and not any((path / name).is_file() for name in ("config.json", "params.json")):
+        return ggufs
+    return [path]
+
+
+def inspect(path: Path | str) -> Inspection:
+    """Look at a GGUF file (all parts of a split one), a safetensors file, or a folder.
+
+    Raises:
+      WeightFileError: a file is missing or broken, or is neither; or a folder holds several GGUF models, which `find_models` lists.
+    """
+    path = Path(path)
+    models = find_models(path)
+    if len(models) > 1:
+        names = ", ".join(model.name for model in models[:5])
+        raise WeightFileError(f"{path} holds {len(models)} GGUF models; choose one of them: {names}")
+    found = models[0]
+    if found.is_dir():
+        return _inspect_folder(found)
+    if found.suffix == ".safetensors":
+        return _inspect_safetensors(found, "safetensors file", [found], None)
+    if is_gguf(found):
+        return _inspect_gguf(found)
+    raise WeightFileError(f"{found} is neither a GGUF file, a safetensors file nor a model folder")
+
+
+def _inspect_gguf(path: Path) -> Inspection:
+    with GGUFFile(path) as gguf:
+        tensors = tuple(
+            TensorSummary(
+                name=info.name,
+                shape=info.shape,
+                type=info.type_name,
+                nbytes=info.nbytes,
+                file=gguf.paths[info.part].name,
+            )
+            for info in gguf.tensors.values()
+        )
+        config, problem = None, None
+        try:
+            config = hf_config(gguf)
+        except WeightFileError as error:
+            problem = str(error)
+        return Inspection(
+            path=str(path),
+            format=f"GGUF version {gguf.version}",
+            files={part.name: part.stat().st_size for part in gguf.paths},
+            metadata={key: _shortened(gguf, key) for key in gguf.metadata},
+            tensors=tensors,
+            memory=_estimate([(t.name, t.shape, BY_NAME.get(t.type)) for t in tensors], config),
+            problem=problem,
+        )
+
+
+def _shortened(gguf: GGUFFile, key: str) -> Any:
+    if gguf.metadata.count(key) > _SHOWN_ITEMS:
+        kind = gguf.metadata.describe(key)
+        strings = kind.startswith("string")
+        return LongArray(type=kind, first=() if strings else tuple(gguf.metadata[key][:_SHOWN_ITEMS].tolist()))
+    value = gguf.metadata[key]
+    return value.tolist() if isinstance(value, np.ndarray) else value
+
+
+def _inspect_folder(folder: Path) -> Inspection:
+    name = next((name for name in ("config.json", "params.json") if (folder / name).is_file()), None)
+    if name is None:
+        return _inspect_safetensors(folder, "folder of safetensors files", find_weight_files(folder), None)
+    try:
+        config = json.loads((folder / name).read_bytes())
+    except (OSError, ValueError) as error:
+        raise WeightFileError(f"{folder / name} cannot be read as JSON: {error}") from error
+    if not isinstance(config, dict):
+        raise WeightFileError(f"{folder / name} holds no JSON object")
+    own_format = name == "params.json"
+    title = "folder in Mistral's own format" if own_format else "Hugging Face folder"
+    return _inspect_safetensors(folder, title, find_weight_files(folder), cast("dict[str, Any]", config))
+
+
+_PARAMS_NAMES = {
+    "num_hidden_layers": "n_layers",
+    "num_attention_heads": "n_heads",
+    "num_key_value_heads": "n_kv_heads",
+    "head_dim": "head_dim",
+    "hidden_size": "dim",
+}
+"""Names in params.json of what an estimate needs of config.json."""
+
+
+def _inspect_safetensors(path: Path, title: str, paths: list[Path], config: dict[str, Any] | None) -> Inspection:
+    metadata: dict[str, Any] = dict(_flat(config or {}))
+    tensors: list[TensorSummary] = []
+    shapes: dict[str, tuple[int, ...]] = {}
+    for file_path in paths:
+        file = SafetensorsFile(file_path)
+        metadata.update({f"{file_path.name}: {key}": value for key, value in file.metadata.items()})
+        tensors += [_safetensors_summary(file, name) for name in file.names()]
+        text = HuggingFaceText(file)
+        shapes |= {name: text.shape(name) for name in text.names()}
+        file.close()
+    if config is not None and "n_layers" in config:
+        config = {ours: config.get(theirs) for ours, theirs in _PARAMS_NAMES.items()}
+    unknown = sorted({tensor.type for tensor in tensors if tensor.type not in DTYPES})
+    return Inspection(
+        path=str(path),
+        format=title,
+        files={file_path.name: file_path.stat().st_size for file_path in paths},
+        metadata=metadata,
+        tensors=tuple(tensors),
+        memory=_estimate([(name, shape, None) for name, shape in shapes.items()], config),
+        problem=f"tensors of type {', '.join(unknown)} are not implemented" if unknown else None,
+    )
+
+
+def _safetensors_summary(file: SafetensorsFile, name: str) -> TensorSummary:
+    shape = file.shape(name)
+    try:
+        dtype = file.dtype(name)
+        kind, bits = next(kind for kind, known in DTYPES.items() if known == dtype), 8 * dtype.itemsize
+    except WeightFileError:
+        kind = _stored_type(file.path, name)
+        bits = int("".join(re.findall(r"\d+", kind)[:1]) or 8)  # F8_E4M3 has 8
+    return TensorSummary(name=name, shape=shape, type=kind, nbytes=math.prod(shape) * bits // 8, file=file.path.name)
+
+
+def _stored_type(path: Path, name: str) -> str:
+    """The type of a tensor that we cannot read."""
+    from safetensors import safe_open
+
+    with safe_open(path, framework="numpy") as file:
+        return str(file.get_slice(name).get_dtype())
+
+
+def _flat(config: Mapping[str, Any], prefix: str = "") -> Iterable[tuple[str, Any]]:
+    """The entries of nested objects under joined names, such as rope_scaling.factor."""
+    for key, value in config.items():
+        if isinstance(value, dict):
+            yield from _flat(cast("dict[str, Any]", value), f"{prefix}{key}.")
+        elif isinstance(value, list) and len(cast("list[Any]", value)) > _SHOWN_ITEMS:
+            items = cast("list[Any]", value)
+            yield prefix + key, LongArray(type=f"list[{len(items)}]", first=tuple(items[:_SHOWN_ITEMS]))
+        else:
+            yield prefix + key, value
+
+
+def _estimate(
+    tensors: Iterable[tuple[str, tuple[int, ...], GGMLType | None]], config: Mapping[str, Any] | None
+) -> MemoryEstimate:
+    """What the model's own tensors, by name, shape and type, need in memory."""
+    present = [tensor for tensor in tensors if tensor[0] not in _NOT_WEIGHTS]
+    outputs = _OUTPUTS if any(name in _OUTPUTS for name, _, _ in present) else _EMBEDDINGS
+    stored = [StoredTensor(shape=shape, kind=kind, is_output=name in outputs) for name, shape, kind in present]
+    return estimate_memory(stored, config)
+
+
+def _total(kind: str, tensors: list[TensorSummary]) -> TypeTotal:
+    return TypeTotal(
+        type=kind,
+        tensors=len(tensors),
+        weights=sum(math.prod(tensor.shape) for tensor in tensors),
+        nbytes=sum(tensor.nbytes for tensor in tensors),
+    )

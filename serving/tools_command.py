@@ -1,0 +1,190 @@
+"""`mistral-jax inspect`, `convert` and `verify`: files of models, without a server.
+
+Each does what its Python entry point does and prints it; what takes long shows a bar on standard error.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import signal
+import time
+from collections.abc import Callable, Generator
+from contextlib import contextmanager, suppress
+from dataclasses import asdict
+from pathlib import Path
+from types import FrameType
+from typing import TYPE_CHECKING, Any, cast
+
+from conversion.inspection import find_models, inspect
+from conversion.inspection_text import render, size, table
+from conversion.weight_files import is_gguf
+
+if TYPE_CHECKING:
+    from mistral_jax.quant.plan import Quantization
+
+_DIFFERENT = 1
+"""Exit status of `verify` where the checkpoints are not the same model."""
+
+
+def run_inspect(path: Path, *, as_json: bool, tensors: bool) -> int:
+    """Print what is in a file or folder; of a folder with several GGUF models, a line for each."""
+    found = [inspect(model) for model in find_models(path)]
+    if as_json:
+        data = [inspection.as_json() for inspection in found]
+        print(json.dumps(data[0] if len(data) == 1 else data, indent=2, default=str))
+    elif len(found) == 1:
+        print(render(found[0], tensors=tensors))
+    else:
+        rows = [("file", "parameters", "bits per weight", "size", "largest part")]
+        rows += [
+            (Path(i.path).name, f"{i.parameters:,}", f"{i.bits_per_weight:.2f}", size(i.nbytes), i.types[0].type)
+            for i in found
+        ]
+        print("\n".join([str(path), *table(rows, right=frozenset({1, 2, 3}))]))
+    return 0
+
+
+def run_convert(
+    source: str,
+    destination: Path,
+    *,
+    type: str | None,
+    name: str | None,
+    overwrite: bool,
+    compilation_cache: Path | None,
+) -> int:
+    """Convert, in the direction that the names imply, and say what came out."""
+    path = _local(source)
+    _keep_programs(compilation_cache)
+    from_gguf = path.is_file() and is_gguf(path)
+    start = time.perf_counter()
+    with _stopped_by_sigterm(), _byte_bar(f"writing {destination.name}") as progress:
+        if from_gguf and destination.suffix != ".gguf":
+            if name is not None:
+                raise ValueError("--name is for GGUF files; a folder's name is its own")
+            from conversion.to_safetensors import convert_to_safetensors
+
+            dtype = None if type is None else type.lower()
+            convert_to_safetensors(path, destination, dtype=dtype, overwrite=overwrite, progress=progress)
+        else:
+            if destination.suffix != ".gguf":
+                raise ValueError(f"{destination} does not end in .gguf, which is what a model folder is converted to")
+            from conversion.to_gguf import convert_to_gguf
+
+            convert_to_gguf(path, destination, type=type or "q8_0", name=name, overwrite=overwrite, progress=progress)
+    result = inspect(destination)
+    print(
+        f"{destination}: {size(sum(result.files.values()))}, {result.bits_per_weight:.2f} bits per weight, "
+        f"in {time.perf_counter() - start:.1f} s"
+    )
+    return 0
+
+
+def run_verify(
+    a: str,
+    b: str,
+    *,
+    text: Path | None,
+    logits: bool,
+    max_tokens: int,
+    dtype: str,
+    quant: str,
+    max_rms: float | None,
+    max_kl: float | None,
+    as_json: bool,
+    compilation_cache: Path | None,
+) -> int:
+    """Compare two checkpoints and print how they differ; 1 if their tensors do not match or a limit is exceeded."""
+    from tqdm import tqdm
+
+    from mistral_jax.quant.plan import QUANTIZATIONS
+    from mistral_jax.verify import verify
+
+    if quant not in QUANTIZATIONS:
+        raise ValueError(f"--quant is {quant!r}; expected one of {', '.join(QUANTIZATIONS)}")
+    _keep_programs(compilation_cache)
+    with tqdm(leave=False, disable=None) as bar:
+
+        def show(doing: str, done: int, total: int) -> None:
+            bar.set_description(doing, refresh=False)
+            bar.total, bar.n = total, done
+            bar.refresh()
+
+        result = verify(
+            a,
+            b,
+            text=None if text is None else text.read_text(encoding="utf-8"),
+            logits=logits,
+            max_tokens=max_tokens,
+            dtype=dtype,
+            quant=cast("Quantization", quant),
+            progress=show,
+        )
+    failures = result.failures(max_rms=max_rms, max_kl=max_kl)
+    if as_json:
+        data = asdict(result) | {"relative_rms": result.relative_rms, "failures": failures}
+        print(json.dumps(_without_nan(data), indent=2, default=str))
+    else:
+        print("\n".join([str(result), *(f"FAILED: {failure}" for failure in failures)]))
+    return _DIFFERENT if failures else 0
+
+
+def _local(source: str) -> Path:
+    """The folder or GGUF file that is meant; of a model on the Hub, its local copy."""
+    from mistral_jax.hub import find_model
+
+    files = find_model(source)
+    if files.weight_files:
+        raise ValueError(
+            f"{source} holds weights only; give the folder that it is in, with configuration and tokenizer"
+        )
+    files.fetch_weights()
+    return files.gguf or files.folder
+
+
+def _keep_programs(folder: Path | None) -> None:
+    """The second conversion to a type compiles nothing. Where the folder cannot be used, each does."""
+    from mistral_jax.compilation_cache import enable_compilation_cache
+
+    if folder is not None:
+        with suppress(OSError):
+            enable_compilation_cache(folder)
+
+
+@contextmanager
+def _byte_bar(title: str) -> Generator[Callable[[int, int], None]]:
+    from tqdm import tqdm
+
+    with tqdm(desc=title, unit="B", unit_scale=True, leave=False, disable=None) as bar:
+
+        def show(done: int, total: int) -> None:
+            bar.total = total
+            bar.update(done - bar.n)
+
+        yield show
+
+
+@contextmanager
+def _stopped_by_sigterm() -> Generator[None]:
+    """SIGTERM raises, as Ctrl-C does, so that what is half written is removed."""
+
+    def stop(number: int, _frame: FrameType | None) -> None:
+        raise SystemExit(128 + number)
+
+    previous = signal.signal(signal.SIGTERM, stop)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, previous)
+
+
+def _without_nan(value: Any) -> Any:
+    """JSON has no NaN and no infinity: null and a text."""
+    if isinstance(value, dict):
+        return {key: _without_nan(inner) for key, inner in value.items()}
+    if isinstance(value, list | tuple):
+        return [_without_nan(inner) for inner in value]
+    if isinstance(value, float) and not math.isfinite(value):
+        return None if math.isnan(value) else str(value)
+    return value
