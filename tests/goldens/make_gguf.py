@@ -16,7 +16,7 @@ Of each model it writes `<model>.<TYPE>.gguf` in each type; `<model>.<TYPE>.npz`
 - `greedy_llama_i`, `greedy_exact_i` [64]: the likeliest tokens after the prompt, one by one, past any end token, and
   `margin_llama_i` float32 [64]: by how much each led before the second likeliest;
 
-and `<model>.json` with the prompts, the greedy texts, and the token ids of more texts.
+and `<model>.json` with the prompts, the texts of `greedy_exact_i`, and the token ids of more texts.
 
 Why two references: llama.cpp rounds the activations to 8 bits for each product with quantised weights, and to bfloat16 for one with
 bfloat16 weights. The distance between the two is what that costs. The cache is float32 in both. Of a file with metadata that
@@ -52,8 +52,9 @@ FTYPES = {
 GREEDY_TOKENS = 64
 RANDOM_PROMPTS = ("the cat sat on the mat and said: Hello, World! 1 2 3 über 日本 😀", "what is the")
 MODEL_PROMPTS = (
-    "[INST]Tell me something about the sea.[/INST]",
-    "[INST]What is the capital of France?[/INST]Paris",
+    "[INST]How do I start the server and send a request with curl?[/INST]",
+    "[INST]Explain what a KV cache is.[/INST]",
+    "[INST]Tell me a story.[/INST]",
     "Once upon a time",
 )
 TEXTS = (
@@ -248,8 +249,7 @@ def make(
             else:
                 arrays = record(ids, llama=llama, exact=LlamaCpp(unpacked), positions=positions)
             np.savez_compressed(path.with_suffix(".npz"), **arrays)
-            answers = [arrays[f"greedy_{'exact' if extra else 'llama'}_{i}"].tolist() for i in range(len(prompts))]
-            greedy_texts[kind] = [llama.text(answer) for answer in answers]
+            greedy_texts[kind] = [llama.text(arrays[f"greedy_exact_{i}"].tolist()) for i in range(len(prompts))]
             print(f"{path.name}: {path.stat().st_size:,} bytes", flush=True)
         float32 = LlamaCpp(plain)
         described: dict[str, Any] = {
