@@ -17,8 +17,15 @@
 
 namespace {
 
+template <typename T>
+inline T read(const uint8_t* p) {
+  T value;
+  std::memcpy(&value, p, sizeof value);
+  return value;
+}
+
 inline float half_at(const uint8_t* p) {
-  const uint32_t half = p[0] | p[1] << 8;
+  const uint32_t half = read<uint16_t>(p);
 #if defined(__F16C__)
   return _cvtsh_ss(static_cast<uint16_t>(half));
 #else
@@ -48,40 +55,28 @@ inline void put(Bytes v, int8_t* level) {
 
 // 16 bytes hold 32 levels of 4 bits: the low halves come first.
 inline void put_nibbles(const uint8_t* q, int zero, int8_t* level) {
-  const auto v = bytes_at<Bytes16>(q);
+  const auto v = read<Bytes16>(q);
   put(bits(v, 0, 4) - static_cast<uint8_t>(zero), level);
   put(bits(v, 4, 4) - static_cast<uint8_t>(zero), level + 16);
 }
 
 // The same with a fifth bit for each level, in 4 more bytes.
 inline void put_five_bits(const uint8_t* q, const uint8_t* fifth, int zero, int8_t* level) {
-  uint64_t eight[4];
-  for (int i = 0; i < 4; ++i) {
-    // The byte in each of eight lanes, of which each keeps its own bit; a carry moves it to the lane's bit 7.
-    const uint64_t own = fifth[i] * 0x0101010101010101u & 0x8040201008040201u;
-    eight[i] = ((own + 0x7f7f7f7f7f7f7f7fu) & 0x8080808080808080u) >> 3;
+  const auto v = read<Bytes16>(q), packed = reinterpret_cast<Bytes16>(Ints16{read<uint32_t>(fifth)});
+  for (int half = 0; half < 2; ++half) {
+    const auto here = static_cast<uint8_t>(2 * half), next = static_cast<uint8_t>(here + 1);
+    const Bytes16 eights = {here, here, here, here, here, here, here, here, next, next, next, next, next, next, next, next};
+    constexpr Bytes16 own = {1, 2, 4, 8, 16, 32, 64, 128, 1, 2, 4, 8, 16, 32, 64, 128};
+    const Bytes16 set = reinterpret_cast<Bytes16>((picked(packed, eights) & own) != 0) & 16;
+    put((bits(v, 4 * half, 4) | set) - static_cast<uint8_t>(zero), level + 16 * half);
   }
-  Bytes16 high[2];
-  std::memcpy(high, eight, 32);
-  const auto v = bytes_at<Bytes16>(q);
-  put((bits(v, 0, 4) | high[0]) - static_cast<uint8_t>(zero), level);
-  put((bits(v, 4, 4) | high[1]) - static_cast<uint8_t>(zero), level + 16);
 }
 
 // The same with entries of a table for levels.
 inline void put_looked_up(const uint8_t* q, const int8_t* table, int8_t* level) {
-  const auto v = bytes_at<Bytes16>(q);
-  const Bytes16 nibbles[2] = {bits(v, 0, 4), bits(v, 4, 4)};
-  for (int i = 0; i < 2; ++i) {
-#if defined(__SSSE3__)
-    const __m128i entries = _mm_loadu_si128(reinterpret_cast<const __m128i*>(table));
-    put(_mm_shuffle_epi8(entries, reinterpret_cast<__m128i>(nibbles[i])), level + 16 * i);
-#elif defined(__aarch64__)
-    put(vqtbl1q_s8(vld1q_s8(table), nibbles[i]), level + 16 * i);
-#else
-    for (int j = 0; j < 16; ++j) level[16 * i + j] = table[nibbles[i][j]];
-#endif
-  }
+  const auto v = read<Bytes16>(q), entries = read<Bytes16>(reinterpret_cast<const uint8_t*>(table));
+  put(picked(entries, bits(v, 0, 4)), level);
+  put(picked(entries, bits(v, 4, 4)), level + 16);
 }
 
 constexpr int8_t kIQ4[16] = {-127, -104, -83, -65, -49, -35, -22, -10, 1, 13, 25, 38, 53, 69, 89, 113};
@@ -132,36 +127,44 @@ inline void mxfp4(const uint8_t* b, float* out) {
 inline void q2_k(const uint8_t* b, float* out) {
   alignas(32) int8_t level[256];
   for (int half = 0; half < 2; ++half) {
-    const auto q = bytes_at<Bytes32>(b + 16 + 32 * half);
+    const auto q = read<Bytes32>(b + 16 + 32 * half);
     for (int s = 0; s < 4; ++s) put(bits(q, 2 * s, 2), level + 128 * half + 32 * s);
   }
-  const float d = half_at(b + 80), dmin = half_at(b + 82);
-  for (int s = 0; s < 16; ++s) scaled<16>(level + 16 * s, d * (b[s] & 15), dmin * (b[s] >> 4), out + 16 * s);
+  alignas(32) int8_t packed[32];
+  alignas(64) float scale[16], minimum[16];
+  put(bits(read<Bytes16>(b), 0, 4), packed);
+  put(bits(read<Bytes16>(b), 4, 4), packed + 16);
+  scaled<16>(packed, half_at(b + 80), scale);
+  scaled<16>(packed + 16, half_at(b + 82), minimum);
+  for (int s = 0; s < 16; ++s) scaled<16>(level + 16 * s, scale[s], minimum[s], out + 16 * s);
 }
 
 inline void q3_k(const uint8_t* b, float* out) {
   alignas(32) int8_t level[256];
-  const auto third = bytes_at<Bytes32>(b);
+  const auto third = read<Bytes32>(b);
   for (int half = 0; half < 2; ++half) {
-    const auto q = bytes_at<Bytes32>(b + 32 + 32 * half);
+    const auto q = read<Bytes32>(b + 32 + 32 * half);
     for (int s = 0; s < 4; ++s)
       put((bits(q, 2 * s, 2) | up(bits(third, 4 * half + s, 1), 2)) - 4, level + 128 * half + 32 * s);
   }
-  const uint8_t* packed = b + 96;
-  const float d = half_at(b + 108);
-  for (int s = 0; s < 16; ++s) {
-    const int low = packed[s % 8] >> 4 * (s / 8) & 15, high = packed[8 + s % 4] >> 2 * (s / 4) & 3;
-    scaled<16>(level + 16 * s, d * static_cast<float>((low | high << 4) - 32), out + 16 * s);
-  }
+  // Sixteen scales of 6 bits: low halves in 8 bytes, upper quarters in 4.
+  const uint64_t low = read<uint64_t>(b + 96), high = read<uint32_t>(b + 104);
+  const Longs16 six = {
+      (low & 0x0f0f0f0f0f0f0f0fu) | ((high | high << 30) & 0x0303030303030303u) << 4,
+      (low >> 4 & 0x0f0f0f0f0f0f0f0fu) | ((high >> 4 | high << 26) & 0x0303030303030303u) << 4,
+  };
+  alignas(16) int8_t packed[16];
+  alignas(64) float scale[16];
+  put(reinterpret_cast<Bytes16>(six) - 32, packed);
+  scaled<16>(packed, half_at(b + 108), scale);
+  for (int s = 0; s < 16; ++s) scaled<16>(level + 16 * s, scale[s], out + 16 * s);
 }
 
 // What Q4_K and Q5_K share: eight scales and eight minimums of 6 bits each, in 12 bytes behind their factors.
 inline void scaled_six_bits(const uint8_t* b, const int8_t* level, float* out) {
   const float d = half_at(b), dmin = half_at(b + 2);
   const uint8_t* packed = b + 4;
-  for (int s = 0; s < 4; ++s) {
-    scaled<32>(level + 32 * s, d * (packed[s] & 63), dmin * (packed[s + 4] & 63), out + 32 * s);
-  }
+  for (int s = 0; s < 4; ++s) scaled<32>(level + 32 * s, d * (packed[s] & 63), dmin * (packed[s + 4] & 63), out + 32 * s);
   for (int s = 0; s < 4; ++s) {
     const int scale = (packed[s + 8] & 15) | packed[s] >> 6 << 4, minimum = packed[s + 8] >> 4 | packed[s + 4] >> 6 << 4;
     scaled<32>(level + 128 + 32 * s, d * scale, dmin * minimum, out + 128 + 32 * s);
@@ -171,7 +174,7 @@ inline void scaled_six_bits(const uint8_t* b, const int8_t* level, float* out) {
 inline void q4_k(const uint8_t* b, float* out) {
   alignas(32) int8_t level[256];
   for (int pair = 0; pair < 4; ++pair) {
-    const auto q = bytes_at<Bytes32>(b + 16 + 32 * pair);
+    const auto q = read<Bytes32>(b + 16 + 32 * pair);
     put(bits(q, 0, 4), level + 64 * pair);
     put(bits(q, 4, 4), level + 64 * pair + 32);
   }
@@ -180,9 +183,9 @@ inline void q4_k(const uint8_t* b, float* out) {
 
 inline void q5_k(const uint8_t* b, float* out) {
   alignas(32) int8_t level[256];
-  const auto fifth = bytes_at<Bytes32>(b + 16);
+  const auto fifth = read<Bytes32>(b + 16);
   for (int pair = 0; pair < 4; ++pair) {
-    const auto q = bytes_at<Bytes32>(b + 48 + 32 * pair);
+    const auto q = read<Bytes32>(b + 48 + 32 * pair);
     put(bits(q, 0, 4) | up(bits(fifth, 2 * pair, 1), 4), level + 64 * pair);
     put(bits(q, 4, 4) | up(bits(fifth, 2 * pair + 1, 1), 4), level + 64 * pair + 32);
   }
@@ -192,14 +195,14 @@ inline void q5_k(const uint8_t* b, float* out) {
 inline void q6_k(const uint8_t* b, float* out) {
   alignas(32) int8_t level[256];
   for (int half = 0; half < 2; ++half) {
-    const auto high = bytes_at<Bytes32>(b + 128 + 32 * half);
-    const Bytes32 low[2] = {bytes_at<Bytes32>(b + 64 * half), bytes_at<Bytes32>(b + 64 * half + 32)};
+    const auto high = read<Bytes32>(b + 128 + 32 * half);
+    const Bytes32 low[2] = {read<Bytes32>(b + 64 * half), read<Bytes32>(b + 64 * half + 32)};
     for (int s = 0; s < 4; ++s)
       put((bits(low[s % 2], s / 2 * 4, 4) | up(bits(high, 2 * s, 2), 4)) - 32, level + 128 * half + 32 * s);
   }
-  const float d = half_at(b + 208);
-  const int8_t* scale = reinterpret_cast<const int8_t*>(b + 192);
-  for (int s = 0; s < 16; ++s) scaled<16>(level + 16 * s, d * scale[s], out + 16 * s);
+  alignas(64) float scale[16];
+  scaled<16>(reinterpret_cast<const int8_t*>(b + 192), half_at(b + 208), scale);
+  for (int s = 0; s < 16; ++s) scaled<16>(level + 16 * s, scale[s], out + 16 * s);
 }
 
 inline void iq4_xs(const uint8_t* b, float* out) {

@@ -64,14 +64,9 @@ constexpr int kLanes = sizeof(Vec) / sizeof(float);
 typedef uint8_t Bytes16 __attribute__((vector_size(16)));
 typedef uint8_t Bytes32 __attribute__((vector_size(32)));
 typedef uint16_t Words16 __attribute__((vector_size(16)));
+typedef uint32_t Ints16 __attribute__((vector_size(16)));
+typedef uint64_t Longs16 __attribute__((vector_size(16)));
 typedef uint16_t Words32 __attribute__((vector_size(32)));
-
-template <typename Bytes>
-inline Bytes bytes_at(const uint8_t* p) {
-  Bytes v;
-  std::memcpy(&v, p, sizeof v);
-  return v;
-}
 
 // `count` bits of each byte, from bit `first` on.
 inline Bytes16 bits(Bytes16 v, int first, int count) {
@@ -99,6 +94,19 @@ inline float sum_of_lanes(Vec v) {
   for (int half = kLanes / 2; half > 0; half /= 2)
     for (int i = 0; i < half; ++i) lane[i] += lane[i + half];
   return lane[0];
+}
+
+// Bytes of `table` by number, 0 to 15.
+inline Bytes16 picked(Bytes16 table, Bytes16 number) {
+#if defined(__SSSE3__)
+  return reinterpret_cast<Bytes16>(_mm_shuffle_epi8(reinterpret_cast<__m128i>(table), reinterpret_cast<__m128i>(number)));
+#elif defined(__aarch64__)
+  return vqtbl1q_u8(table, number);
+#else
+  Bytes16 v;
+  for (int i = 0; i < 16; ++i) v[i] = table[number[i]];
+  return v;
+#endif
 }
 
 }  // namespace
