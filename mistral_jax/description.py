@@ -64,7 +64,8 @@ def describe(files: ModelFiles, *, chat_template: str | None = None) -> ModelDes
 
 def _describe_folder(files: ModelFiles, chat_template: str | None) -> ModelDescription:
     config = MistralConfig.from_folder(files.folder)
-    tokenizer = load_tokenizer(files.folder)
+    folder = files.tokenizer_folder or files.folder
+    tokenizer = load_tokenizer(folder)
     path = files.folder / "generation_config.json"
     generation = read_json_object(path) if path.is_file() else {}
     eos_ids = {*config.eos_token_ids, *_eos_ids(generation, path)}
@@ -74,7 +75,7 @@ def _describe_folder(files: ModelFiles, chat_template: str | None) -> ModelDescr
         files=files,
         config=config,
         tokenizer=tokenizer,
-        chat=load_chat_formatter(files.folder, tokenizer, chat_template),
+        chat=load_chat_formatter(folder, tokenizer, chat_template),
         eos_ids=frozenset(eos_ids),
         defaults=_sampling_defaults(generation, path),
     )

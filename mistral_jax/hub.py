@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from conversion.weight_files import find_weight_files, is_first_part, is_gguf, parts_pattern
@@ -51,7 +51,7 @@ class ModelFiles:
     gguf: Path | None = None
     """A GGUF file, or the first part of one, that holds weights, configuration and tokenizer; it is here already."""
     tokenizer_folder: Path | None = None
-    """With `gguf`: whose tokenizer and chat template to use instead of the file's."""
+    """Whose tokenizer and chat template to use instead of the model's own."""
 
     def fetch_weights(self) -> list[Path]:
         """Paths of the weight files, downloaded first where they are missing.
@@ -91,6 +91,7 @@ def find_model(
     revision: str | None = None,
     token: str | bool | None = None,
     weight_files: Sequence[str] = (),
+    tokenizer_id: str | None = None,
 ) -> ModelFiles:
     """Find a model and fetch what is small of it.
 
@@ -100,9 +101,13 @@ def find_model(
       revision: branch, tag or commit, for Hub ids.
       token: a Hub token; None: the one that huggingface_hub finds itself; False: none.
       weight_files: see `ModelFiles.weight_files`.
+      tokenizer_id: Hub id or folder whose tokenizer and chat template are used instead of the model's own.
     Raises:
       ModelNotFoundError: there is no such folder, file or repository, or it cannot be reached.
     """
+    if tokenizer_id is not None:
+        found = find_model(name, revision=revision, token=token, weight_files=weight_files)
+        return replace(found, tokenizer_folder=_tokenizer_folder(tokenizer_id, token))
     files = tuple(weight_files)
     if name == DEMO:
         return ModelFiles(name=name, folder=DEMO_FOLDER, weight_files=files)
@@ -145,18 +150,20 @@ def find_gguf(
     Raises:
       ModelNotFoundError: there is no such file, folder or repository, or it cannot be reached.
     """
-    tokenizer = None if tokenizer_id is None else _tokenizer_folder(tokenizer_id, token)
+    if tokenizer_id is not None:
+        found = find_gguf(model_id, filename, preferred=preferred, revision=revision, token=token)
+        return replace(found, tokenizer_folder=_tokenizer_folder(tokenizer_id, token))
     path = None if filename is None else Path(filename).expanduser()
     if path is not None and path.is_file():
-        return ModelFiles(name=str(filename), folder=path.parent, gguf=path, tokenizer_folder=tokenizer)
+        return ModelFiles(name=str(filename), folder=path.parent, gguf=path)
     if model_id is None:
         raise ModelNotFoundError(f"there is no file {filename}; give its path, or the Hub id that it is from")
     folder = Path(model_id).expanduser()
     if folder.is_file():
-        return ModelFiles(name=model_id, folder=folder.parent, gguf=folder, tokenizer_folder=tokenizer)
+        return ModelFiles(name=model_id, folder=folder.parent, gguf=folder)
     if folder.is_dir():
         chosen = _choose_gguf([p.name for p in folder.iterdir()], filename, preferred, where=model_id)
-        return ModelFiles(name=model_id, folder=folder, gguf=folder / chosen, tokenizer_folder=tokenizer)
+        return ModelFiles(name=model_id, folder=folder, gguf=folder / chosen)
     if not _REPO_ID.fullmatch(model_id):
         raise ModelNotFoundError(f"{model_id!r} is neither a folder or file here nor a Hub id (owner/name)")
     names = _hub_names(model_id, revision=revision, token=token)
@@ -169,7 +176,6 @@ def find_gguf(
         revision=revision,
         token=token,
         gguf=folder / chosen,
-        tokenizer_folder=tokenizer,
     )
 
 

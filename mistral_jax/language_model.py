@@ -100,6 +100,7 @@ def load(
     revision: str | None = None,
     token: str | bool | None = None,
     weight_files: Sequence[str] = (),
+    tokenizer: str | None = None,
     chat_template: str | None = None,
     progress: bool = True,
 ) -> LanguageModel:
@@ -108,9 +109,10 @@ def load(
     Args:
       slots: sequences that are generated at the same time.
       length: most tokens of prompt and answer together; None: the model's own, at most `DEFAULT_LENGTH`.
+      tokenizer: Hub id or folder whose tokenizer and chat template are used instead of the model's own.
       Others: see `find_model`, `describe` and `load_module`.
     """
-    files = find_model(str(name), revision=revision, token=token, weight_files=weight_files)
+    files = find_model(str(name), revision=revision, token=token, weight_files=weight_files, tokenizer_id=tokenizer)
     description = describe(files, chat_template=chat_template)
     with tqdm(desc="loading weights", unit="B", unit_scale=True, disable=not progress, leave=False) as bar:
 

@@ -100,6 +100,7 @@ def model_files(settings: Settings) -> ModelFiles:
         revision=settings.revision,
         token=settings.token_source.token(),
         weight_files=settings.weight_files,
+        tokenizer_id=settings.tok_model_id,
     )
 
 

@@ -28,11 +28,18 @@ _Command = TypeVar("_Command", bound=Callable[..., Any])
 GENERAL = tuple(spec for spec in SPECS if spec.option.cli and not spec.option.kinds)
 MODEL = tuple(spec for spec in SPECS if spec.option.cli and "mistral" in spec.option.kinds)
 GGUF = tuple(spec for spec in SPECS if spec.option.cli and "gguf-mistral" in spec.option.kinds)
-MODEL_OR_DEMO = tuple(
-    replace(spec, option=replace(spec.option, default_text="the bundled demo")) if spec.name == "model_id" else spec
-    for spec in MODEL
+MODEL_OR_DEMO = (
+    *(
+        replace(spec, option=replace(spec.option, default_text="the bundled demo")) if spec.name == "model_id" else spec
+        for spec in MODEL
+    ),
+    *(
+        replace(spec, option=replace(spec.option, flags=spec.option.flags[:1], default_text="none"))
+        for spec in GGUF
+        if spec not in MODEL
+    ),
 )
-"""The same for commands that take the bundled model where none is named."""
+"""The same, and the options that name a GGUF file, for commands that take the bundled model where none is named."""
 
 _EPILOG = (
     "Every option can also be set by the environment variable shown in brackets; the command line wins. "

@@ -79,9 +79,9 @@ class Settings:
         str | None,
         Option(
             flags=("--tok-model-id", "-t"),
-            help="Hub id or folder whose tokenizer and chat template are used instead of the file's; they must agree.",
-            default_text="the file's own",
-            kinds=_GGUF,
+            help="Hub id or folder whose tokenizer and chat template are used instead of the model's own.",
+            default_text="the model's own",
+            kinds=_LOADED + _GGUF,
         ),
     ] = None
     revision: Annotated[

@@ -139,4 +139,4 @@ def test_paths_that_do_not_exist_are_refused(tmp_path: Path) -> None:
     with pytest.raises(ModelNotFoundError, match="has no GGUF file"):
         find_gguf(str(tmp_path), None)
     with pytest.raises(ModelNotFoundError, match=r"the tokenizer .* is neither a folder here nor a Hub id"):
-        find_gguf(None, "x.gguf", tokenizer_id=str(tmp_path / "missing"))
+        find_model("demo", tokenizer_id=str(tmp_path / "missing"))
