@@ -177,21 +177,32 @@ def test_the_result_is_no_view_of_the_bytes_given() -> None:
         np.testing.assert_array_equal(values, before)
 
 
-def test_types_of_the_host_go_over_in_pieces(monkeypatch: pytest.MonkeyPatch) -> None:
-    kind = BY_NAME["IQ2_XS"]
-    raw = random_rows(kind, 9, 1280)
+@pytest.mark.parametrize("collect", ["_collect", "_collect_on_cpu"])
+@pytest.mark.parametrize("name", ["IQ2_XS", "NVFP4", "Q5_K", "F64", "BF16"])
+def test_large_tensors_are_unpacked_in_pieces(name: str, collect: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    # On the CPU of the tests, also the way of devices with memory of their own.
+    kind = BY_NAME[name]
+    if kind.dtype is None:
+        raw = random_rows(kind, 9, 1280)
+        reference = expected(raw, kind)
+    else:
+        reference = np.random.default_rng(0).standard_normal((9, 1280)).astype(np.float32)
+        stored = reference.astype(kind.dtype)
+        raw, reference = stored.view(np.uint8), stored.astype(np.float32)
     sizes: list[int] = []
-    on_host = to_device._on_host  # pyright: ignore[reportPrivateUsage]
 
-    def counted(blocks: Bytes, kind: GGMLType) -> np.ndarray[Any, np.dtype[np.float32]]:
-        sizes.append(len(blocks))
-        return on_host(blocks, kind)
+    def counted(pieces: Any, *rest: Any) -> jax.Array:
+        pieces = list(pieces)
+        sizes.extend(piece.size for _, piece in pieces)
+        return chosen(pieces, *rest)
 
+    chosen = getattr(to_device, collect)
     monkeypatch.setattr(to_device, "_PIECE", 20 * 256)
-    monkeypatch.setattr(to_device, "_on_host", counted)
-    values = dequantize(raw, kind, dtype=jnp.bfloat16)
-    assert sizes == [20, 20, 5]
-    np.testing.assert_array_equal(bits(values), bits(expected(raw, kind).astype(ml_dtypes.bfloat16)))
+    monkeypatch.setattr(to_device, "_collect_on_cpu", counted)
+    values = dequantize(raw.reshape(3, 3, -1), kind, dtype=jnp.bfloat16)
+    assert sizes == [5120, 5120, 1280]
+    assert values.shape == (3, 3, 1280)
+    np.testing.assert_array_equal(bits(values).reshape(9, 1280), bits(reference.astype(ml_dtypes.bfloat16)))
 
 
 @packed
