@@ -19,6 +19,7 @@ import numpy as np
 
 from conversion.ggml_types import BY_NAME, GGMLType
 from conversion.gguf_config import hf_config
+from conversion.gguf_fields import shortest
 from conversion.gguf_file import GGUFFile
 from conversion.memory_estimate import MemoryEstimate, StoredTensor, estimate_memory
 from conversion.safetensors_io import DTYPES, SafetensorsFile
@@ -193,6 +194,8 @@ def _shortened(gguf: GGUFFile, key: str) -> Any:
         strings = kind.startswith("string")
         return LongArray(type=kind, first=() if strings else tuple(gguf.metadata[key][:_SHOWN_ITEMS].tolist()))
     value = gguf.metadata[key]
+    if isinstance(value, float):
+        return shortest(value)
     return value.tolist() if isinstance(value, np.ndarray) else value
 
 

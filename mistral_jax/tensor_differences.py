@@ -108,10 +108,10 @@ def compare_arrays(name: str, a: Array, b: Array) -> TensorDifference:
     flat_a, flat_b = a.reshape(-1), b.reshape(-1)
     largest, squares, squares_a = 0.0, 0.0, 0.0
     for first in range(0, flat_a.size, _PIECE_VALUES):
-        x = flat_a[first : first + _PIECE_VALUES].astype(np.float32)
-        y = flat_b[first : first + _PIECE_VALUES].astype(np.float32)
-        # In float64: the squares of float16's largest differences would overflow otherwise. Equal infinities do not differ.
-        difference = np.subtract(x, y, where=x != y, out=np.zeros(x.size), dtype=np.float64)
+        # In float64, in which squares neither overflow nor lose digits where many are added up.
+        x = flat_a[first : first + _PIECE_VALUES].astype(np.float64)
+        y = flat_b[first : first + _PIECE_VALUES].astype(np.float64)
+        difference = np.subtract(x, y, where=x != y, out=np.zeros(x.size))  # equal infinities do not differ
         largest = float(np.maximum(largest, np.max(np.abs(difference))))
         squares += float(np.dot(difference, difference))
         squares_a += float(np.dot(x, x))

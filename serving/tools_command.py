@@ -32,7 +32,7 @@ def run_inspect(path: Path, *, as_json: bool, tensors: bool) -> int:
     found = [inspect(model) for model in find_models(path)]
     if as_json:
         data = [inspection.as_json() for inspection in found]
-        print(json.dumps(data[0] if len(data) == 1 else data, indent=2, default=str))
+        print(json.dumps(_without_nan(data[0] if len(data) == 1 else data), indent=2))
     elif len(found) == 1:
         print(render(found[0], tensors=tensors))
     else:

@@ -1,0 +1,132 @@
+"""The commands inspect, convert and verify: what they print, how they end, and what they leave behind."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+from click.testing import CliRunner
+
+from serving.cli import cli
+from tests.conversion.tiny_models import GOLDENS, write_folder
+
+NARROW = str(GOLDENS / "narrow.Q4_0.gguf")
+
+
+@pytest.fixture(autouse=True)
+def no_compilation_cache(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The cache would be switched on for this whole process."""
+    monkeypatch.setenv("MISTRAL_JAX_COMPILATION_CACHE", "none")
+
+
+def invoke(*arguments: str) -> Any:
+    return CliRunner().invoke(cli, arguments, catch_exceptions=False, standalone_mode=False)
+
+
+def fails(match: str, *arguments: str) -> None:
+    with pytest.raises((ValueError, OSError), match=match):
+        invoke(*arguments)
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_folder(tmp_path_factory.mktemp("models") / "tiny")
+
+
+def test_inspect_prints_a_file_or_its_json() -> None:
+    text = invoke("inspect", NARROW).output
+    assert "GGUF version 3" in text
+    assert "blk.0.attn_q.weight" in text
+    assert "weights with --quant auto" in text
+    assert "blk.0.attn_q.weight" not in invoke("inspect", NARROW, "--no-tensors").output
+    data = json.loads(invoke("inspect", NARROW, "--json").output)
+    assert data["tensors"][0]["type"] in {"Q4_0", "F32", "Q6_K", "Q8_0"}
+    assert data["memory"]["weights"]["none"] > data["memory"]["weights"]["auto"]
+
+
+def test_inspect_lists_a_folder_of_files(tmp_path: Path) -> None:
+    shutil.copy(NARROW, tmp_path)
+    shutil.copy(GOLDENS / "wide.Q6_K.gguf", tmp_path)
+    lines = invoke("inspect", str(tmp_path)).output.splitlines()
+    assert [line.split()[0] for line in lines[2:]] == ["narrow.Q4_0.gguf", "wide.Q6_K.gguf"]
+    assert len(json.loads(invoke("inspect", str(tmp_path), "--json").output)) == 2
+    fails("no file or folder", "inspect", str(tmp_path / "missing"))
+
+
+def test_convert_goes_by_the_name_of_the_destination(model: Path, tmp_path: Path) -> None:
+    file, folder, again = tmp_path / "x.gguf", tmp_path / "x", tmp_path / "y.gguf"
+    done = invoke("convert", str(model), str(file), "--type", "Q8_0", "--name", "My Model")
+    assert f"{file}: " in done.output
+    assert "bits per weight" in done.output
+    assert json.loads(invoke("inspect", str(file), "--json").output)["metadata"]["general.name"] == "My Model"
+    assert "16.00 bits per weight" in invoke("convert", str(file), str(folder)).output
+    assert (folder / "tokenizer.json").is_file()
+    assert "32.00 bits per weight" in invoke("convert", str(file), str(folder), "--overwrite", "--type", "F32").output
+    assert "32.00 bits per weight" in invoke("convert", str(file), str(again), "--type", "f32").output
+    assert invoke("verify", str(folder), str(again), "--no-logits", "--max-rms", "0").return_value == 0
+
+
+def test_convert_refuses_what_makes_no_sense(model: Path, tmp_path: Path) -> None:
+    fails("does not end in .gguf", "convert", str(model), str(tmp_path / "x"))
+    fails("no type 'q9'", "convert", str(model), str(tmp_path / "x.gguf"), "--type", "q9")
+    fails("cannot be stored as 'q8_0'", "convert", NARROW, str(tmp_path / "x"), "--type", "q8_0")
+    fails("--name is for GGUF files", "convert", NARROW, str(tmp_path / "x"), "--name", "y")
+    fails("give the folder", "convert", str(model / "model.safetensors"), str(tmp_path / "x.gguf"))
+    fails("neither a folder or file here nor a Hub id", "convert", "no such thing", str(tmp_path / "x.gguf"))
+    fails("exists already", "convert", NARROW, str(tmp_path))
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_verify_ends_with_1_where_a_limit_is_exceeded(model: Path, tmp_path: Path) -> None:
+    other = str(tmp_path / "x.gguf")
+    invoke("convert", str(model), other, "--type", "q8_0")
+    (tmp_path / "text").write_text("the cat sat on the mat")
+    compare = ("verify", str(model), other, "--text", str(tmp_path / "text"))
+    done = invoke(*compare, "--max-rms", "0.01", "--max-kl", "1")
+    assert done.return_value == 0
+    assert "perplexity" in done.output
+    assert "FAILED" not in done.output
+    done = invoke(*compare, "--max-rms", "0.001", "--max-kl", "0")
+    assert done.return_value == 1
+    assert done.output.count("FAILED") == 2
+    data = json.loads(invoke(*compare, "--json", "--max-tokens", "2", "--max-rms", "0.001").output)
+    assert data["logits"]["tokens"] == 2
+    assert len(data["failures"]) == 1
+    assert data["relative_rms"] == max(tensor["relative_rms"] for tensor in data["tensors"])
+    fails("expected one of none, auto", *compare, "--quant", "q5_0")
+
+
+def test_sigterm_leaves_nothing(model: Path, tmp_path: Path) -> None:
+    code = (
+        "import time, conversion.to_gguf as m; from serving.cli import main;"
+        "write = m.GGUFWriter.write;"
+        "m.GGUFWriter.write = lambda *a: (print('writing', flush=True), time.sleep(30), write(*a));"
+        "main()"
+    )
+    command = [sys.executable, "-c", code, "convert", str(model), str(tmp_path / "x.gguf"), "--type", "f32"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == "writing\n"
+        assert [entry.name for entry in tmp_path.iterdir()] == [".x.gguf.partial"]
+        start = time.monotonic()
+        process.send_signal(signal.SIGTERM)
+        assert process.wait() == 128 + signal.SIGTERM
+    assert time.monotonic() - start < 10
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_errors_are_one_line(tmp_path: Path) -> None:
+    (tmp_path / "x.gguf").write_bytes(b"GGUF\3\0\0\0")
+    command = [sys.executable, "-W", "error", "-m", "serving.cli", "inspect", str(tmp_path / "x.gguf")]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 1
+    assert done.stdout == ""
+    assert done.stderr.startswith("Error: ")
+    assert done.stderr.count("\n") == 1
