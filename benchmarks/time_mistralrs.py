@@ -36,6 +36,8 @@ def main(path: str, rows: str, prompt_tokens: str, answer_tokens: str, repeats: 
         prefix_cache_n=0,
     )
     draw = random.Random(0)
+    # Tokens without text, such as the unused ones of a random model, would come in no piece.
+    favourite = {runner.tokenize_text(WORDS[0], add_special_tokens=False, enable_thinking=None)[-1]: 100.0}
 
     def tokens_in(text: str) -> int:
         return len(runner.tokenize_text(text, add_special_tokens=False, enable_thinking=None))
@@ -58,6 +60,7 @@ def main(path: str, rows: str, prompt_tokens: str, answer_tokens: str, repeats: 
                 messages=[{"role": "user", "content": content}],
                 max_tokens=answer + rows - row,
                 temperature=0.0,
+                logit_bias=favourite,
                 ignore_eos=True,
                 stream=True,
             )
