@@ -27,7 +27,7 @@ _LENGTH = struct.Struct("<Q")
 _WINDOW = 2**18
 _WINDOW_PER_STRING = 16
 _LEAST_WINDOW = 2**12
-_LEAST_STEPS, _MOST_STEPS = 2**6, 2**12
+_SINGLE_STEPS = 256
 
 
 @dataclass(frozen=True, slots=True)
@@ -159,9 +159,9 @@ def _borders(data: bytes, count: int) -> Array:
     """
     short, following, breaks = _short_lengths(data)
     runs: list[Array] = []
-    position, steps = 0, _LEAST_STEPS
+    read_length, last_length = _LENGTH.unpack_from, len(data) - 8
+    position = 0
     while count:
-        steps = min(2 * steps, _MOST_STEPS)
         first = int(np.searchsorted(short, position))
         if first < len(short) and short[first] == position:
             link = int(np.searchsorted(breaks, first))
@@ -173,17 +173,18 @@ def _borders(data: bytes, count: int) -> Array:
                 runs.append(short[first : last + 1])
                 position = int(following[last])
                 count -= last + 1 - first
-                steps = _LEAST_STEPS
         singles: list[int] = []
-        while len(singles) < min(count, steps) and position + 8 <= len(data):
-            stop = position + 8 + _LENGTH.unpack_from(data, position)[0]
+        for _ in range(min(count, _SINGLE_STEPS)):
+            if position > last_length:
+                break
+            stop = position + 8 + read_length(data, position)[0]
             if stop > len(data):
                 break
             singles.append(position)
             position = stop
         runs.append(np.array(singles, np.int64))
         count -= len(singles)
-        if len(singles) < steps:
+        if len(singles) < _SINGLE_STEPS:
             break
     return np.concatenate([*runs, np.array([position], np.int64)])
 

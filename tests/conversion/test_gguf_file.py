@@ -147,7 +147,8 @@ def test_scalars_and_every_type_of_value(tmp_path: Path) -> None:
         assert not values.flags.writeable
     assert gguf.metadata["yes"] is True
     assert gguf.metadata["odd"] is True
-    assert gguf.metadata["truths"].tolist() == [False, True, True]
+    assert gguf.metadata["truths"].dtype == np.bool_
+    assert gguf.metadata["truths"].view(np.uint8).tolist() == [0, 1, 1]
     assert (gguf.metadata["none"].size, gguf.metadata["no strings"]) == (0, [])
     assert (gguf.metadata["minus"], gguf.metadata["big"]) == (-1, 2**64 - 1)
     assert (gguf.tensors["scalar"].shape, gguf.view("scalar").shape) == ((), (4,))
@@ -213,9 +214,9 @@ def test_a_large_vocabulary_costs_nothing_before_it_is_used(tmp_path: Path) -> N
     path = saved(tmp_path / "vocabulary.gguf", file_bytes(keys))
     times: list[float] = []
     for _ in range(5):
-        start = time.perf_counter()
+        start = time.thread_time()
         gguf = GGUFFile(path)
-        times.append(time.perf_counter() - start)
+        times.append(time.thread_time() - start)
     # Measured: 0.01 s.
     assert min(times) < 0.1
     assert gguf.metadata["tokens"][131_071] == "▁token131071"
