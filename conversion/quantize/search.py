@@ -168,12 +168,13 @@ def _fit_offset(x: jax.Array, most: int) -> tuple[jax.Array, jax.Array]:
             determinant = run * cc - c * c
             inverse = reciprocal(determinant)
             minimum = (cc * total - c * cx) * inverse
-            # An offset below zero cannot be written: without one the scale is a simple quotient.
-            scale = jnp.where(minimum > 0, cx * reciprocal(cc), (run * cx - total * c) * inverse)
-            minimum = jnp.minimum(minimum, 0)
+            # An offset below zero cannot be written, and equal codes need none: then the scale is a simple quotient.
+            alone = (minimum > 0) | (determinant <= 0)
+            scale = jnp.where(alone, cx * reciprocal(cc), (run * cx - total * c) * inverse)
+            minimum = jnp.where(alone, 0, minimum)
             # The squared error, less the squares of the values, which are the same for all.
             error = scale * (scale * cc + 2 * (minimum * c - cx)) + minimum * (run * minimum - 2 * total)
-            best = _keep((determinant > 0) & (error < best[2]), (scale, -minimum, error), best)
+            best = _keep((cc > 0) & (error < best[2]), (scale, -minimum, error), best)
         return best, None
 
     start = (jnp.zeros_like(low), -low, jnp.full_like(low, jnp.inf))

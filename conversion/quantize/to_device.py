@@ -30,7 +30,7 @@ _PIECE = 1 << 18
 _DEVICE_PIECE = 1 << 24
 """Values that other devices work on at a time."""
 _WIDTH = 256
-"""Pieces are rows of so many values, a whole number of blocks of any type."""
+"""Pieces on a CPU are rows of so many values, a whole number of blocks of any type."""
 
 
 def quantize(values: Array | jax.Array, kind: GGMLType, *, device: Device | None = None) -> jax.Array:
@@ -102,34 +102,38 @@ def _on_cpu(values: Array, kind: GGMLType, device: Device) -> tuple[jax.Array, b
 
 
 def _on_device(values: jax.Array, kind: GGMLType) -> tuple[jax.Array, bool]:
-    """The same, with values that are on the device."""
-    size = values.size
-    count = kind.row_bytes(size)
-    # Tensors of less than a piece are few sizes when rounded up to powers of two.
-    piece = min(max(1 << (size - 1).bit_length(), _PIECE), _DEVICE_PIECE) if size else _PIECE
-    values = jnp.pad(values, (0, max(0, piece - size)))
-    packed = jnp.zeros(kind.row_bytes(values.size), jnp.uint8, device=values.device)
+    """The same, with values that are on the device: [n] -> uint8 [bytes]."""
+    if kind.dtype is not None:
+        packed, sound = _pack(values, kind)
+        return packed, bool(sound)
+    blocks = values.reshape(-1, kind.block_size)
+    count = len(blocks)
+    # Tensors of less than a piece are of few sizes when rounded up to powers of two.
+    least, most = _PIECE // kind.block_size, _DEVICE_PIECE // kind.block_size
+    piece = min(max(1 << (count - 1).bit_length(), least), most) if count else least
+    blocks = jnp.pad(blocks, ((0, max(0, piece - count)), (0, 0)))
+    packed = jnp.zeros((len(blocks), kind.block_bytes), jnp.uint8, device=blocks.device)
     good: list[jax.Array] = []
-    for start in range(0, size, piece):
+    for start in range(0, count, piece):
         # The last piece ends where the values end: some blocks are made twice, and come out the same.
-        start = min(start, values.size - piece)
-        blocks, sound = _pack(_cut(values, start, piece), kind)
-        packed = _place(packed, blocks.reshape(-1), kind.row_bytes(start))
+        start = min(start, len(blocks) - piece)
+        made, sound = _pack(_cut(blocks, start, piece), kind)
+        packed = _place(packed, made, start)
         good.append(sound)
-    return packed[:count], all(bool(sound) for sound in good)
+    return packed[:count].reshape(-1), all(bool(sound) for sound in good)
 
 
 _pack: Callable[[jax.Array, GGMLType], tuple[jax.Array, jax.Array]] = jax.jit(pack, static_argnums=1)
 
 
 @partial(jax.jit, static_argnums=2)
-def _cut(values: jax.Array, start: jax.Array | int, size: int) -> jax.Array:
-    return jax.lax.dynamic_slice_in_dim(values, start, size).reshape(-1, _WIDTH)
+def _cut(blocks: jax.Array, start: jax.Array | int, size: int) -> jax.Array:
+    return jax.lax.dynamic_slice_in_dim(blocks, start, size)
 
 
 @partial(jax.jit, donate_argnums=0)
-def _place(packed: jax.Array, blocks: jax.Array, start: jax.Array | int) -> jax.Array:
-    return jax.lax.dynamic_update_slice_in_dim(packed, blocks, start, 0)
+def _place(packed: jax.Array, made: jax.Array, start: jax.Array | int) -> jax.Array:
+    return jax.lax.dynamic_update_slice_in_dim(packed, made, start, 0)
 
 
 def _complaint(values: Array, kind: GGMLType) -> str:
