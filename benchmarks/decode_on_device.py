@@ -1,6 +1,6 @@
 """Prefill and decode speed of a random model whose weights are made on the device: no file, no transfer.
 
-usage: python benchmarks/decode_on_device.py {160m|1b|7b} [--dtype bfloat16] [--rows 1,8,32] [--output FILE.json]
+usage: python benchmarks/decode_on_device.py {160m|1b|7b} [--dtype bfloat16] [--quant Q8_0] [--rows 1,8,32] [--output FILE.json]
 Reports tokens per second, and the bytes of weights per second over the measured copy bandwidth of the device.
 """
 
@@ -17,15 +17,32 @@ import jax.numpy as jnp
 from flax import nnx
 
 from benchmarks.make_random_model import SHAPES, shape
+from conversion.ggml_types import BY_NAME
+from conversion.quantize import quantize
+from mistral_jax.layers import Embedding, Linear
 from mistral_jax.mistral import Mistral
+from mistral_jax.quant.array import QuantizedArray, int8_array
+from mistral_jax.quant.summary import summarize
 from mistral_jax.runner import Runner
 from serving.bench import copy_bandwidth, time_runner
+
+
+def pack(model: Mistral, form: str) -> None:
+    """Put packed weights in the place of a model's plain matrices, one by one: a ggml type, or int8."""
+    for _, module in nnx.iter_modules(model):
+        if isinstance(module, Linear | Embedding):
+            plain = module.weight.get_value()
+            packed = (
+                int8_array(plain) if form == "int8" else QuantizedArray(quantize(plain, BY_NAME[form]), BY_NAME[form])
+            )
+            module.weight = nnx.Param(jax.block_until_ready(packed))
 
 
 def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("size", choices=SHAPES)
     parser.add_argument("--dtype", default="bfloat16")
+    parser.add_argument("--quant", default="none", help="a ggml type such as Q4_K, or int8")
     parser.add_argument("--rows", default="1,8,32")
     parser.add_argument("--prompt-tokens", type=int, default=512)
     parser.add_argument("--answer-tokens", type=int, default=64)
@@ -35,6 +52,8 @@ def main() -> None:
     config = shape(args.size)
     # Under jit, so that no float32 intermediate of a whole matrix outlives its use.
     model = nnx.jit(lambda: Mistral(config, param_dtype=jnp.dtype(args.dtype), rngs=nnx.Rngs(0)))()
+    if args.quant != "none":
+        pack(model, args.quant)
     device = jax.devices()[0]
     bandwidth = copy_bandwidth(device)
     timings = []
@@ -48,6 +67,7 @@ def main() -> None:
         "model": f"random {args.size}",
         "parameters": config.num_parameters,
         "dtype": args.dtype,
+        "weights": str(summarize(model)),
         "device": device.device_kind,
         "copy_bytes_per_second": bandwidth,
         "prompt_tokens": args.prompt_tokens,

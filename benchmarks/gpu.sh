@@ -19,3 +19,12 @@ echo "== random 7B in bfloat16, weights made on the device"
 timeout 200 python benchmarks/decode_on_device.py 7b --dtype bfloat16 --rows 1,8,32 --output "$OUT/7b-bfloat16.json"
 echo "== random 1.1B"
 timeout 120 python benchmarks/decode_on_device.py 1b --dtype bfloat16 --rows 1,8,32 --output "$OUT/1b-bfloat16.json"
+
+echo "== products with packed weights, form by form"
+timeout 200 python benchmarks/quantized_products.py --output "$OUT/quantized-products.json"
+echo "== random 7B in packed weights"
+for quant in Q8_0 Q4_K int8; do
+  timeout 150 python benchmarks/decode_on_device.py 7b --quant $quant --rows 1,8 --output "$OUT/7b-$quant.json"
+done
+echo "== unpacking on the device"
+timeout 60 python benchmarks/dequantize.py > "$OUT/dequantize.json"
