@@ -44,24 +44,3 @@ def q8_0(block: jax.Array) -> jax.Array:
 
 def iq4_nl(block: jax.Array) -> jax.Array:
     return half(block, 0) * lookup(nibbles(block[..., 2:]), IQ4_VALUES)
-
-
-def mxfp4(block: jax.Array) -> jax.Array:
-    """Codes E2M1 under a power of two, 2^(e - 127), of the OCP microscaling formats.
-
-    For the two least scales some results are subnormal, which float arithmetic may flush to zero: their bits are put together as
-    integers. Twice the magnitude of a code is a hexadecimal digit of `digits`; for the two least scales the digit is the result's
-    bits in units of 2^21.
-    """
-    exponent = block[..., :1].astype(jnp.uint32)
-    codes = nibbles(block[..., 1:]).astype(jnp.uint32)
-    least = exponent < 2
-    digits = jnp.where(exponent == 0, jnp.uint32(0xA8643210), jnp.uint32(0xECA86420))
-    digits = jnp.where(least, digits, jnp.uint32(0xC8643210))
-    digit = (digits >> ((codes & 7) << 2)) & 15
-    # 2^(e - 128), half the scale, because the digits are twice the magnitudes.
-    scale = jax.lax.bitcast_convert_type(jnp.where(least, jnp.uint32(1), exponent - 1) << 23, jnp.float32)
-    product = jax.lax.bitcast_convert_type(centred(digit, 0) * scale, jnp.uint32)
-    # Code 8 is a positive zero to ggml, whose tables hold integers.
-    sign = jnp.where(codes > 8, jnp.uint32(1 << 31), jnp.uint32(0))
-    return jax.lax.bitcast_convert_type(jnp.where(least, digit << 21, product) | sign, jnp.float32)

@@ -1,4 +1,4 @@
-"""Types whose blocks hold 256 values: a float16 scale for all, and small integer scales for sub-blocks of 16 or 32.
+"""Types whose blocks hold 256 values: a float16 scale for all, and mostly small integer scales for sub-blocks of 16 or 32.
 
 Each function takes blocks as uint8 [..., blocks, block_bytes] and returns float32 [..., blocks, <axes>, 32], where the axes before
 the last count the eight runs of 32 the way the type's bit fields are nested.
@@ -74,3 +74,15 @@ def iq4_xs(block: jax.Array) -> jax.Array:
     high = bits(fold(word[..., None], 1, 1), 2, 4, 2).astype(jnp.uint8)
     scale = half(block, 0, 2) * centred(low | (high << 4), 32)
     return scale[..., None] * lookup(nibbles(fold(block[..., 8:], 4, 2, 16)), IQ4_VALUES)
+
+
+def tq1_0(block: jax.Array) -> jax.Array:
+    """Five values -1, 0, 1 to the byte, which is a fraction of 256: times 3^n, without the whole part, it begins with digit n."""
+    powers = jnp.array([1, 3, 9, 27, 81], jnp.uint8)[:, None]
+    parts = (block[..., None, :32] * powers, block[..., None, 32:48] * powers, block[..., None, 48:52] * powers[:4])
+    shifted = jnp.concatenate([part.reshape(*block.shape[:-1], -1) for part in parts], -1)
+    return half(block, 52, 2) * centred(fold((shifted.astype(jnp.uint16) * 3) >> 8, 8, 32), 1)
+
+
+def tq2_0(block: jax.Array) -> jax.Array:
+    return half(block, 64, 3) * centred(bits(fold(block[..., :64], 2, 1, 32), 2, 4, 1), 1)

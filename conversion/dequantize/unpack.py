@@ -8,30 +8,46 @@ import jax
 import jax.numpy as jnp
 from jax.typing import DTypeLike
 
-from conversion.dequantize import small_blocks, super_blocks
+from conversion.dequantize import fp4_blocks, grid_blocks, small_blocks, super_blocks
 from conversion.dequantize.fields import RUN, split_blocks
 from conversion.ggml_types import GGMLType
 
-_BLOCKS: dict[str, Callable[[jax.Array], jax.Array]] = {
+_Unpack = Callable[[jax.Array], jax.Array]
+
+_COMMON: dict[str, _Unpack] = {
     "Q4_0": small_blocks.q4_0,
     "Q4_1": small_blocks.q4_1,
     "Q5_0": small_blocks.q5_0,
     "Q5_1": small_blocks.q5_1,
     "Q8_0": small_blocks.q8_0,
     "IQ4_NL": small_blocks.iq4_nl,
-    "MXFP4": small_blocks.mxfp4,
     "Q2_K": super_blocks.q2_k,
     "Q3_K": super_blocks.q3_k,
     "Q4_K": super_blocks.q4_k,
     "Q5_K": super_blocks.q5_k,
     "Q6_K": super_blocks.q6_k,
     "IQ4_XS": super_blocks.iq4_xs,
+    "MXFP4": fp4_blocks.mxfp4,
 }
+_RARE: dict[str, _Unpack] = {
+    "TQ1_0": super_blocks.tq1_0,
+    "TQ2_0": super_blocks.tq2_0,
+    "IQ1_S": grid_blocks.iq1_s,
+    "IQ1_M": grid_blocks.iq1_m,
+    "IQ2_XXS": grid_blocks.iq2_xxs,
+    "IQ2_XS": grid_blocks.iq2_xs,
+    "IQ2_S": grid_blocks.iq2_s,
+    "IQ3_XXS": grid_blocks.iq3_xxs,
+    "IQ3_S": grid_blocks.iq3_s,
+    "NVFP4": fp4_blocks.nvfp4,
+}
+_BLOCKS = _COMMON | _RARE
+_PLAIN = frozenset({"F32", "F16", "BF16", "I8", "I16", "I32"})
 
 PACKED = frozenset(_BLOCKS)
-"""Names of the types of blocks that `unpack` and `unpack_runs` know."""
-UNPACKABLE = PACKED | {"F32", "F16", "BF16", "I8", "I16", "I32"}
-"""Names of all types that `unpack` knows."""
+"""Names of the types of blocks that `unpack` and `unpack_runs` take: all that there are."""
+UNPACKABLE = frozenset(_COMMON) | _PLAIN
+"""Names of the types that may stay as they are on the device: common, and cheap to unpack anew in each product."""
 
 
 def unpack(raw: jax.Array, kind: GGMLType, dtype: DTypeLike = jnp.float32) -> jax.Array:
@@ -40,9 +56,9 @@ def unpack(raw: jax.Array, kind: GGMLType, dtype: DTypeLike = jnp.float32) -> ja
     They are computed in float32, with the bits of `gguf.quants.dequantize`, and rounded to `dtype` once. Pure and traceable.
 
     Raises:
-      ValueError: the type is not in `UNPACKABLE`, the bytes are not uint8, or a row is no whole number of blocks.
+      ValueError: the type is F64 or I64, the bytes are not uint8, or a row is no whole number of blocks.
     """
-    _check(raw, kind, UNPACKABLE)
+    _check(raw, kind, PACKED | _PLAIN, "unpack")
     shape = (*raw.shape[:-1], raw.shape[-1] // kind.block_bytes * kind.block_size)
     if kind.dtype is None:
         # A CPU must not fuse the final reshape into the loop: over whole rows the loop would no longer be vector code.
@@ -63,16 +79,14 @@ def unpack_runs(raw: jax.Array, kind: GGMLType) -> jax.Array:
     Raises:
       ValueError: the type is not in `PACKED`, the bytes are not uint8, or a row is no whole number of blocks.
     """
-    _check(raw, kind, PACKED)
+    _check(raw, kind, PACKED, "unpack_runs")
     values = _BLOCKS[kind.name](split_blocks(raw, kind.block_bytes))
     return values.reshape(*raw.shape[:-1], raw.shape[-1] // kind.block_bytes * kind.block_size // RUN, RUN)
 
 
-def _check(raw: jax.Array, kind: GGMLType, known: frozenset[str]) -> None:
+def _check(raw: jax.Array, kind: GGMLType, known: frozenset[str], caller: str) -> None:
     if kind.name not in known:
-        raise ValueError(
-            f"{kind.name} is not unpacked here but by dequantize(), on the host; here: {', '.join(sorted(known))}"
-        )
+        raise ValueError(f"{caller} does not take {kind.name} but {', '.join(sorted(known))}")
     if raw.dtype != jnp.uint8 or raw.ndim == 0 or raw.shape[-1] % kind.block_bytes:
         raise ValueError(
             f"packed rows of {kind.name} must be uint8 [..., n * {kind.block_bytes}], not {raw.dtype} {list(raw.shape)}"

@@ -25,7 +25,7 @@ HALVES = {
     "Q6_K": (208,),
     "TQ1_0": (52,),
     "TQ2_0": (64,),
-    # Its scale is spread over four words; a clear bit in the last byte keeps it finite.
+    # Its scale is spread over the highest bits of four words; of the last, one bit of the exponent is cleared.
     "IQ1_M": (54,),
 }
 """Where the float16 scales of a block are."""
@@ -41,7 +41,7 @@ def random_rows(kind: GGMLType, rows: int, columns: int) -> Bytes:
     blocks = raw.reshape(-1, kind.block_bytes)
     for offset in HALVES.get(kind.name, ()):
         scales = blocks[:, offset].astype(np.uint16) | (blocks[:, offset + 1].astype(np.uint16) << 8)
-        scales = np.where(scales & 0x7C00 == 0x7C00, scales & 0xBFFF, scales)
+        scales = np.where((scales & 0x7C00 == 0x7C00) | (kind.name == "IQ1_M"), scales & 0xBFFF, scales)
         if kind.name != "IQ1_M":
             scales[: len(SPECIAL)] = SPECIAL[: len(scales)]
         blocks[:, offset : offset + 2] = scales[:, None].view(np.uint8)
@@ -64,15 +64,19 @@ def bits(values: Any) -> np.ndarray[Any, Any]:
 
 
 packed = pytest.mark.parametrize("kind", [BY_NAME[name] for name in sorted(PACKED)], ids=lambda kind: kind.name)
-blocked = pytest.mark.parametrize("kind", [kind for kind in TYPES if kind.dtype is None], ids=lambda kind: kind.name)
 
 
-@blocked
+@packed
 def test_bits_are_those_of_gguf_quants(kind: GGMLType) -> None:
     raw = random_rows(kind, 7, 768)
     values = dequantize(raw, kind)
     assert values.shape == (7, 768)
     np.testing.assert_array_equal(bits(values), bits(expected(raw, kind)))
+
+
+def test_all_types_are_known() -> None:
+    assert {kind.name for kind in TYPES if kind.dtype is None} == PACKED
+    assert {kind.name for kind in TYPES if kind.dtype is not None} - UNPACKABLE == {"F64", "I64"}
 
 
 @packed
@@ -121,6 +125,14 @@ def test_every_scale_and_code_of_mxfp4_with_subnormal_results() -> None:
     np.testing.assert_array_equal(bits(jitted(kind)(raw)), bits(reference))
     with np.errstate(over="ignore"):
         np.testing.assert_array_equal(bits(jitted(kind, jnp.bfloat16)(raw)), bits(reference.astype(ml_dtypes.bfloat16)))
+
+
+def test_every_scale_and_code_of_nvfp4() -> None:
+    kind = BY_NAME["NVFP4"]
+    raw = np.zeros((256, kind.block_bytes), np.uint8)
+    raw[:, :4] = np.arange(256)[:, None] + np.array([0, 64, 128, 192])
+    raw[:, 4:] = np.tile(np.arange(16) | (np.arange(16)[::-1] << 4), 2)
+    np.testing.assert_array_equal(bits(jitted(kind)(raw)), bits(expected(raw, kind)))
 
 
 @pytest.mark.parametrize("name", ["Q4_0", "Q6_K", "IQ3_S"])
@@ -177,30 +189,27 @@ def test_the_result_is_no_view_of_the_bytes_given() -> None:
         np.testing.assert_array_equal(values, before)
 
 
-@pytest.mark.parametrize("collect", ["_collect", "_collect_on_cpu"])
 @pytest.mark.parametrize("name", ["IQ2_XS", "NVFP4", "Q5_K", "F64", "BF16"])
-def test_large_tensors_are_unpacked_in_pieces(name: str, collect: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    # On the CPU of the tests, also the way of devices with memory of their own.
+def test_large_tensors_are_unpacked_in_pieces(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     kind = BY_NAME[name]
     if kind.dtype is None:
         raw = random_rows(kind, 9, 1280)
         reference = expected(raw, kind)
     else:
-        reference = np.random.default_rng(0).standard_normal((9, 1280)).astype(np.float32)
-        stored = reference.astype(kind.dtype)
+        stored = np.random.default_rng(0).standard_normal((9, 1280)).astype(np.float32).astype(kind.dtype)
         raw, reference = stored.view(np.uint8), stored.astype(np.float32)
     sizes: list[int] = []
+    whole = to_device._unpack  # pyright: ignore[reportPrivateUsage]
 
-    def counted(pieces: Any, *rest: Any) -> jax.Array:
-        pieces = list(pieces)
-        sizes.extend(piece.size for _, piece in pieces)
-        return chosen(pieces, *rest)
+    def counted(*args: Any) -> jax.Array:
+        values = whole(*args)
+        sizes.append(values.size)
+        return values
 
-    chosen = getattr(to_device, collect)
     monkeypatch.setattr(to_device, "_PIECE", 20 * 256)
-    monkeypatch.setattr(to_device, "_collect_on_cpu", counted)
+    monkeypatch.setattr(to_device, "_unpack", counted)
     values = dequantize(raw.reshape(3, 3, -1), kind, dtype=jnp.bfloat16)
-    assert sizes == [5120, 5120, 1280]
+    assert sorted(sizes) == [1280, 5120, 5120]
     assert values.shape == (3, 3, 1280)
     np.testing.assert_array_equal(bits(values).reshape(9, 1280), bits(reference.astype(ml_dtypes.bfloat16)))
 
@@ -230,7 +239,7 @@ def test_errors_say_what_is_expected() -> None:
             function(np.zeros((2, 144), np.float32), kind)
         with pytest.raises(ValueError, match=r"uint8 \[\]"):
             function(np.zeros((), np.uint8), kind)
-    with pytest.raises(ValueError, match="IQ2_XS is not unpacked here but by dequantize"):
-        unpack(jnp.zeros((1, 74), jnp.uint8), BY_NAME["IQ2_XS"])
-    with pytest.raises(ValueError, match="F16 is not"):
+    with pytest.raises(ValueError, match=r"unpack does not take F64 .* Q4_K"):
+        unpack(jnp.zeros((1, 64), jnp.uint8), BY_NAME["F64"])
+    with pytest.raises(ValueError, match="unpack_runs does not take F16"):
         unpack_runs(jnp.zeros((1, 64), jnp.uint8), BY_NAME["F16"])
