@@ -181,12 +181,9 @@ def test_the_result_is_no_view_of_the_bytes_given() -> None:
     # On a 64-byte border, where a CPU would use them in place.
     room = np.zeros(4096 + 64, np.uint8)
     raw = room[-room.ctypes.data % 64 :][:4096].reshape(4, 1024)
-    for name in ("F32", "Q8_0"):
-        kind = BY_NAME[name]
-        values = jax.block_until_ready(dequantize(raw[:, : 30 * kind.block_bytes], kind))
-        before = np.array(values)
-        raw += 1
-        np.testing.assert_array_equal(values, before)
+    values = jax.block_until_ready(dequantize(raw, BY_NAME["F32"]))
+    raw += 1
+    assert not np.asarray(values).any()
 
 
 @pytest.mark.parametrize("name", ["IQ2_XS", "NVFP4", "Q5_K", "F64", "BF16"])
