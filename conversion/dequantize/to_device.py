@@ -60,8 +60,7 @@ def dequantize(
 
 @partial(jax.jit, static_argnums=(1, 2))
 def _unpack(placed: jax.Array, kind: GGMLType, dtype: np.dtype[Any]) -> jax.Array:
-    # A copy: the result would otherwise be the caller's own memory where the type stays as it is.
-    return unpack(placed, kind, dtype) if kind.dtype is None else jnp.array(placed, dtype, copy=True)
+    return unpack(placed, kind, dtype) if kind.dtype is None else placed.astype(dtype)
 
 
 def _unpack_in_pieces(raw: Array, shape: tuple[int, ...], kind: GGMLType, dtype: np.dtype[Any], cpu: Device) -> Array:
