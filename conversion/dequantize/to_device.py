@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     # jax.Device is this class, under a name that type checkers take for a variable.
     from jaxlib._jax import Device
 
-_PIECE = 1 << 20
+_PIECE = 1 << 21
 """Values at a time where a CPU unpacks a tensor in pieces: they stay in the cache until they are copied to their place."""
 _THREADS = min(4, os.cpu_count() or 1)
 """That unpack pieces, each its own: one thread alone does not write as fast as memory takes it."""
@@ -40,44 +40,68 @@ def dequantize(
     Raises:
       ValueError: the bytes are not uint8, or a row is no whole number of blocks.
     """
+    shape = _shape(raw, kind)
+    target = next(iter(jnp.empty(()).devices())) if device is None else device
+    if target.platform == "cpu" and int(np.prod(shape)) > _PIECE:
+        # In memory of NumPy's, which asks for huge pages. What XLA allocates comes in pages of 4 KiB, and for a large array the
+        # system takes longer to hand these out than unpacking takes.
+        values = aligned_empty(shape, jnp.dtype(dtype))
+        dequantize_into(raw, kind, values)
+        return jax.device_put(values, device)
+    return _unpack(jax.device_put(_units(raw, kind), device), kind, jnp.dtype(dtype), shape)
+
+
+def dequantize_into(raw: Array, kind: GGMLType, out: Array) -> None:
+    """The values of a tensor into memory on the host: uint8 [..., row_bytes] -> `out` [..., columns], of any type of numbers.
+
+    They are those of `dequantize`, unpacked by the CPU on all its cores.
+
+    Raises:
+      ValueError: the bytes are not uint8, a row is no whole number of blocks, or `out` has another shape than the values or is not
+        C-contiguous.
+    """
+    shape = _shape(raw, kind)
+    if out.shape != shape or not out.flags.c_contiguous:
+        raise ValueError(
+            f"`out` must be C-contiguous with the shape of the values, {list(shape)}; its shape is {list(out.shape)}"
+        )
+    units = _units(raw, kind)
+    places = out.reshape(-1, *([kind.block_size] if kind.dtype is None else []))
+    step = _PIECE // kind.block_size
+    dtype = out.dtype if out.dtype.itemsize < 8 else np.dtype(np.float32)
+    cpu = jax.local_devices(backend="cpu")[0]
+
+    def place(start: int) -> None:
+        piece = places[start : start + step]
+        piece[...] = _unpack(jax.device_put(units[start : start + step], cpu), kind, dtype, piece.shape)
+
+    if len(units) <= step:
+        place(0)
+    else:
+        with ThreadPoolExecutor(_THREADS) as pool:
+            list(pool.map(place, range(0, len(units), step)))
+
+
+@partial(jax.jit, static_argnums=(1, 2, 3))
+def _unpack(units: jax.Array, kind: GGMLType, dtype: np.dtype[Any], shape: tuple[int, ...]) -> jax.Array:
+    return (unpack(units, kind, dtype) if kind.dtype is None else units.astype(dtype)).reshape(shape)
+
+
+def _shape(raw: Array, kind: GGMLType) -> tuple[int, ...]:
     if raw.dtype != np.uint8 or raw.ndim == 0 or raw.shape[-1] % kind.block_bytes:
         raise ValueError(
             f"packed rows of {kind.name} must be uint8 [..., n * {kind.block_bytes}], not {raw.dtype} {list(raw.shape)}"
         )
-    shape = (*raw.shape[:-1], raw.shape[-1] // kind.block_bytes * kind.block_size)
-    if kind.dtype is not None:
-        # The host relabels bytes for nothing.
-        raw = np.ascontiguousarray(raw).view(kind.dtype)
-    if kind.dtype is not None and kind.dtype.itemsize == 8:
-        # Numbers out of range become infinite, without a word on the console.
-        with np.errstate(over="ignore"):
-            raw = raw.astype(np.float32)
-    target = next(iter(jnp.empty(()).devices())) if device is None else device
-    if target.platform == "cpu" and int(np.prod(shape)) > _PIECE:
-        return jax.device_put(_unpack_in_pieces(raw, shape, kind, jnp.dtype(dtype), target), device)
-    return _unpack(jax.device_put(raw, device), kind, jnp.dtype(dtype))
+    return (*raw.shape[:-1], raw.shape[-1] // kind.block_bytes * kind.block_size)
 
 
-@partial(jax.jit, static_argnums=(1, 2))
-def _unpack(placed: jax.Array, kind: GGMLType, dtype: np.dtype[Any]) -> jax.Array:
-    return unpack(placed, kind, dtype) if kind.dtype is None else placed.astype(dtype)
-
-
-def _unpack_in_pieces(raw: Array, shape: tuple[int, ...], kind: GGMLType, dtype: np.dtype[Any], cpu: Device) -> Array:
-    """The values in memory of NumPy's, which asks for huge pages.
-
-    What XLA allocates comes in pages of 4 KiB. For a large array the system takes longer to hand these out than unpacking takes.
-    """
-    # Blocks [n, block_bytes] to values [n, block_size], or plain values [n].
-    units = raw.reshape(-1, kind.block_bytes) if kind.dtype is None else raw.reshape(-1)
-    values = aligned_empty(shape, dtype)
-    places = values.reshape(-1, kind.block_size) if kind.dtype is None else values.reshape(-1)
-    step = _PIECE // kind.block_size
-
-    def place(start: int) -> None:
-        piece = slice(start, start + step)
-        places[piece] = _unpack(jax.device_put(units[piece], cpu), kind, dtype)
-
-    with ThreadPoolExecutor(_THREADS) as pool:
-        list(pool.map(place, range(0, len(units), step)))
-    return values
+def _units(raw: Array, kind: GGMLType) -> Array:
+    """Blocks, uint8 [n, block_bytes], or plain values [n] of a type that JAX has."""
+    if kind.dtype is None:
+        return raw.reshape(-1, kind.block_bytes)
+    values = np.ascontiguousarray(raw).view(kind.dtype).reshape(-1)
+    if values.dtype.itemsize < 8:
+        return values
+    # Numbers out of range become infinite, without a word on the console.
+    with np.errstate(over="ignore"):
+        return values.astype(np.float32)

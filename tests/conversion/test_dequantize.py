@@ -12,7 +12,7 @@ import ml_dtypes
 import numpy as np
 import pytest
 
-from conversion.dequantize import PACKED, UNPACKABLE, dequantize, to_device, unpack, unpack_runs
+from conversion.dequantize import PACKED, UNPACKABLE, dequantize, dequantize_into, to_device, unpack, unpack_runs
 from conversion.ggml_types import BY_NAME, TYPES, GGMLType
 
 HALVES = {
@@ -209,6 +209,22 @@ def test_large_tensors_are_unpacked_in_pieces(name: str, monkeypatch: pytest.Mon
     assert sorted(sizes) == [1280, 5120, 5120]
     assert values.shape == (3, 3, 1280)
     np.testing.assert_array_equal(bits(values).reshape(9, 1280), bits(reference.astype(ml_dtypes.bfloat16)))
+
+
+@pytest.mark.parametrize("dtype", [np.float32, ml_dtypes.bfloat16, np.float64])
+def test_values_go_into_memory_of_the_host(dtype: Any) -> None:
+    kind = BY_NAME["Q6_K"]
+    raw = random_rows(kind, 4, 512).reshape(2, 2, -1)
+    out = np.zeros((2, 2, 512), dtype)
+    dequantize_into(raw, kind, out)
+    np.testing.assert_array_equal(out.reshape(4, 512), expected(raw.reshape(4, -1), kind).astype(dtype))
+    integers = np.arange(6, dtype=np.int32).reshape(2, 3)
+    counted = np.zeros((2, 3), np.int32)
+    dequantize_into(integers.view(np.uint8), BY_NAME["I32"], counted)
+    np.testing.assert_array_equal(counted, integers)
+    for wrong in (np.zeros((4, 512), dtype), np.zeros((512, 2, 2), dtype).T):
+        with pytest.raises(ValueError, match=r"C-contiguous with the shape of the values, \[2, 2, 512\]"):
+            dequantize_into(raw, kind, wrong)
 
 
 @packed
