@@ -94,8 +94,12 @@ def devices(settings: Settings) -> Section:
     import jax
 
     from mistral_jax.device import choose_device
+    from mistral_jax.quant.native import native
 
-    found: Section = {"chosen": str(choose_device(settings.device))}
+    chosen = choose_device(settings.device)
+    found: Section = {"chosen": str(chosen)}
+    if chosen.platform == "cpu":
+        found["kernels_for_packed_weights"] = native.unavailable_because() or "compiled"
     for device in jax.devices():
         stats = device.memory_stats() or {}
         described: Section = {"kind": device.device_kind, "platform": device.platform}
