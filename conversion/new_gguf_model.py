@@ -73,9 +73,12 @@ class NewGGUFModel:
     def shapes(self) -> dict[str, tuple[int, ...]]:
         """Of all tensors, in the order of the file: embedding, rope factors, layers, output."""
         shapes = {name: self.layout.shape(name) for name in self.layout.names()}
-        factors = rope_factors(self.config)
-        if factors is not None:
-            shapes[FACTORS_TENSOR] = factors.shape
+        if self.packed is None:
+            factors = rope_factors(self.config)
+            if factors is not None:
+                shapes[FACTORS_TENSOR] = factors.shape
+        elif FACTORS_TENSOR in self.packed.tensors:
+            shapes[FACTORS_TENSOR] = self.packed.tensors[FACTORS_TENSOR].shape
         return {name: shapes[name] for name in sorted(shapes, key=_place)}
 
     def encoded(self, name: str, kind: GGMLType) -> Iterator[Array]:
@@ -84,7 +87,10 @@ class NewGGUFModel:
         Raises:
           WeightFileError: it has values that the type cannot hold.
         """
-        if name == FACTORS_TENSOR:
+        if name == FACTORS_TENSOR and self.packed is not None:
+            # As it is: the metadata is kept, and may scale the rope by another factor that the configuration has in one with these.
+            yield from self._copied(name)
+        elif name == FACTORS_TENSOR:
             yield np.asarray(rope_factors(self.config))
         elif self._has_packed(name, kind):
             yield from self._copied(name)
@@ -164,24 +170,30 @@ def open_folder(folder: Path, *, name: str | None = None) -> NewGGUFModel:
 def open_gguf(path: Path, *, name: str | None = None) -> NewGGUFModel:
     """A GGUF file, whose metadata is kept as it is.
 
+    A sliding window that it has but does not mention is written down, and so is that it has none where the name changes: readers
+    would have to guess again, and the name is a part of what they go by (see `conversion.gguf_config`).
+
     Args:
       name: for `general.name`; None: the file's own.
     Raises:
       WeightFileError: it is broken, or holds no model that is implemented.
     """
-    gguf = GGUFFile(path)
-    resources = ExitStack()
-    resources.callback(gguf.close)
-    config = hf_config(gguf)
-    heads, kv_heads = _head_counts(config)
-    metadata = {key: _typed(gguf, key) for key in gguf.metadata if not _NOT_COPIED.fullmatch(key)}
-    return NewGGUFModel(
-        metadata=metadata if name is None else metadata | {"general.name": name},
-        config=config,
-        layout=GGUFLayout(GGUFSource(gguf), num_heads=heads, num_kv_heads=kv_heads),
-        packed=gguf,
-        resources=resources,
-    )
+    with ExitStack() as opened:
+        gguf = opened.enter_context(GGUFFile(path))
+        config = hf_config(gguf)
+        heads, kv_heads = _head_counts(config)
+        metadata = {key: _typed(gguf, key) for key in gguf.metadata if not _NOT_COPIED.fullmatch(key)}
+        if name is not None:
+            metadata["general.name"] = name
+        if name is not None or config["sliding_window"] is not None:
+            metadata.setdefault(f"{gguf.architecture}.attention.sliding_window", config["sliding_window"] or 0)
+        return NewGGUFModel(
+            metadata=metadata,
+            config=config,
+            layout=GGUFLayout(GGUFSource(gguf), num_heads=heads, num_kv_heads=kv_heads),
+            packed=gguf,
+            resources=opened.pop_all(),
+        )
 
 
 def model_name(folder: Path) -> str:

@@ -14,8 +14,11 @@ import gguf
 import numpy as np
 import pytest
 
+from conversion.ggml_types import BY_NAME
+from conversion.gguf_config import hf_config
 from conversion.gguf_file import GGUFFile
 from conversion.gguf_source import GGUFSource
+from conversion.gguf_writer import GGUFWriter, NewTensor
 from conversion.output_files import OutputError
 from conversion.safetensors_io import SafetensorsFile, read_array
 from conversion.tensor_source import WeightFileError
@@ -157,6 +160,44 @@ def test_a_file_of_another_type_is_packed_anew_with_a_warning(tmp_path: Path, ca
     assert not caplog.text
     for name, array in values(tmp_path / "y.gguf").items():
         np.testing.assert_array_equal(array, original[name])
+
+
+def rewritten(source: Path, path: Path, changes: dict[str, Any], extra: dict[str, np.ndarray] | None = None) -> Path:
+    """A GGUF file with other metadata, and F32 tensors beside its own."""
+    with GGUFFile(source) as file, path.open("wb") as out:
+        tensors = {name: NewTensor(name=name, shape=info.shape, type=info.type) for name, info in file.tensors.items()}
+        for name, array in (extra or {}).items():
+            tensors[name] = NewTensor(name=name, shape=array.shape, type=BY_NAME["F32"])
+        kept = {key: value for key, value in file.metadata.items() if key != "general.alignment"}
+        writer = GGUFWriter(out, kept | changes, list(tensors.values()))
+        for name, info in file.tensors.items():
+            data = np.empty(info.nbytes, np.uint8)
+            file.read_raw(name, data)
+            writer.write(name, data)
+        for name, array in (extra or {}).items():
+            writer.write(name, array)
+        writer.finish()
+    return path
+
+
+def test_a_rope_that_is_scaled_in_two_ways_is_copied_in_both(tmp_path: Path) -> None:
+    linear = {"llama.rope.scaling.type": "linear", "llama.rope.scaling.factor": 2.0}
+    factors = np.linspace(1, 4, 10, dtype=np.float32)
+    source = rewritten(GOLDENS / "narrow.Q8_0.gguf", tmp_path / "a.gguf", linear, {"rope_freqs.weight": factors})
+    convert_to_gguf(source, tmp_path / "b.gguf", type="f32")
+    with GGUFFile(source) as a, GGUFFile(tmp_path / "b.gguf") as b:
+        wanted, found = hf_config(a)["rope_scaling"], hf_config(b)["rope_scaling"]
+    assert found == wanted
+    assert wanted["long_factor"] == pytest.approx(2 * factors)
+
+
+@pytest.mark.parametrize(("own", "new", "window"), [("Mistral v0.1", "x", 4096), ("x", "My Mistral", None)])
+def test_another_name_does_not_change_the_window(tmp_path: Path, own: str, new: str, window: int | None) -> None:
+    long = {"llama.context_length": 8192, "general.name": own}
+    source = rewritten(GOLDENS / "narrow.Q8_0.gguf", tmp_path / "a.gguf", long)
+    convert_to_gguf(source, tmp_path / "b.gguf", name=new)
+    with GGUFFile(source) as a, GGUFFile(tmp_path / "b.gguf") as b:
+        assert hf_config(a)["sliding_window"] == hf_config(b)["sliding_window"] == window
 
 
 KILLED = """
