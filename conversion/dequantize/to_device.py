@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     # jax.Device is this class, under a name that type checkers take for a variable.
     from jaxlib._jax import Device
 
-_PIECE = 1 << 21
+_PIECE = 1 << 20
 """Values at a time where a CPU unpacks a tensor in pieces: they stay in the cache until they are copied to their place."""
 _THREADS = min(4, os.cpu_count() or 1)
 """That unpack pieces, each its own: one thread alone does not write as fast as memory takes it."""
@@ -54,7 +54,7 @@ def dequantize(
 def dequantize_into(raw: Array, kind: GGMLType, out: Array) -> None:
     """The values of a tensor into memory on the host: uint8 [..., row_bytes] -> `out` [..., columns], of any type of numbers.
 
-    They are those of `dequantize`, unpacked by the CPU on all its cores.
+    They are those of `dequantize`, unpacked by the CPU on up to four threads.
 
     Raises:
       ValueError: the bytes are not uint8, a row is no whole number of blocks, or `out` has another shape than the values or is not
@@ -71,20 +71,34 @@ def dequantize_into(raw: Array, kind: GGMLType, out: Array) -> None:
     dtype = out.dtype if out.dtype.itemsize < 8 else np.dtype(np.float32)
     cpu = jax.local_devices(backend="cpu")[0]
 
-    def place(start: int) -> None:
-        piece = places[start : start + step]
-        piece[...] = _unpack(jax.device_put(units[start : start + step], cpu), kind, dtype, piece.shape)
+    workers = min(_THREADS, -(-len(units) // step))
 
-    if len(units) <= step:
-        place(0)
+    def fill(first: int) -> None:
+        piece = None
+        for start in range(first * step, len(units), workers * step):
+            part, place = jax.device_put(units[start : start + step], cpu), places[start : start + step]
+            if piece is None or piece.shape != place.shape:
+                piece = _unpack(part, kind, dtype, place.shape)
+            else:
+                piece = _unpack_over(piece, part, kind, dtype)
+            place[...] = piece
+
+    if workers > 1:
+        with ThreadPoolExecutor(workers) as pool:
+            list(pool.map(fill, range(workers)))
     else:
-        with ThreadPoolExecutor(_THREADS) as pool:
-            list(pool.map(place, range(0, len(units), step)))
+        fill(0)
 
 
 @partial(jax.jit, static_argnums=(1, 2, 3))
 def _unpack(units: jax.Array, kind: GGMLType, dtype: np.dtype[Any], shape: tuple[int, ...]) -> jax.Array:
     return (unpack(units, kind, dtype) if kind.dtype is None else units.astype(dtype)).reshape(shape)
+
+
+@partial(jax.jit, static_argnums=(2, 3), donate_argnums=0, keep_unused=True)
+def _unpack_over(values: jax.Array, units: jax.Array, kind: GGMLType, dtype: np.dtype[Any]) -> jax.Array:
+    """As `_unpack`, into the memory of values that are no longer needed: nothing is allocated."""
+    return _unpack(units, kind, dtype, values.shape)
 
 
 def _shape(raw: Array, kind: GGMLType) -> tuple[int, ...]:

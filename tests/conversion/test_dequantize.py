@@ -186,8 +186,9 @@ def test_the_result_is_no_view_of_the_bytes_given() -> None:
     assert not np.asarray(values).any()
 
 
+@pytest.mark.parametrize("threads", [1, 3])
 @pytest.mark.parametrize("name", ["IQ2_XS", "NVFP4", "Q5_K", "F64", "BF16"])
-def test_large_tensors_are_unpacked_in_pieces(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_large_tensors_are_unpacked_in_pieces(name: str, threads: int, monkeypatch: pytest.MonkeyPatch) -> None:
     kind = BY_NAME[name]
     if kind.dtype is None:
         raw = random_rows(kind, 9, 1280)
@@ -195,18 +196,9 @@ def test_large_tensors_are_unpacked_in_pieces(name: str, monkeypatch: pytest.Mon
     else:
         stored = np.random.default_rng(0).standard_normal((9, 1280)).astype(np.float32).astype(kind.dtype)
         raw, reference = stored.view(np.uint8), stored.astype(np.float32)
-    sizes: list[int] = []
-    whole = to_device._unpack  # pyright: ignore[reportPrivateUsage]
-
-    def counted(*args: Any) -> jax.Array:
-        values = whole(*args)
-        sizes.append(values.size)
-        return values
-
-    monkeypatch.setattr(to_device, "_PIECE", 20 * 256)
-    monkeypatch.setattr(to_device, "_unpack", counted)
+    monkeypatch.setattr(to_device, "_PIECE", 6 * 256)
+    monkeypatch.setattr(to_device, "_THREADS", threads)
     values = dequantize(raw.reshape(3, 3, -1), kind, dtype=jnp.bfloat16)
-    assert sorted(sizes) == [1280, 5120, 5120]
     assert values.shape == (3, 3, 1280)
     np.testing.assert_array_equal(bits(values).reshape(9, 1280), bits(reference.astype(ml_dtypes.bfloat16)))
 
