@@ -5,8 +5,8 @@ usage: python benchmarks/dequantize.py [--kinds Q4_0,...] [--shapes 1024x4096,14
 Billions of weights per second, medians of the rounds:
 - gguf: `gguf.quants.dequantize` to float32, one thread, as it is.
 - f32, bf16: `conversion.dequantize.dequantize` from packed bytes on the host to a new array on the device.
-- f32 in place, bf16 in place: the unpacking alone, one program that writes into memory which it has written before. The difference is
-  mostly what the operating system takes for handing out new memory, page by page.
+- f32 in place, bf16 in place: the unpacking alone, a program that writes into memory which it has written before. The difference
+  is mostly what the operating system takes for handing out new memory, page by page.
 - ratio: f32 over gguf, and in brackets f32 in place over gguf.
 The values of ours and gguf's are compared bit by bit on the way. JSON goes to standard output, the table to standard error.
 """
