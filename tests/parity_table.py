@@ -79,9 +79,7 @@ def logits(model: Mistral, rows: list[np.ndarray], way: str) -> list[np.ndarray]
         )
         return model.logits(hidden), cache
 
-    cache = KVCache.allocate(
-        model.config, slots=len(rows), length=tokens.shape[1], chunk=_CHUNK, dtype=model.dtype
-    )
+    cache = KVCache.allocate(model.config, slots=len(rows), length=tokens.shape[1], chunk=_CHUNK, dtype=model.dtype)
     borders = [i * _CHUNK for i in range(_CHUNKS + 1)] + list(range(_CHUNKS * _CHUNK + 1, tokens.shape[1] + 1))
     parts: list[np.ndarray] = []
     for start, stop in itertools.pairwise(borders):
