@@ -25,7 +25,7 @@ from conversion.memory_estimate import MemoryEstimate, StoredTensor, estimate_me
 from conversion.safetensors_io import DTYPES, SafetensorsFile
 from conversion.tensor_names import HuggingFaceText
 from conversion.tensor_source import WeightFileError
-from conversion.weight_files import find_weight_files, is_first_part, is_gguf
+from conversion.weight_files import find_weight_files, has_configuration, is_first_part, is_gguf
 
 _SHOWN_ITEMS = 8
 """Longer arrays are shortened."""
@@ -134,7 +134,7 @@ def find_models(path: Path | str) -> list[Path]:
     if not path.is_dir():
         return [path]
     ggufs = [entry for entry in sorted(path.glob("*.gguf")) if is_first_part(entry.name)]
-    if ggufs and not any((path / name).is_file() for name in ("config.json", "params.json")):
+    if ggufs and not has_configuration(path):
         return ggufs
     return [path]
 

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import glob
+import json
 import re
 from pathlib import Path
+from typing import Any, cast
 
 from conversion.safetensors_io import index_files
 from conversion.tensor_source import WeightFileError
@@ -40,6 +43,24 @@ def find_weight_files(folder: Path) -> list[Path]:
     )
 
 
+def has_configuration(folder: Path) -> bool:
+    """Whether a folder says what model is in it, in a format other than GGUF.
+
+    Repositories of GGUF files may have a config.json so that the Hub counts downloads; it says no more than the model's type.
+    """
+    if (folder / "params.json").is_file():
+        return True
+    try:
+        config = json.loads((folder / "config.json").read_bytes())
+    except FileNotFoundError:
+        return False
+    except (OSError, ValueError, RecursionError):
+        return True  # what is wrong with it will be told when it is used
+    return not isinstance(config, dict) or not {"architectures", "hidden_size", "text_config"}.isdisjoint(
+        cast("dict[str, Any]", config)
+    )
+
+
 def is_gguf(path: Path) -> bool:
     """Whether a file says that it is GGUF: by its name, or else by its first bytes."""
     if path.suffix == ".gguf":
@@ -57,4 +78,4 @@ def is_first_part(name: str) -> bool:
 def parts_pattern(name: str) -> str:
     """A glob pattern for a GGUF file and all its parts."""
     match = _GGUF_PART.fullmatch(name)
-    return name if match is None else f"{match['stem']}-*-of-{match['count']}.gguf"
+    return glob.escape(name) if match is None else f"{glob.escape(match['stem'])}-*-of-{match['count']}.gguf"

@@ -66,7 +66,10 @@ def open_weights(config: MistralConfig, paths: Iterable[Path | str]) -> TensorSo
     """Open weight files: GGUF (one, or the parts of one), or safetensors of either format, told apart by their tensor names."""
     found = [Path(path) for path in paths]
     if found and is_gguf(found[0]):
-        return GGUFSource(GGUFFile(found[0]))  # which opens the other parts, if there are
+        gguf = GGUFFile(found[0])  # which opens the other parts, if there are
+        if surplus := [path for path in found[1:] if path.resolve() not in {part.resolve() for part in gguf.paths}]:
+            raise WeightFileError(f"{found[0]} is a whole model; leave out {', '.join(map(str, surplus))}")
+        return GGUFSource(gguf)
     files = SafetensorsFiles(found)
     if "tok_embeddings.weight" in set(files.names()):
         return MistralFormat(files, num_heads=config.num_heads, num_kv_heads=config.num_kv_heads)

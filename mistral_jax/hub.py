@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from conversion.weight_files import find_weight_files, is_first_part, is_gguf, parts_pattern
+from conversion.weight_files import find_weight_files, has_configuration, is_first_part, is_gguf, parts_pattern
 
 DEMO = "demo"
 DEMO_FOLDER = Path(__file__).parent / "models" / "demo"
@@ -97,10 +97,10 @@ def find_model(
 
     Args:
       name: "demo" (the bundled model; write "./demo" for a folder of that name), a folder, a GGUF file, a single safetensors file
-        beside its configuration, or a Hub id.
+        beside its configuration, or a Hub id. A folder or repository may also hold GGUF files and no model in another format.
       revision: branch, tag or commit, for Hub ids.
       token: a Hub token; None: the one that huggingface_hub finds itself; False: none.
-      weight_files: see `ModelFiles.weight_files`.
+      weight_files: see `ModelFiles.weight_files`; of several GGUF files, the one to take.
       tokenizer_id: Hub id or folder whose tokenizer and chat template are used instead of the model's own.
     Raises:
       ModelNotFoundError: there is no such folder, file or repository, or it cannot be reached.
@@ -113,11 +113,15 @@ def find_model(
         return ModelFiles(name=name, folder=DEMO_FOLDER, weight_files=files)
     path = Path(name).expanduser()
     if path.is_dir():
-        if not files and _is_bare_gguf_folder(path):
-            return find_gguf(name, None)
+        if not has_configuration(path) and any(path.glob("*.gguf")):
+            return _one_gguf(name, files)
         return ModelFiles(name=name, folder=path, weight_files=files)
     if path.is_file():
         if is_gguf(path):
+            if files:
+                raise ModelNotFoundError(
+                    f"{name} is a GGUF file and holds its own weights; leave out {', '.join(files)}"
+                )
             return ModelFiles(name=name, folder=path.parent, gguf=path)
         if path.suffix != ".safetensors":
             raise ModelNotFoundError(
@@ -127,7 +131,22 @@ def find_model(
     if not _REPO_ID.fullmatch(name):
         raise ModelNotFoundError(f"{name!r} is neither a folder or file here nor a Hub id (owner/name)")
     folder = _snapshot(name, _METADATA, revision=revision, token=token)
+    if not has_configuration(folder):
+        names = _hub_names(name, revision=revision, token=token)
+        if any(file.endswith(".gguf") for file in names):
+            return _one_gguf(name, files, revision=revision, token=token)
     return ModelFiles(name=name, folder=folder, repo_id=name, revision=revision, token=token, weight_files=files)
+
+
+def _one_gguf(
+    name: str, files: tuple[str, ...], *, revision: str | None = None, token: str | bool | None = None
+) -> ModelFiles:
+    """The GGUF file of a folder or repository that holds such files only."""
+    if len(files) > 1:
+        raise ModelNotFoundError(
+            f"{name} holds GGUF files, of which one is a whole model; name one instead of {', '.join(files)}"
+        )
+    return find_gguf(name, files[0] if files else None, revision=revision, token=token, option="--weight-file")
 
 
 def find_gguf(
@@ -138,6 +157,7 @@ def find_gguf(
     tokenizer_id: str | None = None,
     revision: str | None = None,
     token: str | bool | None = None,
+    option: str = "--quantized-filename",
 ) -> ModelFiles:
     """Find a GGUF file and fetch it, all its parts included: its configuration and tokenizer are in it.
 
@@ -147,11 +167,12 @@ def find_gguf(
       preferred: the name to take where `filename` is None and there are several.
       tokenizer_id: Hub id or folder whose tokenizer and chat template are used instead of the file's.
       revision: of `model_id` on the Hub.
+      option: what the command line calls `filename`, for messages.
     Raises:
       ModelNotFoundError: there is no such file, folder or repository, or it cannot be reached.
     """
     if tokenizer_id is not None:
-        found = find_gguf(model_id, filename, preferred=preferred, revision=revision, token=token)
+        found = find_gguf(model_id, filename, preferred=preferred, revision=revision, token=token, option=option)
         return replace(found, tokenizer_folder=_tokenizer_folder(tokenizer_id, token))
     path = None if filename is None else Path(filename).expanduser()
     if path is not None and path.is_file():
@@ -162,12 +183,15 @@ def find_gguf(
     if folder.is_file():
         return ModelFiles(name=model_id, folder=folder.parent, gguf=folder)
     if folder.is_dir():
-        chosen = _choose_gguf([p.name for p in folder.iterdir()], filename, preferred, where=model_id)
+        names = [p.name for p in folder.iterdir()]
+        if filename is not None and (folder / filename).is_file():
+            names = [filename]  # perhaps in a folder below
+        chosen = _choose_gguf(names, filename, preferred, where=model_id, option=option)
         return ModelFiles(name=model_id, folder=folder, gguf=folder / chosen)
     if not _REPO_ID.fullmatch(model_id):
         raise ModelNotFoundError(f"{model_id!r} is neither a folder or file here nor a Hub id (owner/name)")
     names = _hub_names(model_id, revision=revision, token=token)
-    chosen = _choose_gguf(names, filename, preferred, where=model_id)
+    chosen = _choose_gguf(names, filename, preferred, where=model_id, option=option)
     folder = _snapshot(model_id, [parts_pattern(chosen)], revision=revision, token=token)
     return ModelFiles(
         name=model_id,
@@ -179,19 +203,14 @@ def find_gguf(
     )
 
 
-def _is_bare_gguf_folder(folder: Path) -> bool:
-    """A folder with GGUF files and without a model in another format."""
-    if any((folder / name).exists() for name in ("config.json", "params.json")):
-        return False
-    return any(folder.glob("*.gguf"))
-
-
-def _choose_gguf(names: list[str], filename: str | None, preferred: str | None, *, where: str) -> str:
+def _choose_gguf(names: list[str], filename: str | None, preferred: str | None, *, where: str, option: str) -> str:
     """The name of the file, or of its first part."""
     for wanted in (filename, preferred if filename is None else None):
         if wanted is not None and wanted in names:
             return wanted
     whole = [name for name in sorted(names) if name.endswith(".gguf") and is_first_part(name)]
+    # The vision towers of models beside them have such names by convention.
+    whole = [name for name in whole if not name.rpartition("/")[2].startswith("mmproj")] or whole
     if filename is None and len(whole) == 1:
         return whole[0]
     shown = ", ".join(whole[:20]) + (f" and {len(whole) - 20} more" if len(whole) > 20 else "")
@@ -199,7 +218,7 @@ def _choose_gguf(names: list[str], filename: str | None, preferred: str | None, 
         raise ModelNotFoundError(f"{where} has no GGUF file" + (f" {filename}" if filename else ""))
     if filename is not None:
         raise ModelNotFoundError(f"{where} has no file {filename}; its GGUF files are {shown}")
-    raise ModelNotFoundError(f"{where} has several GGUF files; name one with --quantized-filename: {shown}")
+    raise ModelNotFoundError(f"{where} has several GGUF files; name one with {option}: {shown}")
 
 
 def _tokenizer_folder(name: str, token: str | bool | None) -> Path:

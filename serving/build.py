@@ -188,7 +188,8 @@ def fingerprint(description: ModelDescription, *others: str) -> str:
     and times of its files.
     """
     files = description.files
-    digest = hashlib.sha256(repr((description.config, files.weight_files, others)).encode())
+    gguf = files.gguf and str(files.gguf.relative_to(files.folder))  # of several in a repository
+    digest = hashlib.sha256(repr((description.config, files.weight_files, gguf, others)).encode())
     if files.repo_id is not None:
         digest.update(f"{files.repo_id} {files.folder.name}".encode())
     else:

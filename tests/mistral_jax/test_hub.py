@@ -163,6 +163,7 @@ def test_weights_come_from_the_commit_that_the_configuration_came_from(
         asked.append(revision)
         folder = tmp_path / "snapshots" / "c0ffee"
         folder.mkdir(parents=True, exist_ok=True)
+        (folder / "config.json").write_text('{"architectures": ["MistralForCausalLM"]}')
         (folder / "model.safetensors").write_bytes(b"")
         return folder
 

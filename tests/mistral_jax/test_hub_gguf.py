@@ -17,13 +17,16 @@ from tests.mistral_jax.fake_hub import FakeHub
 
 ROOT = Path(__file__).parents[2]
 ONE, MANY, SPLIT = "somebody/one-GGUF", "somebody/many-GGUF", "somebody/split-GGUF"
+BRACKETS, STUB = "somebody/brackets-GGUF", "somebody/stub-GGUF"
 
 # In a process of its own: huggingface_hub reads its environment when it is imported.
 SCRIPT = """
 import json, sys
-from mistral_jax.hub import ModelNotFoundError, find_gguf
+from mistral_jax.hub import ModelNotFoundError, find_gguf, find_model
 try:
-    files = find_gguf(*json.loads(sys.argv[1]), **json.loads(sys.argv[2]))
+    options = json.loads(sys.argv[2])
+    find = find_model if options.pop("any_format", False) else find_gguf
+    files = find(*json.loads(sys.argv[1]), **options)
     tokenizer = files.tokenizer_folder and sorted(path.name for path in files.tokenizer_folder.iterdir())
     print(json.dumps({"gguf": str(files.gguf), "here": sorted(p.name for p in files.folder.iterdir()), "tokenizer": tokenizer}))
 except (ModelNotFoundError, ValueError) as error:
@@ -37,12 +40,15 @@ def hub(tmp_path: Path) -> Iterator[FakeHub]:
         ONE: ["model.Q8_0.gguf", "README.md"],
         MANY: ["a.Q4_K_M.gguf", "a.Q8_0.gguf"],
         SPLIT: ["b-00001-of-00002.gguf", "b-00002-of-00002.gguf", "README.md"],
+        BRACKETS: ["m[v1].gguf", "mv.gguf"],
+        STUB: ["model.gguf"],
         "somebody/tokenizer": ["tokenizer.json", "tokenizer_config.json", "model.safetensors"],
     }
     for repo, names in contents.items():
         (tmp_path / "hub" / repo).mkdir(parents=True)
         for name in names:
             (tmp_path / "hub" / repo / name).write_bytes(b"GGUF " + name.encode())
+    (tmp_path / "hub" / STUB / "config.json").write_text('{"model_type": "mistral"}')
     with FakeHub(tmp_path / "hub").running() as hub:
         yield hub
 
@@ -127,8 +133,40 @@ def test_paths_and_folders_need_no_hub(tmp_path: Path) -> None:
     assert find_model(str(nameless)).gguf == nameless
     assert find_model(str(tmp_path)).gguf == path
     assert find_model(str(path)).fetch_weights() == [path]
-    (tmp_path / "config.json").write_text("{}")
+    (tmp_path / "config.json").write_text('{"model_type": "mistral"}')
+    assert find_model(str(tmp_path)).gguf == path
+    (tmp_path / "config.json").write_text('{"model_type": "mistral", "hidden_size": 64}')
     assert find_model(str(tmp_path)).gguf is None  # a model in another format
+
+
+def test_weight_files_choose_among_gguf_files_and_are_never_ignored(tmp_path: Path) -> None:
+    (tmp_path / "parts").mkdir()
+    for name in ("a.gguf", "b.gguf", "mmproj-a.gguf", "parts/c.gguf"):
+        (tmp_path / name).write_bytes(b"GGUF")
+    with pytest.raises(ModelNotFoundError, match=r"name one with --weight-file: a\.gguf, b\.gguf$"):
+        find_model(str(tmp_path))
+    assert find_model(str(tmp_path), weight_files=["b.gguf"]).gguf == tmp_path / "b.gguf"
+    assert find_gguf(str(tmp_path), "parts/c.gguf").gguf == tmp_path / "parts" / "c.gguf"
+    with pytest.raises(ModelNotFoundError, match=r"holds its own weights; leave out b\.gguf"):
+        find_model(str(tmp_path / "a.gguf"), weight_files=["b.gguf"])
+    with pytest.raises(ModelNotFoundError, match="one is a whole model"):
+        find_model(str(tmp_path), weight_files=["a.gguf", "b.gguf"])
+    (tmp_path / "b.gguf").unlink()
+    assert find_model(str(tmp_path)).gguf == tmp_path / "a.gguf"  # the other is a vision tower
+
+
+def test_brackets_in_names_are_no_patterns(hub: FakeHub, tmp_path: Path) -> None:
+    found = resolve(hub, tmp_path / "home", BRACKETS, "m[v1].gguf")
+    assert Path(found["gguf"]).read_bytes() == b"GGUF m[v1].gguf"
+
+
+def test_a_repository_of_gguf_files_needs_no_name_of_its_own(hub: FakeHub, tmp_path: Path) -> None:
+    found = resolve(hub, tmp_path / "home", STUB, any_format=True)
+    assert Path(found["gguf"]).read_bytes() == b"GGUF model.gguf"
+    named = resolve(hub, tmp_path / "home", MANY, any_format=True, weight_files=["a.Q8_0.gguf"])
+    assert Path(named["gguf"]).name == "a.Q8_0.gguf"
+    unsure = resolve(hub, tmp_path / "home", MANY, any_format=True)
+    assert "several GGUF files; name one with --weight-file: a.Q4_K_M.gguf, a.Q8_0.gguf" in unsure["error"]
 
 
 def test_paths_that_do_not_exist_are_refused(tmp_path: Path) -> None:

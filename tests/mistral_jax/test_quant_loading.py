@@ -11,6 +11,7 @@ import pytest
 from flax import nnx
 
 import mistral_jax
+from conversion.tensor_source import WeightFileError
 from mistral_jax.checkpoint import load_weights, open_weights, plan_weights, save_pretrained
 from mistral_jax.config import MistralConfig
 from mistral_jax.mistral import Mistral
@@ -40,6 +41,12 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def load(folder: Path, quant: Quantization, config: MistralConfig = CONFIG) -> Mistral:
     return load_weights(config, open_weights(config, [folder / "model.safetensors"]), dtype=jnp.float32, quant=quant)
+
+
+def test_a_second_gguf_model_among_the_weight_files_is_not_ignored() -> None:
+    both = [GGUF / "narrow.Q4_0.gguf", GGUF / "narrow.Q8_0.gguf"]
+    with pytest.raises(WeightFileError, match=r"narrow\.Q4_0\.gguf is a whole model; leave out .*narrow\.Q8_0\.gguf"):
+        open_weights(CONFIG, both)
 
 
 def logits(model: Mistral) -> np.ndarray:

@@ -67,6 +67,13 @@ def test_the_fingerprint_of_a_model_from_the_hub_is_the_same_before_and_after_it
     assert fingerprint(described(tmp_path / "bbb", repo_id="a/b")) != before
 
 
+def test_the_fingerprint_tells_the_gguf_files_of_a_repository_apart(tmp_path: Path) -> None:
+    seen = {
+        fingerprint(described(tmp_path, repo_id="a/b", gguf=tmp_path / name)) for name in ("x.Q4_0.gguf", "x.Q8_0.gguf")
+    }
+    assert len(seen) == 2
+
+
 @pytest.mark.parametrize(
     ("longest", "sizes"),
     [(None, DEFAULT_CHUNKS), (2, (2,)), (16, (16,)), (100, (16, 64, 100)), (5000, (16, 64, 256, 5000))],
