@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, cast
 
+from conversion.chat_templates import read_chat_templates
 from conversion.gguf_config import hf_config
 from conversion.gguf_file import GGUFFile
 from conversion.gguf_source import GGUFSource
@@ -96,7 +97,11 @@ def _describe_gguf(files: ModelFiles, chat_template: str | None) -> ModelDescrip
             chat = load_chat_formatter(files.tokenizer_folder, tokenizer, chat_template)
         if chat is None:
             chat = chat_formatter_from_gguf(metadata, tokenizer, chat_template)
-        template = None if chat_template is None else read_override(chat_template)
+        template = None
+        if chat_template is not None:
+            template = read_override(chat_template)
+        elif files.tokenizer_folder is not None:
+            template = read_chat_templates(files.tokenizer_folder)
         eos_ids = end_of_generation_ids(metadata, tokenizer, template)
         sampling = {name: metadata.get(f"general.sampling.{key}") for name, key in _GGUF_SAMPLING.items()}
         defaults = _sampling_defaults(sampling, files.gguf)

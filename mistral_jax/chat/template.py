@@ -48,7 +48,9 @@ class ChatTemplate:
             self.reads_parts, self.reads_strings = _content_forms(tree)
             self._template = self._environment.compile_bounded(marks.mark_template(tree))
         except jinja2.TemplateSyntaxError as error:
-            raise ChatTemplateError(f"The chat template is broken in line {error.lineno}: {error.message}.") from error
+            raise ChatTemplateError(
+                f"The chat template is broken in line {error.lineno}: {error.message}. Give another with --chat-template."
+            ) from error
         except RecursionError as error:
             raise ChatTemplateError("The chat template is nested too deeply.") from error
 

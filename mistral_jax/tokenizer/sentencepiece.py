@@ -146,9 +146,14 @@ def _id_or_none(token_id: int) -> int | None:
 
 
 def _infer_version(control: dict[str, int]) -> str | None:
-    """The instruct version that has exactly these control tokens; None for v1, which has the same ones as Llama 2."""
+    """The instruct version that has exactly these control tokens; None for v1, which has the same ones as Llama 2.
+
+    Models of others may have `[INST]` and `[/INST]` as tokens and none of those for tools: that is no version of Mistral's.
+    """
+    if not {"[INST]", "[/INST]", "[AVAILABLE_TOOLS]", "[TOOL_CALLS]", "[TOOL_RESULTS]"} <= control.keys():
+        return None
     if "[SYSTEM_PROMPT]" in control:
         return "v7"
     if "[IMG]" in control or "[PREFIX]" in control:
         return "v3"
-    return "v2" if "[INST]" in control else None
+    return "v2"

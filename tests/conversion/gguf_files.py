@@ -11,6 +11,11 @@ import numpy as np
 from gguf import GGMLQuantizationType, GGUFWriter
 from gguf.quants import quantize
 
+from conversion.ggml_types import BY_NAME
+from conversion.gguf_file import GGUFFile
+from conversion.gguf_writer import GGUFWriter as OwnWriter
+from conversion.gguf_writer import NewTensor
+
 RNG = np.random.default_rng(5)
 FLOATS = {
     "token_embd.weight": RNG.standard_normal((7, 64)).astype(np.float32),
@@ -82,6 +87,24 @@ def write_good(path: Path, *, version: int = 3, alignment: int | None = None, **
         data = bytearray(path.read_bytes())
         data[4:8] = struct.pack("<I", version)
         path.write_bytes(data)
+    return path
+
+
+def rewritten(source: Path, path: Path, changes: dict[str, Any], extra: dict[str, np.ndarray] | None = None) -> Path:
+    """A copy of a GGUF file with other metadata (None: without that key), and F32 tensors beside its own."""
+    with GGUFFile(source) as file, path.open("wb") as out:
+        tensors = {name: NewTensor(name=name, shape=info.shape, type=info.type) for name, info in file.tensors.items()}
+        for name, array in (extra or {}).items():
+            tensors[name] = NewTensor(name=name, shape=array.shape, type=BY_NAME["F32"])
+        kept = {key: value for key, value in {**file.metadata, **changes}.items() if value is not None}
+        writer = OwnWriter(out, kept, list(tensors.values()))
+        for name, info in file.tensors.items():
+            data = np.empty(info.nbytes, np.uint8)
+            file.read_raw(name, data)
+            writer.write(name, data)
+        for name, array in (extra or {}).items():
+            writer.write(name, array)
+        writer.finish()
     return path
 
 

@@ -14,17 +14,16 @@ import gguf
 import numpy as np
 import pytest
 
-from conversion.ggml_types import BY_NAME
 from conversion.gguf_config import hf_config
 from conversion.gguf_file import GGUFFile
 from conversion.gguf_source import GGUFSource
-from conversion.gguf_writer import GGUFWriter, NewTensor
 from conversion.output_files import OutputError
 from conversion.safetensors_io import SafetensorsFile, read_array
 from conversion.tensor_source import WeightFileError
 from conversion.to_gguf import convert_to_gguf
 from conversion.tokenizer_files import TokenizerError
 from conversion.type_mix import MIXES
+from tests.conversion.gguf_files import rewritten
 from tests.conversion.tiny_models import CONFIG, GOLDENS, random_tensors, write_folder, write_mistral_folder
 
 # Relative RMS error of normally distributed values: what gguf.quants has, or our own quantiser for the K types that it cannot
@@ -160,24 +159,6 @@ def test_a_file_of_another_type_is_packed_anew_with_a_warning(tmp_path: Path, ca
     assert not caplog.text
     for name, array in values(tmp_path / "y.gguf").items():
         np.testing.assert_array_equal(array, original[name])
-
-
-def rewritten(source: Path, path: Path, changes: dict[str, Any], extra: dict[str, np.ndarray] | None = None) -> Path:
-    """A GGUF file with other metadata, and F32 tensors beside its own."""
-    with GGUFFile(source) as file, path.open("wb") as out:
-        tensors = {name: NewTensor(name=name, shape=info.shape, type=info.type) for name, info in file.tensors.items()}
-        for name, array in (extra or {}).items():
-            tensors[name] = NewTensor(name=name, shape=array.shape, type=BY_NAME["F32"])
-        kept = {key: value for key, value in file.metadata.items() if key != "general.alignment"}
-        writer = GGUFWriter(out, kept | changes, list(tensors.values()))
-        for name, info in file.tensors.items():
-            data = np.empty(info.nbytes, np.uint8)
-            file.read_raw(name, data)
-            writer.write(name, data)
-        for name, array in (extra or {}).items():
-            writer.write(name, array)
-        writer.finish()
-    return path
 
 
 def test_a_rope_that_is_scaled_in_two_ways_is_copied_in_both(tmp_path: Path) -> None:
