@@ -117,6 +117,8 @@ def check_destination(path: Path, *, size: int, overwrite: bool) -> None:
     Raises:
       OutputError: says which.
     """
+    if not path.name or path.name == "..":
+        raise OutputError(f"{path} is no name for something new; name the file or folder to write")
     if not overwrite:
         _check_absent(path)
     parent = path.absolute().parent
@@ -124,8 +126,9 @@ def check_destination(path: Path, *, size: int, overwrite: bool) -> None:
         raise OutputError(f"the folder {path.parent} does not exist; create it first")
     free = shutil.disk_usage(parent).free
     if free < size + _SPARE_BYTES:
+        unit, name = (2**30, "GiB") if max(size, free) >= 2**30 else (2**20, "MiB")
         raise OutputError(
-            f"{path} would take {size / 2**30:,.2f} GiB, and {free / 2**30:,.2f} GiB are free there; "
+            f"{path} would take {size / unit:,.1f} {name}, and {free / unit:,.1f} {name} are free there; "
             "choose another disk or a smaller type"
         )
 

@@ -355,7 +355,7 @@ class Settings:
             spec = by_name[name]
             if spec.option.kinds and kind not in spec.option.kinds:
                 if source != spec.env:
-                    raise SettingsError(f"{source}: only a model of your own has this option; give its --model-id too")
+                    raise SettingsError(_other_kind(source, spec, str(kind), found))
                 continue
             values[name] = spec.parse(text, source=source)
         return cls(**values)
@@ -392,12 +392,26 @@ class Settings:
 
 
 def _local_name(name: str) -> str:
-    """The last part of a path that exists, without the suffix of a GGUF file; other names as they are."""
+    """The last part of a path that exists, without the suffix of a GGUF file; other names as they are.
+
+    Of a file its own, of a folder that which links and dots lead to: in the cache of the Hub files link to others without names.
+    """
     path = Path(name).expanduser()
     try:
-        return path.resolve().name.removesuffix(".gguf") if path.exists() else name
+        if path.is_file():
+            return path.name.removesuffix(".gguf")
+        return path.resolve().name if path.exists() else name
     except OSError:
         return name
+
+
+def _other_kind(source: str, spec: SettingSpec, kind: str, found: Mapping[str, Any]) -> str:
+    """Why an option does not go with a kind of model."""
+    if "gguf-mistral" in spec.option.kinds and kind == "mistral" and "model_id" in found:
+        return f"{source}: --model-id names the model already; for a GGUF file of a repository give --quantized-model-id instead"
+    if kind == "gguf-mistral":
+        return f"{source}: this option is for models that are named by --model-id, not for a GGUF file"
+    return f"{source}: only a model of your own has this option; give its --model-id too"
 
 
 SPECS: tuple[SettingSpec, ...] = specs_of(Settings)

@@ -16,8 +16,9 @@ from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING, Any, cast
 
-from conversion.inspection import find_models, inspect
+from conversion.inspection import Inspection, find_models, inspect
 from conversion.inspection_text import render, size, table
+from conversion.tensor_source import WeightFileError
 from conversion.weight_files import is_gguf
 
 if TYPE_CHECKING:
@@ -28,21 +29,36 @@ _DIFFERENT = 1
 
 
 def run_inspect(path: Path, *, as_json: bool, tensors: bool) -> int:
-    """Print what is in a file or folder; of a folder with several GGUF models, a line for each."""
-    found = [inspect(model) for model in find_models(path)]
+    """Print what is in a file or folder; of a folder with several GGUF models, a line for each, broken ones included."""
+    models = find_models(path)
+    if len(models) == 1:
+        found = inspect(models[0])
+        print(json.dumps(_without_nan(found.as_json()), indent=2) if as_json else render(found, tensors=tensors))
+        return 0
+    inspections = [_inspected(model) for model in models]
     if as_json:
-        data = [inspection.as_json() for inspection in found]
-        print(json.dumps(_without_nan(data[0] if len(data) == 1 else data), indent=2))
-    elif len(found) == 1:
-        print(render(found[0], tensors=tensors))
-    else:
-        rows = [("file", "parameters", "bits per weight", "size", "largest part")]
-        rows += [
-            (Path(i.path).name, f"{i.parameters:,}", f"{i.bits_per_weight:.2f}", size(i.nbytes), i.types[0].type)
-            for i in found
-        ]
-        print("\n".join([str(path), *table(rows, right=frozenset({1, 2, 3}))]))
+        data = [i.as_json() if isinstance(i, Inspection) else {"path": str(p), "problem": i} for p, i in inspections]
+        print(json.dumps(_without_nan(data), indent=2))
+        return 0
+    rows = [("file", "parameters", "bits per weight", "size", "largest part")]
+    problems: list[str] = []
+    for model, i in inspections:
+        if isinstance(i, Inspection):
+            largest = i.types[0].type if i.types else "-"
+            rows.append((model.name, f"{i.parameters:,}", f"{i.bits_per_weight:.2f}", size(i.nbytes), largest))
+        else:
+            rows.append((model.name, "-", "-", "-", "-"))
+            problems.append(i)
+    print("\n".join([str(path), *table(rows, right=frozenset({1, 2, 3})), *(f"PROBLEM  {text}" for text in problems)]))
     return 0
+
+
+def _inspected(model: Path) -> tuple[Path, Inspection | str]:
+    """What is in a file, or why it cannot be read."""
+    try:
+        return model, inspect(model)
+    except WeightFileError as error:
+        return model, str(error)
 
 
 def run_convert(
@@ -55,12 +71,14 @@ def run_convert(
     compilation_cache: Path | None,
 ) -> int:
     """Convert, in the direction that the names imply, and say what came out."""
+    destination = destination.expanduser()
+    to_gguf = destination.suffix.lower() == ".gguf"
     path = _local(source)
     _keep_programs(compilation_cache)
     from_gguf = path.is_file() and is_gguf(path)
     start = time.perf_counter()
     with _stopped_by_sigterm(), _byte_bar(f"writing {destination.name}") as progress:
-        if from_gguf and destination.suffix != ".gguf":
+        if from_gguf and not to_gguf:
             if name is not None:
                 raise ValueError("--name is for GGUF files; a folder's name is its own")
             from conversion.to_safetensors import convert_to_safetensors
@@ -68,7 +86,7 @@ def run_convert(
             dtype = None if type is None else type.lower()
             convert_to_safetensors(path, destination, dtype=dtype, overwrite=overwrite, progress=progress)
         else:
-            if destination.suffix != ".gguf":
+            if not to_gguf:
                 raise ValueError(f"{destination} does not end in .gguf, which is what a model folder is converted to")
             from conversion.to_gguf import convert_to_gguf
 
@@ -98,11 +116,13 @@ def run_verify(
     """Compare two checkpoints and print how they differ; 1 if their tensors do not match or a limit is exceeded."""
     from tqdm import tqdm
 
+    from mistral_jax.checkpoint import choose_dtype
     from mistral_jax.quant.plan import QUANTIZATIONS
     from mistral_jax.verify import verify
 
     if quant not in QUANTIZATIONS:
         raise ValueError(f"--quant is {quant!r}; expected one of {', '.join(QUANTIZATIONS)}")
+    choose_dtype(dtype, None, "cpu")  # refuses what is none before minutes are spent on the tensors
     _keep_programs(compilation_cache)
     with tqdm(leave=False, disable=None) as bar:
 
@@ -114,7 +134,7 @@ def run_verify(
         result = verify(
             a,
             b,
-            text=None if text is None else text.read_text(encoding="utf-8"),
+            text=None if text is None else _text(text),
             logits=logits,
             max_tokens=max_tokens,
             dtype=dtype,
@@ -128,6 +148,13 @@ def run_verify(
     else:
         print("\n".join([str(result), *(f"FAILED: {failure}" for failure in failures)]))
     return _DIFFERENT if failures else 0
+
+
+def _text(path: Path) -> str:
+    try:
+        return path.read_text(encoding="utf-8")
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{path} is no text in UTF-8: {error.reason} at byte {error.start}") from error
 
 
 def _local(source: str) -> Path:

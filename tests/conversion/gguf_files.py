@@ -90,15 +90,23 @@ def write_good(path: Path, *, version: int = 3, alignment: int | None = None, **
     return path
 
 
-def rewritten(source: Path, path: Path, changes: dict[str, Any], extra: dict[str, np.ndarray] | None = None) -> Path:
-    """A copy of a GGUF file with other metadata (None: without that key), and F32 tensors beside its own."""
+def rewritten(
+    source: Path,
+    path: Path,
+    changes: dict[str, Any],
+    extra: dict[str, np.ndarray[Any, Any]] | None = None,
+    *,
+    only: frozenset[str] | None = None,
+) -> Path:
+    """A copy of a GGUF file with other metadata (None: without that key), and F32 tensors beside its own (or `only` some)."""
     with GGUFFile(source) as file, path.open("wb") as out:
-        tensors = {name: NewTensor(name=name, shape=info.shape, type=info.type) for name, info in file.tensors.items()}
+        copied = {name: info for name, info in file.tensors.items() if only is None or name in only}
+        tensors = {name: NewTensor(name=name, shape=info.shape, type=info.type) for name, info in copied.items()}
         for name, array in (extra or {}).items():
             tensors[name] = NewTensor(name=name, shape=array.shape, type=BY_NAME["F32"])
         kept = {key: value for key, value in {**file.metadata, **changes}.items() if value is not None}
         writer = OwnWriter(out, kept, list(tensors.values()))
-        for name, info in file.tensors.items():
+        for name, info in copied.items():
             data = np.empty(info.nbytes, np.uint8)
             file.read_raw(name, data)
             writer.write(name, data)

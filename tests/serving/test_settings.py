@@ -126,6 +126,19 @@ def test_served_id_of_a_local_path_is_its_last_part(tmp_path: Path) -> None:
     (tmp_path / "tiny").mkdir()
     assert Settings(model_kind="mistral", model_id=str(tmp_path / "tiny")).served_id == "tiny"
     assert Settings(model_kind="mistral", model_id="a/b", served_name="mine").served_id == "mine"
+    blob = tmp_path / "0123abcd"  # the cache of the Hub names files by their contents, and links to them by name
+    blob.write_bytes(b"GGUF")
+    (tmp_path / "a.Q4_0.gguf").symlink_to(blob)
+    assert Settings(model_kind="mistral", model_id=str(tmp_path / "a.Q4_0.gguf")).served_id == "a.Q4_0"
+
+
+def test_options_of_another_kind_of_model_are_refused_with_the_reason() -> None:
+    with pytest.raises(SettingsError, match="--quantized-filename: --model-id names the model already"):
+        Settings.resolve({"model_id": "a/b", "quantized_filename": "x.gguf"}, env={})
+    with pytest.raises(SettingsError, match="--weight-file: this option is for models that are named by --model-id"):
+        Settings.resolve({"quantized_model_id": "a/b", "weight_files": ("x.gguf",)}, env={})
+    with pytest.raises(SettingsError, match="--weight-file: only a model of your own"):
+        Settings.resolve({"weight_files": ("x.gguf",)}, env={})
 
 
 def test_secrets_are_never_printed() -> None:

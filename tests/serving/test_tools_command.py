@@ -15,6 +15,7 @@ import pytest
 from click.testing import CliRunner
 
 from serving.cli import cli
+from tests.conversion.gguf_files import rewritten
 from tests.conversion.tiny_models import GOLDENS, write_folder
 
 NARROW = str(GOLDENS / "narrow.Q4_0.gguf")
@@ -57,7 +58,31 @@ def test_inspect_lists_a_folder_of_files(tmp_path: Path) -> None:
     lines = invoke("inspect", str(tmp_path)).output.splitlines()
     assert [line.split()[0] for line in lines[2:]] == ["narrow.Q4_0.gguf", "wide.Q6_K.gguf"]
     assert len(json.loads(invoke("inspect", str(tmp_path), "--json").output)) == 2
+    rewritten(Path(NARROW), tmp_path / "a vocabulary.gguf", {}, only=frozenset())
+    (tmp_path / "broken.gguf").write_bytes(Path(NARROW).read_bytes()[:3000])
+    lines = invoke("inspect", str(tmp_path)).output.splitlines()
+    assert [line.strip().split("  ")[0] for line in lines[2:6]] == [
+        *("a vocabulary.gguf", "broken.gguf", "narrow.Q4_0.gguf", "wide.Q6_K.gguf")
+    ]
+    assert lines[6].startswith("PROBLEM")
+    assert "broken.gguf" in lines[6]
+    data = json.loads(invoke("inspect", str(tmp_path), "--json").output)
+    assert [set(entry) == {"path", "problem"} for entry in data] == [False, True, False, False]
     fails("no file or folder", "inspect", str(tmp_path / "missing"))
+
+
+def test_arguments_that_make_no_sense_are_refused_before_any_work(tmp_path: Path) -> None:
+    fails("no name for something new", "convert", NARROW, "/", "--overwrite")
+    fails("no name for something new", "convert", NARROW, "..", "--overwrite")
+    binary = tmp_path / "binary"
+    binary.write_bytes(b"\xff\xfe")
+    fails(r"binary is no text in UTF-8: .* at byte 0", "verify", NARROW, NARROW, "--text", str(binary))
+    fails("dtype is 'half'", "verify", NARROW, str(tmp_path / "missing"), "--dtype", "half")
+
+
+def test_the_suffix_of_a_gguf_file_may_be_written_in_capitals(tmp_path: Path) -> None:
+    invoke("convert", NARROW, str(tmp_path / "X.GGUF"))
+    assert (tmp_path / "X.GGUF").read_bytes()[:4] == b"GGUF"
 
 
 def test_convert_goes_by_the_name_of_the_destination(model: Path, tmp_path: Path) -> None:
