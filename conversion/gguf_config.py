@@ -30,6 +30,13 @@ from conversion.gguf_rope import rope_parameters
 ARCHITECTURES = ("llama", "mistral3")
 """Of `general.architecture`: the dense models of the Llama and Mistral families."""
 
+_OTHER_KINDS = {
+    "adapter": "an adapter (LoRA) for a model that is in another file",
+    "imatrix": "an importance matrix, which quantisers use",
+    "mmproj": "the vision or audio part of a model whose text part is in another file",
+    "vocab": "a vocabulary without a model",
+}
+"""Of `general.type`."""
 _OTHER_ARCHITECTURES = {
     "deepseek2": "Mistral Large 3 and DeepSeek: latent attention and experts",
     "mistral4": "Mistral Small 4: latent attention and experts",
@@ -103,9 +110,8 @@ def fields_of(gguf: GGUFFile) -> Fields:
     general = Fields(gguf.metadata, "")
     kind = general.text("general.type", "model")
     if kind != "model":
-        raise GGUFError(
-            f"general.type is {kind!r}: the file holds no whole model; expected a file with a language model"
-        )
+        held = _OTHER_KINDS.get(kind, "something else than a whole model")
+        raise GGUFError(f"the file holds {held} (general.type is {kind!r}); expected a file with a language model")
     architecture = general.text("general.architecture")
     if architecture not in ARCHITECTURES:
         known = _OTHER_ARCHITECTURES.get(architecture)

@@ -16,6 +16,7 @@ import numpy as np
 
 from mistral_jax.description import describe
 from mistral_jax.device import Device, choose_device
+from mistral_jax.quant.summary import summarize
 from mistral_jax.runner import Runner
 from mistral_jax.sampling import Features
 from mistral_jax.sampling_params import SamplingParams
@@ -57,7 +58,9 @@ def run_bench(
         "model": settings.served_id,
         "parameters": description.config.num_parameters,
         "dtype": str(first.dtype),
+        "quant": settings.quant,
         "weight_bytes": first.weight_bytes,
+        "weights": str(summarize(first.model)),
         "device": device.device_kind if device.platform != "cpu" else platform.processor() or platform.machine(),
         "platform": device.platform,
         "copy_bytes_per_second": bandwidth,
@@ -72,8 +75,8 @@ def run_bench(
 
 def _table(result: dict[str, Any], timings: list[Timing]) -> str:
     lines = [
-        f"{result['model']}: {result['parameters'] / 1e6:,.0f} M weights in {result['dtype']} "
-        f"({result['weight_bytes'] / 2**20:,.0f} MiB) on {result['device']}; memory is read and written at "
+        f"{result['model']}: {result['parameters'] / 1e6:,.0f} M weights in {result['weights']}",
+        f"computing in {result['dtype']} on {result['device']}; memory is read and written at "
         f"{result['copy_bytes_per_second'] / 1e9:.1f} GB/s",
         f"prompt {result['prompt_tokens']} tokens, answer {result['answer_tokens']} tokens; medians",
         "",

@@ -21,6 +21,7 @@ ModelKind = Literal["demo", "mistral", "gguf-mistral", "x-lora-mistral"]
 DEFAULT_MODEL_IDS: dict[str, str] = {"mistral": "mistralai/Mistral-7B-Instruct-v0.1"}
 
 _CACHED_TOKEN = TokenSource()
+_NOT_EMPTY = r"(?s).*\S.*"
 _LOADED = ("mistral",)
 """Kinds that load the files of a model that the user names."""
 _GGUF = ("gguf-mistral",)
@@ -52,6 +53,8 @@ class Settings:
         str | None,
         Option(
             flags=("--model-id", "-m"),
+            pattern=_NOT_EMPTY,
+            expects="a name that is not empty",
             help="Hugging Face Hub id, folder, GGUF file, or single safetensors file of the model.",
             default_text=DEFAULT_MODEL_IDS["mistral"],
             kinds=_LOADED,
@@ -61,6 +64,8 @@ class Settings:
         str | None,
         Option(
             flags=("--quantized-model-id", "-m"),
+            pattern=_NOT_EMPTY,
+            expects="a name that is not empty",
             help="Hub id or folder that holds the GGUF file.",
             default_text=DEFAULT_GGUF[0],
             kinds=_GGUF,
@@ -70,6 +75,8 @@ class Settings:
         str | None,
         Option(
             flags=("--quantized-filename", "-f"),
+            pattern=_NOT_EMPTY,
+            expects="a name that is not empty",
             help="Name of the GGUF file there, or the path of one here.",
             default_text=f"{DEFAULT_GGUF[1]}, or the only one that is there",
             kinds=_GGUF,
@@ -79,6 +86,8 @@ class Settings:
         str | None,
         Option(
             flags=("--tok-model-id", "-t"),
+            pattern=_NOT_EMPTY,
+            expects="a name that is not empty",
             help="Hub id or folder whose tokenizer and chat template are used instead of the model's own.",
             default_text="the model's own",
             kinds=_LOADED + _GGUF,

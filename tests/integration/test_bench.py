@@ -20,6 +20,7 @@ def test_bench_times_each_number_of_rows():
     report = json.loads(done.stdout)
     assert (report["model"], report["dtype"], report["prompt_tokens"]) == ("demo", "bfloat16", 20)
     assert report["weight_bytes"] == 2 * report["parameters"]
+    assert "16.00 bits per weight (bfloat16 100%)" in report["weights"]
     assert report["copy_bytes_per_second"] > 0
     assert [timing["rows"] for timing in report["timings"]] == [1, 3]
     for timing in report["timings"]:

@@ -132,6 +132,13 @@ def test_served_id_of_a_local_path_is_its_last_part(tmp_path: Path) -> None:
     assert Settings(model_kind="mistral", model_id=str(tmp_path / "a.Q4_0.gguf")).served_id == "a.Q4_0"
 
 
+def test_a_name_that_a_shell_left_empty_does_not_serve_another_model() -> None:
+    with pytest.raises(SettingsError, match="--model-id: '' is not valid; expected a name that is not empty"):
+        Settings.resolve({"model_id": ""}, kind="mistral", env={})
+    with pytest.raises(SettingsError, match="--quantized-filename: ' ' is not valid"):
+        Settings.resolve({"quantized_filename": " "}, kind="gguf-mistral", env={})
+
+
 def test_options_of_another_kind_of_model_are_refused_with_the_reason() -> None:
     with pytest.raises(SettingsError, match="--quantized-filename: --model-id names the model already"):
         Settings.resolve({"model_id": "a/b", "quantized_filename": "x.gguf"}, env={})
