@@ -129,6 +129,7 @@ def caches(settings: Settings) -> Section:
 
 def model(settings: Settings) -> Section:
     """What would be loaded, and whether it fits on the chosen device."""
+    from conversion.gguf_file import GGUFFile
     from mistral_jax.checkpoint import choose_dtype
     from mistral_jax.description import describe
     from mistral_jax.device import choose_device, free_memory
@@ -154,7 +155,11 @@ def model(settings: Settings) -> Section:
     }
     try:
         if files.repo_id is None or files.gguf is not None:
-            found["files"] = {path.name: path.stat().st_size for path in files.fetch_weights()}
+            paths = files.fetch_weights()
+            if files.gguf is not None:
+                with GGUFFile(files.gguf) as gguf:
+                    paths = list(gguf.paths)  # all parts of one that is split
+            found["files"] = {path.name: path.stat().st_size for path in paths}
         else:
             found["files"] = "on the Hub"
         found["weight_bytes"] = weight_bytes(settings, description, device)

@@ -376,7 +376,7 @@ class Settings:
             return self.served_name
         if self.model_kind == "gguf-mistral":
             name = self.quantized_filename or ""
-            if self.quantized_model_id is not None and not Path(name).is_file():
+            if self.quantized_model_id is not None and not Path(name).expanduser().is_file():
                 name = self.quantized_model_id
             return _local_name(name or DEFAULT_GGUF[0])
         return "demo" if self.model_id is None else _local_name(self.model_id)

@@ -8,8 +8,13 @@ from pathlib import Path
 
 import pytest
 
+from conversion.gguf_file import GGUFFile
 from serving.doctor import examine, report, run_doctor
 from serving.settings import Settings
+from tests.conversion.gguf_files import rewritten
+from tests.conversion.tiny_models import GOLDENS
+
+NARROW = GOLDENS / "narrow.Q8_0.gguf"
 
 pytestmark = pytest.mark.filterwarnings("default")  # of libraries that are only looked at
 
@@ -125,3 +130,15 @@ def test_tokens_are_never_told(folder: Path) -> None:
 def test_a_device_that_is_not_there_is_a_problem(folder: Path) -> None:
     settings = Settings(model_kind="mistral", model_id=str(folder), device="gpu:99")
     assert "gpu" in examine(settings)["devices"]["problem"]
+
+
+def test_all_parts_of_a_split_gguf_file_are_listed(tmp_path: Path) -> None:
+    count = {"split.count": 2, "split.tensors.count": 12}
+    parts = [tmp_path / f"x-0000{number}-of-00002.gguf" for number in (1, 2)]
+    with GGUFFile(NARROW) as file:
+        names = list(file.tensors)
+    rewritten(NARROW, parts[0], count | {"split.no": 0}, only=frozenset(names[:5]))
+    rewritten(NARROW, parts[1], count | {"split.no": 1}, only=frozenset(names[5:]))
+    for part in parts:
+        model = examine(Settings(model_kind="mistral", model_id=str(part)))["model"]
+        assert model["files"] == {path.name: path.stat().st_size for path in parts}
