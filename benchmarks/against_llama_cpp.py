@@ -25,7 +25,7 @@ from typing import Any
 
 import numpy as np
 
-from conversion.gguf_file import GGUFFile
+from conversion.gguf.file import GGUFFile
 
 HERE = Path(__file__).parent
 METRICS = ("prefill_tokens_per_second", "decode_tokens_per_second")

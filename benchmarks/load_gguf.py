@@ -27,7 +27,7 @@ PIECE = 8 * 2**20
 OPEN = """
 import sys, time
 start = time.perf_counter()
-from conversion.gguf_file import GGUFFile
+from conversion.gguf.file import GGUFFile
 imported = time.perf_counter()
 file = GGUFFile(sys.argv[1])
 print(file.architecture, file.metadata["general.name"], len(file.tensors))

@@ -18,9 +18,9 @@ from typing import Any, cast
 import numpy as np
 
 from conversion.ggml_types import BY_NAME, GGMLType
-from conversion.gguf_config import hf_config
-from conversion.gguf_fields import shortest
-from conversion.gguf_file import GGUFFile
+from conversion.gguf.config import hf_config
+from conversion.gguf.fields import shortest
+from conversion.gguf.file import GGUFFile
 from conversion.memory_estimate import MemoryEstimate, StoredTensor, estimate_memory
 from conversion.safetensors_io import DTYPES, SafetensorsFile
 from conversion.tensor_names import HuggingFaceText

@@ -12,10 +12,10 @@ import logging
 from collections.abc import Callable
 from pathlib import Path
 
-from conversion.gguf_writer import GGUFWriter, NewTensor, file_size
-from conversion.new_gguf_model import NewGGUFModel, open_folder, open_gguf
+from conversion.gguf.new_model import NewGGUFModel, open_folder, open_gguf
+from conversion.gguf.type_mix import TypeMix, choose_type, find_mix
+from conversion.gguf.writer import GGUFWriter, NewTensor, file_size
 from conversion.output_files import check_destination, new_file
-from conversion.type_mix import TypeMix, choose_type, find_mix
 from conversion.weight_files import is_gguf
 
 Progress = Callable[[int, int], None]
@@ -41,7 +41,7 @@ def convert_to_gguf(
       source: a folder in Hugging Face's or Mistral's own format, or a GGUF file (any part of a split one). What a GGUF file has
         packed already is unpacked and packed anew where the type is another one, which loses a little more.
       destination: the file to write.
-      type: one of `conversion.type_mix.MIXES`, in any case.
+      type: one of `conversion.gguf.type_mix.MIXES`, in any case.
       name: `general.name`; None: the folder's name, or what a GGUF file has.
       overwrite: replace a file of this name.
     Raises:

@@ -18,12 +18,12 @@ from typing import Any
 import ml_dtypes
 import numpy as np
 
-from conversion.gguf_config import hf_config
-from conversion.gguf_fields import shortest
-from conversion.gguf_file import GGUFFile
-from conversion.gguf_source import GGUFSource
-from conversion.gguf_tokenizer import tokenizer_files
-from conversion.gguf_vocabulary import read_vocabulary
+from conversion.gguf.config import hf_config
+from conversion.gguf.fields import shortest
+from conversion.gguf.file import GGUFFile
+from conversion.gguf.source import GGUFSource
+from conversion.gguf.tokenizer import tokenizer_files
+from conversion.gguf.vocabulary import read_vocabulary
 from conversion.output_files import check_destination, new_folder
 from conversion.safetensors_writer import SHARD_BYTES, plan_shards, write_shards
 from conversion.tensor_source import Array, WeightFileError

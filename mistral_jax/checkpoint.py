@@ -18,8 +18,8 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
-from conversion.gguf_file import GGUFFile
-from conversion.gguf_source import GGUFSource
+from conversion.gguf.file import GGUFFile
+from conversion.gguf.source import GGUFSource
 from conversion.safetensors_io import SafetensorsFiles, read_array, write_safetensors
 from conversion.tensor_names import HuggingFaceText, MistralFormat
 from conversion.tensor_source import Array, TensorSource, WeightFileError

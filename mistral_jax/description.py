@@ -9,10 +9,10 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, cast
 
-from conversion.chat_templates import read_chat_templates
-from conversion.gguf_config import hf_config
-from conversion.gguf_file import GGUFFile
-from conversion.gguf_source import GGUFSource
+from conversion.gguf.config import hf_config
+from conversion.gguf.file import GGUFFile
+from conversion.gguf.source import GGUFSource
+from conversion.tokenizer.chat_templates import read_chat_templates
 from mistral_jax.chat import ChatFormatter, load_chat_formatter
 from mistral_jax.chat.gguf import chat_formatter_from_gguf
 from mistral_jax.chat.loading import read_override

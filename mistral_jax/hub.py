@@ -235,7 +235,8 @@ def _hub_names(repo_id: str, *, revision: str | None, token: str | bool | None) 
     from huggingface_hub import HfApi
 
     try:
-        return HfApi().list_repo_files(repo_id, revision=revision, token=token)
+        siblings = HfApi().model_info(repo_id, revision=revision, token=token, timeout=30).siblings
+        return [sibling.rfilename for sibling in siblings or ()]
     except Exception:  # of the Hub, or of the HTTP library below it
         # A download of nothing says clearly what is wrong, or finds what an earlier run has fetched.
         folder = _snapshot(repo_id, ["no such file"], revision=revision, token=token)

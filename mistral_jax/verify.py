@@ -14,8 +14,8 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
-from conversion.gguf_config import hf_config
-from conversion.gguf_file import GGUFFile
+from conversion.gguf.config import hf_config
+from conversion.gguf.file import GGUFFile
 from mistral_jax.checkpoint import open_weights
 from mistral_jax.config import MistralConfig
 from mistral_jax.hub import ModelFiles, find_model

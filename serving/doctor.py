@@ -129,7 +129,7 @@ def caches(settings: Settings) -> Section:
 
 def model(settings: Settings) -> Section:
     """What would be loaded, and whether it fits on the chosen device."""
-    from conversion.gguf_file import GGUFFile
+    from conversion.gguf.file import GGUFFile
     from mistral_jax.checkpoint import choose_dtype
     from mistral_jax.description import describe
     from mistral_jax.device import choose_device, free_memory

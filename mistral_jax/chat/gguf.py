@@ -6,8 +6,8 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
-from conversion.chat_templates import MISTRAL_FORMATS, gguf_chat_templates, is_jinja
-from conversion.tokenizer_files import TokenizerError
+from conversion.tokenizer.chat_templates import MISTRAL_FORMATS, gguf_chat_templates, is_jinja
+from conversion.tokenizer.files import TokenizerError
 from mistral_jax.chat.errors import ChatTemplateError
 from mistral_jax.chat.formatter import ChatFormatter
 from mistral_jax.chat.loading import read_override

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from conversion.chat_templates import read_chat_templates, templates_in_json
-from conversion.tokenizer_files import TokenizerError, read_json_object
+from conversion.tokenizer.chat_templates import read_chat_templates, templates_in_json
+from conversion.tokenizer.files import TokenizerError, read_json_object
 from mistral_jax.chat.errors import ChatTemplateError
 from mistral_jax.chat.formatter import ChatFormatter
 from mistral_jax.tokenizer.base import Tokenizer

@@ -1,7 +1,7 @@
 """Tokenizers: one class per file format, all with the same byte-exact interface (`Tokenizer`)."""
 
-from conversion.special_tokens import AddedToken, SpecialTokens
-from conversion.tokenizer_files import TokenizerError
+from conversion.tokenizer.files import TokenizerError
+from conversion.tokenizer.special_tokens import AddedToken, SpecialTokens
 from mistral_jax.tokenizer.base import Tokenizer
 from mistral_jax.tokenizer.huggingface import HuggingFaceTokenizer
 from mistral_jax.tokenizer.loading import load_tokenizer

@@ -6,7 +6,7 @@ import re
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 
-from conversion.tokenizer_files import TokenizerError
+from conversion.tokenizer.files import TokenizerError
 
 _LONE_SURROGATE = re.compile("[\ud800-\udfff]")
 

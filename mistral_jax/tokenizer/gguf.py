@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from conversion.chat_templates import gguf_chat_templates
-from conversion.gguf_tokenizer import gguf_tokenizer
-from conversion.gguf_vocabulary import PREFIX, read_vocabulary
-from conversion.sentencepiece_model import SPACE
-from conversion.special_tokens import special_tokens
-from conversion.tokenizer_files import TokenizerError
+from conversion.gguf.tokenizer import gguf_tokenizer
+from conversion.gguf.vocabulary import PREFIX, read_vocabulary
+from conversion.tokenizer.chat_templates import gguf_chat_templates
+from conversion.tokenizer.files import TokenizerError
+from conversion.tokenizer.sentencepiece_model import SPACE
+from conversion.tokenizer.special_tokens import special_tokens
 from mistral_jax.tokenizer.base import Tokenizer
 from mistral_jax.tokenizer.byte_table import ByteTableTokenizer
 from mistral_jax.tokenizer.huggingface import HuggingFaceTokenizer

@@ -13,10 +13,10 @@ from typing import Any, cast
 
 from tokenizers import Tokenizer
 
-from conversion.byte_level import from_letters
-from conversion.special_tokens import AddedToken, SpecialTokens, read_special_tokens
-from conversion.tokenizer_files import TokenizerError, read_json_object
-from conversion.word_splits import TEKKEN, is_tekken
+from conversion.tokenizer.byte_level import from_letters
+from conversion.tokenizer.files import TokenizerError, read_json_object
+from conversion.tokenizer.special_tokens import AddedToken, SpecialTokens, read_special_tokens
+from conversion.tokenizer.word_splits import TEKKEN, is_tekken
 from mistral_jax.tokenizer.byte_table import ByteTableTokenizer
 
 type Json = dict[str, Any]

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from conversion.special_tokens import read_special_tokens
-from conversion.tokenizer_files import SENTENCEPIECE_NAME, TokenizerError, find_tokenizer_file, read_json_object
+from conversion.tokenizer.files import SENTENCEPIECE_NAME, TokenizerError, find_tokenizer_file, read_json_object
+from conversion.tokenizer.special_tokens import read_special_tokens
 from mistral_jax.tokenizer.byte_table import ByteTableTokenizer
 from mistral_jax.tokenizer.huggingface import HuggingFaceTokenizer
 from mistral_jax.tokenizer.sentencepiece import SentencePieceTokenizer

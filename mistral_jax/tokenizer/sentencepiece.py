@@ -7,8 +7,8 @@ from pathlib import Path
 
 from sentencepiece import SentencePieceProcessor
 
-from conversion.special_tokens import SpecialTokens
-from conversion.tokenizer_files import TokenizerError
+from conversion.tokenizer.files import TokenizerError
+from conversion.tokenizer.special_tokens import SpecialTokens
 from mistral_jax.tokenizer.byte_table import ByteTableTokenizer
 
 # A second `normalizer_spec { add_dummy_prefix: false }`. Protocol buffers merge repeated messages, so that these bytes

@@ -7,10 +7,10 @@ from pathlib import Path
 
 from tokenizers import Regex, Tokenizer, models, pre_tokenizers
 
-from conversion.byte_level import to_letters
-from conversion.special_tokens import SpecialTokens
-from conversion.tekken_file import read_tekken
-from conversion.tokenizer_files import TokenizerError
+from conversion.tokenizer.byte_level import to_letters
+from conversion.tokenizer.files import TokenizerError
+from conversion.tokenizer.special_tokens import SpecialTokens
+from conversion.tokenizer.tekken_file import read_tekken
 from mistral_jax.tokenizer.byte_table import ByteTableTokenizer
 
 _log = logging.getLogger(__name__)

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from conversion.ggml_types import BY_NAME
-from conversion.gguf_file import TensorInfo
+from conversion.gguf.file import TensorInfo
 
 
 def tensor_info(name: str, shape: tuple[int, ...], kind: str = "F32") -> TensorInfo:

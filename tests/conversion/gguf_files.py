@@ -12,9 +12,9 @@ from gguf import GGMLQuantizationType, GGUFWriter
 from gguf.quants import quantize
 
 from conversion.ggml_types import BY_NAME
-from conversion.gguf_file import GGUFFile
-from conversion.gguf_writer import GGUFWriter as OwnWriter
-from conversion.gguf_writer import NewTensor
+from conversion.gguf.file import GGUFFile
+from conversion.gguf.writer import GGUFWriter as OwnWriter
+from conversion.gguf.writer import NewTensor
 
 RNG = np.random.default_rng(5)
 FLOATS = {

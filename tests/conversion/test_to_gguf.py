@@ -14,15 +14,15 @@ import gguf
 import numpy as np
 import pytest
 
-from conversion.gguf_config import hf_config
-from conversion.gguf_file import GGUFFile
-from conversion.gguf_source import GGUFSource
+from conversion.gguf.config import hf_config
+from conversion.gguf.file import GGUFFile
+from conversion.gguf.source import GGUFSource
+from conversion.gguf.type_mix import MIXES
 from conversion.output_files import OutputError
 from conversion.safetensors_io import SafetensorsFile, read_array
 from conversion.tensor_source import WeightFileError
 from conversion.to_gguf import convert_to_gguf
-from conversion.tokenizer_files import TokenizerError
-from conversion.type_mix import MIXES
+from conversion.tokenizer.files import TokenizerError
 from tests.conversion.gguf_files import rewritten
 from tests.conversion.tiny_models import CONFIG, GOLDENS, random_tensors, write_folder, write_mistral_folder
 

@@ -14,8 +14,8 @@ import numpy as np
 import pytest
 from safetensors import safe_open
 
-from conversion.gguf_file import GGUFFile
-from conversion.gguf_source import GGUFSource
+from conversion.gguf.file import GGUFFile
+from conversion.gguf.source import GGUFSource
 from conversion.output_files import OutputError
 from conversion.safetensors_io import SafetensorsFiles, read_array
 from conversion.tensor_source import WeightFileError

@@ -10,8 +10,8 @@ from typing import Any
 
 import numpy as np
 
-from conversion.gguf_file import GGUFFile
-from conversion.gguf_tokenizer import tokenizer_files
+from conversion.gguf.file import GGUFFile
+from conversion.gguf.tokenizer import tokenizer_files
 from conversion.safetensors_io import write_safetensors
 from conversion.tensor_names import halves_to_pairs
 

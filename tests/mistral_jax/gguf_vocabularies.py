@@ -10,7 +10,7 @@ import numpy as np
 from mistral_common.tokens.tokenizers.tekken import Tekkenizer
 from sentencepiece import SentencePieceProcessor
 
-from conversion.tokenizer_to_gguf import tokenizer_to_gguf
+from conversion.gguf.from_tokenizer import tokenizer_to_gguf
 from tests.mistral_jax.tokenizer_corpus import SENTENCEPIECE, TEKKEN
 
 type Metadata = dict[str, Any]

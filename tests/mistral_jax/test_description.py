@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from conversion.gguf_file import GGUFFile
+from conversion.gguf.file import GGUFFile
 from conversion.to_safetensors import convert_to_safetensors
 from mistral_jax.chat import ChatTemplateError
 from mistral_jax.description import describe

@@ -13,8 +13,8 @@ import pytest
 from hypothesis import given, settings
 from sentencepiece import SentencePieceProcessor
 
-from conversion.bpe_merges import merges_from_scores
-from conversion.tokenizer_to_gguf import tokenizer_to_gguf
+from conversion.gguf.from_tokenizer import tokenizer_to_gguf
+from conversion.tokenizer.bpe_merges import merges_from_scores
 from mistral_jax.tokenizer import HuggingFaceTokenizer, TokenizerError, load_tokenizer
 from mistral_jax.tokenizer.byte_table import ByteTableTokenizer
 from mistral_jax.tokenizer.gguf import check_same_tokens, end_of_generation_ids, tokenizer_from_gguf

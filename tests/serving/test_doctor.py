@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from conversion.gguf_file import GGUFFile
+from conversion.gguf.file import GGUFFile
 from serving.doctor import examine, report, run_doctor
 from serving.settings import Settings
 from tests.conversion.gguf_files import rewritten
