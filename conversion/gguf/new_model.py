@@ -39,7 +39,7 @@ _SCALARS = {
     **{"u64": np.uint64, "i64": np.int64, "f32": np.float32, "f64": np.float64},
 }
 """Numpy's types for those of metadata, so that a number keeps its type when it is copied."""
-_NOT_COPIED = re.compile(r"split\..*|general\.(?:alignment|file_type|quantization_version)")
+_NOT_COPIED = re.compile(r"split\..*|quantize\.imatrix\..*|general\.(?:alignment|file_type|quantization_version)")
 _SAMPLING = {
     **{"temperature": "temp", "top_k": "top_k", "top_p": "top_p", "min_p": "min_p"},
     "repetition_penalty": "penalty_repeat",

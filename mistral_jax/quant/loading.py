@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from itertools import groupby
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from conversion.ggml_types import BY_NAME, GGMLType
@@ -15,6 +16,8 @@ from mistral_jax.device import Device
 from mistral_jax.quant.array import Int8Array, QuantizedArray, RowStack, Weight, int8_array
 from mistral_jax.quant.plan import Form, stays_packed, stored_kind
 from mistral_jax.quant.product import unpacked
+
+_BFLOAT16 = np.dtype(jnp.bfloat16)
 
 
 def load_weight(
@@ -41,10 +44,17 @@ def _load(
     kind = BY_NAME.get(form)
     if kind is not None and all(stored_kind(source, name) == kind for name in names):
         return QuantizedArray(_packed(source, names, kind, device), kind)
-    plain = _plain(source, names, dtype, device)
+    plain = _plain(source, names, dtype if form == "dense" else _stored_dtype(source, names), device)
     if kind is not None:
         return QuantizedArray(quantize(plain, kind), kind)
     return int8_array(plain) if form == "int8" else plain
+
+
+def _stored_dtype(source: TensorSource, names: list[str]) -> np.dtype:
+    """The type to quantise from: that of the files, so that nothing is rounded twice."""
+    dtypes = {source.dtype(name) for name in names}
+    dtype = dtypes.pop()
+    return dtype if not dtypes and dtype in (np.float16, _BFLOAT16) else np.dtype(np.float32)
 
 
 def _packed(source: TensorSource, names: list[str], kind: GGMLType, device: Device | None) -> jax.Array:

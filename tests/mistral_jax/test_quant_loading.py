@@ -73,6 +73,15 @@ def test_a_model_quantised_while_loading_is_nearly_the_same(folder: Path, quant:
         np.testing.assert_allclose(found, logits(plain), atol=2e-5 * np.abs(wanted).max())
 
 
+def test_weights_are_quantised_from_what_is_stored_whatever_is_computed_in(folder: Path) -> None:
+    source = open_weights(CONFIG, [folder / "model.safetensors"])
+    raws = [
+        load_weights(CONFIG, source, dtype=dtype, quant="q4_k").layers[0].mlp.gate_up_proj.weight.get_value().raw
+        for dtype in (jnp.float32, jnp.bfloat16)
+    ]
+    np.testing.assert_array_equal(*raws)
+
+
 def test_forms_follow_llama_cpp_where_rows_are_no_whole_blocks(folder: Path) -> None:
     model = load(folder, "q4_k")
     layer = model.layers[0]
