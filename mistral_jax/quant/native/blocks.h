@@ -43,11 +43,6 @@ inline void scaled(const int8_t* level, float scale, float* out) {
   for (int i = 0; i < kCount; i += kLanes) store(out + i, all(scale) * to_float(level + i));
 }
 
-template <int kCount>
-inline void scaled(const int8_t* level, float scale, float minimum, float* out) {
-  for (int i = 0; i < kCount; i += kLanes) store(out + i, all(scale) * to_float(level + i) - all(minimum));
-}
-
 template <typename Bytes>
 inline void put(Bytes v, int8_t* level) {
   std::memcpy(level, &v, sizeof v);
@@ -82,65 +77,58 @@ inline void put_looked_up(const uint8_t* q, const int8_t* table, int8_t* level) 
 constexpr int8_t kIQ4[16] = {-127, -104, -83, -65, -49, -35, -22, -10, 1, 13, 25, 38, 53, 69, 89, 113};
 constexpr int8_t kE2M1Doubled[16] = {0, 1, 2, 3, 4, 6, 8, 12, 0, -1, -2, -3, -4, -6, -8, -12};
 
-inline void q8_0(const uint8_t* b, float* out) { scaled<32>(reinterpret_cast<const int8_t*>(b + 2), half_at(b), out); }
+// Each of these takes one block apart: its levels, and a scale and maybe a minimum for every group of them.
 
-inline void q4_0(const uint8_t* b, float* out) {
-  alignas(32) int8_t level[32];
+inline void q8_0(const uint8_t* b, int8_t* level, float* scale, float*) {
+  put(read<Bytes32>(b + 2), level);
+  *scale = half_at(b);
+}
+
+inline void q4_0(const uint8_t* b, int8_t* level, float* scale, float*) {
   put_nibbles(b + 2, 8, level);
-  scaled<32>(level, half_at(b), out);
+  *scale = half_at(b);
 }
 
-inline void q4_1(const uint8_t* b, float* out) {
-  alignas(32) int8_t level[32];
+inline void q4_1(const uint8_t* b, int8_t* level, float* scale, float* minimum) {
   put_nibbles(b + 4, 0, level);
-  scaled<32>(level, half_at(b), -half_at(b + 2), out);
+  *scale = half_at(b), *minimum = -half_at(b + 2);
 }
 
-inline void q5_0(const uint8_t* b, float* out) {
-  alignas(32) int8_t level[32];
+inline void q5_0(const uint8_t* b, int8_t* level, float* scale, float*) {
   put_five_bits(b + 6, b + 2, 16, level);
-  scaled<32>(level, half_at(b), out);
+  *scale = half_at(b);
 }
 
-inline void q5_1(const uint8_t* b, float* out) {
-  alignas(32) int8_t level[32];
+inline void q5_1(const uint8_t* b, int8_t* level, float* scale, float* minimum) {
   put_five_bits(b + 8, b + 4, 0, level);
-  scaled<32>(level, half_at(b), -half_at(b + 2), out);
+  *scale = half_at(b), *minimum = -half_at(b + 2);
 }
 
-inline void iq4_nl(const uint8_t* b, float* out) {
-  alignas(32) int8_t level[32];
+inline void iq4_nl(const uint8_t* b, int8_t* level, float* scale, float*) {
   put_looked_up(b + 2, kIQ4, level);
-  scaled<32>(level, half_at(b), out);
+  *scale = half_at(b);
 }
 
-inline void mxfp4(const uint8_t* b, float* out) {
+inline void mxfp4(const uint8_t* b, int8_t* level, float* scale, float*) {
   // A power of two, halved since the table is doubled. The two smallest are below float32's normal numbers.
   const uint32_t power = b[0] < 2 ? 0x00200000u << b[0] : (b[0] - 1u) << 23;
-  float scale;
-  std::memcpy(&scale, &power, 4);
-  alignas(32) int8_t level[32];
   put_looked_up(b + 1, kE2M1Doubled, level);
-  scaled<32>(level, scale, out);
+  std::memcpy(scale, &power, 4);
 }
 
-inline void q2_k(const uint8_t* b, float* out) {
-  alignas(32) int8_t level[256];
+inline void q2_k(const uint8_t* b, int8_t* level, float* scale, float* minimum) {
   for (int half = 0; half < 2; ++half) {
     const auto q = read<Bytes32>(b + 16 + 32 * half);
     for (int s = 0; s < 4; ++s) put(bits(q, 2 * s, 2), level + 128 * half + 32 * s);
   }
   alignas(32) int8_t packed[32];
-  alignas(64) float scale[16], minimum[16];
   put(bits(read<Bytes16>(b), 0, 4), packed);
   put(bits(read<Bytes16>(b), 4, 4), packed + 16);
   scaled<16>(packed, half_at(b + 80), scale);
   scaled<16>(packed + 16, half_at(b + 82), minimum);
-  for (int s = 0; s < 16; ++s) scaled<16>(level + 16 * s, scale[s], minimum[s], out + 16 * s);
 }
 
-inline void q3_k(const uint8_t* b, float* out) {
-  alignas(32) int8_t level[256];
+inline void q3_k(const uint8_t* b, int8_t* level, float* scale, float*) {
   const auto third = read<Bytes32>(b);
   for (int half = 0; half < 2; ++half) {
     const auto q = read<Bytes32>(b + 32 + 32 * half);
@@ -154,90 +142,123 @@ inline void q3_k(const uint8_t* b, float* out) {
       (low >> 4 & 0x0f0f0f0f0f0f0f0fu) | ((high >> 4 | high << 26) & 0x0303030303030303u) << 4,
   };
   alignas(16) int8_t packed[16];
-  alignas(64) float scale[16];
   put(reinterpret_cast<Bytes16>(six) - 32, packed);
   scaled<16>(packed, half_at(b + 108), scale);
-  for (int s = 0; s < 16; ++s) scaled<16>(level + 16 * s, scale[s], out + 16 * s);
 }
 
-// What Q4_K and Q5_K share: eight scales and eight minimums of 6 bits each, in 12 bytes behind their factors.
-inline void scaled_six_bits(const uint8_t* b, const int8_t* level, float* out) {
-  const float d = half_at(b), dmin = half_at(b + 2);
-  const uint8_t* packed = b + 4;
-  for (int s = 0; s < 4; ++s) scaled<32>(level + 32 * s, d * (packed[s] & 63), dmin * (packed[s + 4] & 63), out + 32 * s);
-  for (int s = 0; s < 4; ++s) {
-    const int scale = (packed[s + 8] & 15) | packed[s] >> 6 << 4, minimum = packed[s + 8] >> 4 | packed[s + 4] >> 6 << 4;
-    scaled<32>(level + 128 + 32 * s, d * scale, dmin * minimum, out + 128 + 32 * s);
-  }
+// What Q4_K and Q5_K share: eight scales and eight minimums of 6 bits each, in 12 bytes behind their factors. Sixteen numbers
+// are written of each: eight that the next block will replace.
+inline void scale_six_bits(const uint8_t* b, float* scale, float* minimum) {
+  const uint32_t first = read<uint32_t>(b + 4), second = read<uint32_t>(b + 8), third = read<uint32_t>(b + 12);
+  const uint32_t m0 = second & 0x3f3f3f3fu, m1 = (third >> 4 & 0x0f0f0f0fu) | (second >> 6 & 0x03030303u) << 4;
+  const uint32_t s0 = first & 0x3f3f3f3fu, s1 = (third & 0x0f0f0f0fu) | (first >> 6 & 0x03030303u) << 4;
+  const Longs16 scales = {s0 | static_cast<uint64_t>(s1) << 32, 0}, minimums = {m0 | static_cast<uint64_t>(m1) << 32, 0};
+  alignas(16) int8_t packed[32];
+  put(scales, packed);
+  put(minimums, packed + 16);
+  scaled<16>(packed, half_at(b), scale);
+  scaled<16>(packed + 16, half_at(b + 2), minimum);
 }
 
-inline void q4_k(const uint8_t* b, float* out) {
-  alignas(32) int8_t level[256];
+inline void q4_k(const uint8_t* b, int8_t* level, float* scale, float* minimum) {
   for (int pair = 0; pair < 4; ++pair) {
     const auto q = read<Bytes32>(b + 16 + 32 * pair);
     put(bits(q, 0, 4), level + 64 * pair);
     put(bits(q, 4, 4), level + 64 * pair + 32);
   }
-  scaled_six_bits(b, level, out);
+  scale_six_bits(b, scale, minimum);
 }
 
-inline void q5_k(const uint8_t* b, float* out) {
-  alignas(32) int8_t level[256];
+inline void q5_k(const uint8_t* b, int8_t* level, float* scale, float* minimum) {
   const auto fifth = read<Bytes32>(b + 16);
   for (int pair = 0; pair < 4; ++pair) {
     const auto q = read<Bytes32>(b + 48 + 32 * pair);
     put(bits(q, 0, 4) | up(bits(fifth, 2 * pair, 1), 4), level + 64 * pair);
     put(bits(q, 4, 4) | up(bits(fifth, 2 * pair + 1, 1), 4), level + 64 * pair + 32);
   }
-  scaled_six_bits(b, level, out);
+  scale_six_bits(b, scale, minimum);
 }
 
-inline void q6_k(const uint8_t* b, float* out) {
-  alignas(32) int8_t level[256];
+inline void q6_k(const uint8_t* b, int8_t* level, float* scale, float*) {
   for (int half = 0; half < 2; ++half) {
     const auto high = read<Bytes32>(b + 128 + 32 * half);
     const Bytes32 low[2] = {read<Bytes32>(b + 64 * half), read<Bytes32>(b + 64 * half + 32)};
     for (int s = 0; s < 4; ++s)
       put((bits(low[s % 2], s / 2 * 4, 4) | up(bits(high, 2 * s, 2), 4)) - 32, level + 128 * half + 32 * s);
   }
-  alignas(64) float scale[16];
   scaled<16>(reinterpret_cast<const int8_t*>(b + 192), half_at(b + 208), scale);
-  for (int s = 0; s < 16; ++s) scaled<16>(level + 16 * s, scale[s], out + 16 * s);
 }
 
-inline void iq4_xs(const uint8_t* b, float* out) {
+inline void iq4_xs(const uint8_t* b, int8_t* level, float* scale, float*) {
   const float d = half_at(b);
   const int high = b[2] | b[3] << 8;
   for (int s = 0; s < 8; ++s) {
-    alignas(32) int8_t level[32];
-    put_looked_up(b + 8 + 16 * s, kIQ4, level);
-    const int scale = (b[4 + s / 2] >> 4 * (s % 2) & 15) | (high >> 2 * s & 3) << 4;
-    scaled<32>(level, d * static_cast<float>(scale - 32), out + 32 * s);
+    put_looked_up(b + 8 + 16 * s, kIQ4, level + 32 * s);
+    const int six = (b[4 + s / 2] >> 4 * (s % 2) & 15) | (high >> 2 * s & 3) << 4;
+    scale[s] = d * static_cast<float>(six - 32);
   }
 }
 
-template <int kSize, int kBytes, void (*kBlock)(const uint8_t*, float*)>
-void unpack_blocks(const uint8_t* blocks, int64_t columns, float* out) {
-  for (int64_t c = 0; c < columns; c += kSize, blocks += kBytes) kBlock(blocks, out + c);
+constexpr int kChunk = 512;  // columns taken apart at a time, a multiple of every block size
+
+// Columns of one row of weights, at most kChunk, taken apart: small enough for the first-level cache, cheap to finish.
+struct alignas(64) Chunk {
+  const uint8_t* blocks;
+  alignas(64) int8_t level[kChunk];
+  float scale[kChunk / 16 + 8], minimum[kChunk / 16 + 8];  // one for each group; `scale_six_bits` writes beyond the last
+};
+
+// kLanes weights from column `column` on; kGroup of them share a scale. Always multiplied, rounded and then subtracted.
+template <int kGroup, bool kMinimum>
+inline Vec weights_at(const Chunk& chunk, int64_t column) {
+  const Vec product = all(chunk.scale[column / kGroup]) * to_float(chunk.level + column);
+  return kMinimum ? product - all(chunk.minimum[column / kGroup]) : product;
 }
 
-// A type of blocks; `columns` are whole blocks.
+template <int kSize, int kBytes, int kGroup, void (*kBlock)(const uint8_t*, int8_t*, float*, float*)>
+void take_apart(const uint8_t* blocks, int64_t columns, Chunk* chunk) {
+  for (int64_t c = 0; c < columns; c += kSize, blocks += kBytes)
+    kBlock(blocks, chunk->level + c, chunk->scale + c / kGroup, chunk->minimum + c / kGroup);
+}
+
+template <int kGroup, bool kMinimum>
+void finish(const Chunk& chunk, int64_t columns, float* out) {
+  for (int64_t c = 0; c < columns; c += kLanes) store(out + c, weights_at<kGroup, kMinimum>(chunk, c));
+}
+
+// A type of blocks.
 struct Format {
   int32_t id;  // as in GGUF files
   int32_t size, bytes;
-  void (*unpack)(const uint8_t* blocks, int64_t columns, float* out);
+  int32_t group;  // weights that share a scale: 16 or 32
+  bool minimum;   // whether they share a minimum, too
+  void (*take_apart)(const uint8_t* blocks, int64_t columns, Chunk* chunk);  // whole blocks
+  void (*finish)(const Chunk& chunk, int64_t columns, float* out);
+
+  // Float32 weights, `columns` of whole blocks.
+  void unpack(const uint8_t* blocks, int64_t columns, float* out) const {
+    Chunk chunk;
+    for (int64_t c = 0; c < columns; c += kChunk) {
+      const int64_t width = columns - c < kChunk ? columns - c : kChunk;
+      take_apart(blocks + c / size * bytes, width, &chunk);
+      finish(chunk, width, out + c);
+    }
+  }
 };
 
-template <int kSize, int kBytes, void (*kBlock)(const uint8_t*, float*)>
+template <int kSize, int kBytes, int kGroup, bool kMinimum, void (*kBlock)(const uint8_t*, int8_t*, float*, float*)>
 constexpr Format format(int32_t id) {
-  return {id, kSize, kBytes, unpack_blocks<kSize, kBytes, kBlock>};
+  return {id, kSize, kBytes, kGroup, kMinimum, take_apart<kSize, kBytes, kGroup, kBlock>, finish<kGroup, kMinimum>};
 }
 
+constexpr int32_t kQ8_0 = 8;
+
 constexpr Format kFormats[] = {
-    format<32, 18, q4_0>(2),    format<32, 20, q4_1>(3),     format<32, 22, q5_0>(6),    format<32, 24, q5_1>(7),
-    format<32, 34, q8_0>(8),    format<256, 84, q2_k>(10),   format<256, 110, q3_k>(11), format<256, 144, q4_k>(12),
-    format<256, 176, q5_k>(13), format<256, 210, q6_k>(14),  format<32, 18, iq4_nl>(20), format<256, 136, iq4_xs>(23),
-    format<32, 17, mxfp4>(39),
+    format<32, 18, 32, false, q4_0>(2),   format<32, 20, 32, true, q4_1>(3),       format<32, 22, 32, false, q5_0>(6),
+    format<32, 24, 32, true, q5_1>(7),    format<32, 34, 32, false, q8_0>(kQ8_0),      format<256, 84, 16, true, q2_k>(10),
+    format<256, 110, 16, false, q3_k>(11), format<256, 144, 32, true, q4_k>(12),   format<256, 176, 32, true, q5_k>(13),
+    format<256, 210, 16, false, q6_k>(14), format<32, 18, 32, false, iq4_nl>(20),  format<256, 136, 32, false, iq4_xs>(23),
+    format<32, 17, 32, false, mxfp4>(39),
 };
 
 }  // namespace

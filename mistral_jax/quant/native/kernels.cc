@@ -1,7 +1,7 @@
 // Products with weights that stay packed in ggml blocks, and unpacking them, for XLA's CPU backend.
 //
-// A few rows of weights are unpacked at a time to float32 in the first-level cache, where every row of activations meets them;
-// memory delivers only the packed bytes. Each output is summed up in one fixed order, whatever the number of rows and threads,
+// A few rows of weights are taken apart at a time to small integers and scales in the first-level cache. They become float32 in
+// registers, where up to eight rows of activations meet them; memory delivers only the packed bytes. Each output is summed up in one fixed order, whatever the number of rows and threads,
 // so its bits depend on its own row of activations and its own row of weights alone.
 
 #include <algorithm>
@@ -86,36 +86,71 @@ void share(ffi::ThreadPool& pool, int64_t count, std::function<void(int64_t)> wo
 
 // ---- The product --------------------------------------------------------------------------------------------------------------
 
-constexpr int kTile = 4;     // rows of weights unpacked together
-constexpr int kChunk = 512;  // columns unpacked at a time, a multiple of every block size
-constexpr int kPanel = 64;   // rows of activations for which they are unpacked once
+constexpr int kMaxRows = kRegisters / 4;  // of activations, multiplied together
+constexpr int kBlock = 16;                // rows of weights that meet a chunk of activations while it is in the cache
+constexpr int kAhead = 8;                 // rows of weights that memory is asked for before they are needed
+constexpr int kMaxTile = 4;
 
-// Adds the products of kRows rows of activations with kTile rows of weights over `columns` columns. Of the activations, kLanes
-// columns of each row follow each other, then the next kLanes columns of each.
-template <int kRows>
-void multiply(const float* x, const float* weights, int64_t columns, Vec* sums) {
+// Rows of weights multiplied together: as many as there are registers for sums. A lone row's sums would wait for each other.
+constexpr int tile(int rows) { return rows * 8 <= kRegisters ? kMaxTile : 2; }
+
+// Adds the products of kRows rows of activations with tile(kRows) rows of weights over `columns` columns. Of the activations,
+// kLanes columns of each row follow each other, then the next kLanes columns of each. kWhole: blocks of Q8_0, which need not be
+// taken apart.
+template <int kRows, int kGroup, bool kMinimum, bool kWhole = false>
+void multiply(const float* x, const Chunk* chunks, int64_t columns, Vec* sums) {
+  constexpr int kTile = tile(kRows);
   Vec sum[kRows][kTile];
   for (int r = 0; r < kRows; ++r)
     for (int t = 0; t < kTile; ++t) sum[r][t] = sums[r * kTile + t];
   int64_t c = 0;
   do {
-    Vec w[kTile];
+    Vec scale[kTile], minimum[kTile];
     for (int t = 0; t < kTile; ++t) {
-      w[t] = load(weights + t * kChunk + c);
-      if (kRows > 1) KEEP_IN_REGISTER(w[t]);
+      scale[t] = all(kWhole ? half_at(chunks[t].blocks + c / 32 * 34) : chunks[t].scale[c / kGroup]);
+      if (kMinimum) minimum[t] = all(chunks[t].minimum[c / kGroup]);
     }
-    for (int r = 0; r < kRows; ++r, x += kLanes) {
-      Vec v = load(x);
-      KEEP_IN_REGISTER(v);
-      for (int t = 0; t < kTile; ++t) sum[r][t] = fma(v, w[t], sum[r][t]);
+#pragma GCC unroll 8
+    for (int i = 0; i < kGroup; i += kLanes) {
+      Vec w[kTile];
+      for (int t = 0; t < kTile; ++t) {
+        const auto whole = reinterpret_cast<const int8_t*>(chunks[t].blocks + c / 32 * 34 + 2);
+        w[t] = scale[t] * to_float((kWhole ? whole : chunks[t].level + c) + i);
+        if (kMinimum) w[t] = w[t] - minimum[t];
+        KEEP_IN_REGISTER(w[t]);
+      }
+      for (int r = 0; r < kRows; ++r, x += kLanes) {
+        Vec v = load(x);
+        KEEP_IN_REGISTER(v);
+        for (int t = 0; t < kTile; ++t) sum[r][t] = fma(v, w[t], sum[r][t]);
+      }
     }
-  } while ((c += kLanes) < columns);
+  } while ((c += kGroup) < columns);
   for (int r = 0; r < kRows; ++r)
     for (int t = 0; t < kTile; ++t) sums[r * kTile + t] = sum[r][t];
 }
 
-using Multiply = void (*)(const float*, const float*, int64_t, Vec*);
-constexpr Multiply kMultiply[] = {multiply<1>, multiply<2>, multiply<3>, multiply<4>, multiply<5>, multiply<6>};
+using Multiply = void (*)(const float* x, const Chunk* chunks, int64_t columns, Vec* sums);
+
+template <int kRows>
+Multiply multiply_for(const Format& f) {
+  if (f.id == kQ8_0) return multiply<kRows, 32, false, true>;
+  if (f.group == 16) return f.minimum ? multiply<kRows, 16, true> : multiply<kRows, 16, false>;
+  return f.minimum ? multiply<kRows, 32, true> : multiply<kRows, 32, false>;
+}
+
+Multiply multiply_for(int rows, const Format& f) {
+  switch (std::min(rows, kMaxRows)) {
+    case 1: return multiply_for<1>(f);
+    case 2: return multiply_for<2>(f);
+    case 3: return multiply_for<3>(f);
+    case 4: return multiply_for<4>(f);
+    case 5: return multiply_for<5>(f);
+    case 6: return multiply_for<6>(f);
+    case 7: return multiply_for<7>(f);
+    default: return multiply_for<kMaxRows>(f);
+  }
+}
 
 // Rows of activations are multiplied in groups: as few as possible, of nearly equal size, since a lone row is least efficient.
 struct Groups {
@@ -140,37 +175,38 @@ struct Product {
   Groups groups;
   int64_t columns, outputs, row_bytes;
 
-  // Outputs first … first + count - 1 of all rows, count <= kTile.
-  void tile(int64_t first, int64_t count) const {
-    alignas(64) float weights[kTile * kChunk];
-    alignas(64) Vec sums[kPanel * kTile];
-    std::fill(weights + count * kChunk, weights + kTile * kChunk, 0.0f);
-    for (int64_t g = 0, end; g < groups.count; g = end) {
-      const int64_t row = groups.begin(g);
-      for (end = g + 1; end < groups.count && groups.begin(end + 1) - row <= kPanel;) ++end;
-      const int64_t rows = groups.begin(end) - row;
-      std::memset(static_cast<void*>(sums), 0, rows * kTile * sizeof(Vec));
-      for (int64_t c = 0; c < columns; c += kChunk) {
-        const int64_t width = std::min<int64_t>(kChunk, columns - c);
-        unpack_tile(first, count, c, width, weights);
-        for (int64_t i = g; i < end; ++i) {
-          const int64_t begin = groups.begin(i), size = groups.begin(i + 1) - begin;
-          kMultiply[size - 1](x + begin * columns + c * size, weights, width, sums + (begin - row) * kTile);
-        }
-      }
-      for (int64_t r = 0; r < rows; ++r)
-        for (int64_t t = 0; t < count; ++t) y[(row + r) * outputs + first + t] = sum_of_lanes(sums[r * kTile + t]);
-    }
+  // Outputs first … first + count - 1 of all rows, count <= kBlock.
+  void block(int64_t first, int64_t count) const {
+    // Few activations stay in the cache anyway; memory prefers few rows of weights at a time.
+    const int64_t together = groups.rows <= 2 ? kMaxTile : kBlock;
+    for (int64_t o = 0; o < count; o += together)
+      for (int64_t g = 0; g < groups.count; ++g) group(first + o, std::min(together, count - o), g);
   }
 
-  void unpack_tile(int64_t first, int64_t count, int64_t column, int64_t width, float* weights) const {
-    const int64_t bytes = width / format->size * format->bytes;
-    const uint8_t* blocks = raw + first * row_bytes + column / format->size * format->bytes;
-    for (int64_t t = 0; t < count; ++t, blocks += row_bytes) {
-      // The hardware follows one stream better than kTile short ones: ask for what the next tile will need.
-      for (int64_t i = 0; i < bytes; i += 64) __builtin_prefetch(blocks + kTile * row_bytes + i);
-      format->unpack(blocks, width, weights + t * kChunk);
+  void group(int64_t first, int64_t count, int64_t g) const {
+    const int64_t row = groups.begin(g), rows = groups.begin(g + 1) - row;
+    const int size = tile(static_cast<int>(rows));
+    const Multiply run = multiply_for(static_cast<int>(rows), *format);
+    alignas(64) Vec sums[kBlock * kMaxRows];
+    Chunk chunks[kMaxTile];
+    std::memset(static_cast<void*>(sums), 0, rows * kBlock * sizeof(Vec));
+    for (int64_t c = 0; c < columns; c += kChunk) {
+      const int64_t width = std::min<int64_t>(kChunk, columns - c), bytes = width / format->size * format->bytes;
+      for (int64_t o = 0; o < count; o += size) {
+        for (int64_t t = 0; t < size; ++t) {
+          const int64_t output = first + std::min(o + t, count - 1);  // the last fills up its tile
+          const uint8_t* blocks = raw + output * row_bytes + c / format->size * format->bytes;
+          // The hardware follows one stream better than many short ones.
+          for (int64_t i = 0; i < bytes; i += 64) __builtin_prefetch(blocks + kAhead * row_bytes + i);
+          chunks[t].blocks = blocks;
+          if (format->id != kQ8_0) format->take_apart(blocks, width, &chunks[t]);
+        }
+        run(x + row * columns + c * rows, chunks, width, sums + o * rows);
+      }
     }
+    for (int64_t o = 0; o < count; ++o)
+      for (int64_t r = 0; r < rows; ++r)
+        y[(row + r) * outputs + first + o] = sum_of_lanes(sums[o / size * size * rows + r * size + o % size]);
   }
 };
 
@@ -210,20 +246,23 @@ ffi::Error matmul(ffi::ThreadPool pool, ffi::Buffer<ffi::F32> x, ffi::Buffer<ffi
   if (!format) return invalid(mismatch(kind, xs[1], ws[1]));
   const int64_t rows = xs[0], columns = xs[1], outputs = ws[0], row_bytes = ws[1];
   if (rows == 0 || outputs == 0) return ffi::Error::Success();
-  const int64_t piece = std::max<int64_t>(1, kPieceProducts / std::max<int64_t>(1, kTile * rows * columns)) * kTile;
+  const int64_t piece = std::max<int64_t>(1, kPieceProducts / std::max<int64_t>(1, kBlock * rows * columns)) * kBlock;
   return guarded([&] {
     const Groups groups(rows);
-    std::unique_ptr<float[]> interleaved;
+    struct Line {
+      alignas(64) float values[16];
+    };
+    std::unique_ptr<Line[]> interleaved;  // no vector crosses a line of the cache
     const float* activations = x.typed_data();
     if (rows > 1) {
-      interleaved.reset(new float[rows * columns]);
-      interleave(activations, groups, columns, interleaved.get());
-      activations = interleaved.get();
+      interleaved.reset(new Line[(rows * columns + 15) / 16]);
+      interleave(activations, groups, columns, interleaved[0].values);
+      activations = interleaved[0].values;
     }
     const Product product{format, activations, raw.typed_data(), y->typed_data(), groups, columns, outputs, row_bytes};
     share(pool, (outputs + piece - 1) / piece, [product, piece](int64_t i) {
       const int64_t end = std::min(product.outputs, (i + 1) * piece);
-      for (int64_t o = i * piece; o < end; o += kTile) product.tile(o, std::min<int64_t>(kTile, end - o));
+      for (int64_t o = i * piece; o < end; o += kBlock) product.block(o, std::min<int64_t>(kBlock, end - o));
     });
   });
 }

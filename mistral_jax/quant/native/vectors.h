@@ -17,7 +17,7 @@ namespace {
 
 #if defined(__AVX512F__)
 using Vec = __m512;
-constexpr int kMaxRows = 6;  // 24 accumulators and 4 weights of 32 registers
+constexpr int kRegisters = 32;
 inline Vec load(const float* p) { return _mm512_loadu_ps(p); }
 inline void store(float* p, Vec v) { _mm512_storeu_ps(p, v); }
 inline Vec all(float value) { return _mm512_set1_ps(value); }
@@ -27,7 +27,7 @@ inline Vec to_float(const int8_t* p) {
 }
 #elif defined(__AVX2__) && defined(__FMA__)
 using Vec = __m256;
-constexpr int kMaxRows = 2;  // 8 accumulators and 4 weights of 16 registers
+constexpr int kRegisters = 16;
 inline Vec load(const float* p) { return _mm256_loadu_ps(p); }
 inline void store(float* p, Vec v) { _mm256_storeu_ps(p, v); }
 inline Vec all(float value) { return _mm256_set1_ps(value); }
@@ -37,7 +37,7 @@ inline Vec to_float(const int8_t* p) {
 }
 #elif defined(__aarch64__)
 using Vec = float32x4_t;
-constexpr int kMaxRows = 6;
+constexpr int kRegisters = 32;
 inline Vec load(const float* p) { return vld1q_f32(p); }
 inline void store(float* p, Vec v) { vst1q_f32(p, v); }
 inline Vec all(float value) { return vdupq_n_f32(value); }
@@ -49,7 +49,7 @@ inline Vec to_float(const int8_t* p) {
 }
 #else
 typedef float Vec __attribute__((vector_size(16)));
-constexpr int kMaxRows = 2;
+constexpr int kRegisters = 16;
 inline Vec load(const float* p) { return Vec{p[0], p[1], p[2], p[3]}; }
 inline void store(float* p, Vec v) { std::memcpy(p, &v, sizeof v); }
 inline Vec all(float value) { return Vec{value, value, value, value}; }
@@ -89,11 +89,17 @@ inline Bytes32 up(Bytes32 v, int by) { return reinterpret_cast<Bytes32>(reinterp
 
 // Lanes are added in pairs, always in the same order.
 inline float sum_of_lanes(Vec v) {
+#if defined(__AVX512F__)
+  const __m256 eight = _mm512_castps512_ps256(v) + _mm256_castpd_ps(_mm512_extractf64x4_pd(_mm512_castps_pd(v), 1));
+  const __m128 four = _mm256_castps256_ps128(eight) + _mm256_extractf128_ps(eight, 1), two = four + _mm_movehl_ps(four, four);
+  return two[0] + two[1];
+#else
   float lane[kLanes];
   std::memcpy(lane, &v, sizeof v);
   for (int half = kLanes / 2; half > 0; half /= 2)
     for (int i = 0; i < half; ++i) lane[i] += lane[i + half];
   return lane[0];
+#endif
 }
 
 // Bytes of `table` by number, 0 to 15.
