@@ -159,7 +159,7 @@ class Kernels:
                     _register(self.library())
                 except (NativeError, OSError) as error:
                     self._problem = str(error)
-                    _log.warning("Packed weights are unpacked by XLA, slowly: %s", error)
+                    _log.info("packed weights are unpacked by XLA, slowly: %s", error)
             return self._problem
 
     def library(self) -> ctypes.CDLL:
