@@ -235,6 +235,10 @@ def _missing_biases(stored: dict[str, _Stored]) -> dict[str, tuple[int, ...]]:
 
 def _unpacked(rows: Array, kind: GGMLType, dtype: np.dtype[Any]) -> Iterator[Array]:
     """The values of packed rows [n, row_bytes] in order, flat, some at a time."""
+    if kind.dtype is not None:
+        # Norms and biases, mostly: a thousand values each, for which a program on a device would take longer than numpy.
+        yield rows.reshape(-1).view(kind.dtype).astype(dtype)
+        return
     blocks = rows.reshape(-1, kind.block_bytes)
     step = _CHUNK_VALUES // kind.block_size
     device = _host_device()
