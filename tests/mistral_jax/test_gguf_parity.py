@@ -69,7 +69,9 @@ def test_a_window_that_is_not_read_would_show() -> None:
     golden = FILES["window.BF16"]
     described = describe(find_model(str(golden.path)))
     assert set(described.config.layer_windows) == {9}
-    described = replace(described, config=replace(described.config, layer_windows=(None,) * described.config.num_layers))
+    described = replace(
+        described, config=replace(described.config, layer_windows=(None,) * described.config.num_layers)
+    )
     model = LanguageModel(described, load_module(described, dtype="float32"), slots=4, length=256)
     ours = [np.asarray(model.logits(prompt.tokens))[prompt.positions] for prompt in golden.prompts]
     assert distance(golden, ours, [prompt.exact for prompt in golden.prompts]).max > 0.1
