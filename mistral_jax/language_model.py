@@ -11,6 +11,7 @@ Everything underneath is open too: `model.runner` holds the jitted programs and 
 
 from __future__ import annotations
 
+import logging
 import secrets
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -32,10 +33,14 @@ from mistral_jax.device import Device
 from mistral_jax.generate import Prompt, generate
 from mistral_jax.hub import find_model
 from mistral_jax.mistral import Mistral
+from mistral_jax.quant.native import native
 from mistral_jax.quant.plan import Quantization
+from mistral_jax.quant.summary import summarize
 from mistral_jax.runner import DEFAULT_CHUNKS, Runner
 from mistral_jax.sampling import Sampled
 from mistral_jax.sampling_params import SamplingParams
+
+logger = logging.getLogger("mistral_jax")
 
 DEFAULT_LENGTH = 4096
 """Length of a sequence where the caller does not say: long enough for a conversation, small enough to allocate."""
@@ -86,7 +91,15 @@ def load_module(
     source = open_weights(description.config, description.files.fetch_weights())
     target = device or jax.devices()[0]
     chosen = choose_dtype(dtype, stored_dtype(source), target.platform)
-    return load_weights(description.config, source, dtype=chosen, quant=quant, device=target, progress=progress)
+    module = load_weights(description.config, source, dtype=chosen, quant=quant, device=target, progress=progress)
+    held = summarize(module)
+    if target.platform == "cpu" and native.KINDS & held.bytes_by_form.keys() and not native.available():
+        logger.warning(
+            "decoding from packed weights is some ten times slower without a C++ compiler; install one, or unpack the weights "
+            "while loading (--quant none; %.1f GiB)",
+            held.weights * chosen.itemsize / 2**30,
+        )
+    return module
 
 
 def load(

@@ -17,8 +17,6 @@ from mistral_jax.device import Device, choose_device, free_memory
 from mistral_jax.hub import DEMO, ModelFiles, find_gguf, find_model
 from mistral_jax.kv_cache import BLOCK
 from mistral_jax.language_model import load_module
-from mistral_jax.quant.native import native
-from mistral_jax.quant.native.native import KINDS
 from mistral_jax.quant.summary import summarize
 from mistral_jax.runner import DEFAULT_CHUNKS, Runner
 from serving.engine import JaxEngine, Report
@@ -165,15 +163,7 @@ def load_runner(
         report(f"loading weights: {done / 2**20:,.0f} of {total / 2**20:,.0f} MiB", done / total)
 
     module = load_module(description, dtype=settings.dtype, quant=settings.quant, device=device, progress=progress)
-    summary = summarize(module)
-    logger.info("weights: %s", summary)
-    if device.platform == "cpu" and KINDS & summary.bytes_by_form.keys() and not native.available():
-        plain = summary.weights * module.dtype.itemsize / 2**30
-        logger.warning(
-            "without a C++ compiler decoding from packed weights is some ten times slower; install one, or give --quant none "
-            "(%.1f GiB)",
-            plain,
-        )
+    logger.info("weights: %s", summarize(module))
     return Runner(
         module,
         slots=slots or settings.max_seqs,
