@@ -1,8 +1,4 @@
-"""What a model would need in memory, from the types and shapes of its tensors alone.
-
-This module knows what `mistral_jax.quant.plan` and `conversion.quantize` decide, without importing JAX, which takes longer than
-everything that a first look at a file does; tests hold the two together.
-"""
+"""What a model would need in memory, from the types and shapes of its tensors alone."""
 
 from __future__ import annotations
 
@@ -12,14 +8,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from conversion.class_defaults import CLASS_DEFAULTS
-from conversion.ggml_types import BY_NAME, GGMLType
+from conversion.ggml_types import GGMLType
+from conversion.weight_forms import form_bytes, form_of
 
-KEPT_PACKED = frozenset(
-    {"Q4_0", "Q4_1", "Q5_0", "Q5_1", "Q8_0", "Q2_K", "Q3_K", "Q4_K", "Q5_K", "Q6_K", "IQ4_NL", "IQ4_XS", "MXFP4"}
-)
-"""Block types that stay packed on the device: those of `conversion.dequantize.UNPACKABLE`."""
-FALLBACKS: Mapping[str, str] = {"Q4_K": "Q5_0", "Q5_K": "Q5_1", "Q6_K": "Q8_0"}
-"""What rows become that are no whole number of blocks of 256; where 32 does not divide them either, they stay plain."""
 _ITEMSIZE = 2
 """Of bfloat16, in which models compute by default."""
 
@@ -57,18 +48,7 @@ def estimate_memory(tensors: Iterable[StoredTensor], config: Mapping[str, Any] |
 
 
 def _nbytes(tensor: StoredTensor, quant: str) -> int:
-    plain = math.prod(tensor.shape) * _ITEMSIZE
-    if len(tensor.shape) != 2 or quant == "none":
-        return plain
-    rows, columns = tensor.shape
-    if quant == "auto":
-        kept = tensor.kind is not None and tensor.kind.name in KEPT_PACKED
-        return rows * tensor.kind.row_bytes(columns) if kept and tensor.kind is not None else plain
-    wanted = "Q6_K" if quant == "q4_k" and tensor.is_output else quant.upper()
-    for name in (wanted, FALLBACKS.get(wanted)):
-        if name is not None and columns % BY_NAME[name].block_size == 0:
-            return rows * BY_NAME[name].row_bytes(columns)
-    return plain
+    return form_bytes(form_of(tensor.kind, tensor.shape, quant, is_output=tensor.is_output), tensor.shape, _ITEMSIZE)
 
 
 def cache_bytes_per_token(config: Mapping[str, Any]) -> int | None:

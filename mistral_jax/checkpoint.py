@@ -24,12 +24,13 @@ from conversion.safetensors_io import SafetensorsFiles, read_array, write_safete
 from conversion.tensor_names import HuggingFaceText, MistralFormat
 from conversion.tensor_source import Array, TensorSource, WeightFileError
 from conversion.weight_files import is_gguf
+from conversion.weight_forms import Form, form_bytes, form_of
 from mistral_jax.config import MistralConfig
 from mistral_jax.device import Device
 from mistral_jax.mistral import Mistral
 from mistral_jax.quant.array import Weight, dense
 from mistral_jax.quant.loading import load_weight
-from mistral_jax.quant.plan import Form, Quantization, form_bytes, form_of, stored_kind
+from mistral_jax.quant.plan import Quantization, stored_kind
 
 Progress = Callable[[int, int], None]
 """Called with (bytes loaded so far, bytes in all)."""
@@ -115,7 +116,10 @@ def plan_weights(
     planned: list[PlannedWeight] = []
     for name in parameters:
         is_output = name.startswith("lm_head.") or (config.tie_word_embeddings and name.startswith("embed_tokens."))
-        parts = [(part, form_of(source, part, quant, is_output=is_output)) for part in source_names(name)]
+        parts = [
+            (part, form_of(stored_kind(source, part), source.shape(part), quant, is_output=is_output))
+            for part in source_names(name)
+        ]
         size = sum(form_bytes(form, source.shape(part), itemsize) for part, form in parts)
         planned.append(PlannedWeight(name=name, parts=tuple(parts), nbytes=size))
     return planned

@@ -5,7 +5,7 @@ each type however many shapes there are. Q4_0, Q4_1, Q5_0, Q5_1 and Q8_0 have th
 `gguf.quants`). The other types have its layout, and scales found by a search of our own, whose squared error is lower.
 """
 
-from conversion.quantize.fallback import fallback
+from conversion.fallback import fallback
 from conversion.quantize.pack import QUANTIZABLE, pack
 from conversion.quantize.to_device import quantize
 

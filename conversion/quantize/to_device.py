@@ -13,8 +13,8 @@ import jax.numpy as jnp
 import ml_dtypes
 import numpy as np
 
+from conversion.fallback import fallback
 from conversion.ggml_types import GGMLType
-from conversion.quantize.fallback import fallback
 from conversion.quantize.pack import pack
 from conversion.tensor_source import aligned_empty
 

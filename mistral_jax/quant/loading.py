@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from itertools import groupby
 
 import jax
@@ -11,10 +11,11 @@ import numpy as np
 
 from conversion.ggml_types import BY_NAME, GGMLType
 from conversion.quantize import quantize
-from conversion.tensor_source import PackedSource, TensorSource, aligned_empty
+from conversion.tensor_source import Array, PackedSource, TensorSource, aligned_empty
+from conversion.weight_forms import KEPT_PACKED, Form
 from mistral_jax.device import Device
 from mistral_jax.quant.array import Int8Array, QuantizedArray, RowStack, Weight, int8_array
-from mistral_jax.quant.plan import Form, stays_packed, stored_kind
+from mistral_jax.quant.plan import stored_kind
 from mistral_jax.quant.product import unpacked
 
 _BFLOAT16 = np.dtype(jnp.bfloat16)
@@ -59,26 +60,34 @@ def _stored_dtype(source: TensorSource, names: list[str]) -> np.dtype:
 
 def _packed(source: TensorSource, names: list[str], kind: GGMLType, device: Device | None) -> jax.Array:
     assert isinstance(source, PackedSource)
-    counts = [source.shape(name)[0] for name in names]
-    buffer = aligned_empty((sum(counts), kind.row_bytes(source.shape(names[0])[1])), np.dtype(np.uint8))
-    row = 0
-    for name, count in zip(names, counts, strict=True):
-        source.read_packed(name, buffer[row : row + count])
-        row += count
-    return jax.device_put(buffer, device)
+    row = (kind.row_bytes(source.shape(names[0])[1]),)
+    return _stacked(source, names, row, np.dtype(np.uint8), source.read_packed, device)
 
 
 def _plain(source: TensorSource, names: list[str], dtype: np.dtype, device: Device | None) -> jax.Array:
     kinds = {stored_kind(source, name) for name in names}
     kind = kinds.pop()
-    if not kinds and kind is not None and stays_packed(kind) and len(source.shape(names[0])) == 2:
+    row = source.shape(names[0])[1:]
+    if not kinds and kind is not None and kind.name in KEPT_PACKED and len(row) == 1:
         return _unpacked(_packed(source, names, kind, device), kind, dtype)
+    return _stacked(source, names, row, dtype, source.read_into, device)
+
+
+def _stacked(
+    source: TensorSource,
+    names: list[str],
+    row: tuple[int, ...],
+    dtype: np.dtype,
+    read: Callable[[str, Array], None],
+    device: Device | None,
+) -> jax.Array:
+    """Tensors one below the other in one array whose rows have the shape `row`; `read` fills the part of each."""
     counts = [source.shape(name)[0] for name in names]
-    buffer = aligned_empty((sum(counts), *source.shape(names[0])[1:]), dtype)
-    row = 0
+    buffer = aligned_empty((sum(counts), *row), dtype)
+    first = 0
     for name, count in zip(names, counts, strict=True):
-        source.read_into(name, buffer[row : row + count])
-        row += count
+        read(name, buffer[first : first + count])
+        first += count
     return jax.device_put(buffer, device)
 
 
