@@ -2,38 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from typing import Any
-
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from conversion.tensor_names import HuggingFaceText, MistralFormat, halves_to_pairs, pairs_to_halves
+from tests.conversion.arrays import Arrays
 
 
-class Memory:
-    """A source that holds its tensors."""
-
-    def __init__(self, tensors: dict[str, np.ndarray]) -> None:
-        self.tensors = tensors
-
-    def names(self) -> Iterable[str]:
-        return self.tensors
-
-    def shape(self, name: str) -> tuple[int, ...]:
-        return self.tensors[name].shape
-
-    def dtype(self, name: str) -> np.dtype[Any]:
-        return self.tensors[name].dtype
-
-    def read_into(self, name: str, out: np.ndarray) -> None:
-        out[...] = self.tensors[name]
-
-
-def named(*names: str) -> Memory:
-    return Memory({name: np.full(1, i, np.float32) for i, name in enumerate(names)})
+def named(*names: str) -> Arrays:
+    return Arrays({name: np.full(1, i, np.float32) for i, name in enumerate(names)})
 
 
 @pytest.mark.parametrize(
@@ -108,7 +87,7 @@ def test_mistral_format_reorders_queries_and_keys_only() -> None:
         f"layers.0.attention.{name}.weight": np.arange(n * 3, dtype=np.float32).reshape(n, 3)
         for name, n in rows.items()
     }
-    source = MistralFormat(Memory(tensors), num_heads=2, num_kv_heads=1)
+    source = MistralFormat(Arrays(tensors), num_heads=2, num_kv_heads=1)
     # One head of six rows: pairs (0 1) (2 3) (4 5) become halves 0 2 4 and 1 3 5.
     head = [0, 2, 4, 1, 3, 5]
     orders = {

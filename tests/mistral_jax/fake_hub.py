@@ -5,12 +5,17 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
+import os
+import subprocess
+import sys
 import threading
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from typing import Any
 from urllib.parse import unquote, urlsplit
 
+ROOT = Path(__file__).parents[2]
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
 
 
@@ -51,6 +56,32 @@ class FakeHub:
             server.shutdown()
             server.server_close()
             thread.join()
+
+    def run(self, script: str, *args: Any, home: Path, env: dict[str, str] | None = None) -> Any:
+        """The JSON that a Python script prints last, in a process of its own that knows this hub only: huggingface_hub reads its
+        environment when it is imported.
+
+        Args:
+          args: for the script, as JSON each.
+          home: HF_HOME, where downloads are kept.
+        """
+        environment = {key: value for key, value in os.environ.items() if not key.startswith("HF_")}
+        environment |= {
+            "HF_ENDPOINT": self.endpoint,
+            "HF_HOME": str(home),
+            "HF_HUB_DISABLE_XET": "1",
+            "PYTHONPATH": str(ROOT),
+        }
+        done = subprocess.run(
+            [sys.executable, "-c", script, *map(json.dumps, args)],
+            capture_output=True,
+            text=True,
+            timeout=60,
+            env=environment | (env or {}),
+            check=False,
+        )
+        assert done.returncode == 0, done.stderr
+        return json.loads(done.stdout.strip().splitlines()[-1])
 
     def _answer(self, handler: BaseHTTPRequestHandler, *, body: bool) -> None:
         path = unquote(urlsplit(handler.path).path)

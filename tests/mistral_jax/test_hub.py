@@ -2,10 +2,6 @@
 
 from __future__ import annotations
 
-import json
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import jax.numpy as jnp
@@ -53,23 +49,7 @@ def hub(tmp_path: Path):
 
 
 def resolve(hub: FakeHub, home: Path, env: dict[str, str] | None = None, **options) -> dict:
-    environment = {k: v for k, v in os.environ.items() if not k.startswith("HF_")}
-    environment |= {
-        "HF_ENDPOINT": hub.endpoint,
-        "HF_HOME": str(home),
-        "HF_HUB_DISABLE_XET": "1",
-        "PYTHONPATH": str(ROOT),
-    }
-    done = subprocess.run(
-        [sys.executable, "-c", SCRIPT, json.dumps({"name": REPO, **options})],
-        capture_output=True,
-        text=True,
-        timeout=60,
-        env=environment | (env or {}),
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr
-    return json.loads(done.stdout.strip().splitlines()[-1])
+    return hub.run(SCRIPT, {"name": REPO, **options}, home=home, env=env)
 
 
 def test_a_hub_id_downloads_what_is_needed_and_nothing_else(hub: FakeHub, tmp_path: Path):

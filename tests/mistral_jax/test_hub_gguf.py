@@ -2,10 +2,6 @@
 
 from __future__ import annotations
 
-import json
-import os
-import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -54,23 +50,7 @@ def hub(tmp_path: Path) -> Iterator[FakeHub]:
 
 
 def resolve(hub: FakeHub, home: Path, *args: str | None, env: dict[str, str] | None = None, **options: Any) -> Any:
-    environment = {key: value for key, value in os.environ.items() if not key.startswith("HF_")}
-    environment |= {
-        "HF_ENDPOINT": hub.endpoint,
-        "HF_HOME": str(home),
-        "HF_HUB_DISABLE_XET": "1",
-        "PYTHONPATH": str(ROOT),
-    }
-    done = subprocess.run(
-        [sys.executable, "-c", SCRIPT, json.dumps(args), json.dumps(options)],
-        capture_output=True,
-        text=True,
-        timeout=60,
-        env=environment | (env or {}),
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr
-    return json.loads(done.stdout.strip().splitlines()[-1])
+    return hub.run(SCRIPT, args, options, home=home, env=env)
 
 
 def test_the_only_file_of_a_repository_needs_no_name(hub: FakeHub, tmp_path: Path) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import tracemalloc
-from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -19,31 +18,13 @@ from conversion.gguf import source as source_module
 from conversion.gguf.file import GGUFError, GGUFFile
 from conversion.gguf.source import GGUFLayout, GGUFSource
 from conversion.tensor_source import PackedSource
+from tests.conversion.arrays import Arrays
 from tests.conversion.fake_gguf import FakeGGUF, tensor_info
 
 GOLDENS = Path(__file__).parents[2] / "goldens" / "gguf"
 # N heads, K key-value heads, H dimensions; D and F are whole blocks of 32, N * H is not.
 V, D, F, N, K, H, L = 37, 64, 96, 6, 2, 20, 2
 BFLOAT16 = np.dtype(ml_dtypes.bfloat16)
-
-
-class Arrays:
-    """Tensors in memory."""
-
-    def __init__(self, tensors: dict[str, np.ndarray]) -> None:
-        self.tensors = tensors
-
-    def names(self) -> Iterable[str]:
-        return self.tensors
-
-    def shape(self, name: str) -> tuple[int, ...]:
-        return self.tensors[name].shape
-
-    def dtype(self, name: str) -> np.dtype[Any]:
-        return self.tensors[name].dtype
-
-    def read_into(self, name: str, out: np.ndarray) -> None:
-        out[...] = self.tensors[name]
 
 
 def random_model(*, biases: bool = False) -> dict[str, np.ndarray]:
