@@ -1,0 +1,1 @@
+"""Adapters in files: LoRA folders, X-LoRA classifiers with their adapters, and ordering files."""

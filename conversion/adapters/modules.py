@@ -1,0 +1,25 @@
+"""Names of the linear layers that adapters change."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+PARTS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
+"""The linear layers of a decoder layer, in the order in which the reference implementation registers them; the columns of a
+layerwise X-LoRA classifier are numbered in this order."""
+
+_PARENTS = {part: "mlp" if part in ("gate_proj", "up_proj", "down_proj") else "self_attn" for part in PARTS}
+
+
+class ModuleKey(NamedTuple):
+    """One linear layer of the model."""
+
+    layer: int
+    """Number of the decoder layer."""
+    part: str
+    """One of `PARTS`."""
+
+    @property
+    def path(self) -> str:
+        """The module's Hugging Face name, such as `model.layers.0.self_attn.q_proj`."""
+        return f"model.layers.{self.layer}.{_PARENTS[self.part]}.{self.part}"
