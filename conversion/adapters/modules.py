@@ -23,3 +23,8 @@ class ModuleKey(NamedTuple):
     def path(self) -> str:
         """The module's Hugging Face name, such as `model.layers.0.self_attn.q_proj`."""
         return f"model.layers.{self.layer}.{_PARENTS[self.part]}.{self.part}"
+
+
+def torch_order(key: ModuleKey) -> tuple[int, int]:
+    """Sorts modules as the reference implementation registers them."""
+    return key.layer, PARTS.index(key.part)

@@ -1,0 +1,9 @@
+"""What goes wrong with files of adapters."""
+
+from __future__ import annotations
+
+from conversion.tensor_source import WeightFileError
+
+
+class AdapterError(WeightFileError):
+    """An adapter, a classifier or an ordering is missing, broken, of a kind that is not implemented, or does not fit."""
