@@ -5,12 +5,13 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
-import jax
 import numpy as np
 
+from mistral_jax.adapter_choice import BASE, AdapterChoice
 from mistral_jax.answer import AnswerStream, Piece
-from mistral_jax.runner import Runner, RunnerState
+from mistral_jax.runner import Runner, RunnerState, Stepped
 from mistral_jax.sampling import Features, Sampled, unpack
 from mistral_jax.sampling_params import SamplingParams
 
@@ -23,6 +24,22 @@ class Prompt:
     params: SamplingParams
     """With a seed."""
     answer: AnswerStream
+    choice: AdapterChoice = BASE
+    """Which adapters it uses."""
+    keep_weights: bool = False
+    """Whether the weights that X-LoRA gave the adapters are wanted."""
+
+
+class Generated(NamedTuple):
+    """A token of an answer."""
+
+    prompt: int
+    """Its place among the prompts."""
+    piece: Piece
+    sampled: Sampled
+    weights: np.ndarray | None
+    """float32 [M, A]: the adapters' weights that predicted the token, where they are wanted and came from the X-LoRA classifier;
+    None after they were frozen."""
 
 
 @dataclass(slots=True, eq=False)
@@ -35,41 +52,51 @@ class _Running:
     held: int
     """Tokens in the cache once the dispatched steps have run."""
 
+    @property
+    def steps(self) -> int:
+        """Decode steps dispatched."""
+        return self.held - len(self.prompt.tokens) + 1
 
-def generate(runner: Runner, state: RunnerState, prompts: Sequence[Prompt]) -> Iterator[tuple[int, Piece, Sampled]]:
+
+def generate(runner: Runner, state: RunnerState, prompts: Sequence[Prompt]) -> Iterator[Generated]:
     """Run all prompts to their ends; slots that become free take the next prompt.
 
     Each step is dispatched before the tokens of the one before are read, so the device does not wait for the host.
 
     Args:
       state: donated; of no use afterwards.
-    Yields: (index of the prompt, piece of its answer, the token that gave it), as they come.
+    Yields: tokens as they come, those of all prompts mixed.
     """
     waiting = deque(enumerate(prompts))
     free = list(range(runner.slots))
     running: list[_Running] = []
-    in_flight: tuple[list[_Running], jax.Array] | None = None
+    in_flight: tuple[list[_Running], Stepped] | None = None
     while waiting or running or in_flight:
         while waiting and free:
             index, prompt = waiting.popleft()
             slot = free.pop(0)
-            state = runner.admit(state, slot, prompt.tokens, prompt.params)
+            state = runner.admit(state, slot, prompt.tokens, prompt.params, prompt.choice)
             for chunk in runner.chunks(len(prompt.tokens)):
-                state, _ = runner.prefill(state, slot, prompt.tokens, chunk)
+                state = runner.prefill(state, slot, prompt.tokens, chunk, scaling=prompt.choice.xlora).state
             running.append(_Running(index, prompt, slot, len(prompt.tokens) - 1))
         dispatched = None
         # A sequence may be one step ahead of what was read; it must not run out of its slot.
         ready = [r for r in running if r.held < runner.length]
         if ready:
             features = Features()
+            scaling = any(r.prompt.choice.needs_scaling(r.steps) for r in ready)
             for r in ready:
                 features |= Features.of(r.prompt.params)
                 r.held += 1
-            state, packed = runner.decode(state, [r.slot for r in ready], features, longest=max(r.held for r in ready))
-            dispatched = (ready, packed)
+            slots, longest = [r.slot for r in ready], max(r.held for r in ready)
+            stepped = runner.decode(state, slots, features, longest=longest, scaling=scaling)
+            state = stepped.state
+            dispatched = (ready, stepped)
         if in_flight is not None:
-            rows, packed = in_flight
-            host = np.asarray(packed)
+            rows, stepped = in_flight
+            host = np.asarray(stepped.packed)
+            wanted = any(r.prompt.keep_weights for r in rows)
+            weights = np.asarray(stepped.weights) if wanted and stepped.weights is not None else None
             for r in rows:
                 if r not in running:
                     continue  # it ended with the step before
@@ -78,5 +105,6 @@ def generate(runner: Runner, state: RunnerState, prompts: Sequence[Prompt]) -> I
                 if piece.finish_reason is not None:
                     running.remove(r)
                     free = sorted([*free, r.slot])
-                yield r.index, piece, sampled
+                own = weights[r.slot] if weights is not None and r.prompt.keep_weights else None
+                yield Generated(r.index, piece, sampled, own)
         in_flight = dispatched

@@ -279,7 +279,7 @@ class LanguageModel:
 
     def _stream(self, tokens: Sequence[int], params: SamplingParams, *, at_start: bool) -> Iterator[str]:
         prompt = self._prompt(tokens, params, at_start=at_start)
-        for _, piece, _ in generate(self.runner, self.runner.new_state(), [prompt]):
+        for _, piece, *_ in generate(self.runner, self.runner.new_state(), [prompt]):
             if piece.text:
                 yield piece.text
             if piece.finish_reason == "error":
@@ -290,7 +290,7 @@ class LanguageModel:
         texts: list[list[str]] = [[] for _ in prompts]
         tokens: list[list[Sampled]] = [[] for _ in prompts]
         reasons = ["" for _ in prompts]
-        for index, piece, _ in generate(self.runner, self.runner.new_state(), prompts):
+        for index, piece, *_ in generate(self.runner, self.runner.new_state(), prompts):
             texts[index].append(piece.text)
             tokens[index].extend(piece.tokens)
             reasons[index] = piece.finish_reason or ""

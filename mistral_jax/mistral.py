@@ -9,7 +9,8 @@ Axis letters: B rows, T tokens, N query heads, K kv heads, H head dim, D model d
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from functools import partial
 
 import jax
 import jax.numpy as jnp
@@ -20,6 +21,7 @@ from mistral_jax.config import MistralConfig
 from mistral_jax.dot import precision_of
 from mistral_jax.kv_cache import KVCache, LayerCache, write
 from mistral_jax.layers import Embedding, Linear, RMSNorm, matmul
+from mistral_jax.lora import LayerMixture, Mixture
 from mistral_jax.rope import attention_temperature, rotate, rotation
 
 Attend = Callable[[jax.Array, jax.Array, jax.Array], jax.Array]
@@ -45,11 +47,11 @@ class Attention(nnx.Module):
         self.qkv_proj = Linear(config.hidden_size, (N + 2 * K) * H, bias=bias, dtype=dtype, rngs=rngs)
         self.o_proj = Linear(N * H, config.hidden_size, bias=bias, dtype=dtype, rngs=rngs)
 
-    def __call__(self, x: jax.Array, at: Positions, attend: Attend) -> jax.Array:
+    def __call__(self, x: jax.Array, at: Positions, attend: Attend, mixture: LayerMixture | None) -> jax.Array:
         N, K, H = self.heads
         B, T, _ = x.shape
         with jax.named_scope("qkv"):
-            qkv = self.qkv_proj(x).reshape(B, T, N + 2 * K, H)
+            qkv = _adapted(mixture, "qkv_proj", x, self.qkv_proj(x)).reshape(B, T, N + 2 * K, H)
         with jax.named_scope("rope"):
             queries = rotate(qkv[:, :, :N], at.cos, at.sin) * at.query_scale
             if at.temperature is not None:
@@ -57,7 +59,12 @@ class Attention(nnx.Module):
             keys = rotate(qkv[:, :, N : N + K], at.cos, at.sin).astype(x.dtype)
         with jax.named_scope("attend"):
             out = attend(queries.astype(x.dtype), keys, qkv[:, :, N + K :].astype(x.dtype))
-        return self.o_proj(out.astype(x.dtype).reshape(B, T, N * H))
+        out = out.astype(x.dtype).reshape(B, T, N * H)
+        return _adapted(mixture, "o_proj", out, self.o_proj(out))
+
+
+def _adapted(mixture: LayerMixture | None, projection: str, x: jax.Array, y: jax.Array) -> jax.Array:
+    return y if mixture is None else mixture.add(projection, x, y)
 
 
 class MLP(nnx.Module):
@@ -68,9 +75,10 @@ class MLP(nnx.Module):
         self.gate_up_proj = Linear(D, 2 * F, bias=bias, dtype=dtype, rngs=rngs)
         self.down_proj = Linear(F, D, bias=bias, dtype=dtype, rngs=rngs)
 
-    def __call__(self, x: jax.Array) -> jax.Array:
-        gate, up = jnp.split(self.gate_up_proj(x), 2, axis=-1)
-        return self.down_proj((jax.nn.silu(gate) * up).astype(x.dtype))
+    def __call__(self, x: jax.Array, mixture: LayerMixture | None) -> jax.Array:
+        gate, up = jnp.split(_adapted(mixture, "gate_up_proj", x, self.gate_up_proj(x)), 2, axis=-1)
+        hidden = (jax.nn.silu(gate) * up).astype(x.dtype)
+        return _adapted(mixture, "down_proj", hidden, self.down_proj(hidden))
 
 
 class DecoderLayer(nnx.Module):
@@ -86,11 +94,11 @@ class DecoderLayer(nnx.Module):
         self.post_attention_layernorm = RMSNorm(config.hidden_size, eps=config.rms_norm_eps, dtype=dtype)
         self.mlp = MLP(config, dtype=dtype, rngs=rngs)
 
-    def __call__(self, x: jax.Array, at: Positions, attend: Attend) -> jax.Array:
+    def __call__(self, x: jax.Array, at: Positions, attend: Attend, mixture: LayerMixture | None) -> jax.Array:
         with jax.named_scope("attention"):
-            x = (x + self.self_attn(self.input_layernorm(x), at, attend)).astype(x.dtype)
+            x = (x + self.self_attn(self.input_layernorm(x), at, attend, mixture)).astype(x.dtype)
         with jax.named_scope("mlp"):
-            return (x + self.mlp(self.post_attention_layernorm(x))).astype(x.dtype)
+            return (x + self.mlp(self.post_attention_layernorm(x), mixture)).astype(x.dtype)
 
 
 class Mistral(nnx.Module):
@@ -129,6 +137,7 @@ class Mistral(nnx.Module):
         first_slot: jax.Array,
         positions: jax.Array,
         valid: jax.Array,
+        mixture: Mixture | None = None,
         num_blocks: int | None = None,
     ) -> tuple[jax.Array, KVCache]:
         """Run T new tokens of B sequences in neighbouring slots, and store their keys and values.
@@ -140,41 +149,27 @@ class Mistral(nnx.Module):
           positions: int32 [B, T], consecutive in each row.
           valid: bool [B, T]; False for padding at the end of a row and for whole rows that only fill the batch. Their hidden
             states mean nothing, and they leave no trace in the cache.
+          mixture: adapters and their weights for these tokens; None: the base model.
           num_blocks: static; see `mistral_jax.attention`.
         Returns: hidden states after the final norm [B, T, D], and the cache.
         """
-        last = jnp.max(jnp.where(valid, positions, -1), axis=1)  # [B]
-        new_layers: list[LayerCache] = []
-
-        def cached(layer: LayerCache, window: int | None) -> Attend:
-            def run(queries: jax.Array, keys: jax.Array, values: jax.Array) -> jax.Array:
-                # Write first, then read the updated buffer: XLA then needs the old one no more and updates in place.
-                updated = write(layer, keys, values, first_slot=first_slot, positions=positions, valid=valid)
-                new_layers.append(updated)
-                return attend(
-                    queries,
-                    updated,
-                    first_slot=first_slot,
-                    positions=positions,
-                    last=last,
-                    window=window,
-                    num_blocks=num_blocks,
-                )
-
-            return run
-
-        attends = [cached(layer, window) for layer, window in zip(cache.layers, self.config.layer_windows, strict=True)]
-        hidden = self._run(tokens, positions, attends)
+        attends, new_layers = cached_attends(
+            self.config, cache, first_slot=first_slot, positions=positions, valid=valid, num_blocks=num_blocks
+        )
+        hidden = self.run(tokens, positions, attends, mixture)
         return hidden, KVCache(tuple(new_layers))
 
-    def hidden_states(self, tokens: jax.Array) -> jax.Array:
+    def hidden_states(self, tokens: jax.Array, mixture: Mixture | None = None, *, remat: bool = False) -> jax.Array:
         """Hidden states after the final norm of whole texts: int32 [B, T] -> [B, T, D]. Causal; nothing is kept.
 
         Memory grows with T squared.
+
+        Args:
+          remat: compute each layer again when gradients are taken, instead of keeping what is inside it.
         """
         positions = jnp.broadcast_to(jnp.arange(tokens.shape[1]), tokens.shape)
         attends = [_causal_attention(positions, window) for window in self.config.layer_windows]
-        return self._run(tokens, positions, attends)
+        return self.run(tokens, positions, attends, mixture, remat=remat)
 
     def logits(self, hidden: jax.Array) -> jax.Array:
         """float32 [..., V] of hidden states [..., D]."""
@@ -182,13 +177,62 @@ class Mistral(nnx.Module):
         with jax.named_scope("lm_head"):
             return matmul(hidden, head.weight.get_value())
 
-    def _run(self, tokens: jax.Array, positions: jax.Array, attends: list[Attend]) -> jax.Array:
+    def run(
+        self,
+        tokens: jax.Array,
+        positions: jax.Array,
+        attends: Sequence[Attend],
+        mixture: Mixture | None = None,
+        *,
+        remat: bool = False,
+    ) -> jax.Array:
+        """The stack of layers round attentions that the caller supplies, one for each layer: hidden states [B, T, D]."""
         at = Positions(self.config, positions)
         x = self.embed_tokens(tokens)
         for index, (layer, attend_in_layer) in enumerate(zip(self.layers, attends, strict=True)):
             with jax.named_scope(f"layer{index}"):
-                x = layer(x, at, attend_in_layer)
+                call = partial(
+                    layer, at=at, attend=attend_in_layer, mixture=None if mixture is None else mixture.layer(index)
+                )
+                x = jax.checkpoint(call)(x) if remat else call(x)
         return self.norm(x)
+
+
+def cached_attends(
+    config: MistralConfig,
+    cache: KVCache,
+    *,
+    first_slot: jax.Array,
+    positions: jax.Array,
+    valid: jax.Array,
+    num_blocks: int | None,
+) -> tuple[list[Attend], list[LayerCache]]:
+    """Attentions that store the keys and values of their tokens in a cache, and see what it holds.
+
+    Args: see `Mistral.__call__`.
+    Returns: an attention for each layer, and a list that gets each layer's new cache as the attentions are run.
+    """
+    last = jnp.max(jnp.where(valid, positions, -1), axis=1)  # [B]
+    new_layers: list[LayerCache] = []
+
+    def cached(layer: LayerCache, window: int | None) -> Attend:
+        def run(queries: jax.Array, keys: jax.Array, values: jax.Array) -> jax.Array:
+            # Write first, then read the updated buffer: XLA then needs the old one no more and updates in place.
+            updated = write(layer, keys, values, first_slot=first_slot, positions=positions, valid=valid)
+            new_layers.append(updated)
+            return attend(
+                queries,
+                updated,
+                first_slot=first_slot,
+                positions=positions,
+                last=last,
+                window=window,
+                num_blocks=num_blocks,
+            )
+
+        return run
+
+    return [cached(layer, window) for layer, window in zip(cache.layers, config.layer_windows, strict=True)], new_layers
 
 
 def _causal_attention(positions: jax.Array, window: int | None) -> Attend:

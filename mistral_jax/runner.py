@@ -7,28 +7,41 @@ server's engine all drive the same runner:
     state = runner.new_state()
     state = runner.admit(state, slot, prompt, params)
     for chunk in runner.chunks(len(prompt)):
-        state, _ = runner.prefill(state, slot, prompt, chunk)
-    state, packed = runner.decode(state, active_slots, features, longest=tokens_held)      # [R, PACKED_WIDTH], on the device
+        state = runner.prefill(state, slot, prompt, chunk).state
+    state, packed, _ = runner.decode(state, active_slots, features, longest=tokens_held)   # [R, PACKED_WIDTH], on the device
 
 Every call is asynchronous: arrays come back before they are computed, and reading them waits. States are donated.
+
+With adapters, `admit` says which of them a sequence uses, and `prefill` and `decode` whether X-LoRA's scaling pass is to be run;
+they then return the weights that it led to as well.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
 from jax.sharding import SingleDeviceSharding
 
 from mistral_jax import step
+from mistral_jax.adapter_choice import BASE, AdapterChoice
+from mistral_jax.adapters import AdapterSet
 from mistral_jax.kv_cache import BLOCK, KVCache, layer_lengths
+from mistral_jax.lora import AdapterBank
 from mistral_jax.mistral import Mistral
+from mistral_jax.mixing import AdaptedModel, Caches, MixingRows, RowMixing
 from mistral_jax.sampling import Features, recent_tokens, row_scalars, seed_words
 from mistral_jax.sampling_params import SamplingParams
+from mistral_jax.xlora import XLoRA
 
 DEFAULT_CHUNKS = (16, 64, 256)
+
+_Extra = tuple[AdapterBank | None, list[jax.Array]]
+"""Arguments of the programs beside the model's weights: the adapters, and the weights of the classifier."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,10 +55,30 @@ class Chunk:
 
 @dataclass(frozen=True, slots=True)
 class RunnerState:
-    """All sequences: cache and rows. Donated by every call that takes it."""
+    """All sequences: caches and rows. Donated by every call that takes it."""
 
-    cache: KVCache
+    caches: Caches
     rows: step.Rows
+
+
+class Stepped(NamedTuple):
+    """What a decode step gives."""
+
+    state: RunnerState
+    packed: jax.Array
+    """int32 [R, PACKED_WIDTH], a row for each slot from 0 on; see `mistral_jax.sampling.unpack`."""
+    weights: jax.Array | None = None
+    """float32 [R, M, A]: of the adapters, where the scaling pass was run."""
+
+
+class Prefilled(NamedTuple):
+    """What a prefill chunk gives."""
+
+    state: RunnerState
+    done: jax.Array
+    """A scalar that is ready when the chunk has run."""
+    weights: jax.Array | None = None
+    """float32 [T, M, A]: of the adapters, where the scaling pass was run."""
 
 
 class Runner:
@@ -62,6 +95,9 @@ class Runner:
         a GPU one (all slots), on a CPU a few (weights are read at the speed of memory for 2 rows and for 8 alike, but not for 32).
       block_buckets: numbers of key blocks that programs are compiled for; None chooses by platform: none on a CPU (the loop form of
         attention takes any), powers of two on a GPU.
+      adapters: what may be mixed into the model; shared, and read anew at every call.
+      xlora: the classifier over the first of the adapters.
+      keep_cache: False computes all earlier tokens anew in every decode step (slow; nothing in the caches is used again).
     """
 
     def __init__(
@@ -74,7 +110,12 @@ class Runner:
         repeat_last_n: int = 64,
         row_buckets: Sequence[int] | None = None,
         block_buckets: Sequence[int] | None = None,
+        adapters: AdapterSet | None = None,
+        xlora: XLoRA | None = None,
+        keep_cache: bool = True,
     ) -> None:
+        if xlora is not None and (adapters is None or adapters.capacity < xlora.num_experts):
+            raise ValueError(f"X-LoRA over {xlora.num_experts} experts needs a bank that holds them")
         if slots < 1 or length < 2:
             raise ValueError(
                 f"slots is {slots} and length is {length}; expected at least one slot of at least two tokens"
@@ -91,6 +132,10 @@ class Runner:
         # A decode step runs at least two rows (see `mistral_jax.dot.dot`); an idle second slot costs nothing but memory.
         self._rows = max(slots, 2)
         self.split = step.SplitModel.of(model)
+        self.adapters = adapters
+        self.xlora = xlora
+        self._xlora_split = None if xlora is None else step.SplitModel.of(xlora)
+        self._keep_cache = keep_cache
         self.dtype = model.dtype
         self.device = next(iter(self.split.weights[0].devices()))
         on_cpu = self.device.platform == "cpu"
@@ -104,19 +149,48 @@ class Runner:
         self._allocate = jax.jit(self._allocate_program, out_shardings=SingleDeviceSharding(self.device))
         self._admit = jax.jit(step.admit, donate_argnums=0)
         self._set_bias = jax.jit(step.set_bias, donate_argnums=0)
-        self._prefill = jax.jit(self._prefill_program, donate_argnums=1, static_argnames="num_blocks")
-        self._decode = jax.jit(self._decode_program, donate_argnums=(1, 2), static_argnames="num_blocks")
+        static = ("num_blocks", "scaling")
+        self._prefill = jax.jit(self._prefill_program, donate_argnums=2, static_argnames=static)
+        self._decode = jax.jit(self._decode_program, donate_argnums=(2, 3), static_argnames=static)
+
+    def _adapted(self, weights: list[jax.Array], extra: _Extra) -> AdaptedModel:
+        """The model round traced weights."""
+        return AdaptedModel(
+            model=self.split.merge(weights),
+            bank=extra[0],
+            adapters=0 if self.adapters is None else self.adapters.capacity,
+            xlora=None if self._xlora_split is None else self._xlora_split.merge(extra[1]),
+        )
+
+    def _extra(self) -> _Extra:
+        bank = None if self.adapters is None else self.adapters.bank
+        return bank, [] if self._xlora_split is None else self._xlora_split.weights
 
     def _prefill_program(
-        self, weights: list[jax.Array], cache: KVCache, *args: jax.Array, num_blocks: int | None
-    ) -> tuple[KVCache, jax.Array]:
-        return step.prefill(self.split.merge(weights), cache, *args, num_blocks=num_blocks)
+        self, weights: list[jax.Array], extra: _Extra, caches: Caches, *args: Any, num_blocks: int | None, scaling: bool
+    ) -> tuple[Caches, jax.Array, jax.Array | None]:
+        return step.prefill(self._adapted(weights, extra), caches, *args, num_blocks=num_blocks, scaling=scaling)
 
     def _decode_program(
-        self, weights: list[jax.Array], cache: KVCache, rows: step.Rows, *args: jax.Array, num_blocks: int | None
-    ) -> tuple[KVCache, step.Rows, jax.Array]:
-        model = self.split.merge(weights)
-        return step.decode(model, cache, rows, *args, num_blocks=num_blocks, repeat=self.repeat_last_n > 0)
+        self,
+        weights: list[jax.Array],
+        extra: _Extra,
+        caches: Caches,
+        rows: step.Rows,
+        *args: jax.Array,
+        num_blocks: int | None,
+        scaling: bool,
+    ) -> tuple[Caches, step.Rows, jax.Array, jax.Array | None]:
+        return step.decode(
+            self._adapted(weights, extra),
+            caches,
+            rows,
+            *args,
+            num_blocks=num_blocks,
+            repeat=self.repeat_last_n > 0,
+            scaling=scaling,
+            rerun=None if self._keep_cache else self.chunk_sizes[-1],
+        )
 
     @property
     def model(self) -> Mistral:
@@ -128,35 +202,69 @@ class Runner:
         return sum(x.nbytes for x in self.split.weights)
 
     def cache_bytes(self) -> int:
-        """Bytes of the KV cache that `new_state` allocates."""
+        """Bytes of the KV caches that `new_state` allocates."""
         lengths = layer_lengths(self.config, length=self.length, chunk=self.chunk_sizes[-1])
-        return 2 * self._rows * sum(lengths) * self.config.num_kv_heads * self.config.head_dim * self.dtype.itemsize
+        return (
+            (1 if self.xlora is None else 2)
+            * 2
+            * self._rows
+            * sum(lengths)
+            * self.config.num_kv_heads
+            * self.config.head_dim
+            * self.dtype.itemsize
+        )
 
     def new_state(self) -> RunnerState:
         """Allocate an empty cache and empty rows on the model's device."""
         return RunnerState(*self._allocate())
 
-    def _allocate_program(self) -> tuple[KVCache, step.Rows]:
-        chunk = self.chunk_sizes[-1]
+    def _allocate_program(self) -> tuple[Caches, step.Rows]:
+        def cache() -> KVCache:
+            chunk = self.chunk_sizes[-1]
+            return KVCache.allocate(self.config, slots=self._rows, length=self.length, chunk=chunk, dtype=self.dtype)
+
+        mixing = None
+        if self.adapters is not None:
+            columns = 1 if self.xlora is None else self.xlora.columns.count
+            mixing = MixingRows.allocate(slots=self._rows, columns=columns, adapters=self.adapters.capacity)
         return (
-            KVCache.allocate(self.config, slots=self._rows, length=self.length, chunk=chunk, dtype=self.dtype),
-            step.Rows.allocate(self.config, slots=self._rows, repeat_last_n=self.repeat_last_n),
+            Caches(cache(), None if self.xlora is None else cache()),
+            step.Rows.allocate(
+                self.config,
+                slots=self._rows,
+                repeat_last_n=self.repeat_last_n,
+                mixing=mixing,
+                history=None if self._keep_cache else self.length,
+            ),
         )
 
     def chunks(self, prompt_length: int) -> Iterator[Chunk]:
-        """The chunks of a prompt: all its tokens but the last, which the first decode step runs."""
-        start, stop = 0, prompt_length - 1
+        """The chunks of a prompt: all its tokens but the last, which the first decode step runs.
+
+        None at all where nothing is kept in the cache: every decode step computes the prompt anew.
+        """
+        start, stop = 0, prompt_length - 1 if self._keep_cache else 0
         while start < stop:
             left = stop - start
             size = next((size for size in self.chunk_sizes if size >= left), self.chunk_sizes[-1])
             yield Chunk(start, min(left, size), size)
             start += size
 
-    def admit(self, state: RunnerState, slot: int, prompt: Sequence[int], params: SamplingParams) -> RunnerState:
+    def admit(
+        self,
+        state: RunnerState,
+        slot: int,
+        prompt: Sequence[int],
+        params: SamplingParams,
+        choice: AdapterChoice = BASE,
+    ) -> RunnerState:
         """Give `slot` to a new sequence. Its chunks are to be prefilled before it takes part in a decode step.
 
+        Args:
+          choice: which adapters it uses.
         Raises:
-          ValueError: the prompt is empty, or leaves no room for an answer, or `params.seed` is not set.
+          ValueError: the prompt is empty, or leaves no room for an answer, or `params.seed` is not set, or the runner has not the
+            adapters that are chosen.
         """
         if not 0 < len(prompt) < self.length:
             raise ValueError(
@@ -165,6 +273,10 @@ class Runner:
         if params.seed is None:
             raise ValueError("params.seed is None: choose a seed before admitting a sequence")
         window = max(self.repeat_last_n, 1)
+        history = None
+        if not self._keep_cache:
+            history = np.zeros((self.length,), np.int32)
+            history[: len(prompt)] = prompt
         rows = self._admit(
             state.rows,
             np.int32(slot),
@@ -174,51 +286,88 @@ class Runner:
             np.int32(min(params.top_k, self.config.vocab_size)),
             seed_words(params.seed),
             recent_tokens(tuple(prompt), window, self.config.vocab_size),
+            self._row_mixing(choice, len(prompt)),
+            history,
         )
         if params.logit_bias:
             bias = np.zeros((self.config.vocab_size,), np.float32)
             bias[list(params.logit_bias.keys())] = list(params.logit_bias.values())
             rows = self._set_bias(rows, np.int32(slot), bias)
-        return RunnerState(state.cache, rows)
+        return RunnerState(state.caches, rows)
+
+    def _row_mixing(self, choice: AdapterChoice, prompt_length: int) -> RowMixing | None:
+        capacity = 0 if self.adapters is None else self.adapters.capacity
+        if choice.xlora and self.xlora is None:
+            raise ValueError("X-LoRA was chosen, and this runner has no classifier")
+        if choice.freeze_after is not None and not self._keep_cache:
+            raise ValueError("freeze_after needs the caches: what was computed before is not computed again")
+        if any(not 0 <= number < capacity for number, _ in choice.weights):
+            raise ValueError(f"{choice.weights}: expected adapters by number, from 0 to {capacity - 1}")
+        return None if self.adapters is None else RowMixing.of(choice, capacity, prompt_length)
 
     def prefill(
-        self, state: RunnerState, slot: int, prompt: Sequence[int], chunk: Chunk
-    ) -> tuple[RunnerState, jax.Array]:
-        """Run one chunk of `prompt` in `slot`. Returns the state, and a scalar that is ready when the chunk has run."""
+        self, state: RunnerState, slot: int, prompt: Sequence[int], chunk: Chunk, *, scaling: bool = False
+    ) -> Prefilled:
+        """Run one chunk of `prompt` in `slot`.
+
+        Args:
+          scaling: whether the sequence was admitted with X-LoRA.
+        """
         tokens = np.zeros((chunk.size,), np.int32)
         tokens[: chunk.count] = prompt[chunk.start : chunk.start + chunk.count]
-        cache, done = self._prefill(
+        return self._run_prefill(state, slot, tokens, chunk.start, chunk.count, scaling=scaling)
+
+    def _run_prefill(
+        self, state: RunnerState, slot: int, tokens: np.ndarray, start: int, count: int, *, scaling: bool
+    ) -> Prefilled:
+        caches, done, weights = self._prefill(
             self.split.weights,
-            state.cache,
+            self._extra(),
+            state.caches,
+            state.rows.mixing,
             np.int32(slot),
             tokens,
-            np.int32(chunk.start),
-            np.int32(chunk.count),
-            num_blocks=self._blocks(chunk.start + chunk.count),
+            np.int32(start),
+            np.int32(count),
+            num_blocks=self._blocks(start + count),
+            scaling=scaling,
         )
-        return RunnerState(cache, state.rows), done
+        return Prefilled(RunnerState(caches, state.rows), done, weights)
 
     def decode(
-        self, state: RunnerState, active: Sequence[int], features: Features, *, longest: int
-    ) -> tuple[RunnerState, jax.Array]:
+        self,
+        state: RunnerState,
+        active: Sequence[int],
+        features: Features,
+        *,
+        longest: int,
+        scaling: bool = False,
+    ) -> Stepped:
         """Run one step for the slots in `active`.
 
         Args:
           features: what these slots need of the sampler.
           longest: most tokens that one of them will hold after the step.
-        Returns: the state, and `packed` int32 [R, PACKED_WIDTH] with a row for each slot from 0 on.
+          scaling: whether one of them was admitted with X-LoRA, and its weights are not frozen yet.
         """
         mask = np.zeros((next(size for size in self.row_buckets if size > max(active)),), np.bool_)
         mask[list(active)] = True
-        cache, rows, packed = self._decode(
+        return self._run_decode(state, mask, features, longest, scaling=scaling)
+
+    def _run_decode(
+        self, state: RunnerState, mask: np.ndarray, features: Features, longest: int, *, scaling: bool
+    ) -> Stepped:
+        caches, rows, packed, weights = self._decode(
             self.split.weights,
-            state.cache,
+            self._extra(),
+            state.caches,
             state.rows,
             mask,
             features.as_array(),
             num_blocks=self._blocks(longest),
+            scaling=scaling,
         )
-        return RunnerState(cache, rows), packed
+        return Stepped(RunnerState(caches, rows), packed, weights)
 
     def _blocks(self, length: int) -> int | None:
         if not self.block_buckets:
@@ -237,7 +386,7 @@ class Runner:
             if progress is not None:
                 progress(done, len(calls))
             state = call(state)
-            jax.block_until_ready((state.cache, state.rows))
+            jax.block_until_ready((state.caches, state.rows))
         if progress is not None:
             progress(len(calls), len(calls))
         return state
@@ -246,27 +395,22 @@ class Runner:
         biased = SamplingParams(temperature=0.0, seed=0, logit_bias={0: 0.0})
         yield lambda state: self.admit(state, 0, (0,), biased)
         lengths = [blocks * BLOCK for blocks in self.block_buckets] or [1]
-        for length in lengths:
-            for size in self.chunk_sizes:
-                yield lambda state, size=size, length=length: self._empty_prefill(state, size, length)
-            for bucket in self.row_buckets:
-                yield lambda state, bucket=bucket, length=length: self._empty_decode(state, bucket, length)
+        for scaling in (False,) if self.xlora is None else (False, True):
+            for length in lengths:
+                for size in self.chunk_sizes if self._keep_cache else ():
+                    yield partial(self._empty_prefill, size=size, length=length, scaling=scaling)
+                for bucket in self.row_buckets:
+                    yield partial(self._empty_decode, bucket=bucket, length=length, scaling=scaling)
 
-    def _empty_prefill(self, state: RunnerState, size: int, length: int) -> RunnerState:
+    def _empty_prefill(self, state: RunnerState, *, size: int, length: int, scaling: bool) -> RunnerState:
         """Run a chunk of which no token is real: nothing is stored."""
-        zero = np.int32(0)
         tokens = np.zeros((size,), np.int32)
-        blocks = self._blocks(length)
-        cache, _ = self._prefill(self.split.weights, state.cache, zero, tokens, zero, zero, num_blocks=blocks)
-        return RunnerState(cache, state.rows)
+        return self._run_prefill(state, 0, tokens, length, 0, scaling=scaling).state
 
-    def _empty_decode(self, state: RunnerState, bucket: int, length: int) -> RunnerState:
+    def _empty_decode(self, state: RunnerState, *, bucket: int, length: int, scaling: bool) -> RunnerState:
         """Run a step without any active row."""
         mask = np.zeros((bucket,), np.bool_)
-        features = Features().as_array()
-        blocks = self._blocks(length)
-        cache, rows, _ = self._decode(self.split.weights, state.cache, state.rows, mask, features, num_blocks=blocks)
-        return RunnerState(cache, rows)
+        return self._run_decode(state, mask, Features(), length, scaling=scaling).state
 
 
 def _ceil(n: int, multiple: int) -> int:

@@ -6,7 +6,10 @@ They are pure functions over pytrees. State goes in, is donated, and comes out: 
 - `decode` runs the newest token of each row and samples the next. A prompt's last token is simply the first token to decode, so
   the first answer token is sampled by the same program as all others.
 
-Axis letters: B slots, R rows of a decode step (the first R slots), T tokens of a chunk, V vocabulary.
+Both exist with and without X-LoRA's scaling pass; which one a call needs, its rows decide (see `mistral_jax.mixing`).
+
+Axis letters: B slots, R rows of a decode step (the first R slots), T tokens of a chunk, V vocabulary, M scaling columns, A
+adapters.
 """
 
 from __future__ import annotations
@@ -18,14 +21,18 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 from flax import nnx
+from jax import lax
 
 from mistral_jax.config import MistralConfig
-from mistral_jax.kv_cache import KVCache
-from mistral_jax.mistral import Mistral
+from mistral_jax.mixing import AdaptedModel, Caches, MixingRows, RowMixing
 from mistral_jax.sampling import SamplerRows, sample
 
 
-@partial(jax.tree_util.register_dataclass, data_fields=["tokens", "positions", "sampler"], meta_fields=[])
+@partial(
+    jax.tree_util.register_dataclass,
+    data_fields=["tokens", "positions", "sampler", "mixing", "history"],
+    meta_fields=[],
+)
 @dataclass(frozen=True)
 class Rows:
     """What a decode step needs to know of each slot, beside the cache."""
@@ -33,12 +40,33 @@ class Rows:
     tokens: jax.Array  # int32 [B]: the newest token, not run yet
     positions: jax.Array  # int32 [B]: its position
     sampler: SamplerRows
+    mixing: MixingRows | None = None
+    """Where there are adapters."""
+    history: jax.Array | None = None
+    """int32 [B, S]: all tokens by position, where nothing is kept in the cache between steps."""
 
     @classmethod
-    def allocate(cls, config: MistralConfig, *, slots: int, repeat_last_n: int) -> Rows:
+    def allocate(
+        cls,
+        config: MistralConfig,
+        *,
+        slots: int,
+        repeat_last_n: int,
+        mixing: MixingRows | None = None,
+        history: int | None = None,
+    ) -> Rows:
+        """Args:
+        history: S, where tokens are to be kept.
+        """
         sampler = SamplerRows.allocate(slots=slots, vocab_size=config.vocab_size, repeat_last_n=repeat_last_n)
-        # Two arrays, not one twice: each is donated.
-        return cls(jnp.zeros((slots,), jnp.int32), jnp.zeros((slots,), jnp.int32), sampler)
+        return cls(
+            # Two arrays, not one twice: each is donated.
+            jnp.zeros((slots,), jnp.int32),
+            jnp.zeros((slots,), jnp.int32),
+            sampler,
+            mixing,
+            None if history is None else jnp.zeros((slots, history), jnp.int32),
+        )
 
 
 @dataclass(frozen=True)
@@ -53,12 +81,12 @@ class SplitModel:
     weights: list[jax.Array]
 
     @classmethod
-    def of(cls, model: Mistral) -> SplitModel:
+    def of(cls, model: nnx.Module) -> SplitModel:
         graphdef, state = nnx.split(model)
         weights, treedef = jax.tree.flatten(state)
         return cls(graphdef, treedef, weights)
 
-    def merge(self, weights: list[jax.Array]) -> Mistral:
+    def merge(self, weights: list[jax.Array]) -> Any:
         """The module round other (traced) weights."""
         return nnx.merge(self.graphdef, jax.tree.unflatten(self.treedef, weights))
 
@@ -72,6 +100,8 @@ def admit(
     top_k: jax.Array,
     seed: jax.Array,
     recent: jax.Array,
+    mixing: RowMixing | None,
+    prompt: jax.Array | None,
 ) -> Rows:
     """Give a slot to a new sequence: its last prompt token and that token's position, and its sampling parameters.
 
@@ -81,6 +111,8 @@ def admit(
       scalars: float32 [6], see `mistral_jax.sampling.row_scalars`.
       seed: uint32 [2].
       recent: int32 [W], see `mistral_jax.sampling.recent_tokens`.
+      mixing: which adapters it uses, where there are any.
+      prompt: int32 [S], padded, where `rows.history` is kept.
     """
     sampler = rows.sampler
     return Rows(
@@ -94,6 +126,8 @@ def admit(
             output_counts=sampler.output_counts.at[slot].set(0),
             bias=sampler.bias.at[slot].set(0.0),
         ),
+        mixing=None if rows.mixing is None or mixing is None else rows.mixing.admit(slot, mixing),
+        history=None if rows.history is None or prompt is None else rows.history.at[slot].set(prompt),
     )
 
 
@@ -103,76 +137,115 @@ def set_bias(rows: Rows, slot: jax.Array, bias: jax.Array) -> Rows:
 
 
 def prefill(
-    model: Mistral,
-    cache: KVCache,
+    model: AdaptedModel,
+    caches: Caches,
+    mixing: MixingRows | None,
     slot: jax.Array,
     tokens: jax.Array,
     start: jax.Array,
     count: jax.Array,
     *,
     num_blocks: int | None,
-) -> tuple[KVCache, jax.Array]:
+    scaling: bool,
+) -> tuple[Caches, jax.Array, jax.Array | None]:
     """Run a chunk of one prompt.
 
     Args:
-      cache: donated.
+      caches: donated.
+      mixing: of all slots.
       slot: int32 scalar.
       tokens: int32 [T], the first `count` of them real.
       start: int32 scalar, the position of the first.
       num_blocks: static; see `mistral_jax.attention`.
-    Returns: cache, and int32 scalar, the position after the chunk. The next call donates the cache, so nobody can wait for it; the
-      scalar becomes ready with it and can be waited for.
+      scaling: static: whether the slot's weights come from the classifier.
+    Returns: caches; int32 scalar, the position after the chunk (the next call donates the caches, so nobody can wait for them; the
+      scalar becomes ready with them); and the weights of the adapters float32 [T, M, A], if `scaling`.
     """
     steps = jnp.arange(tokens.shape[0])
-    _, cache = model(
+    _, caches, weights = model(
         tokens[None],
-        cache,
+        caches,
         first_slot=slot,
         positions=(start + steps)[None],
         valid=(steps < count)[None],
+        mixing=None if mixing is None else mixing.slot(slot),
         num_blocks=num_blocks,
+        scaling=scaling,
     )
-    return cache, start + count
+    return caches, start + count, None if weights is None else weights[0]
 
 
 def decode(
-    model: Mistral,
-    cache: KVCache,
+    model: AdaptedModel,
+    caches: Caches,
     rows: Rows,
     active: jax.Array,
     features: jax.Array,
     *,
     num_blocks: int | None,
     repeat: bool,
-) -> tuple[KVCache, Rows, jax.Array]:
+    scaling: bool,
+    rerun: int | None = None,
+) -> tuple[Caches, Rows, jax.Array, jax.Array | None]:
     """Run one token of each active row and sample the next.
 
     Args:
-      cache, rows: donated.
+      caches, rows: donated.
       active: bool [R]; R >= 2 is the number of slots that take part, from slot 0 on. Inactive rows change nothing.
       features: bool [5], see `mistral_jax.sampling.Features`.
       num_blocks, repeat: static.
-    Returns: cache, rows, and `packed` int32 [R, PACKED_WIDTH] (see `mistral_jax.sampling.sample`).
+      scaling: static: whether the classifier decides the weights of some row.
+      rerun: static: compute all earlier tokens anew first, in chunks of so many, instead of relying on the caches.
+    Returns: caches, rows, `packed` int32 [R, PACKED_WIDTH] (see `mistral_jax.sampling.sample`), and, if `scaling`, the weights of
+      the adapters float32 [R, M, A].
     """
     R = active.shape[0]
     positions = rows.positions[:R]
-    hidden, cache = model(
+    mixing = None if rows.mixing is None else rows.mixing.first(R)
+    if rerun is not None and rows.history is not None:
+        caches = _run_again(
+            model, caches, mixing, rows.history[:R], positions, active, rerun, num_blocks=num_blocks, scaling=scaling
+        )
+    hidden, caches, weights = model(
         rows.tokens[:R, None],
-        cache,
+        caches,
         first_slot=jnp.int32(0),
         positions=positions[:, None],
         valid=active[:, None],
+        mixing=mixing,
         num_blocks=num_blocks,
+        scaling=scaling,
     )
     sampler = jax.tree.map(lambda x: x[:R], rows.sampler)
     with jax.named_scope("sample"):
         chosen, packed = sample(model.logits(hidden[:, 0]), sampler, positions + 1, features, repeat=repeat)
+    used = None if weights is None else weights[:, 0]
+    return caches, advance(rows, active, chosen, used), packed, used
+
+
+def advance(rows: Rows, active: jax.Array, chosen: jax.Array, weights: jax.Array | None) -> Rows:
+    """The rows after a step.
+
+    Args:
+      active: bool [R]: rows that sampled a token.
+      chosen: int32 [R]: it; negative where there were no numbers to choose by.
+      weights: float32 [R, M, A], the weights of the adapters that the step used, where the classifier made them.
+    """
+    R = active.shape[0]
+    positions = rows.positions[:R]
     token = jnp.where(active & (chosen >= 0), chosen, rows.tokens[:R])
     slots = jnp.arange(R)
     # Out of bounds, hence dropped, for rows that are not active.
     stored = jnp.where(active, token, rows.sampler.output_counts.shape[1])
     index = jnp.where(active, (positions + 1) % rows.sampler.recent.shape[1], rows.sampler.recent.shape[1])
-    new_rows = Rows(
+    history = rows.history
+    if history is not None:
+        place = jnp.where(active, positions + 1, history.shape[1])
+        history = history.at[slots, place].set(token, mode="drop")
+    mixing = rows.mixing
+    if mixing is not None and weights is not None:
+        mixing = mixing.freeze(weights, positions, active)
+    return Rows(
         tokens=rows.tokens.at[:R].set(token),
         positions=rows.positions.at[:R].add(active.astype(jnp.int32)),
         sampler=replace(
@@ -180,5 +253,47 @@ def decode(
             recent=rows.sampler.recent.at[slots, index].set(token, mode="drop"),
             output_counts=rows.sampler.output_counts.at[slots, stored].add(1, mode="drop"),
         ),
+        mixing=mixing,
+        history=history,
     )
-    return cache, new_rows, packed
+
+
+def _run_again(
+    model: AdaptedModel,
+    caches: Caches,
+    mixing: MixingRows | None,
+    history: jax.Array,
+    positions: jax.Array,
+    active: jax.Array,
+    chunk: int,
+    *,
+    num_blocks: int | None,
+    scaling: bool,
+) -> Caches:
+    """Compute the keys and values of all tokens before the newest ones, in chunks of `chunk`, from nothing.
+
+    Args:
+      history: int32 [R, S].
+      positions: int32 [R], those of the newest tokens.
+    """
+    R, S = history.shape
+    before = jnp.where(active, positions, 0)
+    steps = jnp.arange(chunk)
+
+    def run(i: jax.Array, caches: Caches) -> Caches:
+        at = jnp.broadcast_to(i * chunk + steps, (R, chunk))
+        tokens = jnp.take_along_axis(history, jnp.minimum(at, S - 1), axis=1)
+        valid = at < before[:, None]
+        _, caches, _ = model(
+            tokens,
+            caches,
+            first_slot=jnp.int32(0),
+            positions=at,
+            valid=valid,
+            mixing=mixing,
+            num_blocks=num_blocks,
+            scaling=scaling,
+        )
+        return caches
+
+    return lax.fori_loop(0, -(-jnp.max(before) // chunk), run, caches)

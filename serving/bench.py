@@ -106,14 +106,14 @@ def time_runner(runner: Runner, prompt_tokens: int, answer_tokens: int, repeats:
             start = time.perf_counter()
             done = None
             for chunk in runner.chunks(len(prompt)):
-                state, done = runner.prefill(state, slot, prompt, chunk)
+                state, done, _ = runner.prefill(state, slot, prompt, chunk)
             jax.block_until_ready(done)
             prefills.append(time.perf_counter() - start)
         # As the server does: a step is dispatched before the tokens of the one before are read.
         pending = None
         last = time.perf_counter()
         for step in range(answer_tokens - 1):
-            state, packed = runner.decode(state, slots, Features(), longest=prompt_tokens + 1 + step)
+            state, packed, _ = runner.decode(state, slots, Features(), longest=prompt_tokens + 1 + step)
             if pending is not None:
                 np.asarray(pending)
                 now = time.perf_counter()

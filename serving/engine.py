@@ -253,12 +253,12 @@ class JaxEngine:
                 state = runner.admit(state, sequence.slot, request.prompt, request.params)
             marker = packed = None
             for sequence, chunk in planned.prefills:
-                state, marker = runner.prefill(state, sequence.slot, sequence.request.prompt, chunk)
+                state, marker, _ = runner.prefill(state, sequence.slot, sequence.request.prompt, chunk)
             if planned.decodes:
                 features = Features()
                 for sequence in planned.decodes:
                     features |= self._features[id(sequence)]
-                state, packed = runner.decode(
+                state, packed, _ = runner.decode(
                     state,
                     [s.slot for s in planned.decodes],
                     features,
