@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -105,3 +106,70 @@ def write_adapter(folder: Path, modules: Iterable[ModuleKey] | None = None, *, s
     targets = sorted({key.part for key in modules})
     settings = peft_config(**{"target_modules": targets, **config})
     return write_folder(folder, settings, peft_tensors(random_factors(modules, settings["r"], seed=seed)))
+
+
+def xlora_config(**changes: Any) -> dict[str, Any]:
+    """xlora_config.json as the original implementation writes it."""
+    return {
+        "hidden_size": HIDDEN,
+        "base_model_id": BASE,
+        "adapters": ["adapter_1", "adapter_2", "adapter_10"],
+        "enable_softmax": True,
+        "enable_softmax_topk": False,
+        "layerwise_scalings": True,
+        "xlora_depth": 1,
+        "xlora_size": 2048,
+        "enable_relu_and_dropout": True,
+        "use_bias": True,
+        "xlora_dropout_p": 0.2,
+        "use_trainable_adapters": False,
+        "softmax_temperature": 1.0,
+        "top_k_lora": None,
+        "scaling_pass_value": 0.0,
+        "global_scaling_weight": 1.0,
+        "stop_token_id": None,
+        **changes,
+    }
+
+
+def classifier_linears(sizes: Iterable[int], *, bias: bool = True, seed: int = 0) -> list[tuple[np.ndarray, Any]]:
+    """Weights and biases between these sizes."""
+    rng = np.random.default_rng(seed)
+    sizes = list(sizes)
+    return [
+        (rng.normal(size=(out, into)).astype(np.float32), rng.normal(size=out).astype(np.float32) if bias else None)
+        for into, out in itertools.pairwise(sizes)
+    ]
+
+
+def classifier_tensors(linears: list[tuple[np.ndarray, Any]], names: Iterable[str]) -> dict[str, np.ndarray]:
+    """The tensors of a classifier whose layers have these names."""
+    tensors: dict[str, np.ndarray] = {}
+    for name, (weight, bias) in zip(names, linears, strict=True):
+        tensors[f"{name}.weight"] = weight
+        if bias is not None:
+            tensors[f"{name}.bias"] = bias
+    return tensors
+
+
+TWO_PARTS = ["q_proj", "gate_proj"]
+ROWS = NUM_LAYERS * len(TWO_PARTS) * 3
+"""Outputs of the classifier of `write_hub`."""
+
+
+def write_hub(
+    folder: Path,
+    *,
+    tensors: Mapping[str, np.ndarray] | None = None,
+    names: Iterable[str] = ("adapter_1", "adapter_2", "adapter_10"),
+    **changes: Any,
+) -> Path:
+    """An X-LoRA model in the original layout: three adapters of q and gate, a layerwise classifier of depth 1."""
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "xlora_config.json").write_text(json.dumps(xlora_config(**changes)))
+    if tensors is None:
+        tensors = classifier_tensors(classifier_linears([HIDDEN, ROWS]), ["last"])
+    write_safetensors(folder / "xlora_classifier.safetensors", tensors)
+    for seed, name in enumerate(names):
+        write_adapter(folder / name, keys(TWO_PARTS), seed=seed)
+    return folder
