@@ -95,8 +95,10 @@ def _names(file: SafetensorsFile, depth: int) -> list[str]:
 
 def _incomplete(file: SafetensorsFile, kind: str, numbers: list[int], depth: int, present: list[str]) -> str:
     plural = "" if depth == 1 else "s"
-    found = f"{file.path} has {', '.join(present) or 'no tensors'}, and xlora_depth is {depth}: "
+    found = (
+        f"{file.path} has {', '.join(present) or 'no tensors'}, and xlora_depth is {depth}: "
         f"expected {depth} linear layer{plural}"
+    )
     if kind == "inner":
         inner = f"inner.0{' and so on' if depth > 2 else ''}, then " if depth > 1 else ""
         return f"{found}, {inner}last"
