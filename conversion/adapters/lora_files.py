@@ -20,7 +20,7 @@ import numpy as np
 
 from conversion.adapters.errors import AdapterError
 from conversion.adapters.lora_config import CONFIG_NAME, LoRAConfig, read_lora_config
-from conversion.adapters.lora_names import FactorName, is_stray, parse_factor, why_refused
+from conversion.adapters.lora_names import FactorName, is_stray, own_factors, parse_factor, why_refused
 from conversion.adapters.modules import PARTS, ModuleKey, torch_order
 from conversion.safetensors_io import SafetensorsFile, read_array
 from conversion.tensor_source import Array
@@ -203,13 +203,16 @@ def _weights_path(folder: Path) -> Path:
 
 def _factors(file: SafetensorsFile) -> dict[tuple[ModuleKey, str], tuple[str, FactorName]]:
     """Names of the tensors by module and factor."""
-    found: dict[tuple[ModuleKey, str], tuple[str, FactorName]] = {}
+    parsed: dict[str, FactorName] = {}
     for name in file.names():
         if is_stray(name):
             continue
         factor = parse_factor(name)
         if factor is None:
             raise AdapterError(f"{file.path}: tensor {name} {why_refused(name)}; that is not implemented")
+        parsed[name] = factor
+    found: dict[tuple[ModuleKey, str], tuple[str, FactorName]] = {}
+    for name, factor in own_factors(parsed).items():
         if (other := found.get((factor.key, factor.factor))) is not None:
             raise AdapterError(
                 f"{file.path}: both {other[0]} and {name} are factor {factor.factor} of {factor.key.path}"

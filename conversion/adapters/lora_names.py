@@ -1,13 +1,17 @@
 """Names of the tensors in a LoRA's file.
 
-PEFT writes `base_model.model.` before the module's own name; X-LoRA's original implementation puts `lora_model.` between the two.
+PEFT writes `base_model.model.` before the module's own name, and `base_model.lora_model.model.` in experts of X-LoRA models.
 An adapter's name may stand before `weight`: `….q_proj.lora_A.default.weight`. Names are matched by whole components, so that
 `adapter_1` is never taken for `adapter_10`.
+
+PEFT itself selects the tensors of an expert, which it calls "0", "1" and so on, by substrings such as ".1." and "bias". The file of
+PEFT selects the tensors of an expert, which it calls "0", "1" and so on, by substrings such as ".1." and "bias". The file of
 """
 
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from typing import NamedTuple
 
 from conversion.adapters.modules import PARTS, ModuleKey
@@ -29,8 +33,8 @@ _REFUSED = {
     "lm_head": "changes the output matrix",
     "bias": "is a bias",
 }
-_STRAY = "internal_xlora_classifier"
-"""Tensors of an X-LoRA classifier, which some versions of PEFT put into the files of its adapters, too."""
+_CLASSIFIER = "internal_xlora_classifier"
+_EXPERT_PREFIX = "base_model.lora_model."
 
 
 class FactorName(NamedTuple):
@@ -46,8 +50,21 @@ class FactorName(NamedTuple):
 
 
 def is_stray(name: str) -> bool:
-    """Whether a tensor has no business in the file of an adapter, and is known to be there at times."""
-    return _STRAY in name.split(".")
+    """Whether a tensor is part of an X-LoRA classifier, or of the frozen model below an expert: these change nothing."""
+    components = name.removeprefix(_EXPERT_PREFIX).split(".")
+    frozen = name.startswith(_EXPERT_PREFIX) and not any(
+        part.startswith(("lora_", "modules_to")) for part in components
+    )
+    return _CLASSIFIER in components or frozen
+
+
+def own_factors(factors: Mapping[str, FactorName]) -> dict[str, FactorName]:
+    """Without the tensors of other experts: if some tensors are under no name, those under numbers are not the adapter's own."""
+    if all(factor.adapter is not None for factor in factors.values()):
+        return dict(factors)
+    return {
+        name: factor for name, factor in factors.items() if factor.adapter is None or not factor.adapter.isdecimal()
+    }
 
 
 def parse_factor(name: str) -> FactorName | None:

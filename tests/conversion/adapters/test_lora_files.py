@@ -86,6 +86,23 @@ def test_names_as_other_libraries_write_them(tmp_path: Path, prefix: str, infix:
     np.testing.assert_array_equal(lora.read(ModuleKey(2, "up_proj"))[1], factors[ModuleKey(2, "up_proj")][1])
 
 
+def test_what_peft_puts_beside_the_factors_of_an_expert_is_skipped(tmp_path: Path) -> None:
+    own, other = random_factors(keys(), seed=1), random_factors(keys(layers=[1]), seed=2)
+    prefix = "base_model.lora_model.model."
+    tensors = peft_tensors(own, prefix=prefix) | peft_tensors(other, prefix=prefix, infix="2.")
+    for name in (
+        *("model.layers.1.mlp.up_proj.base_layer.weight", "model.layers.1.input_layernorm.weight", "lm_head.weight"),
+        *("model.layers.1.self_attn.q_proj.base_layer.bias",),
+    ):
+        tensors[prefix + name] = np.zeros(3, np.float32)
+    lora = open_lora(write_folder(tmp_path / "1", peft_config(), tensors))
+    for key, (a, b) in own.items():
+        np.testing.assert_array_equal(lora.read(key)[0], a)
+        np.testing.assert_array_equal(lora.read(key)[1], b)
+    saved = tensors | {prefix + "lm_head.modules_to_save.weight": np.zeros(3, np.float32)}
+    refused("changes the output matrix", write_folder(tmp_path / "2", peft_config(), saved))
+
+
 def test_the_base_may_be_wrapped_or_without_a_head(tmp_path: Path) -> None:
     tensors = {
         name.replace(".model.layers", ".model.language_model.layers"): array

@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 
 from conversion.adapters.errors import AdapterError
+from conversion.adapters.lora_files import open_lora
 from conversion.adapters.modules import ModuleKey
 from conversion.adapters.ordering import Ordering
 from conversion.adapters.xlora_config import XLoRAConfig, read_xlora_config
@@ -33,6 +34,7 @@ from tests.conversion.adapters.folders import (
     write_hub,
 )
 
+GOLDENS = Path(__file__).parents[2] / "goldens" / "xlora"
 NAMES = ("adapter_1", "adapter_2", "adapter_10")
 
 
@@ -126,6 +128,20 @@ def test_peft(tmp_path: Path, numbers: tuple[int, int], dropout: float) -> None:
         r"adapter_config\.json names adapter 0, which has no folder in .* \(nor is there an adapter in /nowhere/a\)",
         folder,
     )
+
+
+def test_a_checkpoint_of_peft() -> None:
+    folder = GOLDENS / "peft"
+    xlora = open_xlora(folder)
+    assert [adapter.name for adapter in xlora.adapters] == ["0", "1", "2"]
+    assert [weight.shape for weight, _ in xlora.classifier] == [(26, 60), (26, 26), (3, 26)]
+    assert (xlora.num_columns, xlora.config.top_k_lora, xlora.config.scaling_pass_value) == (1, 1, 0.5)
+    for expert, name in zip(xlora.adapters, "abc", strict=True):
+        original = open_lora(GOLDENS / "adapters" / name)
+        assert expert.modules == original.modules
+        for key in expert.modules:
+            np.testing.assert_array_equal(expert.read(key)[0], original.read(key)[0])
+            np.testing.assert_array_equal(expert.read(key)[1], original.read(key)[1])
 
 
 def test_more_than_ten_adapters_of_peft_keep_their_columns(tmp_path: Path) -> None:
