@@ -61,13 +61,21 @@ def new_file(path: Path, *, size: int, overwrite: bool = False) -> Generator[Bin
 
 
 @contextmanager
-def new_folder(path: Path, *, size: int, overwrite: bool = False, replaceable: Replaceable) -> Generator[Path]:
+def new_folder(
+    path: Path,
+    *,
+    size: int,
+    overwrite: bool = False,
+    replaceable: Replaceable,
+    replaceable_below: Replaceable | None = None,
+) -> Generator[Path]:
     """A folder to write files into. It becomes `path` when the block ends, and is removed if the block raises.
 
     Args:
       size, overwrite: see `new_file`.
       replaceable: a folder is overwritten only if it holds nothing but files with such names. What else a user keeps there would
         be lost.
+      replaceable_below: the same for files in its folders; None: it is not overwritten if it has folders.
     Raises:
       OutputError: see `new_file`; also where a folder that is to be overwritten holds other files.
     """
@@ -75,15 +83,13 @@ def new_folder(path: Path, *, size: int, overwrite: bool = False, replaceable: R
     if path.exists() and not path.is_dir():
         raise OutputError(f"{path} is a file; expected the name of a folder to write")
     partial, old = _partial_name(path), path.with_name(f".{path.name}.old")
-    _check_replaceable(path, replaceable)
+    _check_replaceable(path, replaceable, replaceable_below)
     fd = _locked(partial, path, folder=True)
     try:
         _empty(partial)
         with _full_disk_told(path):
             yield partial
-            for file in partial.iterdir():
-                _sync(file)
-            _sync_folder(partial)
+            _sync_all(partial)
         if not overwrite:
             _check_absent(path)
         _put_in_place(partial, path, old)
@@ -138,10 +144,12 @@ def _check_absent(path: Path) -> None:
         raise OutputError(f"{path} exists already; choose another name, or have it overwritten (--overwrite)")
 
 
-def _check_replaceable(folder: Path, replaceable: Replaceable) -> None:
+def _check_replaceable(folder: Path, replaceable: Replaceable, below: Replaceable | None) -> None:
     if folder.is_dir():
         for entry in folder.iterdir():
-            if entry.is_dir() or not replaceable(entry.name):
+            if entry.is_dir() and below is not None:
+                _check_replaceable(entry, below, None)
+            elif entry.is_dir() or not replaceable(entry.name):
                 raise OutputError(
                     f"{folder} is not overwritten, since {entry.name} in it is not part of a converted model; "
                     "choose another name"
@@ -191,6 +199,15 @@ def _empty(folder: Path) -> None:
             shutil.rmtree(entry)
         else:
             entry.unlink()
+
+
+def _sync_all(folder: Path) -> None:
+    for entry in folder.iterdir():
+        if entry.is_dir():
+            _sync_all(entry)
+        else:
+            _sync(entry)
+    _sync_folder(folder)
 
 
 def _sync(file: Path) -> None:

@@ -4,8 +4,8 @@ PEFT writes `base_model.model.` before the module's own name, and `base_model.lo
 An adapter's name may stand before `weight`: `….q_proj.lora_A.default.weight`. Names are matched by whole components, so that
 `adapter_1` is never taken for `adapter_10`.
 
-PEFT itself selects the tensors of an expert, which it calls "0", "1" and so on, by substrings such as ".1." and "bias". The file of
-PEFT selects the tensors of an expert, which it calls "0", "1" and so on, by substrings such as ".1." and "bias". The file of
+PEFT selects the tensors of an expert, which it calls "0", "1" and so on, by substrings such as ".1." and "bias". The file of one
+may therefore also hold tensors of the classifier, of the frozen base model and of other experts, the latter under their numbers.
 """
 
 from __future__ import annotations

@@ -156,6 +156,33 @@ def test_a_folder_with_other_things_in_it_is_not_overwritten(tmp_path: Path, oth
     assert path.exists()
 
 
+def test_folders_in_a_folder_are_replaced_where_that_is_allowed(tmp_path: Path) -> None:
+    def write() -> None:
+        with new_folder(
+            tmp_path / "x",
+            size=5,
+            overwrite=True,
+            replaceable=lambda name: name == "a",
+            replaceable_below=lambda name: name == "b",
+        ) as folder:
+            (folder / "sub").mkdir()
+            (folder / "sub" / "b").write_text("new")
+
+    write()
+    write()
+    assert (tmp_path / "x" / "sub" / "b").read_text() == "new"
+    for other in ("b", "sub/a", "sub/sub/b"):
+        path = tmp_path / "x" / other
+        path.parent.mkdir(exist_ok=True)
+        path.touch()
+        with pytest.raises(OutputError, match="is not overwritten"):
+            write()
+        path.unlink()
+        assert (tmp_path / "x" / "sub" / "b").exists()
+        if other == "sub/sub/b":
+            path.parent.rmdir()
+
+
 def test_bad_destinations(tmp_path: Path) -> None:
     with pytest.raises(OutputError, match="does not exist"):
         write_file(tmp_path / "no" / "x")

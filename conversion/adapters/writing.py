@@ -1,0 +1,328 @@
+"""LoRA adapters and X-LoRA models written as files that this library, PEFT and the original X-LoRA library read.
+
+    write_lora("poet", factors, rank=8, alpha=16, base_model="mistralai/Mistral-7B-v0.1")
+    write_xlora("mixture", config=config, classifier=layers, adapters={"poet": Path("poet"), "clerk": Path("clerk")}, base_model=…)
+
+Folders appear whole or not at all (`conversion.output_files`). What could not be read back is refused before anything is written.
+"""
+
+from __future__ import annotations
+
+import itertools
+import json
+import shutil
+from collections.abc import Generator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from conversion.adapters.classifier_files import Linear
+from conversion.adapters.errors import AdapterError
+from conversion.adapters.json_object import is_finite
+from conversion.adapters.lora_config import CONFIG_NAME
+from conversion.adapters.lora_files import WEIGHTS_NAME, open_lora
+from conversion.adapters.modules import PARTS, ModuleKey, torch_order
+from conversion.adapters.xlora_config import XLoRAConfig
+from conversion.adapters.xlora_layout import CLASSIFIER_NAME, XLORA_CONFIG_NAME
+from conversion.output_files import new_folder
+from conversion.safetensors_io import write_safetensors
+from conversion.tensor_source import Array
+
+Factors = Mapping[ModuleKey, tuple[Array, Array]]
+"""A [rank, in] and B [out, rank] of each module that an adapter changes."""
+
+_LORA_FILES = frozenset({CONFIG_NAME, WEIGHTS_NAME})
+_XLORA_FILES = frozenset({XLORA_CONFIG_NAME, CLASSIFIER_NAME})
+
+
+@dataclass(frozen=True, kw_only=True)
+class NewLoRA:
+    """An adapter in memory. Its product of factors counts alpha / rank, or alpha / sqrt(rank) with rslora."""
+
+    factors: Factors
+    rank: int
+    alpha: float
+    use_rslora: bool = False
+    dropout: float = 0.0
+    """With which it was trained."""
+    num_layers: int | None = None
+    """Of the base model. If it is given, the configuration says so where the last layers are left out."""
+
+
+def write_lora(
+    folder: Path | str,
+    factors: Factors,
+    *,
+    rank: int,
+    alpha: float,
+    use_rslora: bool = False,
+    dropout: float = 0.0,
+    base_model: str,
+    num_layers: int | None = None,
+    overwrite: bool = False,
+) -> None:
+    """Write a LoRA adapter in PEFT's format.
+
+    Args:
+      folder: its parent exists.
+      base_model: Hub id or path of the model that the adapter was trained for.
+      overwrite: replace a folder of this name, if it holds nothing but an adapter's two files.
+      rank, alpha, use_rslora, dropout, num_layers: see `NewLoRA`.
+    Raises:
+      AdapterError: factors of another rank, or not finite; or there are none.
+      OutputError: the folder exists, or there is no room for it.
+    """
+    lora = NewLoRA(
+        factors=factors, rank=rank, alpha=alpha, use_rslora=use_rslora, dropout=dropout, num_layers=num_layers
+    )
+    _check_lora(lora, Path(folder).name)
+    with new_folder(
+        Path(folder), size=_lora_bytes(lora), overwrite=overwrite, replaceable=_LORA_FILES.__contains__
+    ) as new:
+        _put_lora(new, lora, base_model)
+
+
+def write_xlora(
+    folder: Path | str,
+    *,
+    config: XLoRAConfig,
+    classifier: Sequence[Linear],
+    adapters: Mapping[str, Path | NewLoRA],
+    base_model: str,
+    overwrite: bool = False,
+) -> None:
+    """Write an X-LoRA model in the layout of the original library: a configuration, a classifier, a folder for each adapter.
+
+    Args:
+      folder: its parent exists.
+      config: its `base_model_id` and `adapters` do not matter; the other arguments give them.
+      classifier: weight [out, in] and bias [out] (None without `use_bias`), first layer to last.
+      adapters: folders, which are copied, or adapters in memory, by names, in the order of the classifier's columns.
+      overwrite: replace a folder of this name, if it holds nothing but an X-LoRA model.
+    Raises:
+      AdapterError: a part is broken or does not fit the others.
+      OutputError: the folder exists, or there is no room for it.
+    """
+    _check_mixture(config, classifier, adapters)
+    step = 3 if config.enable_relu_and_dropout else 1
+    names = [*(f"inner.{step * number}" for number in range(len(classifier) - 1)), "last"]
+    with _xlora_folder(Path(folder), classifier, adapters, overwrite, _XLORA_FILES) as new:
+        write_safetensors(new / CLASSIFIER_NAME, _classifier_tensors(classifier, names))
+        values = _shared_fields(config) | {
+            "base_model_id": base_model,
+            "adapters": list(adapters),
+            "enable_relu_and_dropout": config.enable_relu_and_dropout,
+            "use_bias": config.use_bias,
+        }
+        (new / XLORA_CONFIG_NAME).write_bytes(_dump(values))
+        for name, adapter in adapters.items():
+            _put_adapter(new / name, adapter, base_model)
+
+
+def write_peft_xlora(
+    folder: Path | str,
+    *,
+    config: XLoRAConfig,
+    classifier: Sequence[Linear],
+    adapters: Mapping[str, Path | NewLoRA],
+    base_model: str,
+    overwrite: bool = False,
+) -> None:
+    """Write an X-LoRA model in the layout of PEFT.
+
+    Adapters are called "0", "1" and so on there. PEFT loads them from absolute paths in the configuration, which name the new
+    folder: edit them if it moves. (This library finds them in any place.)
+
+    Args:
+      config, classifier, adapters, overwrite: as for `write_xlora`. PEFT's classifiers always have biases, and ReLU between their
+        layers: without `use_bias` the biases are zero, and a deeper classifier without ReLU is refused.
+    Raises:
+      AdapterError, OutputError: as `write_xlora`.
+    """
+    _check_mixture(config, classifier, adapters)
+    if config.xlora_depth > 1 and not config.enable_relu_and_dropout:
+        raise AdapterError(
+            "PEFT puts ReLU between the layers of a classifier, which this one does not have (enable_relu_and_dropout is false); "
+            "write it in the original layout"
+        )
+    path = Path(folder)
+    step = 3 if config.xlora_dropout_p > 0 else 2
+    names = [f"base_model.internal_xlora_classifier.layers.{step * number}" for number in range(len(classifier))]
+    biased = [(weight, np.zeros(len(weight), weight.dtype) if bias is None else bias) for weight, bias in classifier]
+    with _xlora_folder(path, biased, adapters, overwrite, _LORA_FILES) as new:
+        write_safetensors(new / WEIGHTS_NAME, _classifier_tensors(biased, names))
+        values = _shared_fields(config) | {
+            "peft_type": "XLORA",
+            "task_type": "CAUSAL_LM",
+            "inference_mode": True,
+            "base_model_name_or_path": base_model,
+            "adapters": {str(number): str(path.absolute() / str(number)) for number in range(len(adapters))},
+        }
+        (new / CONFIG_NAME).write_bytes(_dump(values))
+        for number, adapter in enumerate(adapters.values()):
+            _put_adapter(new / str(number), adapter, base_model)
+
+
+@contextmanager
+def _xlora_folder(
+    path: Path,
+    classifier: Sequence[Linear],
+    adapters: Mapping[str, Path | NewLoRA],
+    overwrite: bool,
+    files: frozenset[str],
+) -> Generator[Path]:
+    size = sum(weight.nbytes + (0 if bias is None else bias.nbytes) for weight, bias in classifier)
+    size += sum(map(_adapter_bytes, adapters.values()))
+    with new_folder(
+        path,
+        size=size,
+        overwrite=overwrite,
+        replaceable=files.__contains__,
+        replaceable_below=_LORA_FILES.__contains__,
+    ) as new:
+        yield new
+
+
+def _check_lora(lora: NewLoRA, name: str) -> None:
+    if not lora.factors:
+        raise AdapterError(f"adapter {name} changes no module")
+    if not is_finite(lora.alpha):
+        raise AdapterError(f"adapter {name} has alpha {lora.alpha}; expected a finite number")
+    for key, (a, b) in lora.factors.items():
+        if a.ndim != 2 or b.ndim != 2 or len(a) != lora.rank or b.shape[1] != lora.rank or lora.rank < 1:
+            raise AdapterError(
+                f"adapter {name}: the factors of {key.path} have shapes {list(a.shape)} and {list(b.shape)}; expected "
+                f"[{lora.rank}, in] and [out, {lora.rank}]"
+            )
+        _check_finite(f"adapter {name}: a factor of {key.path}", a, b)
+
+
+def _check_mixture(config: XLoRAConfig, classifier: Sequence[Linear], adapters: Mapping[str, Path | NewLoRA]) -> None:
+    """Whether what is to be written could be read back."""
+    if not adapters:
+        raise AdapterError("an X-LoRA model needs adapters, and none were given")
+    modules: set[ModuleKey] = set()
+    for name, adapter in adapters.items():
+        if not name or name.startswith(".") or "/" in name or "\0" in name:
+            raise AdapterError(f"{name!r} is no name for an adapter: it has to be one for a folder")
+        if isinstance(adapter, NewLoRA):
+            _check_lora(adapter, name)
+            modules |= adapter.factors.keys()
+        else:
+            lora = open_lora(adapter)
+            modules |= lora.modules.keys()
+            lora.close()
+    columns = len(modules) if config.layerwise_scalings else 1
+    between = [config.xlora_size] * (config.xlora_depth - 1)
+    sizes = [config.hidden_size, *between, columns * len(adapters)]
+    expected = [[out, into] for into, out in itertools.pairwise(sizes)]
+    found = [list(weight.shape) for weight, _ in classifier]
+    if found != expected:
+        raise AdapterError(
+            f"the classifier's layers have shapes {found}; expected {expected} (hidden_size {config.hidden_size}, xlora_depth "
+            f"{config.xlora_depth}, {columns} sets of scalings x {len(adapters)} adapters)"
+        )
+    for number, (weight, bias) in enumerate(classifier):
+        if (bias is None) == config.use_bias or (bias is not None and bias.shape != weight.shape[:1]):
+            wanted = f"a bias of {len(weight)} values" if config.use_bias else "none (use_bias is false)"
+            found_bias = "none" if bias is None else f"one of shape {list(bias.shape)}"
+            raise AdapterError(f"layer {number} of the classifier should have {wanted}, and has {found_bias}")
+        _check_finite(f"layer {number} of the classifier", weight, *(() if bias is None else (bias,)))
+
+
+def _check_finite(what: str, *arrays: Array) -> None:
+    if not all(np.isfinite(array).all() for array in arrays):
+        raise AdapterError(f"{what} has values that are not finite: its training diverged")
+
+
+def _put_adapter(folder: Path, adapter: Path | NewLoRA, base_model: str) -> None:
+    folder.mkdir()
+    if isinstance(adapter, NewLoRA):
+        _put_lora(folder, adapter, base_model)
+    else:
+        for name in sorted(_LORA_FILES):
+            shutil.copyfile(adapter / name, folder / name)
+
+
+def _put_lora(folder: Path, lora: NewLoRA, base_model: str) -> None:
+    tensors: dict[str, Array] = {}
+    keys = sorted(lora.factors, key=torch_order)
+    for key in keys:
+        a, b = lora.factors[key]
+        tensors[f"base_model.model.{key.path}.lora_A.weight"] = a
+        tensors[f"base_model.model.{key.path}.lora_B.weight"] = b
+    write_safetensors(folder / WEIGHTS_NAME, tensors)
+    targets, layers = _targets(keys, lora.num_layers)
+    values = {
+        "peft_type": "LORA",
+        "task_type": "CAUSAL_LM",
+        "inference_mode": True,
+        "base_model_name_or_path": base_model,
+        "r": lora.rank,
+        "lora_alpha": lora.alpha,
+        "lora_dropout": lora.dropout,
+        "use_rslora": lora.use_rslora,
+        "target_modules": targets,
+        "layers_to_transform": layers,
+        "rank_pattern": {},
+        "alpha_pattern": {},
+        "bias": "none",
+        "fan_in_fan_out": False,
+        "modules_to_save": None,
+    }
+    (folder / CONFIG_NAME).write_bytes(_dump(values))
+
+
+def _targets(keys: Sequence[ModuleKey], num_layers: int | None) -> tuple[list[str], list[int] | None]:
+    """What the configuration says of the modules: kinds, and layers unless all are meant; else the modules one by one."""
+    present = {key.part for key in keys}
+    parts = [part for part in PARTS if part in present]
+    layers = sorted({key.layer for key in keys})
+    if len(keys) != len(parts) * len(layers):
+        return [key.path for key in keys], None
+    every = layers == list(range(layers[-1] + 1 if num_layers is None else num_layers))
+    return parts, None if every else layers
+
+
+def _classifier_tensors(classifier: Sequence[Linear], names: Sequence[str]) -> dict[str, Array]:
+    tensors: dict[str, Array] = {}
+    for name, (weight, bias) in zip(names, classifier, strict=True):
+        tensors[f"{name}.weight"] = weight
+        if bias is not None:
+            tensors[f"{name}.bias"] = bias
+    return tensors
+
+
+def _shared_fields(config: XLoRAConfig) -> dict[str, Any]:
+    """The fields that both formats have."""
+    return {
+        "hidden_size": config.hidden_size,
+        "layerwise_scalings": config.layerwise_scalings,
+        "xlora_depth": config.xlora_depth,
+        "xlora_size": config.xlora_size,
+        "xlora_dropout_p": config.xlora_dropout_p,
+        "enable_softmax": config.enable_softmax,
+        "enable_softmax_topk": config.enable_softmax_topk,
+        "softmax_temperature": config.softmax_temperature,
+        "top_k_lora": config.top_k_lora,
+        "scaling_pass_value": config.scaling_pass_value,
+        "global_scaling_weight": config.global_scaling_weight,
+        "use_trainable_adapters": False,
+    }
+
+
+def _adapter_bytes(adapter: Path | NewLoRA) -> int:
+    if isinstance(adapter, NewLoRA):
+        return _lora_bytes(adapter)
+    return sum((adapter / name).stat().st_size for name in _LORA_FILES)
+
+
+def _lora_bytes(lora: NewLoRA) -> int:
+    return sum(a.nbytes + b.nbytes for a, b in lora.factors.values())
+
+
+def _dump(values: Mapping[str, Any]) -> bytes:
+    return (json.dumps(values, indent=2, ensure_ascii=False) + "\n").encode()
