@@ -8,7 +8,7 @@ server's engine all drive the same runner:
     state = runner.admit(state, slot, prompt, params)
     for chunk in runner.chunks(len(prompt)):
         state = runner.prefill(state, slot, prompt, chunk).state
-    state, packed, _ = runner.decode(state, active_slots, features, longest=tokens_held)   # [R, PACKED_WIDTH], on the device
+    state, packed, *_ = runner.decode(state, active_slots, features, longest=tokens_held)   # [R, PACKED_WIDTH], on the device
 
 Every call is asynchronous: arrays come back before they are computed, and reading them waits. States are donated.
 
@@ -30,6 +30,7 @@ from jax.sharding import SingleDeviceSharding
 from mistral_jax import step
 from mistral_jax.adapter_choice import BASE, AdapterChoice
 from mistral_jax.adapters import AdapterSet
+from mistral_jax.ahead import decode_ahead
 from mistral_jax.kv_cache import BLOCK, KVCache, layer_lengths
 from mistral_jax.lora import AdapterBank
 from mistral_jax.mistral import Mistral
@@ -69,6 +70,8 @@ class Stepped(NamedTuple):
     """int32 [R, PACKED_WIDTH], a row for each slot from 0 on; see `mistral_jax.sampling.unpack`."""
     weights: jax.Array | None = None
     """float32 [R, M, A]: of the adapters, where the scaling pass was run."""
+    emitted: jax.Array | None = None
+    """bool [R]: the rows that sampled a token; None: all that were active."""
 
 
 class Prefilled(NamedTuple):
@@ -152,6 +155,7 @@ class Runner:
         static = ("num_blocks", "scaling")
         self._prefill = jax.jit(self._prefill_program, donate_argnums=2, static_argnames=static)
         self._decode = jax.jit(self._decode_program, donate_argnums=(2, 3), static_argnames=static)
+        self._decode_ahead = jax.jit(self._ahead_program, donate_argnums=(2, 3), static_argnames="num_blocks")
 
     def _adapted(self, weights: list[jax.Array], extra: _Extra) -> AdaptedModel:
         """The model round traced weights."""
@@ -192,6 +196,30 @@ class Runner:
             rerun=None if self._keep_cache else self.chunk_sizes[-1],
         )
 
+    def _ahead_program(
+        self,
+        weights: list[jax.Array],
+        extra: _Extra,
+        caches: Caches,
+        rows: step.Rows,
+        *args: jax.Array,
+        num_blocks: int | None,
+    ) -> tuple[Caches, step.Rows, jax.Array, jax.Array, jax.Array]:
+        return decode_ahead(
+            self._adapted(weights, extra),
+            caches,
+            rows,
+            *args,
+            num_blocks=num_blocks,
+            repeat=self.repeat_last_n > 0,
+            length=self.length,
+        )
+
+    @property
+    def can_run_ahead(self) -> bool:
+        """Whether `decode` takes `ahead`."""
+        return self.xlora is not None and self._keep_cache
+
     @property
     def model(self) -> Mistral:
         """The module, round the very weights that the programs use."""
@@ -223,10 +251,12 @@ class Runner:
             chunk = self.chunk_sizes[-1]
             return KVCache.allocate(self.config, slots=self._rows, length=self.length, chunk=chunk, dtype=self.dtype)
 
-        mixing = None
+        mixing = ahead = None
         if self.adapters is not None:
             columns = 1 if self.xlora is None else self.xlora.columns.count
-            mixing = MixingRows.allocate(slots=self._rows, columns=columns, adapters=self.adapters.capacity)
+            sizes = {"slots": self._rows, "columns": columns, "adapters": self.adapters.capacity}
+            mixing = MixingRows.allocate(**sizes)
+            ahead = step.AheadRows.allocate(**sizes) if self.can_run_ahead else None
         return (
             Caches(cache(), None if self.xlora is None else cache()),
             step.Rows.allocate(
@@ -234,6 +264,7 @@ class Runner:
                 slots=self._rows,
                 repeat_last_n=self.repeat_last_n,
                 mixing=mixing,
+                ahead=ahead,
                 history=None if self._keep_cache else self.length,
             ),
         )
@@ -342,6 +373,7 @@ class Runner:
         *,
         longest: int,
         scaling: bool = False,
+        ahead: bool = False,
     ) -> Stepped:
         """Run one step for the slots in `active`.
 
@@ -349,10 +381,18 @@ class Runner:
           features: what these slots need of the sampler.
           longest: most tokens that one of them will hold after the step.
           scaling: whether one of them was admitted with X-LoRA, and its weights are not frozen yet.
+          ahead: run the scaling pass ahead, of guessed tokens, so that a step reads the weights once: see `mistral_jax.ahead`. Then
+            some rows may sample nothing. Steps of both kinds may follow each other in any order. Not for sequences whose weights
+            are to be frozen: when that is, would not be known on the host.
         """
-        mask = np.zeros((next(size for size in self.row_buckets if size > max(active)),), np.bool_)
+        mask = np.zeros((self.row_bucket(active),), np.bool_)
         mask[list(active)] = True
-        return self._run_decode(state, mask, features, longest, scaling=scaling)
+        run = self._run_ahead if ahead else partial(self._run_decode, scaling=scaling)
+        return run(state, mask, features, longest)
+
+    def row_bucket(self, active: Sequence[int]) -> int:
+        """How many rows a step for the slots in `active` runs."""
+        return next(size for size in self.row_buckets if size > max(active))
 
     def _run_decode(
         self, state: RunnerState, mask: np.ndarray, features: Features, longest: int, *, scaling: bool
@@ -368,6 +408,19 @@ class Runner:
             scaling=scaling,
         )
         return Stepped(RunnerState(caches, rows), packed, weights)
+
+    def _run_ahead(self, state: RunnerState, mask: np.ndarray, features: Features, longest: int) -> Stepped:
+        caches, rows, packed, weights, emitted = self._decode_ahead(
+            self.split.weights,
+            self._extra(),
+            state.caches,
+            state.rows,
+            mask,
+            features.as_array(),
+            # The guess is one token further.
+            num_blocks=self._blocks(min(longest + 1, self.length)),
+        )
+        return Stepped(RunnerState(caches, rows), packed, weights, emitted)
 
     def _blocks(self, length: int) -> int | None:
         if not self.block_buckets:
@@ -401,6 +454,8 @@ class Runner:
                     yield partial(self._empty_prefill, size=size, length=length, scaling=scaling)
                 for bucket in self.row_buckets:
                     yield partial(self._empty_decode, bucket=bucket, length=length, scaling=scaling)
+                    if scaling and self.can_run_ahead:
+                        yield partial(self._empty_ahead, bucket=bucket, length=length - 1)
 
     def _empty_prefill(self, state: RunnerState, *, size: int, length: int, scaling: bool) -> RunnerState:
         """Run a chunk of which no token is real: nothing is stored."""
@@ -411,6 +466,9 @@ class Runner:
         """Run a step without any active row."""
         mask = np.zeros((bucket,), np.bool_)
         return self._run_decode(state, mask, Features(), length, scaling=scaling).state
+
+    def _empty_ahead(self, state: RunnerState, *, bucket: int, length: int) -> RunnerState:
+        return self._run_ahead(state, np.zeros((bucket,), np.bool_), Features(), length).state
 
 
 def _ceil(n: int, multiple: int) -> int:

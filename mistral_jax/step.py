@@ -30,7 +30,7 @@ from mistral_jax.sampling import SamplerRows, sample
 
 @partial(
     jax.tree_util.register_dataclass,
-    data_fields=["tokens", "positions", "sampler", "mixing", "history"],
+    data_fields=["tokens", "positions", "sampler", "mixing", "ahead", "history"],
     meta_fields=[],
 )
 @dataclass(frozen=True)
@@ -42,6 +42,8 @@ class Rows:
     sampler: SamplerRows
     mixing: MixingRows | None = None
     """Where there are adapters."""
+    ahead: AheadRows | None = None
+    """Where X-LoRA's scaling pass may run ahead."""
     history: jax.Array | None = None
     """int32 [B, S]: all tokens by position, where nothing is kept in the cache between steps."""
 
@@ -53,6 +55,7 @@ class Rows:
         slots: int,
         repeat_last_n: int,
         mixing: MixingRows | None = None,
+        ahead: AheadRows | None = None,
         history: int | None = None,
     ) -> Rows:
         """Args:
@@ -65,7 +68,29 @@ class Rows:
             jnp.zeros((slots,), jnp.int32),
             sampler,
             mixing,
+            ahead,
             None if history is None else jnp.zeros((slots, history), jnp.int32),
+        )
+
+
+@partial(jax.tree_util.register_dataclass, data_fields=["ready", "weights", "guesses"], meta_fields=[])
+@dataclass(frozen=True)
+class AheadRows:
+    """What was computed ahead of each slot's newest token (see `mistral_jax.ahead`)."""
+
+    ready: jax.Array
+    """bool [B]: the newest token has been through the scaling pass. The rest means nothing where it has not."""
+    weights: jax.Array
+    """float32 [B, M, A]: what its scalings amount to."""
+    guesses: jax.Array
+    """int32 [B]: the guess of the token after it."""
+
+    @classmethod
+    def allocate(cls, *, slots: int, columns: int, adapters: int) -> AheadRows:
+        return cls(
+            jnp.zeros((slots,), jnp.bool_),
+            jnp.zeros((slots, columns, adapters), jnp.float32),
+            jnp.zeros((slots,), jnp.int32),
         )
 
 
@@ -127,6 +152,7 @@ def admit(
             bias=sampler.bias.at[slot].set(0.0),
         ),
         mixing=None if rows.mixing is None or mixing is None else rows.mixing.admit(slot, mixing),
+        ahead=None if rows.ahead is None else replace(rows.ahead, ready=rows.ahead.ready.at[slot].set(False)),
         history=None if rows.history is None or prompt is None else rows.history.at[slot].set(prompt),
     )
 
@@ -245,6 +271,10 @@ def advance(rows: Rows, active: jax.Array, chosen: jax.Array, weights: jax.Array
     mixing = rows.mixing
     if mixing is not None and weights is not None:
         mixing = mixing.freeze(weights, positions, active)
+    ahead = rows.ahead
+    if ahead is not None:
+        # What was computed ahead is of the token before.
+        ahead = replace(ahead, ready=ahead.ready.at[:R].set(ahead.ready[:R] & ~active))
     return Rows(
         tokens=rows.tokens.at[:R].set(token),
         positions=rows.positions.at[:R].add(active.astype(jnp.int32)),
@@ -254,6 +284,7 @@ def advance(rows: Rows, active: jax.Array, chosen: jax.Array, weights: jax.Array
             output_counts=rows.sampler.output_counts.at[slots, stored].add(1, mode="drop"),
         ),
         mixing=mixing,
+        ahead=ahead,
         history=history,
     )
 

@@ -113,7 +113,7 @@ def time_runner(runner: Runner, prompt_tokens: int, answer_tokens: int, repeats:
         pending = None
         last = time.perf_counter()
         for step in range(answer_tokens - 1):
-            state, packed, _ = runner.decode(state, slots, Features(), longest=prompt_tokens + 1 + step)
+            state, packed, *_ = runner.decode(state, slots, Features(), longest=prompt_tokens + 1 + step)
             if pending is not None:
                 np.asarray(pending)
                 now = time.perf_counter()

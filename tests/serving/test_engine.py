@@ -152,7 +152,7 @@ def test_a_request_has_the_same_bits_in_every_slot(runner: Runner):
             state, *_ = runner.prefill(state, slot, prompt, chunk)
         rows = []
         for step in range(8):
-            state, packed, _ = runner.decode(state, [slot], Features.of(params), longest=len(prompt) + step)
+            state, packed, *_ = runner.decode(state, [slot], Features.of(params), longest=len(prompt) + step)
             rows.append(np.asarray(packed)[slot].tobytes())
         seen.add(b"".join(rows))
     assert len(seen) == 1
@@ -186,7 +186,7 @@ def test_nothing_compiles_after_warm_up_and_the_old_cache_is_deleted(runner: Run
             assert all(leaf.is_deleted() for leaf in jax.tree.leaves(old.caches))
         for active in ([3], [0, 7]):
             old = state
-            state, packed, _ = runner.decode(state, active, Features.of(params), longest=length)
+            state, packed, *_ = runner.decode(state, active, Features.of(params), longest=length)
             packed.block_until_ready()
             assert all(leaf.is_deleted() for leaf in jax.tree.leaves((old.caches, old.rows)))
     assert compiled == []
