@@ -258,7 +258,7 @@ class JaxEngine:
                 features = Features()
                 for sequence in planned.decodes:
                     features |= self._features[id(sequence)]
-                state, packed, _ = runner.decode(
+                state, packed, *_ = runner.decode(
                     state,
                     [s.slot for s in planned.decodes],
                     features,
