@@ -10,6 +10,7 @@ from typing import NamedTuple
 import numpy as np
 
 from mistral_jax.adapter_choice import BASE, AdapterChoice
+from mistral_jax.ahead_policy import AheadPolicy
 from mistral_jax.answer import AnswerStream, Piece
 from mistral_jax.runner import Runner, RunnerState, Stepped
 from mistral_jax.sampling import Features, Sampled, unpack
@@ -71,6 +72,7 @@ def generate(runner: Runner, state: RunnerState, prompts: Sequence[Prompt]) -> I
     free = list(range(runner.slots))
     running: list[_Running] = []
     in_flight: tuple[list[_Running], Stepped] | None = None
+    policy = AheadPolicy(runner.ahead_costs)
     while waiting or running or in_flight:
         while waiting and free:
             index, prompt = waiting.popleft()
@@ -85,11 +87,14 @@ def generate(runner: Runner, state: RunnerState, prompts: Sequence[Prompt]) -> I
         if ready:
             features = Features()
             scaling = any(r.prompt.choice.needs_scaling(r.steps) for r in ready)
+            # When weights are frozen would not be known here: a row may have fewer tokens than steps.
+            may = scaling and runner.can_run_ahead and all(r.prompt.choice.freeze_after is None for r in ready)
             for r in ready:
                 features |= Features.of(r.prompt.params)
                 r.held += 1
             slots, longest = [r.slot for r in ready], max(r.held for r in ready)
-            stepped = runner.decode(state, slots, features, longest=longest, scaling=scaling)
+            ahead = may and policy.choose(runner.row_bucket(slots))
+            stepped = runner.decode(state, slots, features, longest=longest, scaling=scaling, ahead=ahead)
             state = stepped.state
             dispatched = (ready, stepped)
         if in_flight is not None:
@@ -97,9 +102,15 @@ def generate(runner: Runner, state: RunnerState, prompts: Sequence[Prompt]) -> I
             host = np.asarray(stepped.packed)
             wanted = any(r.prompt.keep_weights for r in rows)
             weights = np.asarray(stepped.weights) if wanted and stepped.weights is not None else None
+            emitted = None if stepped.emitted is None else np.asarray(stepped.emitted)
+            if emitted is not None:
+                policy.observe(sum(bool(emitted[r.slot]) for r in rows), len(rows))
             for r in rows:
                 if r not in running:
                     continue  # it ended with the step before
+                if emitted is not None and not emitted[r.slot]:
+                    r.held -= 1
+                    continue
                 sampled = unpack(host[r.slot], r.prompt.params.logprobs)
                 piece = r.prompt.answer.push(sampled)
                 if piece.finish_reason is not None:

@@ -18,6 +18,7 @@ they then return the weights that it led to as well.
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -139,6 +140,8 @@ class Runner:
         self.xlora = xlora
         self._xlora_split = None if xlora is None else step.SplitModel.of(xlora)
         self._keep_cache = keep_cache
+        self.ahead_costs: dict[int, float] = {}
+        """Time of a step ahead in steps of two passes, by number of rows; measured by `warm_up`."""
         self.dtype = model.dtype
         self.device = next(iter(self.split.weights[0].devices()))
         on_cpu = self.device.platform == "cpu"
@@ -442,6 +445,23 @@ class Runner:
             jax.block_until_ready((state.caches, state.rows))
         if progress is not None:
             progress(len(calls), len(calls))
+        return self._time_ahead(state) if self.can_run_ahead else state
+
+    def _time_ahead(self, state: RunnerState) -> RunnerState:
+        """Time steps of two passes against steps ahead, without active rows: how short the texts are matters little."""
+        for bucket in self.row_buckets:
+            seconds: dict[bool, list[float]] = {False: [], True: []}
+            for _ in range(3):
+                for ahead in (False, True):
+                    start = time.perf_counter()
+                    state = (
+                        self._empty_ahead(state, bucket=bucket, length=1)
+                        if ahead
+                        else self._empty_decode(state, bucket=bucket, length=1, scaling=True)
+                    )
+                    jax.block_until_ready((state.caches, state.rows))
+                    seconds[ahead].append(time.perf_counter() - start)
+            self.ahead_costs[bucket] = min(seconds[True]) / min(seconds[False])
         return state
 
     def _warm_up_calls(self) -> Iterator[Callable[[RunnerState], RunnerState]]:
