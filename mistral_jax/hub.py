@@ -15,6 +15,8 @@ from conversion.weight_files import find_weight_files, has_configuration, is_fir
 
 DEMO = "demo"
 DEMO_FOLDER = Path(__file__).parent / "models" / "demo"
+DEMO_XLORA = "demo-xlora"
+DEMO_XLORA_FOLDER = Path(__file__).parent / "models" / "demo-xlora"
 
 _METADATA = [
     "config.json",
@@ -27,6 +29,13 @@ _METADATA = [
     "chat_template*",
     "*.safetensors.index.json",
 ]
+_ADAPTERS = [
+    "*adapter_config.json",
+    "*adapter_model.safetensors",
+    "*xlora_config.json",
+    "*xlora_classifier.safetensors",
+]
+"""Wherever they are in a repository, which may hold whole models, too."""
 _REPO_ID = re.compile(r"[A-Za-z0-9][\w.\-]*/[A-Za-z0-9][\w.\-]*")
 
 
@@ -201,6 +210,33 @@ def find_gguf(
         token=token,
         gguf=folder / chosen,
     )
+
+
+def find_adapter(name: str, *, revision: str | None = None, token: str | bool | None = None) -> Path:
+    """The folder of a LoRA adapter, or of an X-LoRA model with its adapters; fetched from the Hub where it is not here.
+
+    Args:
+      name: "demo-xlora" (the bundled mixture; write "./demo-xlora" for a folder of that name), a folder, or a Hub id.
+      revision: branch, tag or commit, for Hub ids.
+      token: see `find_model`.
+    Raises:
+      ModelNotFoundError: there is no such folder or repository, or it cannot be reached.
+    """
+    if name == DEMO_XLORA:
+        return DEMO_XLORA_FOLDER
+    path = Path(name).expanduser()
+    if path.is_dir():
+        return path
+    if path.is_file():
+        raise ModelNotFoundError(f"{name} is a file; expected the folder that holds an adapter's configuration, too")
+    if not _REPO_ID.fullmatch(name):
+        raise ModelNotFoundError(f"{name!r} is neither a folder here nor a Hub id (owner/name)")
+    return _snapshot(name, _ADAPTERS, revision=revision, token=token)
+
+
+def is_hub_id(name: str) -> bool:
+    """Whether this names a repository of the Hub, and nothing here."""
+    return _REPO_ID.fullmatch(name) is not None and not Path(name).expanduser().exists()
 
 
 def _choose_gguf(names: list[str], filename: str | None, preferred: str | None, *, where: str, option: str) -> str:
