@@ -255,7 +255,52 @@ def inspect(path: Path, tensors: bool, as_json: bool) -> int:
     return _later("tools_command", "run_inspect")(path, as_json=as_json, tensors=tensors)
 
 
-@cli.command()
+class _Convert(click.Command):
+    """`convert`, which has a command of its own for what is no model: `convert ordering`."""
+
+    def make_context(
+        self, info_name: str | None, args: list[str], parent: click.Context | None = None, **extra: Any
+    ) -> click.Context:
+        if args[:1] == ["ordering"]:
+            return _convert_ordering.make_context(f"{info_name} ordering", args[1:], parent, **extra)
+        return super().make_context(info_name, args, parent, **extra)
+
+
+@click.command()
+@click.argument("xlora_folder", type=click.Path(path_type=Path))
+@click.argument("destination", metavar="OUT.json", type=click.Path(path_type=Path))
+@click.option(
+    "--base-model-id", metavar="TEXT", help="Hub id of the base model.  [default: what the X-LoRA model says]"
+)
+@click.option(
+    "--order",
+    metavar="NAMES",
+    help="Names of the adapters, separated by commas, in the order of the classifier's outputs.  [default: that of "
+    "the X-LoRA model]",
+)
+@click.option("--overwrite", is_flag=True, help="Replace OUT.json.")
+def _convert_ordering(
+    xlora_folder: Path, destination: Path, base_model_id: str | None, order: str | None, overwrite: bool
+) -> int:
+    """Write the ordering file of an X-LoRA model.
+
+    It says which adapter each output of the classifier is for, and which module takes which of them. XLORA_FOLDER holds the model
+    in the layout of the original library or of PEFT. mistral-jax needs no such file; mistral.rs does.
+    """
+    return _later("tools_command", "run_convert_ordering")(
+        xlora_folder,
+        destination,
+        base_model_id=base_model_id,
+        order=None if order is None else tuple(name.strip() for name in order.split(",")),
+        overwrite=overwrite,
+    )
+
+
+@cli.command(
+    cls=_Convert,
+    epilog="`mistral-jax convert ordering XLORA_FOLDER OUT.json` writes the ordering file of an X-LoRA model instead; "
+    "`mistral-jax convert ordering --help` says more. (A model folder of that name is ./ordering.)",
+)
 @click.argument("source")
 @click.argument("destination", type=click.Path(path_type=Path))
 @click.option(

@@ -11,7 +11,7 @@ import signal
 import time
 from collections.abc import Callable, Generator
 from contextlib import contextmanager, suppress
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING, Any, cast
@@ -96,6 +96,36 @@ def run_convert(
         f"{destination}: {size(sum(result.files.values()))}, {result.bits_per_weight:.2f} bits per weight, "
         f"in {time.perf_counter() - start:.1f} s"
     )
+    return 0
+
+
+def run_convert_ordering(
+    folder: Path, destination: Path, *, base_model_id: str | None, order: tuple[str, ...] | None, overwrite: bool
+) -> int:
+    """Write the ordering file that follows from an X-LoRA model's own files, and say what is in it.
+
+    Args:
+      base_model_id, order: what else than the model's own files say; None: as they do.
+    """
+    from conversion.adapters.ordering import derive_ordering, write_ordering
+    from conversion.adapters.xlora_files import open_xlora
+
+    xlora = open_xlora(folder.expanduser())
+    xlora.close()
+    base = base_model_id or xlora.config.base_model_id
+    if base is None:
+        raise ValueError(f"{folder} does not say which base model it is for; give its Hub id with --base-model-id")
+    ordering = derive_ordering(xlora.adapters, base_model_id=base)
+    if order is not None:
+        if sorted(order) != sorted(ordering.order):
+            raise ValueError(
+                f"--order is {','.join(order)}; expected each of these names once: {','.join(ordering.order)}"
+            )
+        ordering = replace(ordering, order=order)
+    destination = destination.expanduser()
+    write_ordering(destination, ordering, overwrite=overwrite)
+    modules = 0 if ordering.layers is None else len(ordering.layers)
+    print(f"{destination}: {len(ordering.order)} adapters ({', '.join(ordering.order)}), {modules} modules, for {base}")
     return 0
 
 

@@ -14,7 +14,10 @@ from typing import Any
 import pytest
 from click.testing import CliRunner
 
+from conversion.adapters.ordering import read_ordering
+from conversion.adapters.xlora_files import open_xlora
 from serving.cli import cli
+from tests.conversion.adapters.folders import write_hub
 from tests.conversion.gguf_files import rewritten
 from tests.conversion.tiny_models import GOLDENS, write_folder
 
@@ -155,3 +158,36 @@ def test_errors_are_one_line(tmp_path: Path) -> None:
     assert done.stdout == ""
     assert done.stderr.startswith("Error: ")
     assert done.stderr.count("\n") == 1
+
+
+def test_an_ordering_is_written_for_a_mixture(tmp_path: Path) -> None:
+    mixture, out = str(write_hub(tmp_path / "x")), tmp_path / "ordering.json"
+    done = invoke("convert", "ordering", mixture, str(out))
+    assert "3 adapters (adapter_1, adapter_2, adapter_10), 6 modules, for tiny-lab/tiny-base" in done.output
+    ordering = read_ordering(out)
+    assert ordering.order == ("adapter_1", "adapter_2", "adapter_10")
+    assert open_xlora(mixture, ordering=ordering).layer_index == open_xlora(mixture).layer_index
+    fails("exists already", "convert", "ordering", mixture, str(out))
+    order = "adapter_10, adapter_2,adapter_1"
+    invoke("convert", "ordering", mixture, str(out), "--order", order, "--base-model-id", "lab/b", "--overwrite")
+    ordering = read_ordering(out)
+    assert (ordering.order, ordering.base_model_id) == (("adapter_10", "adapter_2", "adapter_1"), "lab/b")
+
+
+def test_orderings_that_cannot_be_written(tmp_path: Path) -> None:
+    mixture, out = write_hub(tmp_path / "x", base_model_id=None), str(tmp_path / "ordering.json")
+    fails("does not say which base model .* --base-model-id", "convert", "ordering", str(mixture), out)
+    base = ("--base-model-id", "lab/b")
+    fails(
+        "expected each of these names once: adapter_1,adapter_2,adapter_10",
+        *("convert", "ordering", str(mixture), out, *base, "--order", "adapter_1,adapter_2"),
+    )
+    fails("is no X-LoRA model", "convert", "ordering", str(mixture / "adapter_1"), out, *base)
+    assert not (tmp_path / "ordering.json").exists()
+
+
+def test_help_shows_both_kinds_of_conversion() -> None:
+    text = " ".join(invoke("convert", "--help").output.split())
+    assert "SOURCE DESTINATION" in text
+    assert "mistral-jax convert ordering XLORA_FOLDER OUT.json" in text
+    assert "convert ordering [OPTIONS] XLORA_FOLDER OUT.json" in invoke("convert", "ordering", "--help").output
