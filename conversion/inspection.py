@@ -1,5 +1,5 @@
-"""What is in a model file or folder, and what it would need in memory, from headers alone: no weight is read and nothing heavy is
-imported, so that a first look takes a fraction of a second.
+"""What is in a model file, a model folder or a folder of adapters, and what a model would need in memory, from headers alone: no
+weight of a model is read and nothing heavy is imported, so that a first look takes a fraction of a second.
 
     from conversion.inspection import inspect
     print(inspect("model.Q4_K_M.gguf"))
@@ -11,12 +11,13 @@ import json
 import math
 import re
 from collections.abc import Iterable, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, cast
 
 import numpy as np
 
+from conversion.adapters.description import describe, is_adapter_folder
 from conversion.ggml_types import BY_NAME, GGMLType
 from conversion.gguf.config import hf_config
 from conversion.gguf.fields import shortest
@@ -140,7 +141,7 @@ def find_models(path: Path | str) -> list[Path]:
 
 
 def inspect(path: Path | str) -> Inspection:
-    """Look at a GGUF file (all parts of a split one), a safetensors file, or a folder.
+    """Look at a GGUF file (all parts of a split one), a safetensors file, or a folder of a model, a LoRA or an X-LoRA model.
 
     Raises:
       WeightFileError: a file is missing or broken, or is neither; or a folder holds several GGUF models, which `find_models` lists.
@@ -200,6 +201,8 @@ def _shortened(gguf: GGUFFile, key: str) -> Any:
 
 
 def _inspect_folder(folder: Path) -> Inspection:
+    if is_adapter_folder(folder):
+        return _inspect_adapters(folder)
     name = next((name for name in ("config.json", "params.json") if (folder / name).is_file()), None)
     if name is None:
         return _inspect_safetensors(folder, "folder of safetensors files", find_weight_files(folder), None)
@@ -212,6 +215,17 @@ def _inspect_folder(folder: Path) -> Inspection:
     own_format = name == "params.json"
     title = "folder in Mistral's own format" if own_format else "Hugging Face folder"
     return _inspect_safetensors(folder, title, find_weight_files(folder), cast("dict[str, Any]", config))
+
+
+def _inspect_adapters(folder: Path) -> Inspection:
+    description = describe(folder)
+    found = _inspect_safetensors(folder, description.format, list(description.weight_files), None)
+    return replace(
+        found,
+        metadata={**description.facts, **found.metadata},
+        memory=MemoryEstimate(weights={}, cache_per_token=None),  # of the base model, which is not here
+        problem=description.problem or found.problem,
+    )
 
 
 _PARAMS_NAMES = {
@@ -229,9 +243,9 @@ def _inspect_safetensors(path: Path, title: str, paths: list[Path], config: dict
     tensors: list[TensorSummary] = []
     shapes: dict[str, tuple[int, ...]] = {}
     for file_path in paths:
-        file = SafetensorsFile(file_path)
-        metadata.update({f"{file_path.name}: {key}": value for key, value in file.metadata.items()})
-        tensors += [_safetensors_summary(file, name) for name in file.names()]
+        file, file_name = SafetensorsFile(file_path), _shown_name(file_path, path)
+        metadata.update({f"{file_name}: {key}": value for key, value in file.metadata.items()})
+        tensors += [_safetensors_summary(file, name, file_name) for name in file.names()]
         text = HuggingFaceText(file)
         shapes |= {name: text.shape(name) for name in text.names()}
         file.close()
@@ -241,7 +255,7 @@ def _inspect_safetensors(path: Path, title: str, paths: list[Path], config: dict
     return Inspection(
         path=str(path),
         format=title,
-        files={file_path.name: file_path.stat().st_size for file_path in paths},
+        files={_shown_name(file_path, path): file_path.stat().st_size for file_path in paths},
         metadata=metadata,
         tensors=tuple(tensors),
         memory=_estimate([(name, shape, None) for name, shape in shapes.items()], config),
@@ -249,7 +263,12 @@ def _inspect_safetensors(path: Path, title: str, paths: list[Path], config: dict
     )
 
 
-def _safetensors_summary(file: SafetensorsFile, name: str) -> TensorSummary:
+def _shown_name(file: Path, path: Path) -> str:
+    """A file's name, with the folders between it and what is inspected."""
+    return file.relative_to(path).as_posix() if file != path and file.is_relative_to(path) else file.name
+
+
+def _safetensors_summary(file: SafetensorsFile, name: str, file_name: str) -> TensorSummary:
     shape = file.shape(name)
     try:
         dtype = file.dtype(name)
@@ -257,7 +276,7 @@ def _safetensors_summary(file: SafetensorsFile, name: str) -> TensorSummary:
     except WeightFileError:
         kind = _stored_type(file.path, name)
         bits = int("".join(re.findall(r"\d+", kind)[:1]) or 8)  # F8_E4M3 has 8
-    return TensorSummary(name=name, shape=shape, type=kind, nbytes=math.prod(shape) * bits // 8, file=file.path.name)
+    return TensorSummary(name=name, shape=shape, type=kind, nbytes=math.prod(shape) * bits // 8, file=file_name)
 
 
 def _stored_type(path: Path, name: str) -> str:

@@ -16,7 +16,10 @@ def render(inspection: Inspection, *, tensors: bool = True) -> str:
     parts = [_head(inspection), _metadata(inspection)]
     if tensors:
         parts.append(_tensors(inspection))
-    return "\n\n".join([*parts, _types(inspection), _memory(inspection)])
+    parts.append(_types(inspection))
+    if inspection.memory.weights:
+        parts.append(_memory(inspection))
+    return "\n\n".join(parts)
 
 
 def table(rows: list[tuple[str, ...]], *, right: frozenset[int] = frozenset()) -> list[str]:

@@ -248,9 +248,9 @@ def bench(
 @click.option("--tensors/--no-tensors", default=True, show_default=True, help="List every tensor.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 def inspect(path: Path, tensors: bool, as_json: bool) -> int:
-    """Show what is in a model file or folder.
+    """Show what is in a model file or folder, or in a folder of LoRA or X-LoRA adapters.
 
-    Metadata, tensors, types, bits per weight, and what the model would need in memory. Only headers are read.
+    Metadata, tensors, types, bits per weight, and what a model would need in memory. Only headers are read.
     """
     return _later("tools_command", "run_inspect")(path, as_json=as_json, tensors=tensors)
 

@@ -63,6 +63,11 @@ class LoRAFiles:
         return self.config.base_model
 
     @property
+    def weight_file(self) -> Path:
+        """Where the factors are."""
+        return self._file.path
+
+    @property
     def rank(self) -> int:
         """The largest of its modules."""
         return max(module.rank for module in self.modules.values())

@@ -31,6 +31,7 @@ class XLoRAFiles:
     """Its `adapters` are the names of the adapters that were opened."""
     adapters: tuple[LoRAFiles, ...]
     """In the order of the classifier's columns."""
+    classifier_file: Path
     classifier: tuple[Linear, ...]
     """Weight [out, in] and bias [out] of each linear layer, first to last. An output's number is module * A + adapter."""
     layer_index: Mapping[ModuleKey, int]
@@ -91,6 +92,7 @@ def open_xlora(folder: Path | str, *, ordering: Ordering | None = None) -> XLoRA
         folder=layout.folder,
         config=config,
         adapters=tuple(opened),
+        classifier_file=layout.classifier,
         classifier=classifier,
         layer_index=layer_index,
         num_columns=num_columns,
