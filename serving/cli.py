@@ -20,6 +20,7 @@ import click
 
 from serving.setting_types import SettingSpec
 from serving.settings import SPECS, ModelKind, Settings, SettingsError
+from serving.train_options import lora_training_options
 from serving.version import version
 
 Given = dict[str, "str | bool | Sequence[str] | None"]
@@ -352,6 +353,18 @@ def verify(context: click.Context, a: str, b: str, **given: Any) -> int:
     """
     cache = _settings(context, {}).compilation_cache_dir
     return _later("tools_command", "run_verify")(a, b, compilation_cache=cache, **given)
+
+
+@cli.command("train-lora")
+@_takes_settings(*MODEL_OR_DEMO)
+@lora_training_options
+@click.pass_context
+def train_lora(context: click.Context, training: dict[str, Any], **given: Any) -> int:
+    """Train a LoRA adapter on chat data.
+
+    The model stays as it is. The folder that is written loads in PEFT, and is served by `--lora`.
+    """
+    return _later("train_command", "run_train_lora")(_settings(context, given), training)
 
 
 def _serve(settings: Settings) -> int:

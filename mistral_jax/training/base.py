@@ -1,0 +1,63 @@
+"""The frozen model that is trained on, with what turns conversations into its tokens."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import jax
+from flax import nnx
+
+from mistral_jax.chat import ChatFormatter
+from mistral_jax.description import ModelDescription
+from mistral_jax.language_model import LanguageModel
+from mistral_jax.mistral import Mistral
+from mistral_jax.quant.array import Int8Array, Packed
+from mistral_jax.tokenizer import Tokenizer
+
+
+@dataclass(frozen=True, kw_only=True)
+class BaseModel:
+    """A model without the programs and caches that serving it takes."""
+
+    module: Mistral
+    tokenizer: Tokenizer
+    chat: ChatFormatter | None
+    """None: only raw texts can be trained on."""
+    eos_ids: frozenset[int]
+    """Tokens that end an answer."""
+    name: str
+    """What the trained adapter says that it is for: a Hub id or a folder."""
+
+    @classmethod
+    def of(cls, model: LanguageModel | BaseModel) -> BaseModel:
+        if isinstance(model, BaseModel):
+            return model
+        return cls.described(model.description, model.module)
+
+    @classmethod
+    def described(cls, description: ModelDescription, module: Mistral) -> BaseModel:
+        return cls(
+            module=module,
+            tokenizer=description.tokenizer,
+            chat=description.chat,
+            eos_ids=description.eos_ids,
+            name=description.files.name,
+        )
+
+    def check_differentiable(self) -> None:
+        """Whether gradients can pass through the weights.
+
+        Raises:
+          ValueError: some are held as int8, whose products round the activations: their gradients would be zero.
+        """
+        leaves = jax.tree.leaves(nnx.state(self.module, nnx.Param), is_leaf=lambda x: isinstance(x, Packed))
+        packed = [leaf for leaf in leaves if isinstance(leaf, Packed)]
+        if any(isinstance(x, Int8Array) for leaf in packed for x in _parts(leaf)):
+            raise ValueError(
+                "the model's weights are held as int8, whose products round what flows through them, so that no gradient "
+                "passes; load it with --quant none, or with q8_0"
+            )
+
+
+def _parts(weight: Packed) -> list[object]:
+    return list(getattr(weight, "parts", (weight,)))

@@ -1,0 +1,65 @@
+"""The data of a run: read, limited, held out in part, batched."""
+
+from __future__ import annotations
+
+import logging
+from typing import NamedTuple
+
+from mistral_jax.training.base import BaseModel
+from mistral_jax.training.batches import Batches, limit_lengths, split_off
+from mistral_jax.training.chat_data import ChatEncoder, Data, DataError, Example, read_chat_data
+from mistral_jax.training.settings import TrainingSettings
+
+logger = logging.getLogger("mistral_jax")
+
+
+class DataSets(NamedTuple):
+    """What to learn from, and what to see by whether it was learnt."""
+
+    train: Batches
+    validation: Batches | None
+
+
+def prepare_data(base: BaseModel, data: Data, validation: Data | None, settings: TrainingSettings) -> DataSets:
+    """Read the data and say how much of it there is.
+
+    Raises:
+      DataError: a line cannot be trained on, an example is too long, or none is left.
+      ValueError: `max_length` is more than the model was made for, or what to hold out is said twice.
+      OSError: a file cannot be read.
+    """
+    most = base.module.config.max_position_embeddings
+    if settings.max_length > most:
+        raise ValueError(f"max_length is {settings.max_length}; this model was made for at most {most}")
+    if validation is not None and settings.validation_split:
+        raise ValueError("give either validation data or a validation_split, not both")
+    encoder = ChatEncoder(base.tokenizer, base.chat, base.eos_ids)
+    examples = _read(data, encoder, settings, "examples")
+    if validation is None:
+        examples, held_out = split_off(examples, settings.validation_split, settings.seed)
+    else:
+        held_out = _read(validation, encoder, settings, "validation examples")
+    train = Batches(examples, settings.batch_tokens, settings.buckets, settings.seed)
+    logger.info(
+        "data: %d examples, %d tokens, of which %d count; %d batches an epoch, of lengths %s; %d examples held out",
+        len(examples),
+        train.tokens,
+        sum(int(example.counted.sum()) for example in examples),
+        train.per_epoch,
+        ", ".join(map(str, train.lengths)),
+        len(held_out),
+    )
+    if not held_out:
+        return DataSets(train, None)
+    return DataSets(train, Batches(held_out, settings.batch_tokens, settings.buckets, settings.seed, shuffled=False))
+
+
+def _read(data: Data, encoder: ChatEncoder, settings: TrainingSettings, what: str) -> list[Example]:
+    try:
+        examples, changed = limit_lengths(read_chat_data(data, encoder), settings.max_length, settings.too_long)
+    except DataError as error:
+        raise DataError(f"{what}: {error}") from error if what != "examples" else error
+    if changed:
+        done = "left out" if settings.too_long == "skip" else "cut"
+        logger.warning("%d %s were longer than %d tokens and were %s", changed, what, settings.max_length, done)
+    return examples

@@ -1,0 +1,246 @@
+"""Training one LoRA on a frozen model.
+
+What is trained is what is served: the factors lie in an `AdapterBank` of one adapter, and the loss runs the very operation that
+serving runs, with the weight 1 for every token. The factors are float32; the loss rounds them to the model's type, as loading does.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import ml_dtypes
+import numpy as np
+from flax import nnx
+
+from conversion.adapters.lora_files import LoRAModule
+from conversion.adapters.modules import PARTS, ModuleKey
+from conversion.adapters.writing import NewLoRA, write_lora
+from conversion.tensor_source import Array
+from mistral_jax.config import MistralConfig
+from mistral_jax.language_model import LanguageModel
+from mistral_jax.lora import PROJECTIONS, AdapterBank, LayerMixture, LowRank, Mixture, part_features
+from mistral_jax.training.base import BaseModel
+from mistral_jax.training.chat_data import Data
+from mistral_jax.training.data_sets import prepare_data
+from mistral_jax.training.losses import next_token_loss
+from mistral_jax.training.output_folder import finish, prepare
+from mistral_jax.training.settings import LoRATrainingSettings
+from mistral_jax.training.trainer import Fitted, Loss, Trainer
+
+Factors = tuple[dict[str, dict[str, Any]], ...]
+"""For each layer and projection: "a" [P * R, in] and "b", [out_p, R] for each of its P parts; float32."""
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class TrainedLoRA:
+    """A LoRA in memory. It can stand where `AdapterSet` takes an adapter."""
+
+    name: str
+    rank: int
+    factors: Mapping[ModuleKey, tuple[Array, Array]]
+    """float32 A [R, in] and B [out, R] of each module."""
+    settings: LoRATrainingSettings
+    base_model: str
+    run: Fitted
+    """Losses, and whether the run was finished."""
+
+    @property
+    def modules(self) -> Mapping[ModuleKey, LoRAModule]:
+        return {
+            key: LoRAModule(rank=self.rank, scale=self.settings.scale, in_features=a.shape[1], out_features=b.shape[0])
+            for key, (a, b) in self.factors.items()
+        }
+
+    def read(self, key: ModuleKey) -> tuple[Array, Array]:
+        return self.factors[key]
+
+    def as_new(self) -> NewLoRA:
+        """In the form that the writers take, in the type to save."""
+        dtype = ml_dtypes.bfloat16 if self.settings.save_dtype == "bfloat16" else np.dtype(self.settings.save_dtype)
+        return NewLoRA(
+            factors={key: (a.astype(dtype), b.astype(dtype)) for key, (a, b) in self.factors.items()},
+            rank=self.rank,
+            alpha=self.settings.chosen_alpha,
+            use_rslora=self.settings.use_rslora,
+            dropout=self.settings.dropout,
+        )
+
+    def save(self, folder: Path | str, *, overwrite: bool = False) -> None:
+        """Write it in PEFT's format. Raises: see `conversion.adapters.writing.write_lora`."""
+        new = self.as_new()
+        write_lora(
+            folder,
+            new.factors,
+            rank=new.rank,
+            alpha=new.alpha,
+            use_rslora=new.use_rslora,
+            dropout=new.dropout,
+            base_model=self.base_model,
+            overwrite=overwrite,
+        )
+
+
+def train_lora(
+    model: LanguageModel | BaseModel,
+    data: Data,
+    *,
+    settings: LoRATrainingSettings | None = None,
+    validation: Data | None = None,
+    output: Path | str | None = None,
+    name: str | None = None,
+    resume: bool = False,
+    overwrite: bool = False,
+    progress: bool = True,
+) -> TrainedLoRA:
+    """Train a LoRA on chat data.
+
+    Ctrl-C ends the run after the update that is under way, and saves a checkpoint; `run.finished` of the result is then False, and
+    no adapter is written.
+
+    Args:
+      model: stays as it is. Its weights may be packed, but not as int8.
+      data: see `mistral_jax.training.chat_data`.
+      validation: held out; None: what `settings.validation_split` says.
+      output: folder for the adapter in PEFT's format, `training_log.jsonl`, and checkpoints while the run goes on. None: nothing
+        is written.
+      name: of the adapter; None: the folder's.
+      resume: go on with the run whose checkpoint is in `output`.
+      overwrite: replace what is in `output`.
+    Raises:
+      DataError: a line of the data cannot be trained on.
+      ValueError: the settings or the form of the weights make no sense.
+      TrainingError, CheckpointError, OutputError: see their classes.
+    """
+    settings = settings or LoRATrainingSettings()
+    base = BaseModel.of(model)
+    base.check_differentiable()
+    sets = prepare_data(base, data, validation, settings)
+    folder = None if output is None else Path(output).expanduser()
+    if folder is not None:
+        prepare(folder, resume=resume, overwrite=overwrite)
+    graph, weights = nnx.split(base.module)
+    trainer = Trainer(
+        loss=lora_loss(graph, settings),
+        frozen=weights,
+        settings=settings,
+        train=sets.train,
+        validation=sets.validation,
+        folder=folder,
+        describes={"base model": base.name, "dtype": str(base.module.dtype)},
+        progress=progress,
+    )
+    run = trainer.fit(initial_factors(base.module.config, settings), resume=resume)
+    trained = TrainedLoRA(
+        name=name or ("lora" if folder is None else folder.name),
+        rank=settings.rank,
+        factors=by_module(run.params, settings),
+        settings=settings,
+        base_model=base.name,
+        run=run,
+    )
+    if folder is not None and run.finished:
+        finish(folder, trained.save)
+    return trained
+
+
+def lora_loss(graph: Any, settings: LoRATrainingSettings) -> Loss:
+    """The loss as a function of the factors."""
+
+    def loss(params: Factors, weights: Any, tokens: jax.Array, counted: jax.Array, key: jax.Array | None) -> jax.Array:
+        model = nnx.merge(graph, weights)
+        bank = bank_of(params, model.config, settings, model.dtype)
+        ones = jnp.ones((1, 1, 1, 1), jnp.float32)
+        mixture = Mixture(bank=bank, weights=ones)
+        if settings.dropout and key is not None:
+            mixture = _DroppingMixture(bank=bank, weights=ones, key=key, rate=settings.dropout)
+        hidden = model.hidden_states(tokens[:, :-1], mixture, remat=settings.remat)
+        return next_token_loss(model, hidden, tokens, counted)
+
+    return loss
+
+
+def initial_factors(config: MistralConfig, settings: LoRATrainingSettings) -> Factors:
+    """A uniform between -1 / sqrt(in) and 1 / sqrt(in), as PEFT has it; B zero, so that training begins with the base model."""
+    key = jax.random.fold_in(jax.random.key(settings.seed), 2**31 - 1)
+    features = part_features(config)
+    layers: list[dict[str, dict[str, Any]]] = []
+    for layer in range(config.num_layers):
+        projections: dict[str, dict[str, Any]] = {}
+        for number, projection in enumerate(PROJECTIONS):
+            if parts := _adapted(projection, settings):
+                columns = features[parts[0]][1]
+                own = jax.random.fold_in(jax.random.fold_in(key, layer), number)
+                bound = 1 / math.sqrt(columns)
+                shape = (len(parts) * settings.rank, columns)
+                projections[projection] = {
+                    "a": jax.random.uniform(own, shape, jnp.float32, -bound, bound),
+                    "b": tuple(jnp.zeros((features[part][0], settings.rank), jnp.float32) for part in parts),
+                }
+        layers.append(projections)
+    return tuple(layers)
+
+
+def bank_of(
+    params: Factors, config: MistralConfig, settings: LoRATrainingSettings, dtype: jax.typing.DTypeLike
+) -> AdapterBank:
+    """The factors as a bank of one adapter, in the model's type."""
+    features, rank = part_features(config), settings.rank
+    layers: list[dict[str, LowRank]] = []
+    for projections in params:
+        made: dict[str, LowRank] = {}
+        for projection, factors in projections.items():
+            parts = _adapted(projection, settings)
+            made[projection] = LowRank(
+                a=factors["a"].astype(dtype),
+                b=tuple(b.astype(dtype) for b in factors["b"]),
+                scale=jnp.full((len(parts), rank), settings.scale, jnp.float32),
+                parts=parts,
+                out_features=tuple((part, features[part][0]) for part in PROJECTIONS[projection]),
+            )
+        layers.append(made)
+    return AdapterBank(owner=jnp.zeros((rank,), jnp.int32), layers=tuple(layers))
+
+
+def by_module(params: Factors, settings: LoRATrainingSettings) -> dict[ModuleKey, tuple[Array, Array]]:
+    """The factors of each module, on the host, in torch's order."""
+    found: dict[ModuleKey, tuple[Array, Array]] = {}
+    for layer, projections in enumerate(params):
+        for projection, factors in projections.items():
+            parts = _adapted(projection, settings)
+            pieces = np.split(np.asarray(factors["a"]), len(parts))
+            for part, a, b in zip(parts, pieces, factors["b"], strict=True):
+                found[ModuleKey(layer, part)] = (a, np.asarray(b))
+    return dict(sorted(found.items(), key=lambda item: (item[0].layer, PARTS.index(item[0].part))))
+
+
+def _adapted(projection: str, settings: LoRATrainingSettings) -> tuple[str, ...]:
+    return tuple(part for part in PROJECTIONS[projection] if part in settings.targets)
+
+
+@dataclass(frozen=True, kw_only=True)
+class _DroppingMixture(Mixture):
+    """A mixture that drops some of what goes into the factors. The parts of a fused projection share what is dropped."""
+
+    key: jax.Array
+    rate: float
+
+    def layer(self, index: int) -> LayerMixture:
+        return _DroppingLayer(self, index, jax.random.fold_in(self.key, index), self.rate)
+
+
+@dataclass(frozen=True)
+class _DroppingLayer(LayerMixture):
+    key: jax.Array
+    rate: float
+
+    def add(self, projection: str, x: jax.Array, y: jax.Array) -> jax.Array:
+        key = jax.random.fold_in(self.key, list(PROJECTIONS).index(projection))
+        kept = jax.random.bernoulli(key, 1 - self.rate, x.shape)
+        dropped = jnp.where(kept, x.astype(jnp.float32) / (1 - self.rate), 0).astype(x.dtype)
+        return super().add(projection, dropped, y)

@@ -1,0 +1,53 @@
+"""The folder of a run: its log and checkpoint while it goes on, and in the end what was trained beside them."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+from conversion.output_files import OutputError
+from mistral_jax.training.checkpoints import CHECKPOINT_NAME
+
+LOG_NAME = "training_log.jsonl"
+_NEW = ".trained"
+
+
+def prepare(folder: Path, *, resume: bool, overwrite: bool) -> None:
+    """Make the folder.
+
+    Raises:
+      OutputError: it holds something already, and the run is neither resumed nor may it overwrite; or it cannot be made.
+    """
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    if folder.exists() and not folder.is_dir():
+        raise OutputError(f"{folder} is a file; expected the name of a folder to write")
+    if folder.is_dir() and not resume:
+        if (folder / CHECKPOINT_NAME).is_file() and not overwrite:
+            raise OutputError(
+                f"{folder} holds a run that was not finished; go on with it (--resume), or start over (--overwrite)"
+            )
+        if any(folder.iterdir()) and not overwrite:
+            raise OutputError(f"{folder} is not empty; choose another name, or have it overwritten (--overwrite)")
+    folder.mkdir(exist_ok=True)
+    if not resume:
+        (folder / CHECKPOINT_NAME).unlink(missing_ok=True)
+
+
+def finish(folder: Path, write: Callable[[Path], None]) -> None:
+    """Put what was trained into the folder, and remove the checkpoint, which is needed no more.
+
+    Args:
+      write: makes a folder of the given name, with what is to be in this one.
+    """
+    new = folder / _NEW
+    if new.exists():
+        shutil.rmtree(new)
+    write(new)
+    for entry in sorted(new.iterdir()):
+        place = folder / entry.name
+        if place.is_dir():
+            shutil.rmtree(place)
+        entry.replace(place)
+    new.rmdir()
+    (folder / CHECKPOINT_NAME).unlink(missing_ok=True)

@@ -1,0 +1,106 @@
+"""Options of the training commands, made from the declarations in `mistral_jax.training.settings`."""
+
+from __future__ import annotations
+
+import functools
+import types
+from collections.abc import Callable
+from dataclasses import fields
+from pathlib import Path
+from typing import Annotated, Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
+
+import click
+
+from mistral_jax.training.settings import LoRATrainingSettings, TrainingSettings, XLoRATrainingSettings
+
+_Command = TypeVar("_Command", bound=Callable[..., Any])
+
+_RENAMED = {"use_rslora": "rslora"}
+"""Fields whose flag is shorter."""
+
+
+def lora_training_options(command: _Command) -> _Command:
+    """Collects the options of `train-lora` in one argument, `training`."""
+    return _collected(command, LoRATrainingSettings, ())
+
+
+def xlora_training_options(command: _Command) -> _Command:
+    """Collects the options of `train-xlora` in one argument, `training`."""
+    adapters = click.option(
+        "adapters",
+        "--adapter",
+        metavar="NAME=PATH",
+        multiple=True,
+        help="An expert and what it is to be called: a LoRA folder or Hub id; repeat it for several.",
+    )
+    return _collected(command, XLoRATrainingSettings, (("adapters", adapters),))
+
+
+def _collected(command: _Command, kind: type[TrainingSettings], more: tuple[tuple[str, Any], ...]) -> _Command:
+    options: dict[str, Any] = {
+        "data": click.option(
+            "data",
+            "--data",
+            metavar="FILE",
+            multiple=True,
+            required=True,
+            type=click.Path(path_type=Path),
+            help='JSON lines: {"messages": […]}, {"prompt": …, "completion": …} or {"text": …}; repeat it for several.',
+        ),
+        "output": click.option(
+            "output",
+            "--output",
+            metavar="FOLDER",
+            required=True,
+            type=click.Path(path_type=Path),
+            help="Folder for what is trained, the log (training_log.jsonl) and checkpoints.",
+        ),
+        "validation": click.option(
+            "validation",
+            "--validation",
+            metavar="FILE",
+            type=click.Path(path_type=Path),
+            help="JSON lines to validate on; not trained on.",
+        ),
+        "resume": click.option("resume", "--resume", is_flag=True, help="Go on from the checkpoint in the folder."),
+        "overwrite": click.option("overwrite", "--overwrite", is_flag=True, help="Replace what is in the folder."),
+        **dict(more),
+    }
+    hints = get_type_hints(kind, include_extras=True)
+    for item in fields(kind):
+        flag = "--" + _RENAMED.get(item.name, item.name).replace("_", "-")
+        options[item.name] = _option(item.name, flag, hints[item.name], item.default)
+
+    @functools.wraps(command)
+    def collecting(*arguments: Any, **given: Any) -> Any:
+        training = {name: given.pop(name) for name in options}
+        return command(*arguments, training=training, **given)
+
+    decorated: Any = collecting
+    for option in reversed(options.values()):
+        decorated = option(decorated)
+    return decorated
+
+
+def _option(name: str, flag: str, hint: Any, default: Any) -> Any:
+    assert get_origin(hint) is Annotated
+    kind, text = get_args(hint)
+    if get_origin(kind) in (Union, types.UnionType):  # X | None
+        kind = get_args(kind)[0]
+    if kind is bool:
+        return click.option(
+            name, f"{flag}/--no-{flag.removeprefix('--')}", default=default, show_default=True, help=text
+        )
+    if get_origin(kind) is tuple:
+        return click.option(
+            name,
+            flag,
+            default=",".join(default),
+            show_default=True,
+            metavar="LIST",
+            help=text,
+            callback=lambda _context, _option, value: tuple(part.strip() for part in value.split(",")),
+        )
+    if get_origin(kind) is Literal:
+        kind = click.Choice(get_args(kind))
+    return click.option(name, flag, default=default, show_default=default is not None, type=kind, help=text)
