@@ -16,7 +16,8 @@ Run it in an environment of its own, with torch, transformers 5 and peft; the te
 
 Arrays of an npz, with B rows, T tokens, M adapted modules, A adapters and V tokens in the vocabulary: `tokens` [B, T],
 `logits` [B, T, V] and `scalings` [B, T, M, A] (before top-k) float32, `greedy` [B, 32] what generation chose after `tokens`,
-`margins` [B, 32] the lead of each chosen token's logit, `last_logits` [B, V] those that chose the last one.
+`margins` [B, 32] the lead of each chosen token's logit, `last_logits` [B, V] those that chose the last one; and `rounding`, how far
+`logits` and `last_logits` are from what the same model gives in float64, over the largest logit. (Norms stay in float32 there.)
 
 Two settings of the original library do not exist in PEFT: without bias is computed with biases of zero, and without ReLU and
 dropout with the ReLUs taken out of the classifier.
@@ -88,8 +89,8 @@ CORE = ("depth", "layerwise", "temperature", "top_k", "scaling_pass")
 def possible(case: dict[str, Any]) -> bool:
     """Whether these settings, all or some, make a case.
 
-    A classifier of one layer has no ReLU. And PEFT's result must be defined: with a scaling pass value other than 0 it takes the top
-    k of equal numbers; of up to three it takes the first ones, of more it takes what its selection algorithm leaves in front.
+    A classifier of one layer has no ReLU. And PEFT's result must be defined: with a scaling pass value other than 0 it takes the
+    top k of equal numbers; of up to three it takes the first ones, of more it takes what its selection algorithm leaves in front.
     """
     if case.get("depth") == 1 and not case.get("relu", True):
         return False
@@ -230,9 +231,19 @@ def compute_text(model: Any, tokens: torch.Tensor) -> dict[str, np.ndarray]:
         "margins": (top.values[..., 0] - top.values[..., 1]).numpy(),
         "last_logits": chosen[:, -1].numpy(),
     }
-    if isinstance(model, PeftModel) and model.active_peft_config.peft_type == "XLORA":
+    classifier = getattr(getattr(model, "base_model", None), "internal_xlora_classifier", None)
+    if classifier is not None:
         model(input_ids=tokens)
         arrays["scalings"] = model.get_latest_scalings().contiguous().numpy()
+        classifier.dtype = torch.float64
+    exact = model.double()(input_ids=whole[:, :-1]).logits.numpy()
+    model.float()
+    if classifier is not None:
+        classifier.dtype = torch.float32
+    found = np.concatenate([arrays["logits"], arrays["last_logits"][:, None]], axis=1)
+    expected = np.concatenate([exact[:, :LENGTH], exact[:, -1:]], axis=1)
+    assert exact.dtype == np.float64
+    arrays["rounding"] = np.float32(np.abs(found - expected).max() / np.abs(exact).max())
     return arrays
 
 
@@ -254,12 +265,16 @@ def classifier_weights(case: dict[str, Any], columns: int) -> list[tuple[torch.T
     out = len(case["adapters"]) * (columns if case["layerwise"] else 1)
     sizes = [HIDDEN, *[CLASSIFIER_SIZE] * (case["depth"] - 1), out]
     seed = ("classifier", case["adapters"], case["depth"], case["layerwise"])
+    scales = [1.3] * case["depth"]
+    if case["temperature"] is None:
+        # Outputs are scalings themselves then. With scalings of 5 the model amplifies its own rounding a hundred times.
+        scales[-1] = 0.4
     return [
         (
-            normal((rows, cols), 1.3 * cols**-0.5, *seed, i, "weight"),
-            normal((rows,), 0.4, *seed, i, "bias") if case["bias"] else torch.zeros(rows),
+            normal((rows, cols), scale * cols**-0.5, *seed, i, "weight"),
+            normal((rows,), 0.3 * scale, *seed, i, "bias") if case["bias"] else torch.zeros(rows),
         )
-        for i, (cols, rows) in enumerate(itertools.pairwise(sizes))
+        for i, (scale, (cols, rows)) in enumerate(zip(scales, itertools.pairwise(sizes), strict=True))
     ]
 
 
@@ -369,8 +384,15 @@ def write() -> None:
         np.savez_compressed(folder / "expected.npz", **arrays)
         plain = load_base()(input_ids=torch.from_numpy(arrays["tokens"]).long()).logits.detach().numpy()
         effect = np.abs(arrays["logits"] - plain).max() / np.abs(plain).max()
-        print(name, case, f"effect {effect:.2f}", f"closest {arrays['margins'].min():.4f}", flush=True)
+        print(
+            name,
+            case,
+            f"effect {effect:.2f}",
+            f"closest {arrays['margins'].min():.4f} rounding {arrays['rounding']:.0e}",
+            flush=True,
+        )
         assert effect > 0.1
+        assert arrays["rounding"] < 2e-5
         mixtures[name] = {key: value for key, value in case.items() if key != "adapters"}
     # Its classifier has dropout between its layers, which PEFT counts.
     saved = next(
