@@ -20,10 +20,11 @@ from mistral_jax.language_model import load_module
 from mistral_jax.quant.summary import summarize
 from mistral_jax.runner import DEFAULT_CHUNKS, Runner
 from serving.engine import JaxEngine, Report
+from serving.model_kinds import GGUF
 from serving.progress import TerminalProgress
 from serving.request import ModelCard
 from serving.service import Service
-from serving.settings import DEFAULT_GGUF, Settings
+from serving.settings import Settings
 
 logger = logging.getLogger("mistral_jax.server")
 
@@ -83,8 +84,8 @@ def use_compilation_cache(settings: Settings) -> None:
 
 def model_files(settings: Settings) -> ModelFiles:
     """The files of the model that the settings name."""
-    if settings.model_kind == "gguf-mistral":
-        repository, filename = DEFAULT_GGUF
+    if settings.model_kind in GGUF:
+        repository, filename = settings.default_gguf
         # A path that does not exist is a mistake, not a name to look for in the default repository.
         is_path = settings.quantized_filename is not None and "/" in settings.quantized_filename
         return find_gguf(

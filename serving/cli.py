@@ -18,6 +18,7 @@ from typing import Any, NoReturn, TypeVar, cast
 
 import click
 
+from serving.model_settings import DEFAULT_MODEL_ID, XLORA_GGUF
 from serving.setting_types import SettingSpec
 from serving.settings import SPECS, ModelKind, Settings, SettingsError
 from serving.train_options import lora_training_options
@@ -26,14 +27,23 @@ from serving.version import version
 Given = dict[str, "str | bool | Sequence[str] | None"]
 _Command = TypeVar("_Command", bound=Callable[..., Any])
 
+
+def _of_kind(kind: ModelKind, **defaults: str) -> tuple[SettingSpec, ...]:
+    """The options of a kind of model, with other words for the defaults of some."""
+    found = (spec for spec in SPECS if spec.option.cli and kind in spec.option.kinds)
+    return tuple(
+        replace(spec, option=replace(spec.option, default_text=defaults[spec.name])) if spec.name in defaults else spec
+        for spec in found
+    )
+
+
 GENERAL = tuple(spec for spec in SPECS if spec.option.cli and not spec.option.kinds)
-MODEL = tuple(spec for spec in SPECS if spec.option.cli and "mistral" in spec.option.kinds)
-GGUF = tuple(spec for spec in SPECS if spec.option.cli and "gguf-mistral" in spec.option.kinds)
+MODEL = _of_kind("mistral")
+GGUF = _of_kind("gguf-mistral")
+XLORA = _of_kind("x-lora-mistral", model_id=f"the base model that the X-LoRA model names, or else {DEFAULT_MODEL_ID}")
+XLORA_GGUF_BASE = _of_kind("x-lora-gguf-mistral", quantized_model_id=XLORA_GGUF[0], quantized_filename=XLORA_GGUF[1])
 MODEL_OR_DEMO = (
-    *(
-        replace(spec, option=replace(spec.option, default_text="the bundled demo")) if spec.name == "model_id" else spec
-        for spec in MODEL
-    ),
+    *_of_kind("mistral", model_id="the bundled demo"),
     *(
         replace(spec, option=replace(spec.option, flags=spec.option.flags[:1], default_text="none"))
         for spec in GGUF
@@ -41,6 +51,17 @@ MODEL_OR_DEMO = (
     ),
 )
 """The same, and the options that name a GGUF file, for commands that take the bundled model where none is named."""
+ANY_MODEL = (
+    *MODEL_OR_DEMO,
+    *(
+        replace(spec, option=replace(spec.option, flags=spec.option.flags[:1]))
+        for spec in _of_kind("x-lora-mistral", xlora_model_id="none")
+        if spec.name not in {other.name for other in MODEL}
+    ),
+)
+"""The same, with adapters."""
+SEED_GENERAL = tuple(spec for spec in SPECS if spec.name == "xlora_kv_cache")
+"""Options of X-LoRA that may also come before the command."""
 
 _EPILOG = (
     "Every option can also be set by the environment variable shown in brackets; the command line wins. "
@@ -149,6 +170,7 @@ def _settings(context: click.Context, given: Given, kind: ModelKind | None = Non
 )
 @click.version_option(version(), prog_name="mistral-jax")
 @_options(*GENERAL)
+@_options(*SEED_GENERAL, hidden=True)
 @click.pass_context
 def cli(context: click.Context, **given: Any) -> None:
     context.obj = given
@@ -184,18 +206,44 @@ def gguf_mistral(context: click.Context, **given: Any) -> int:
 cli.add_command(gguf_mistral, "mistral-gguf")
 
 
+@cli.command("lora-mistral", epilog=_SUB_EPILOG)
+@_takes_settings(*_of_kind("lora-mistral"))
+@click.pass_context
+def lora_mistral(context: click.Context, **given: Any) -> int:
+    """Serve a model with LoRA adapters, which requests name."""
+    return _serve(_settings(context, given, "lora-mistral"))
+
+
+@cli.command("lora-gguf-mistral", epilog=_SUB_EPILOG)
+@_takes_settings(*_of_kind("lora-gguf-mistral"))
+@click.pass_context
+def lora_gguf_mistral(context: click.Context, **given: Any) -> int:
+    """Serve a GGUF file with LoRA adapters, which requests name."""
+    return _serve(_settings(context, given, "lora-gguf-mistral"))
+
+
 @cli.command("x-lora-mistral", epilog=_SUB_EPILOG)
-@click.option("-m", "--model-id", metavar="TEXT", help="Hub id or folder of the base model.")
-@click.option("-x", "--xlora-model-id", metavar="TEXT", help="Hub id or folder of the X-LoRA adapters and classifier.")
-@click.option("-o", "--order", metavar="FILE", help="JSON file that gives the order of the adapters.")
-@_takes_settings()
-def x_lora_mistral(**_given: Any) -> NoReturn:
-    """Serve an X-LoRA model (not in this version yet)."""
-    raise click.UsageError("x-lora-mistral is not in this version yet; `mistral` serves plain models")
+@_takes_settings(*XLORA)
+@click.pass_context
+def x_lora_mistral(context: click.Context, **given: Any) -> int:
+    """Serve an X-LoRA mixture of adapters over a model."""
+    return _serve(_settings(context, given, "x-lora-mistral"))
+
+
+@cli.command("x-lora-gguf-mistral", epilog=_SUB_EPILOG)
+@_takes_settings(*XLORA_GGUF_BASE)
+@click.pass_context
+def x_lora_gguf_mistral(context: click.Context, **given: Any) -> int:
+    """Serve an X-LoRA mixture of adapters over a GGUF file."""
+    return _serve(_settings(context, given, "x-lora-gguf-mistral"))
+
+
+cli.add_command(lora_gguf_mistral, "lora-mistral-gguf")
+cli.add_command(x_lora_gguf_mistral, "x-lora-mistral-gguf")
 
 
 @cli.command(epilog=_SUB_EPILOG)
-@_takes_settings(*MODEL_OR_DEMO)
+@_takes_settings(*ANY_MODEL)
 @click.option("--system", metavar="TEXT", help="System message that opens the conversation.")
 @click.pass_context
 def chat(context: click.Context, system: str | None, **given: Any) -> int:
@@ -204,7 +252,7 @@ def chat(context: click.Context, system: str | None, **given: Any) -> int:
 
 
 @cli.command(epilog=_SUB_EPILOG)
-@_takes_settings(*MODEL_OR_DEMO)
+@_takes_settings(*ANY_MODEL)
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
 @click.option("--offline", is_flag=True, help="Do not ask the Hub about files that are not in the cache.")
 @click.pass_context
@@ -214,7 +262,7 @@ def doctor(context: click.Context, as_json: bool, offline: bool, **given: Any) -
 
 
 @cli.command(epilog=_SUB_EPILOG)
-@_takes_settings(*MODEL_OR_DEMO)
+@_takes_settings(*ANY_MODEL)
 @click.option(
     "--rows", metavar="LIST", default="1,8", show_default=True, help="Numbers of sequences to decode together."
 )

@@ -232,3 +232,17 @@ def _without_none(annotation: Any) -> Any:
         (inner,) = (arg for arg in typing.get_args(annotation) if arg is not types.NoneType)
         return inner
     return annotation
+
+
+def local_name(name: str) -> str:
+    """The last part of a path that exists, without the suffix of a GGUF file; other names as they are.
+
+    Of a file its own, of a folder that which links and dots lead to: in the cache of the Hub files link to others without names.
+    """
+    path = Path(name).expanduser()
+    try:
+        if path.is_file():
+            return path.name.removesuffix(".gguf")
+        return path.resolve().name if path.exists() else name
+    except OSError:
+        return name

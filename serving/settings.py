@@ -12,115 +12,23 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from serving.setting_types import Option, SettingsError, SettingSpec, TokenSource, specs_of
+from serving.adapter_settings import DEFAULT_XLORA, AdapterSettings
+from serving.model_kinds import ADAPTED, GGUF, LOADED, XLORA, ModelKind
+from serving.model_settings import MODEL_NAME, MODEL_NAME_EXPECTS
+from serving.setting_types import Option, SettingsError, SettingSpec, TokenSource, local_name, specs_of
 
 __all__ = ["SPECS", "ModelKind", "Settings", "SettingsError", "TokenSource"]
 
-ModelKind = Literal["demo", "mistral", "gguf-mistral", "x-lora-mistral"]
-
-DEFAULT_MODEL_IDS: dict[str, str] = {"mistral": "mistralai/Mistral-7B-Instruct-v0.1"}
-
 _CACHED_TOKEN = TokenSource()
-_NOT_EMPTY = r"(?s).*\S.*"
-_LOADED = ("mistral",)
-"""Kinds that load the files of a model that the user names."""
-_GGUF = ("gguf-mistral",)
-
-DEFAULT_GGUF = ("TheBloke/Mistral-7B-Instruct-v0.1-GGUF", "mistral-7b-instruct-v0.1.Q4_K_M.gguf")
-"""Hub id and file that `gguf-mistral` serves where it is told neither."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, repr=False)
-class Settings:
+class Settings(AdapterSettings):
     """One server's settings. Direct construction checks ranges too.
 
     Raises:
       SettingsError: a value is out of its range, or two values exclude each other.
     """
-
-    model_kind: Annotated[
-        ModelKind,
-        Option(
-            flags=(),
-            cli=False,
-            help="What is served: the bundled model (demo), a model of yours (mistral), or a GGUF file (gguf-mistral).",
-            default_text="mistral where a model id is given, gguf-mistral where a GGUF file is, else demo",
-        ),
-    ] = "demo"
-
-    # The model: options of the command.
-    model_id: Annotated[
-        str | None,
-        Option(
-            flags=("--model-id", "-m"),
-            pattern=_NOT_EMPTY,
-            expects="a name that is not empty",
-            help="Hugging Face Hub id, folder, GGUF file, or single safetensors file of the model.",
-            default_text=DEFAULT_MODEL_IDS["mistral"],
-            kinds=_LOADED,
-        ),
-    ] = None
-    quantized_model_id: Annotated[
-        str | None,
-        Option(
-            flags=("--quantized-model-id", "-m"),
-            pattern=_NOT_EMPTY,
-            expects="a name that is not empty",
-            help="Hub id or folder that holds the GGUF file.",
-            default_text=DEFAULT_GGUF[0],
-            kinds=_GGUF,
-        ),
-    ] = None
-    quantized_filename: Annotated[
-        str | None,
-        Option(
-            flags=("--quantized-filename", "-f"),
-            pattern=_NOT_EMPTY,
-            expects="a name that is not empty",
-            help="Name of the GGUF file there, or the path of one here.",
-            default_text=f"{DEFAULT_GGUF[1]}, or the only one that is there",
-            kinds=_GGUF,
-        ),
-    ] = None
-    tok_model_id: Annotated[
-        str | None,
-        Option(
-            flags=("--tok-model-id", "-t"),
-            pattern=_NOT_EMPTY,
-            expects="a name that is not empty",
-            help="Hub id or folder whose tokenizer and chat template are used instead of the model's own.",
-            default_text="the model's own",
-            kinds=_LOADED + _GGUF,
-        ),
-    ] = None
-    revision: Annotated[
-        str | None,
-        Option(
-            flags=("--revision",),
-            help="Branch, tag or commit of the model on the Hub.",
-            default_text="the main branch",
-            kinds=_LOADED + _GGUF,
-        ),
-    ] = None
-    weight_files: Annotated[
-        tuple[str, ...],
-        Option(
-            flags=("--weight-file",),
-            help="File to read weights from, a name in the model's folder or a path; repeat it for several.",
-            default_text="the model's own safetensors files",
-            kinds=_LOADED,
-        ),
-    ] = ()
-    repeat_last_n: Annotated[
-        int,
-        Option(
-            flags=("--repeat-last-n",),
-            help="How many of the last tokens a repetition penalty looks back on.",
-            low=1,
-            high=65536,
-            kinds=_LOADED + _GGUF,
-        ),
-    ] = 64
 
     # The network.
     port: Annotated[
@@ -170,8 +78,8 @@ class Settings:
             flags=("--served-name",),
             help="The model's name in the API.",
             default_text="the model id, or demo",
-            pattern=r"[^\s\x00-\x1f]{1,256}",
-            expects="a name without spaces",
+            pattern=MODEL_NAME,
+            expects=MODEL_NAME_EXPECTS,
         ),
     ] = None
     truncate_sequence: Annotated[
@@ -316,10 +224,8 @@ class Settings:
                 spec.checked(value)
             except ValueError as error:
                 raise SettingsError(f"{spec.name}: {spec.show(value)} is not valid; {error}") from error
-        if self.model_id is None and self.model_kind in DEFAULT_MODEL_IDS:
-            object.__setattr__(self, "model_id", DEFAULT_MODEL_IDS[self.model_kind])
-        if self.model_id is not None and self.model_kind == "demo":
-            raise SettingsError("model_id: the demo has its own model; use the command mistral to serve another")
+        self.check_model()
+        self.check_adapters()
 
     @classmethod
     def from_env(cls, env: Mapping[str, str] | None = None) -> Settings:
@@ -336,8 +242,8 @@ class Settings:
     ) -> Settings:
         """Settings from `given` (by name, as texts from the command line), then the environment, then the defaults.
 
-        Without a `kind`, a model id makes it "mistral", and none makes it "demo". Empty variables count as not set, and
-        variables that do not apply to the kind are not read.
+        Without a `kind`, what is named decides: nothing makes it "demo", a model id "mistral", and so on. Empty variables count as
+        not set, and variables that do not apply to the kind are not read.
 
         Raises:
           SettingsError: a value cannot be used.
@@ -356,8 +262,9 @@ class Settings:
                 source, text = found["model_kind"]
                 kind = by_name["model_kind"].parse(text, source=source)
             else:
-                gguf = {"quantized_model_id", "quantized_filename"} & found.keys()
-                kind = "mistral" if "model_id" in found else "gguf-mistral" if gguf else "demo"
+                kind = _kind_of(found)
+                if kind == "lora-mistral" and "model_id" not in found:
+                    found["model_id"] = ("--model-id", "demo")
         found["model_kind"] = ("command", str(kind))
         values: dict[str, Any] = {}
         for name, (source, text) in found.items():
@@ -371,15 +278,13 @@ class Settings:
 
     @property
     def served_id(self) -> str:
-        """The model's name in the API: `served_name`, or "demo", or the model id (of a local path, its last part)."""
+        """What the API calls that which answers by default: `served_name`, or else the name of the X-LoRA model, or of the model
+        (of a local path, its last part)."""
         if self.served_name:
             return self.served_name
-        if self.model_kind == "gguf-mistral":
-            name = self.quantized_filename or ""
-            if self.quantized_model_id is not None and not Path(name).expanduser().is_file():
-                name = self.quantized_model_id
-            return _local_name(name or DEFAULT_GGUF[0])
-        return "demo" if self.model_id is None else _local_name(self.model_id)
+        if self.model_kind in XLORA:
+            return local_name(self.xlora_model_id or DEFAULT_XLORA)
+        return self.base_id
 
     @property
     def compilation_cache_dir(self) -> Path | None:
@@ -400,25 +305,25 @@ class Settings:
         return "Settings(" + ", ".join(f"{name}={text!r}" for name, text in self.described().items()) + ")"
 
 
-def _local_name(name: str) -> str:
-    """The last part of a path that exists, without the suffix of a GGUF file; other names as they are.
-
-    Of a file its own, of a folder that which links and dots lead to: in the cache of the Hub files link to others without names.
-    """
-    path = Path(name).expanduser()
-    try:
-        if path.is_file():
-            return path.name.removesuffix(".gguf")
-        return path.resolve().name if path.exists() else name
-    except OSError:
-        return name
+def _kind_of(found: Mapping[str, Any]) -> ModelKind:
+    """The kind of model that settings name, where no command says it."""
+    gguf = bool({"quantized_model_id", "quantized_filename"} & found.keys()) and "model_id" not in found
+    if "xlora_model_id" in found:
+        return "x-lora-gguf-mistral" if gguf else "x-lora-mistral"
+    if {"loras", "lora_folder"} & found.keys():
+        return "lora-gguf-mistral" if gguf else "lora-mistral"
+    return "gguf-mistral" if gguf else "mistral" if "model_id" in found else "demo"
 
 
 def _other_kind(source: str, spec: SettingSpec, kind: str, found: Mapping[str, Any]) -> str:
     """Why an option does not go with a kind of model."""
-    if "gguf-mistral" in spec.option.kinds and kind == "mistral" and "model_id" in found:
+    if spec.option.kinds == XLORA:
+        return f"{source}: only an X-LoRA model has this option; give its --xlora-model-id too"
+    if spec.option.kinds == ADAPTED:
+        return f"{source}: only a model with adapters has this option; name some with --lora or --xlora-model-id"
+    if spec.option.kinds == GGUF and kind in LOADED and "model_id" in found:
         return f"{source}: --model-id names the model already; for a GGUF file of a repository give --quantized-model-id instead"
-    if kind == "gguf-mistral":
+    if kind in GGUF:
         return f"{source}: this option is for models that are named by --model-id, not for a GGUF file"
     return f"{source}: only a model of your own has this option; give its --model-id too"
 

@@ -58,29 +58,49 @@ def test_help_shows_every_general_setting_with_default_and_variable() -> None:
         assert command in text
 
 
-@pytest.mark.parametrize("command", ["mistral", "gguf-mistral", "mistral-gguf", "chat", "doctor", "bench"])
+KINDS = {
+    "mistral": {"mistral"},
+    "gguf-mistral": {"gguf-mistral"},
+    "mistral-gguf": {"gguf-mistral"},
+    "x-lora-mistral": {"x-lora-mistral"},
+    "x-lora-mistral-gguf": {"x-lora-gguf-mistral"},
+    "lora-mistral": {"lora-mistral"},
+    "lora-gguf-mistral": {"lora-gguf-mistral"},
+    **dict.fromkeys(("chat", "doctor", "bench"), frozenset({"mistral", "gguf-mistral", "x-lora-mistral"})),
+}
+
+
+@pytest.mark.parametrize("command", KINDS)
 def test_help_of_commands_shows_their_settings(command: str) -> None:
     text = " ".join(invoke(command, "--help").output.split())
     for spec in SPECS:
-        kinds = (
-            {"gguf-mistral"}
-            if "gguf" in command
-            else {"mistral"}
-            if command == "mistral"
-            else {"mistral", "gguf-mistral"}
-        )
-        if spec.option.cli and kinds & set(spec.option.kinds):
+        if spec.option.cli and KINDS[command] & set(spec.option.kinds):
             assert spec.option.flags[0] in text
             assert f"env: {spec.env}]" in text
 
 
-def test_commands_of_later_versions_have_their_flags_and_say_so() -> None:
-    for command, flags in (("x-lora-mistral", ("-m, --model-id", "-x, --xlora-model-id", "-o, --order")),):
-        text = invoke(command, "--help").output
-        assert all(flag in text for flag in flags)
-        code, _, errors = run(command, "-m", "x")
-        assert code == 2
-        assert "not in this version yet" in errors
+def test_commands_with_adapters_have_the_flags_of_their_base_and_their_own(served: list[Settings]) -> None:
+    invoke("x-lora-mistral", "-m", "a/b", "-x", "c/d", "-o", "o.json", "--repeat-last-n", "7", "--no-xlora-kv-cache")
+    invoke("--no-xlora-kv-cache", "x-lora-mistral", "--tgt-non-granular-index", "3", "--xlora-kv-cache")
+    invoke("x-lora-gguf-mistral", "-m", "a/g", "-f", "g.gguf", "-x", "c/d", "--lora", "n=p")
+    invoke("lora-mistral", "-m", "a/b", "--lora", "n=p", "--lora", "lab/other", "--lora-folder", ".")
+    invoke("lora-mistral-gguf", "-f", "g.gguf", "--lora", "n=p")
+    xlora, defaults, gguf, lora, lora_gguf = served
+    assert (xlora.model_kind, xlora.model_id, xlora.xlora_model_id, str(xlora.order)) == (
+        *("x-lora-mistral", "a/b", "c/d"),
+        "o.json",
+    )
+    assert (xlora.repeat_last_n, xlora.xlora_kv_cache, xlora.tgt_non_granular_index) == (7, False, None)
+    assert (defaults.xlora_kv_cache, defaults.tgt_non_granular_index) == (True, 3)
+    assert (gguf.model_kind, gguf.quantized_filename, gguf.loras) == ("x-lora-gguf-mistral", "g.gguf", ("n=p",))
+    assert (lora.lora_sources, lora.room_for_loras) == ({"n": "p", "other": "lab/other"}, 4)
+    assert (lora_gguf.model_kind, lora_gguf.quantized_filename) == ("lora-gguf-mistral", "g.gguf")
+
+
+def test_an_option_of_x_lora_before_another_command_is_refused() -> None:
+    code, _, errors = run("--no-xlora-kv-cache", "demo")
+    assert code == 2
+    assert "only an X-LoRA model has this option" in errors
 
 
 def test_options_before_and_after_the_command(served: list[Settings]) -> None:

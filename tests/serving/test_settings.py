@@ -50,6 +50,8 @@ def test_empty_variables_count_as_not_set() -> None:
 def test_every_setting_is_read_from_its_variable(spec) -> None:
     samples = {
         "model_kind": "mistral",
+        "xlora_kv_cache": "no",
+        "lora_folder": ".",
         "port": "0",
         "device": "gpu:1",
         "dtype": "bfloat16",
@@ -61,9 +63,11 @@ def test_every_setting_is_read_from_its_variable(spec) -> None:
         "compilation_cache": "none",
     }
     text = samples.get(spec.name, "17" if spec.type in (int, float) else "value")
-    gguf = spec.option.kinds == ("gguf-mistral",)
-    env = {spec.env: text} if gguf else {"MISTRAL_JAX_MODEL_ID": "a/b", spec.env: text}
-    settings = Settings.resolve({}, kind="gguf-mistral", env=env) if gguf else Settings.from_env(env)
+    kind = next((kind for kind in ("mistral", "gguf-mistral", "x-lora-mistral") if kind in spec.option.kinds), None)
+    env = {"MISTRAL_JAX_MODEL_ID": "a/b", spec.env: text}
+    if spec.name == "spare_loras":
+        env["MISTRAL_JAX_LORA_FOLDER"] = "."
+    settings = Settings.resolve({}, kind=kind, env=env)
     default = "mistral" if spec.name == "model_kind" else spec.default
     assert getattr(settings, spec.name) != default or spec.name == "model_kind"
 
@@ -188,3 +192,71 @@ def test_compilation_cache_folder(monkeypatch: pytest.MonkeyPatch) -> None:
     assert Settings().compilation_cache_dir == Path("/var/cache/me/mistral-jax/xla")
     assert Settings(compilation_cache="none").compilation_cache_dir is None
     assert Settings(compilation_cache="/srv/xla").compilation_cache_dir == Path("/srv/xla")
+
+
+@pytest.mark.parametrize(
+    ("given", "kind", "served", "base"),
+    [
+        ({"xlora_model_id": "a/x"}, "x-lora-mistral", "a/x", "base"),
+        ({"xlora_model_id": "a/x", "model_id": "a/b"}, "x-lora-mistral", "a/x", "a/b"),
+        ({"xlora_model_id": "a/x", "quantized_model_id": "a/g"}, "x-lora-gguf-mistral", "a/x", "a/g"),
+        ({"loras": ("n=p",)}, "lora-mistral", "demo", "demo"),
+        ({"loras": ("n=p",), "model_id": "a/b"}, "lora-mistral", "a/b", "a/b"),
+        ({"lora_folder": ".", "quantized_model_id": "a/g"}, "lora-gguf-mistral", "a/g", "a/g"),
+    ],
+)
+def test_adapters_choose_the_kind_where_no_command_does(given, kind: str, served: str, base: str) -> None:
+    settings = Settings.resolve(given, env={})
+    assert (settings.model_kind, settings.served_id, settings.base_id) == (kind, served, base)
+
+
+def test_kinds_with_adapters_have_defaults_of_their_own() -> None:
+    xlora = Settings.resolve({}, kind="x-lora-mistral", env={})
+    assert (xlora.served_id, xlora.model_id) == ("lamm-mit/x-lora", None)  # its configuration names the base
+    lora = Settings.resolve({"loras": ("n=p",)}, kind="lora-mistral", env={})
+    assert lora.model_id == "mistralai/Mistral-7B-Instruct-v0.1"
+    gguf = Settings.resolve({}, kind="x-lora-gguf-mistral", env={})
+    assert gguf.default_gguf == ("TheBloke/zephyr-7B-beta-GGUF", "zephyr-7b-beta.Q8_0.gguf")
+    assert (lora.room_for_loras, lora.max_lora_rank) == (0, 16)
+
+
+def test_adapters_are_named_by_the_user_or_by_where_they_are(tmp_path: Path) -> None:
+    (tmp_path / "poet").mkdir()
+    (tmp_path / "a=b").mkdir()
+    loras = ("cook=lab/cook-7b", str(tmp_path / "poet"), "lab/clerk", str(tmp_path / "a=b"))
+    settings = Settings(model_kind="lora-mistral", loras=loras)
+    assert settings.lora_sources == {
+        "cook": "lab/cook-7b",
+        "poet": str(tmp_path / "poet"),
+        "clerk": "lab/clerk",
+        "a=b": str(tmp_path / "a=b"),
+    }
+
+
+@pytest.mark.parametrize(
+    ("given", "kind", "message"),
+    [
+        (
+            {"xlora_kv_cache": False, "tgt_non_granular_index": "1"},
+            "x-lora-mistral",
+            "--no-xlora-kv-cache and --tgt-non-granular-index exclude each other",
+        ),
+        ({"tgt_non_granular_index": "0"}, "x-lora-mistral", "--tgt-non-granular-index: '0' is not valid"),
+        ({}, "lora-mistral", "--lora: no adapter is named"),
+        ({"loras": ("a=x", "a=y")}, "lora-mistral", "two adapters are called 'a'"),
+        ({"loras": ("x/a", "y/a")}, "lora-mistral", "two adapters are called 'a'"),
+        ({"loras": ("=x",)}, "lora-mistral", "--lora: '=x' is not valid"),
+        ({"loras": ("a b=x",)}, "lora-mistral", "--lora: 'a b=x' is not valid"),
+        ({"spare_loras": "2", "loras": ("a=x",)}, "lora-mistral", "--spare-loras: adapters can be loaded only from"),
+        ({"lora_folder": "no such folder"}, "lora-mistral", "--lora-folder no such folder: there is no such folder"),
+        ({"xlora_model_id": "a/x"}, "x-lora-gguf-mistral", "name the GGUF file of its base model, too"),
+        ({"order": "o.json"}, "mistral", "--order: only an X-LoRA model has this option"),
+        ({"loras": ("a=x",)}, "mistral", "--lora: only a model with adapters has this option"),
+        ({"tgt_non_granular_index": "1", "loras": ("a=x",)}, "lora-mistral", "only an X-LoRA model has this option"),
+    ],
+)
+def test_settings_of_adapters_that_do_not_go_together_are_refused(given, kind, message: str) -> None:
+    with pytest.raises(SettingsError) as error:
+        Settings.resolve(given, kind=kind, env={})
+    assert message in str(error.value)
+    assert "\n" not in str(error.value)
