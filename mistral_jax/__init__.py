@@ -12,17 +12,20 @@ from typing import Any
 
 _HOMES = {
     "ChatFormatter": "chat",
-    "Generation": "language_model",
+    "Generation": "results",
     "KVCache": "kv_cache",
     "LanguageModel": "language_model",
     "Mistral": "mistral",
     "MistralConfig": "config",
     "Runner": "runner",
     "SamplingParams": "sampling_params",
+    "Scalings": "results",
     "enable_compilation_cache": "compilation_cache",
+    "layers_by_adapters": "heat_maps",
     "load": "language_model",
     "load_tokenizer": "tokenizer",
     "save_pretrained": "checkpoint",
+    "tokens_by_adapters": "heat_maps",
 }
 
 __all__ = sorted(_HOMES)  # pyright: ignore[reportUnsupportedDunderAll]

@@ -6,104 +6,59 @@
     for text in model.stream("Once upon a time"):
         print(text, end="")
 
+With adapters:
+
+    model = mistral_jax.load("mistralai/Mistral-7B-Instruct-v0.1", xlora="lamm-mit/x-lora")
+    print(model.chat("What is silk made of?"))
+    print(model.chat("What is silk made of?", adapter="base"))
+
 Everything underneath is open too: `model.runner` holds the jitted programs and `model.module` the Flax module.
 """
 
 from __future__ import annotations
 
-import logging
 import secrets
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any, overload
+from typing import Any, cast, overload
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from tqdm.auto import tqdm
 
+from mistral_jax.adapter_choice import AdapterChoice
+from mistral_jax.adapter_loading import SPARE_RANK, load_adapters, open_adapters
+from mistral_jax.adapter_selection import BASE_NAME, AdapterSelectionError, numbered, select
+from mistral_jax.adapters import AdapterSet, BankFullError
 from mistral_jax.answer import AnswerStream
-from mistral_jax.checkpoint import Progress, choose_dtype, load_weights, open_weights, stored_dtype
 from mistral_jax.config import ConfigError
 from mistral_jax.description import ModelDescription, describe
 from mistral_jax.detokenizer import begins_text
 from mistral_jax.device import Device
 from mistral_jax.generate import Prompt, generate
-from mistral_jax.hub import find_model
+from mistral_jax.hub import DEMO, DEMO_XLORA, find_model
 from mistral_jax.mistral import Mistral
-from mistral_jax.quant.native import native
+from mistral_jax.module_loading import load_module
 from mistral_jax.quant.plan import Quantization
-from mistral_jax.quant.summary import summarize
+from mistral_jax.results import Generation, Scalings, TextLogprobs
 from mistral_jax.runner import DEFAULT_CHUNKS, Runner
-from mistral_jax.sampling import Sampled
 from mistral_jax.sampling_params import SamplingParams
-
-logger = logging.getLogger("mistral_jax")
+from mistral_jax.whole_answers import whole_answers
+from mistral_jax.whole_text import WholeTexts
+from mistral_jax.xlora import XLoRA
 
 DEFAULT_LENGTH = 4096
 """Length of a sequence where the caller does not say: long enough for a conversation, small enough to allocate."""
 
 
-@dataclass(frozen=True, kw_only=True)
-class Generation:
-    """A finished answer."""
-
-    text: str
-    tokens: tuple[Sampled, ...]
-    """With log-probabilities if `SamplingParams.logprobs` asked for them; the end-of-sequence token is not among them."""
-    finish_reason: str
-    """stop, length or error"""
-    prompt_tokens: int
-    completion_tokens: int
-
-
-@dataclass(frozen=True, kw_only=True)
-class TextLogprobs:
-    """How likely a model finds a text, token by token."""
-
-    tokens: tuple[int, ...]
-    texts: tuple[str, ...]
-    logprobs: np.ndarray
-    """float32 [T]: natural log-probability of each token after those before it; NaN for the first."""
-
-    @property
-    def perplexity(self) -> float:
-        return float(np.exp(-np.nanmean(self.logprobs)))
-
-
-def load_module(
-    description: ModelDescription,
-    *,
-    dtype: str = "auto",
-    quant: Quantization = "auto",
-    device: Device | None = None,
-    progress: Progress | None = None,
-) -> Mistral:
-    """Fetch the weights where they are missing, and load them to the device.
-
-    Args:
-      dtype: see `mistral_jax.checkpoint.choose_dtype`.
-      quant: see `mistral_jax.quant.plan.Quantization`.
-      device: None: JAX's default device.
-    """
-    source = open_weights(description.config, description.files.fetch_weights())
-    target = device or jax.devices()[0]
-    chosen = choose_dtype(dtype, stored_dtype(source), target.platform)
-    module = load_weights(description.config, source, dtype=chosen, quant=quant, device=target, progress=progress)
-    held = summarize(module)
-    if target.platform == "cpu" and native.KINDS & held.bytes_by_form.keys() and not native.available():
-        logger.warning(
-            "decoding from packed weights is some ten times slower without a C++ compiler; install one, or unpack the weights "
-            "while loading (--quant none; %.1f GiB)",
-            held.weights * chosen.itemsize / 2**30,
-        )
-    return module
+Text = str | Sequence[int] | list[dict[str, Any]]
+"""A raw text, its token ids, or a conversation of OpenAI-style messages."""
 
 
 def load(
-    name: str | Path = "demo",
+    name: str | Path = DEMO,
     *,
     dtype: str = "auto",
     quant: Quantization = "auto",
@@ -115,18 +70,41 @@ def load(
     weight_files: Sequence[str] = (),
     tokenizer: str | None = None,
     chat_template: str | None = None,
+    xlora: str | Path | None = None,
+    ordering: str | Path | None = None,
+    loras: Mapping[str, str | Path] | Sequence[str | Path] = (),
+    spare_adapters: int = 0,
+    spare_rank: int = SPARE_RANK,
     progress: bool = True,
 ) -> LanguageModel:
-    """Load a model: the bundled "demo", a folder, a GGUF file, a safetensors file, or a Hub id.
+    """Load a model: the bundled "demo", a folder, a GGUF file, a safetensors file, or a Hub id; and adapters for it.
+
+    "demo-xlora" is the bundled model with its bundled mixture of adapters.
 
     Args:
       slots: sequences that are generated at the same time.
       length: most tokens of prompt and answer together; None: the model's own, at most `DEFAULT_LENGTH`.
       tokenizer: Hub id or folder whose tokenizer and chat template are used instead of the model's own.
-      Others: see `find_model`, `describe` and `load_module`.
+      xlora: Hub id or folder of an X-LoRA model: its adapters, and the classifier that mixes them.
+      ordering: its ordering file, where it has one.
+      loras: Hub ids or folders of LoRA adapters, by the names that they are to have; without names, the folders' own.
+      spare_adapters: how many adapters, of at most `spare_rank`, `LanguageModel.load_adapter` may add later.
+      Others: see `find_model`, `describe`, `load_module` and `mistral_jax.adapter_loading.open_adapters`.
     """
+    if name == DEMO_XLORA:
+        if xlora is not None:
+            raise ValueError(
+                f"{DEMO_XLORA} has a mixture of its own; for another one load {DEMO!r} with xlora={xlora!r}"
+            )
+        name, xlora = DEMO, DEMO_XLORA
     files = find_model(str(name), revision=revision, token=token, weight_files=weight_files, tokenizer_id=tokenizer)
     description = describe(files, chat_template=chat_template)
+    # A GGUF file has another name than the model that it was made from.
+    base_model = files.name if files.gguf is None else None
+    # Before the weights are read: adapters that do not fit should be known at once.
+    opened = open_adapters(
+        description.config, xlora=xlora, ordering=ordering, loras=_named(loras), base_model=base_model, token=token
+    )
     with tqdm(desc="loading weights", unit="B", unit_scale=True, disable=not progress, leave=False) as bar:
 
         def show(done: int, total: int) -> None:
@@ -134,15 +112,41 @@ def load(
             bar.update(done - bar.n)
 
         module = load_module(description, dtype=dtype, quant=quant, device=device, progress=show)
-    return LanguageModel(description, module, slots=slots, length=length)
+    adapters = classifier = None
+    if opened.loras or spare_adapters:
+        adapters, classifier = load_adapters(
+            opened, dtype=module.dtype, device=device, spare=spare_adapters, spare_rank=spare_rank
+        )
+    opened.close()
+    return LanguageModel(description, module, slots=slots, length=length, adapters=adapters, xlora=classifier)
+
+
+def _named(loras: Mapping[str, str | Path] | Sequence[str | Path]) -> dict[str, str | Path]:
+    if isinstance(loras, str | Path):
+        raise TypeError(f"loras is {loras!r}; expected a list of folders or Hub ids, or an object of them by name")
+    if isinstance(loras, Mapping):
+        return dict(loras)
+    named = {Path(source).name: source for source in loras}
+    if len(named) < len(loras):
+        raise ValueError(
+            f"of {[str(source) for source in loras]} two have one name; give names: loras={{name: folder}}"
+        )
+    return named
 
 
 class LanguageModel:
     """A model ready to generate. Not thread-safe: for several callers use the server.
 
+    Where a model has adapters, what generates takes three arguments more. By default the X-LoRA classifier mixes the adapters anew
+    for each token; a model without a classifier answers as its base, whatever adapters it has, until one is named.
+
+      adapter: the name of one adapter, which answers alone; or "base", the model without any.
+      adapters: a mixture by hand: weights of adapters by name.
+      freeze_after: keep the mixture of this answer token (1: the first) for all that follow; faster, and not the same.
+
     Attributes:
       module: the Flax module.
-      runner: the jitted programs; see `mistral_jax.runner` for how to drive them by hand.
+      runner: the jitted programs; see `mistral_jax.runner` for how to drive them by hand. It holds adapters and classifier, too.
       tokenizer, chat_formatter, config, description.
     """
 
@@ -155,8 +159,12 @@ class LanguageModel:
         length: int | None,
         chunks: Sequence[int] = DEFAULT_CHUNKS,
         repeat_last_n: int = 64,
+        adapters: AdapterSet | None = None,
+        xlora: XLoRA | None = None,
     ) -> None:
-        """Args: see `load`, and `mistral_jax.runner.Runner` for `chunks` and `repeat_last_n`."""
+        """Args: see `load`, and `mistral_jax.runner.Runner` for the others."""
+        if adapters is not None:
+            _check_name(*adapters.entries)
         self.description = description
         self.config = description.config
         self.tokenizer = description.tokenizer
@@ -168,17 +176,70 @@ class LanguageModel:
             length=length or min(self.config.max_position_embeddings, DEFAULT_LENGTH),
             chunks=chunks,
             repeat_last_n=repeat_last_n,
+            adapters=adapters,
+            xlora=xlora,
         )
+
+    @property
+    def adapters(self) -> tuple[str, ...]:
+        """Names of the adapters, the experts of the X-LoRA mixture first."""
+        available = self.runner.adapters
+        return () if available is None else tuple(entry.name for entry in numbered(available))
+
+    def load_adapter(self, name: str, source: str | Path) -> None:
+        """Add a LoRA adapter, for which `load` left room (`spare_adapters`).
+
+        Args:
+          source: its folder, or Hub id.
+        Raises:
+          BankFullError: there is no room.
+          ValueError, AdapterError, ModelNotFoundError: the name is taken, or the adapter is broken, does not fit or is not there.
+        """
+        available = self.runner.adapters
+        if available is None or not available.largest_spare_rank:
+            raise BankFullError("no room was left for more adapters; load the model with spare_adapters=1 or more")
+        _check_name(name)
+        opened = open_adapters(self.config, loras={name: source})
+        try:
+            available.load(opened.loras[0])
+        finally:
+            opened.close()
+
+    def unload_adapter(self, name: str) -> None:
+        """Forget an adapter, and make room for another one. No stream that uses it may go on.
+
+        Raises:
+          AdapterSelectionError: there is no such adapter, or it is an expert of the X-LoRA mixture.
+        """
+        available, xlora = self.runner.adapters, self.runner.xlora
+        if available is None or name not in available.entries:
+            raise AdapterSelectionError(
+                f"there is no adapter {name!r}; the model has {', '.join(self.adapters) or 'none'}"
+            )
+        if xlora is not None and available.entries[name].number < xlora.num_experts:
+            raise AdapterSelectionError(f"{name!r} is an expert of the X-LoRA mixture, which needs it")
+        available.unload(name)
 
     def encode(self, text: str) -> list[int]:
         """Token ids of a raw prompt, with BOS where the model wants one."""
         bos = [self.tokenizer.bos_id] if self.tokenizer.add_bos and self.tokenizer.bos_id is not None else []
         return bos + self.tokenizer.encode(text)
 
+    def encode_chat(self, messages: str | list[dict[str, Any]]) -> list[int]:
+        """Token ids of a conversation as the chat template writes it, up to where the assistant is to speak, or has spoken.
+
+        Args:
+          messages: OpenAI-style messages, or a single one of the user.
+        """
+        if self.chat_formatter is None:
+            raise ConfigError("this model has no chat template; use generate, or load it with chat_template=…")
+        if isinstance(messages, str):
+            messages = [{"role": "user", "content": messages}]
+        answered = bool(messages) and messages[-1].get("role") == "assistant"
+        return self.chat_formatter.encode(messages, add_generation_prompt=not answered)
+
     @overload
-    def generate(
-        self, prompt: str | Sequence[int], params: SamplingParams | None = None, **settings: Any
-    ) -> Generation: ...
+    def generate(self, prompt: Text, params: SamplingParams | None = None, **settings: Any) -> Generation: ...
 
     @overload
     def generate(
@@ -186,52 +247,78 @@ class LanguageModel:
     ) -> list[Generation]: ...
 
     def generate(
-        self, prompt: str | Sequence[int] | list[str], params: SamplingParams | None = None, **settings: Any
+        self,
+        prompt: Text | list[str],
+        params: SamplingParams | None = None,
+        *,
+        adapter: str | None = None,
+        adapters: Mapping[str, float] | None = None,
+        freeze_after: int | None = None,
+        keep_weights: bool = False,
+        **settings: Any,
     ) -> Generation | list[Generation]:
-        """Continue a raw prompt, or many at once.
+        """Continue a raw prompt, or many at once; or answer a conversation.
 
         Args:
-          prompt: a text, its token ids, or a list of texts (which run together, as many at a time as there are slots).
+          prompt: a text, its token ids, a conversation, or a list of texts (which run together, as many at a time as there are
+            slots).
           params: how to sample; without it, the model's defaults.
+          adapter, adapters, freeze_after: see the class.
+          keep_weights: return the weights of the adapters with the answer, token by token.
           settings: single fields of `SamplingParams` to change, such as `temperature=0.7, max_tokens=50`.
         Returns: a `Generation`; a list of them for a list of texts.
         """
-        chosen = self._params(params, settings)
-        if isinstance(prompt, list) and all(isinstance(p, str) for p in prompt):
-            return self._run([self._raw(self.encode(str(p))) for p in prompt], chosen)
-        tokens = self.encode(prompt) if isinstance(prompt, str) else [int(t) for t in prompt]  # pyright: ignore[reportArgumentType]
-        return self._run([self._raw(tokens)], chosen)[0]
+        chosen, choice = self._params(params, settings), self._choice(adapter, adapters, freeze_after)
+        many = isinstance(prompt, list) and all(isinstance(p, str) for p in prompt)
+        texts = cast("list[Text]", prompt if many else [prompt])
+        prompts = [self._prompt(self._encoded(text), chosen, choice, keep_weights) for text in texts]
+        answers = whole_answers(self.runner, prompts)
+        return answers if many else answers[0]
 
     def stream(
-        self, prompt: str | Sequence[int], params: SamplingParams | None = None, **settings: Any
+        self,
+        prompt: Text,
+        params: SamplingParams | None = None,
+        *,
+        adapter: str | None = None,
+        adapters: Mapping[str, float] | None = None,
+        freeze_after: int | None = None,
+        **settings: Any,
     ) -> Iterator[str]:
         """As `generate`, piece by piece."""
-        tokens, at_start = self._raw(self.encode(prompt) if isinstance(prompt, str) else list(prompt))
-        yield from self._stream(tokens, self._params(params, settings), at_start=at_start)
+        request, chosen = self._encoded(prompt), self._params(params, settings)
+        yield from self._stream(request, chosen, self._choice(adapter, adapters, freeze_after))
 
     def chat(self, messages: str | list[dict[str, Any]], params: SamplingParams | None = None, **settings: Any) -> str:
-        """Answer a conversation: a single user message, or OpenAI-style messages."""
+        """Answer a conversation: a single user message, or OpenAI-style messages. Adapters are chosen as in `stream`."""
         return "".join(self.stream_chat(messages, params, **settings))
 
     def stream_chat(
-        self, messages: str | list[dict[str, Any]], params: SamplingParams | None = None, **settings: Any
+        self,
+        messages: str | list[dict[str, Any]],
+        params: SamplingParams | None = None,
+        *,
+        adapter: str | None = None,
+        adapters: Mapping[str, float] | None = None,
+        freeze_after: int | None = None,
+        **settings: Any,
     ) -> Iterator[str]:
         """As `chat`, piece by piece."""
-        yield from self._stream(self._encode_chat(messages), self._params(params, settings), at_start=True)
+        request, chosen = (self.encode_chat(messages), True), self._params(params, settings)
+        yield from self._stream(request, chosen, self._choice(adapter, adapters, freeze_after))
 
-    def logits(self, text: str | Sequence[int]) -> jax.Array:
-        """The model's logits after each token of a text: float32 [T, V], from one pass without a cache."""
-        tokens = self.encode(text) if isinstance(text, str) else list(text)
-        # Padded to a power of two, so that few lengths are compiled; causal attention does not see what follows.
-        size = max(16, 1 << (len(tokens) - 1).bit_length())
-        padded = np.zeros((1, size), np.int32)
-        padded[0, : len(tokens)] = tokens
-        return self._full_pass(padded)[: len(tokens)]
+    def logits(
+        self, text: Text, *, adapter: str | None = None, adapters: Mapping[str, float] | None = None
+    ) -> jax.Array:
+        """The model's logits after each token of a text: float32 [T, V], from one pass without a cache (two with X-LoRA)."""
+        return self._whole_texts.logits(self._encoded(text)[0], self._choice(adapter, adapters, None))
 
-    def logprobs(self, text: str | Sequence[int]) -> TextLogprobs:
+    def logprobs(
+        self, text: Text, *, adapter: str | None = None, adapters: Mapping[str, float] | None = None
+    ) -> TextLogprobs:
         """Log-probability of each token of a text, given those before it."""
-        tokens = self.encode(text) if isinstance(text, str) else list(text)
-        table = np.asarray(jax.nn.log_softmax(self.logits(tokens), axis=-1))
+        tokens = self._encoded(text)[0]
+        table = np.asarray(jax.nn.log_softmax(self.logits(tokens, adapter=adapter, adapters=adapters), axis=-1))
         chosen = table[np.arange(len(tokens) - 1), tokens[1:]]
         return TextLogprobs(
             tokens=tuple(tokens),
@@ -239,22 +326,47 @@ class LanguageModel:
             logprobs=np.concatenate([[np.nan], chosen]).astype(np.float32),
         )
 
-    @cached_property
-    def _full_pass(self) -> Any:
-        split = self.runner.split
-        program = jax.jit(lambda weights, tokens: _whole_text_logits(split.merge(weights), tokens))
-        return lambda tokens: program(split.weights, tokens)
+    def scalings(self, text: Text) -> Scalings:
+        """What the X-LoRA classifier says of each token of a text, from one pass without a cache.
 
-    def _raw(self, tokens: list[int]) -> tuple[list[int], bool]:
-        """A raw prompt, and whether its answer begins a text of its own."""
+        Raises:
+          ValueError: the model has no classifier.
+        """
+        tokens = self._encoded(text)[0]
+        values, weights = self._whole_texts.scalings(tokens)
+        xlora = self.runner.xlora
+        assert xlora is not None
+        return Scalings(
+            tokens=tuple(tokens),
+            texts=tuple(self.tokenizer.token_text(t) for t in tokens),
+            adapters=self.adapters[: xlora.num_experts],
+            modules=tuple(key for key, _ in sorted(xlora.columns.index, key=lambda item: item[1])),
+            values=values,
+            weights=weights,
+            softmax=xlora.config.enable_softmax,
+        )
+
+    @cached_property
+    def _whole_texts(self) -> WholeTexts:
+        return WholeTexts(self.runner)
+
+    def _encoded(self, text: Text) -> tuple[list[int], bool]:
+        """Its token ids, and whether an answer to it begins a text of its own."""
+        if not isinstance(text, str) and any(isinstance(message, dict) for message in text):
+            return self.encode_chat(cast("list[dict[str, Any]]", text)), True
+        tokens = self.encode(text) if isinstance(text, str) else [int(t) for t in cast("Sequence[int]", text)]
         return tokens, bool(tokens) and begins_text(self.tokenizer, tokens)
 
-    def _encode_chat(self, messages: str | list[dict[str, Any]]) -> list[int]:
-        if self.chat_formatter is None:
-            raise ConfigError("this model has no chat template; use generate, or load it with chat_template=…")
-        if isinstance(messages, str):
-            messages = [{"role": "user", "content": messages}]
-        return self.chat_formatter.encode(messages)
+    def _choice(
+        self, adapter: str | None, adapters: Mapping[str, float] | None, freeze_after: int | None
+    ) -> AdapterChoice:
+        return select(
+            self.runner.adapters,
+            xlora=self.runner.xlora is not None,
+            adapter=adapter,
+            adapters=adapters,
+            freeze_after=freeze_after,
+        )
 
     def _params(self, params: SamplingParams | None, settings: dict[str, Any]) -> SamplingParams:
         chosen = SamplingParams(**self.description.defaults) if params is None else params
@@ -264,7 +376,10 @@ class LanguageModel:
             raise ValueError(f"logit_bias names token {too_large[0]}; the vocabulary has {self.config.vocab_size}")
         return chosen
 
-    def _prompt(self, tokens: Sequence[int], params: SamplingParams, *, at_start: bool) -> Prompt:
+    def _prompt(
+        self, request: tuple[list[int], bool], params: SamplingParams, choice: AdapterChoice, keep_weights: bool = False
+    ) -> Prompt:
+        tokens, at_start = request
         seed = secrets.randbits(63) if params.seed is None else params.seed
         room = self.runner.length - len(tokens)
         if not tokens or room < 1:
@@ -275,37 +390,19 @@ class LanguageModel:
         answer = AnswerStream(
             self.tokenizer, params, eos_ids=self.description.eos_ids, max_tokens=most, at_start=at_start
         )
-        return Prompt(tokens=tuple(tokens), params=replace(params, seed=seed), answer=answer)
+        sampled = replace(params, seed=seed)
+        return Prompt(tokens=tuple(tokens), params=sampled, answer=answer, choice=choice, keep_weights=keep_weights)
 
-    def _stream(self, tokens: Sequence[int], params: SamplingParams, *, at_start: bool) -> Iterator[str]:
-        prompt = self._prompt(tokens, params, at_start=at_start)
-        for _, piece, *_ in generate(self.runner, self.runner.new_state(), [prompt]):
+    def _stream(self, request: tuple[list[int], bool], params: SamplingParams, choice: AdapterChoice) -> Iterator[str]:
+        for _, piece, *_ in generate(self.runner, self.runner.new_state(), [self._prompt(request, params, choice)]):
             if piece.text:
                 yield piece.text
             if piece.finish_reason == "error":
                 raise FloatingPointError("the model produced values that are not numbers; its weights may be damaged")
 
-    def _run(self, requests: list[tuple[list[int], bool]], params: SamplingParams) -> list[Generation]:
-        prompts = [self._prompt(tokens, params, at_start=at_start) for tokens, at_start in requests]
-        texts: list[list[str]] = [[] for _ in prompts]
-        tokens: list[list[Sampled]] = [[] for _ in prompts]
-        reasons = ["" for _ in prompts]
-        for index, piece, *_ in generate(self.runner, self.runner.new_state(), prompts):
-            texts[index].append(piece.text)
-            tokens[index].extend(piece.tokens)
-            reasons[index] = piece.finish_reason or ""
-        return [
-            Generation(
-                text="".join(texts[i]),
-                tokens=tuple(tokens[i]),
-                finish_reason=reasons[i],
-                prompt_tokens=len(prompt.tokens),
-                completion_tokens=prompt.answer.count,
-            )
-            for i, prompt in enumerate(prompts)
-        ]
 
-
-def _whole_text_logits(model: Mistral, tokens: jax.Array) -> jax.Array:
-    """int32 [1, T] -> float32 [T, V]."""
-    return model.logits(model.hidden_states(jnp.asarray(tokens)))[0]
+def _check_name(*names: str) -> None:
+    if BASE_NAME in names:
+        raise ValueError(
+            f"an adapter cannot be called {BASE_NAME!r}, which stands for the model without any; rename it"
+        )
