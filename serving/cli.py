@@ -21,7 +21,7 @@ import click
 from serving.model_settings import DEFAULT_MODEL_ID, XLORA_GGUF
 from serving.setting_types import SettingSpec
 from serving.settings import SPECS, ModelKind, Settings, SettingsError
-from serving.train_options import lora_training_options
+from serving.train_options import lora_training_options, xlora_training_options
 from serving.version import version
 
 Given = dict[str, "str | bool | Sequence[str] | None"]
@@ -413,6 +413,18 @@ def train_lora(context: click.Context, training: dict[str, Any], **given: Any) -
     The model stays as it is. The folder that is written loads in PEFT, and is served by `--lora`.
     """
     return _later("train_command", "run_train_lora")(_settings(context, given), training)
+
+
+@cli.command("train-xlora")
+@_takes_settings(*MODEL_OR_DEMO)
+@xlora_training_options
+@click.pass_context
+def train_xlora(context: click.Context, training: dict[str, Any], **given: Any) -> int:
+    """Train the classifier that mixes LoRA adapters (X-LoRA) on chat data.
+
+    The model and the adapters stay as they are; the adapters are copied into the folder that is written.
+    """
+    return _later("train_command", "run_train_xlora")(_settings(context, given), training)
 
 
 def _serve(settings: Settings) -> int:

@@ -12,9 +12,11 @@ from mistral_jax.description import describe
 from mistral_jax.device import choose_device
 from mistral_jax.language_model import load_module
 from mistral_jax.training.base import BaseModel
-from mistral_jax.training.lora_training import TrainedLoRA, train_lora
+from mistral_jax.training.lora_training import train_lora
 from mistral_jax.training.output_folder import prepare
-from mistral_jax.training.settings import LoRATrainingSettings, TrainingSettings
+from mistral_jax.training.settings import LoRATrainingSettings, TrainingSettings, XLoRATrainingSettings
+from mistral_jax.training.trainer import Fitted
+from mistral_jax.training.xlora_training import train_xlora
 from serving.build import model_files, use_compilation_cache
 from serving.settings import Settings
 
@@ -26,7 +28,25 @@ def run_train_lora(settings: Settings, training: dict[str, Any]) -> int:
     chosen = _chosen(LoRATrainingSettings, training)
     base = _base(settings, training)
     trained = train_lora(base, settings=chosen, **_places(training))
-    return _tell(trained, training["output"])
+    return _tell(trained.run, training["output"])
+
+
+def run_train_xlora(settings: Settings, training: dict[str, Any]) -> int:
+    """Train the classifier of a mixture and say what came out."""
+    adapters: dict[str, str] = {}
+    for given in training["adapters"]:
+        name, equals, path = given.partition("=")
+        if not equals or not name or not path:
+            raise ValueError(f"--adapter {given}: expected NAME=PATH, such as poet=./poet")
+        if name in adapters:
+            raise ValueError(f"--adapter: {name} is given twice; give each adapter a name of its own")
+        adapters[name] = path
+    if len(adapters) < 2:
+        raise ValueError(f"a mixture needs at least two adapters, and {len(adapters)} are given (--adapter NAME=PATH)")
+    chosen = _chosen(XLoRATrainingSettings, training)
+    base = _base(settings, training)
+    trained = train_xlora(base, adapters, settings=chosen, **_places(training))
+    return _tell(trained.run, training["output"])
 
 
 def _chosen[T: TrainingSettings](kind: type[T], training: dict[str, Any]) -> T:
@@ -53,8 +73,7 @@ def _base(settings: Settings, training: dict[str, Any]) -> BaseModel:
     return BaseModel.described(description, module)
 
 
-def _tell(trained: TrainedLoRA, output: Path) -> int:
-    run = trained.run
+def _tell(run: Fitted, output: Path) -> int:
     if not run.finished:
         print(f"Stopped after {run.steps} steps; the same command with --resume goes on.", file=sys.stderr)
         return _INTERRUPTED

@@ -7,24 +7,22 @@ import types
 from collections.abc import Callable
 from dataclasses import fields
 from pathlib import Path
-from typing import Annotated, Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
+from typing import Annotated, Any, Literal, Union, get_args, get_origin, get_type_hints
 
 import click
 
 from mistral_jax.training.settings import LoRATrainingSettings, TrainingSettings, XLoRATrainingSettings
 
-_Command = TypeVar("_Command", bound=Callable[..., Any])
-
 _RENAMED = {"use_rslora": "rslora"}
 """Fields whose flag is shorter."""
 
 
-def lora_training_options(command: _Command) -> _Command:
+def lora_training_options[C: Callable[..., Any]](command: C) -> C:
     """Collects the options of `train-lora` in one argument, `training`."""
-    return _collected(command, LoRATrainingSettings, ())
+    return _collected(command, LoRATrainingSettings, {})
 
 
-def xlora_training_options(command: _Command) -> _Command:
+def xlora_training_options[C: Callable[..., Any]](command: C) -> C:
     """Collects the options of `train-xlora` in one argument, `training`."""
     adapters = click.option(
         "adapters",
@@ -33,10 +31,10 @@ def xlora_training_options(command: _Command) -> _Command:
         multiple=True,
         help="An expert and what it is to be called: a LoRA folder or Hub id; repeat it for several.",
     )
-    return _collected(command, XLoRATrainingSettings, (("adapters", adapters),))
+    return _collected(command, XLoRATrainingSettings, {"adapters": adapters})
 
 
-def _collected(command: _Command, kind: type[TrainingSettings], more: tuple[tuple[str, Any], ...]) -> _Command:
+def _collected[C: Callable[..., Any]](command: C, kind: type[TrainingSettings], more: dict[str, Any]) -> C:
     options: dict[str, Any] = {
         "data": click.option(
             "data",
@@ -64,7 +62,7 @@ def _collected(command: _Command, kind: type[TrainingSettings], more: tuple[tupl
         ),
         "resume": click.option("resume", "--resume", is_flag=True, help="Go on from the checkpoint in the folder."),
         "overwrite": click.option("overwrite", "--overwrite", is_flag=True, help="Replace what is in the folder."),
-        **dict(more),
+        **more,
     }
     hints = get_type_hints(kind, include_extras=True)
     for item in fields(kind):

@@ -1,7 +1,8 @@
 """Examples to batches: few lengths, little padding, and an order that follows from a seed.
 
-Texts of about the same length are batched together and padded to one of a few lengths, so that a run compiles few programs. Each row
-is one text that begins at position 0, as in serving; texts are not put behind one another in a row, where they would see each other.
+Texts of about the same length are batched together and padded to one of a few lengths, so that a run compiles few programs. Each
+row is one text that begins at position 0, as in serving; texts are not put behind one another in a row, where they would see each
+other.
 """
 
 from __future__ import annotations
@@ -47,8 +48,8 @@ def limit_lengths(
         if len(example) > most:
             if too_long == "refuse":
                 raise DataError(
-                    f"example {number + 1} of {len(examples)} has {len(example)} tokens, and max_length is {most}; raise it, or say "
-                    "what becomes of longer ones (too_long: skip or cut)"
+                    f"example {number + 1} of {len(examples)} has {len(example)} tokens, and max_length is {most}; raise it, or "
+                    "say what becomes of longer ones (too_long: skip or cut)"
                 )
             changed += 1
             if too_long == "skip":

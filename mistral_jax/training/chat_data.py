@@ -128,8 +128,8 @@ class ChatEncoder:
         ends = [i for i in range(start, len(tokens)) if tokens[i] in self._eos_ids]
         if not ends:
             raise DataError(
-                f"the chat template ends messages[{index}] with none of the model's end tokens {sorted(self._eos_ids)}, so the model "
-                "would not learn where to stop; give another template (--chat-template)"
+                f"the chat template ends messages[{index}] with none of the model's end tokens {sorted(self._eos_ids)}, so the "
+                "model would not learn where to stop; give another template (--chat-template)"
             )
         return ends[-1] + 1
 

@@ -34,11 +34,11 @@ def prepare_data(base: BaseModel, data: Data, validation: Data | None, settings:
     if validation is not None and settings.validation_split:
         raise ValueError("give either validation data or a validation_split, not both")
     encoder = ChatEncoder(base.tokenizer, base.chat, base.eos_ids)
-    examples = _read(data, encoder, settings, "examples")
+    examples = _read(data, encoder, settings, "training data")
     if validation is None:
         examples, held_out = split_off(examples, settings.validation_split, settings.seed)
     else:
-        held_out = _read(validation, encoder, settings, "validation examples")
+        held_out = _read(validation, encoder, settings, "validation data")
     train = Batches(examples, settings.batch_tokens, settings.buckets, settings.seed)
     logger.info(
         "data: %d examples, %d tokens, of which %d count; %d batches an epoch, of lengths %s; %d examples held out",
@@ -58,8 +58,10 @@ def _read(data: Data, encoder: ChatEncoder, settings: TrainingSettings, what: st
     try:
         examples, changed = limit_lengths(read_chat_data(data, encoder), settings.max_length, settings.too_long)
     except DataError as error:
-        raise DataError(f"{what}: {error}") from error if what != "examples" else error
+        raise DataError(f"{what}: {error}") from error
     if changed:
         done = "left out" if settings.too_long == "skip" else "cut"
-        logger.warning("%d %s were longer than %d tokens and were %s", changed, what, settings.max_length, done)
+        logger.warning(
+            "%s: %d examples were longer than %d tokens and were %s", what, changed, settings.max_length, done
+        )
     return examples

@@ -155,7 +155,7 @@ class Trainer:
         def update(params: Any, state: Any, gradient: Any, counted: jax.Array) -> tuple[Any, Any, jax.Array]:
             mean = jax.tree.map(lambda g: g / counted, gradient)
             changes, state = transform.update(mean, state, params)
-            return optax.apply_updates(params, changes), state, optax.tree.norm(mean)
+            return optax.apply_updates(params, changes), state, optax.global_norm(mean)
 
         self._gradients = jax.jit(gradients)
         self._add = jax.jit(lambda a, b: jax.tree.map(jnp.add, a, b), donate_argnums=0)
