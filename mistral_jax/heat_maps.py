@@ -9,6 +9,7 @@ Needs matplotlib: `pip install "mistral-jax[notebook]"`.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -27,18 +28,20 @@ _CELL = 0.25
 """Inches."""
 _BAR = 0.16
 """Inches of the colour bar."""
+_CHARACTER = 0.067
+"""Inches of a character of a label (8 points, monospace)."""
 _SYMBOLS = str.maketrans({"▁": "␣", "Ġ": "␣", " ": "␣", "\n": "↵", "\t": "⇥", "\r": "↵"})
 """Signs for what cannot be seen, and for how vocabularies write a space."""
 
 
-def tokens_by_adapters(scalings: Scalings, part: str | None = None, *, after_top_k: bool = False) -> Figure:
+def tokens_by_adapters(scalings: Scalings, part: str | None = None, *, after_top_k: bool = False) -> list[Axes]:
     """Draw how much of each adapter each token of a text gets: the mean over the adapted modules.
 
     Args:
       scalings: see `LanguageModel.scalings`; `scalings[10:20]` draws some of the tokens.
       part: only modules of this part, such as "q_proj", in all layers.
       after_top_k: draw the weights that are used instead of what the classifier says.
-    Returns: the figure; `figure.axes[0]` is its first line of tokens.
+    Returns: the axes of each line of tokens; `axes[0].figure` is the figure they are in, to be saved or changed.
     Raises:
       ValueError: no adapter changes such a part, or there is no token.
     """
@@ -49,8 +52,15 @@ def tokens_by_adapters(scalings: Scalings, part: str | None = None, *, after_top
     means = table.mean(axis=1)  # [T, E]
     lines = [slice(i, i + TOKENS_PER_LINE) for i in range(0, len(means), TOKENS_PER_LINE)]
     E = len(scalings.adapters)
+    labels = [_shown(text) for text in scalings.texts]
+    which = "all modules" if part is None or not scalings.modules else f"{part} of all layers"
+    title = f"Scalings of each token, mean over {which}"
     figure, axes = _subplots(
-        rows=len(lines), columns=1, cells_wide=min(len(means), TOKENS_PER_LINE), cells_high=E, below=1.0
+        rows=len(lines),
+        columns=1,
+        cells=(min(len(means), TOKENS_PER_LINE), E),
+        labels=(labels, scalings.adapters),
+        title=title,
     )
     limits = _limits(scalings, means, after_top_k)
     image = None
@@ -59,18 +69,18 @@ def tokens_by_adapters(scalings: Scalings, part: str | None = None, *, after_top
         padded = np.full((E, min(len(means), TOKENS_PER_LINE)), np.nan, np.float32)
         padded[:, : len(means[line])] = means[line].T
         image = _draw(axis, padded, limits)
-        _label(axis.xaxis, [_shown(text) for text in scalings.texts[line]], rotation=90)
+        _label(axis.xaxis, labels[line], rotation=90)
         _label(axis.yaxis, scalings.adapters)
-    _add_bar(figure, axes, image, _meaning(scalings, after_top_k))
-    which = "all modules" if part is None else f"{part} of all layers" if scalings.modules else "all modules"
-    axes[0, 0].set_title(f"Scalings of each token, mean over {which}", fontsize=10, loc="left")
-    return figure
+    _add_bar(figure, axes, image, _meaning(after_top_k))
+    axes[0, 0].set_title(title, fontsize=10, loc="left")
+    return list(axes[:, 0])
 
 
-def layers_by_adapters(scalings: Scalings, part: str | None = None, *, after_top_k: bool = False) -> Figure:
+def layers_by_adapters(scalings: Scalings, part: str | None = None, *, after_top_k: bool = False) -> list[Axes]:
     """Draw how much of each adapter each layer gets, a panel for each adapted part: the mean over the tokens.
 
     Args: as for `tokens_by_adapters`.
+    Returns: the axes of each panel.
     Raises:
       ValueError: the classifier is not layerwise, or no adapter changes such a part, or there is no token.
     """
@@ -85,8 +95,13 @@ def layers_by_adapters(scalings: Scalings, part: str | None = None, *, after_top
     present = {key.part for key in scalings.modules}
     parts = [p for p in PARTS if p in present] if part is None else [part]
     layers = sorted({key.layer for key in scalings.modules})
+    names = [f"layers.{layer}" for layer in layers]
     figure, axes = _subplots(
-        rows=1, columns=len(parts), cells_wide=len(scalings.adapters), cells_high=len(layers), below=1.0
+        rows=1,
+        columns=len(parts),
+        cells=(len(scalings.adapters), len(layers)),
+        labels=(scalings.adapters, names),
+        title="",
     )
     limits = _limits(scalings, means, after_top_k)
     image = None
@@ -98,10 +113,10 @@ def layers_by_adapters(scalings: Scalings, part: str | None = None, *, after_top
                 table[layers.index(key.layer)] = row
         image = _draw(axis, table, limits)
         _label(axis.xaxis, scalings.adapters, rotation=90)
-        _label(axis.yaxis, [f"layers.{layer}" for layer in layers] if axis is axes[0, 0] else [])
+        _label(axis.yaxis, names if axis is axes[0, 0] else [])
         axis.set_title(shown, fontsize=9)
-    _add_bar(figure, axes, image, _meaning(scalings, after_top_k))
-    return figure
+    _add_bar(figure, axes, image, _meaning(after_top_k))
+    return list(axes[0])
 
 
 def _check_tokens(scalings: Scalings) -> None:
@@ -125,7 +140,7 @@ def _values(scalings: Scalings, after_top_k: bool) -> np.ndarray:
     return scalings.weights if after_top_k else scalings.values
 
 
-def _meaning(scalings: Scalings, after_top_k: bool) -> str:
+def _meaning(after_top_k: bool) -> str:
     return "weight of the adapter" if after_top_k else "scaling"
 
 
@@ -147,14 +162,28 @@ def _pyplot() -> Any:
     return plt
 
 
-def _subplots(*, rows: int, columns: int, cells_wide: int, cells_high: int, below: float) -> tuple[Figure, Any]:
-    """A figure with square cells, and room for labels.
+def _subplots(
+    *,
+    rows: int,
+    columns: int,
+    cells: tuple[int, int],
+    labels: tuple[Sequence[str], Sequence[str]],
+    title: str,
+) -> tuple[Figure, Any]:
+    """A figure of panels with square cells, and room for labels.
 
     Args:
-      below: inches for the labels under each panel.
+      cells: of a panel, across and down.
+      labels: along the x axis, where they are upright, and the y axis.
+      title: its first panel is to have.
     """
-    left, right, top, between = 1.2, 1.0, 0.4, 0.15
+    upright, beside = (max(map(len, texts)) * _CHARACTER + 0.1 for texts in labels)
+    left, below, right, top, between = beside + 0.1, upright + 0.2, 1.0, 0.4, 0.15
+    cells_wide, cells_high = cells
     width = left + columns * cells_wide * _CELL + (columns - 1) * between + right
+    # In a figure that is widened for its title, the cells keep their size.
+    right += max(left + 1.3 * len(title) * _CHARACTER - width, 0)
+    width = max(width, left + 1.3 * len(title) * _CHARACTER)
     height = top + rows * (cells_high * _CELL + below)
     figure, axes = _pyplot().subplots(
         rows,
