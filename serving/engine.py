@@ -9,6 +9,8 @@ Life of a request here:
 4. Tokens become text and log-probabilities, stop strings are found, and events are handed over once for each round.
 5. A finished sequence frees its slot at once. A step that was already under way for it is ignored when it comes back, because
    results belong to sequences, not to slots.
+6. Between rounds come tasks from elsewhere, such as loading an adapter, and adapters that were closed are unloaded once the last
+   sequence that used them has ended.
 
 Whatever raises in the thread ends every live request with an error event and turns `status` to failed. Nothing hangs.
 """
@@ -18,17 +20,17 @@ from __future__ import annotations
 import logging
 import threading
 import time
+from collections import Counter
 from collections.abc import Callable, Collection, Sequence
+from concurrent.futures import Future
 from dataclasses import dataclass
+from typing import Any
 
-import jax
-import numpy as np
-
-from mistral_jax.runner import Chunk, Runner, RunnerState
-from mistral_jax.sampling import Features, unpack
+from mistral_jax.runner import Chunk, Runner
 from mistral_jax.tokenizer.base import Tokenizer
-from serving.output import OutputProcessor
+from serving.adapter_shares import AdapterShares
 from serving.request import (
+    AdapterGoneError,
     Deliver,
     EngineState,
     EngineStatus,
@@ -38,6 +40,7 @@ from serving.request import (
     QueueFullError,
     Request,
 )
+from serving.rounds import DeviceRounds, InFlight, Sequence_
 from serving.scheduler import LiveSequence, Scheduler
 
 logger = logging.getLogger(__name__)
@@ -48,18 +51,13 @@ Report = Callable[[str, float | None], None]
 Observe = Callable[[EngineState, str, float | None], None]
 """Called with every change of the state's detail and progress while loading and warming up; for progress bars."""
 
-Sequence_ = LiveSequence[Chunk]
-
 
 @dataclass(frozen=True, slots=True)
-class _InFlight:
-    """A dispatched round whose results were not read yet."""
+class _Task:
+    """What is to be run between two rounds."""
 
-    decodes: tuple[Sequence_, ...]
-    packed: jax.Array | None
-    """int32 [R, PACKED_WIDTH] of the decode step, if the round had one."""
-    marker: jax.Array | None
-    """Computed with the round's last prefill chunk."""
+    run: Callable[[Runner], Any]
+    done: Future[Any]
 
 
 class JaxEngine:
@@ -100,9 +98,14 @@ class JaxEngine:
         self._cancelled: set[str] = set()
         self._deadline: float | None = None
         self._max_len = 0
-        # The device thread's own.
-        self._outputs: dict[int, OutputProcessor] = {}
-        self._features: dict[int, Features] = {}
+        self._tasks: list[_Task] = []
+        self._adapters: set[str] = set()
+        """Adapters that requests may use."""
+        self._closing: list[str] = []
+        """Adapters that are to be unloaded when nobody uses them any more."""
+        self._shares = AdapterShares()
+        self._rounds: DeviceRounds | None = None
+        """The device thread's own, but for its count of tokens."""
         self._thread = threading.Thread(target=self._run, name="device", daemon=True)
 
     @property
@@ -117,7 +120,48 @@ class JaxEngine:
                 waiting=scheduler.waiting if scheduler else 0,
                 slots=self._slots,
                 queue_limit=self._queue_limit,
+                generated_tokens=0 if self._rounds is None else self._rounds.generated,
             )
+
+    @property
+    def adapter_shares(self) -> tuple[float, ...]:
+        """See `serving.request.Engine.adapter_shares`, and `serving.adapter_shares`."""
+        return self._shares.ask(time.monotonic())
+
+    def between_rounds[T](self, run: Callable[[Runner], T]) -> Future[T]:
+        """Have `run` called on the device thread, between two rounds; what it raises is the future's."""
+        done: Future[T] = Future()
+        with self._wake:
+            if self._state in (EngineState.FAILED, EngineState.STOPPED):
+                done.set_exception(self._unavailable())
+            else:
+                self._tasks.append(_Task(run, done))
+                self._wake.notify()
+        return done
+
+    def open_adapter(self, key: str) -> None:
+        """Let requests use an adapter that was loaded."""
+        with self._wake:
+            self._adapters.add(key)
+
+    def close_adapter(self, key: str) -> None:
+        """Refuse requests that use an adapter from now on, and unload it when the last that runs has ended."""
+        with self._wake:
+            self._adapters.discard(key)
+            self._closing.append(key)
+            self._wake.notify()
+
+    def adapter_users(self) -> Counter[str]:
+        """Requests that run or wait, by the keys of the adapters that they use."""
+        with self._wake:
+            return Counter(key for sequence in self._by_id.values() for key in sequence.request.adapters)
+
+    def _unavailable(self) -> EngineUnavailableError:
+        return EngineUnavailableError(
+            f"the engine is {self._state}{': ' + self._detail if self._detail else ''}",
+            state=self._state,
+            retry_after=5 if self._state in (EngineState.LOADING, EngineState.WARMING_UP) else None,
+        )
 
     def start(self) -> None:
         """Begin loading on the engine's own thread."""
@@ -127,16 +171,14 @@ class JaxEngine:
         """See `serving.request.Engine.submit`.
 
         Raises:
-          QueueFullError, EngineUnavailableError: as there.
+          QueueFullError, EngineUnavailableError, AdapterGoneError: as there.
           ValueError: a prompt is empty or does not fit, or a request has no seed, or its id is in use.
         """
         with self._wake:
             if self._state is not EngineState.READY or self._scheduler is None:
-                raise EngineUnavailableError(
-                    f"the engine is {self._state}{': ' + self._detail if self._detail else ''}",
-                    state=self._state,
-                    retry_after=5 if self._state in (EngineState.LOADING, EngineState.WARMING_UP) else None,
-                )
+                raise self._unavailable()
+            if gone := {key for request in requests for key in request.adapters} - self._adapters:
+                raise AdapterGoneError(f"an adapter of the request was unloaded: {', '.join(sorted(gone))}")
             if not self._scheduler.has_room(len(requests)):
                 raise QueueFullError(
                     f"the queue is full: {self._scheduler.running} requests run and {self._scheduler.waiting} wait "
@@ -191,6 +233,9 @@ class JaxEngine:
             state = runner.new_state()
             if self._warm_up:
                 state = runner.warm_up(state, self._report_warm_up)
+                if runner.adapters is not None and runner.adapters.largest_spare_rank:
+                    runner.adapters.warm_up()
+            rounds = DeviceRounds(runner, state, tokenizer=self._tokenizer, eos_ids=self._eos_ids, shares=self._shares)
             with self._wake:
                 self._scheduler = Scheduler(
                     slots=self._slots,
@@ -198,10 +243,12 @@ class JaxEngine:
                     chunk_budget=runner.chunk_sizes[-1],
                     chunks=runner.chunks,
                 )
-                self._max_len = runner.length
+                self._rounds, self._max_len = rounds, runner.length
+                if runner.adapters is not None:
+                    self._adapters.update(runner.adapters.entries)
                 if self._state is not EngineState.DRAINING:
                     self._state, self._detail, self._progress = EngineState.READY, "", None
-            self._serve(runner, state)
+            self._serve(rounds)
             self._end_all("cancelled", None, EngineState.STOPPED, "stopped")
         except Exception as error:
             logger.exception("the device thread failed")
@@ -227,66 +274,49 @@ class JaxEngine:
             live = list(self._by_id.values())
             for sequence in live:
                 self._forget(sequence)
+            tasks, self._tasks = self._tasks, []
             self._wake.notify_all()
+        for task in tasks:
+            task.done.set_exception(self._unavailable())
         self._hand_over([(s, Event(request_id=s.request.request_id, finish_reason=reason, error=error)) for s in live])
 
-    def _serve(self, runner: Runner, state: RunnerState) -> None:
-        """Rounds until told to stop. `state` is donated by each call and replaced by what it returns."""
+    def _serve(self, rounds: DeviceRounds) -> None:
+        """Rounds until told to stop."""
         assert self._scheduler is not None
-        pending: _InFlight | None = None
+        pending: InFlight | None = None
         while True:
             with self._wake:
-                while not (self._by_id or pending or self._deadline is not None):
+                while not (self._by_id or pending or self._tasks or self._closing or self._deadline is not None):
                     self._wake.wait()
                 if self._deadline is not None and (not self._by_id or time.monotonic() >= self._deadline):
                     return
                 cancelled = self._take_cancelled()
                 admitted = self._scheduler.admit()
                 planned = self._scheduler.next_round()
+                tasks, self._tasks = self._tasks, []
+                unused = self._take_unused()
             self._hand_over(cancelled)
+            _run_between(rounds.runner, unused, tasks)
             for sequence in admitted:
-                request = sequence.request
-                self._outputs[id(sequence)] = OutputProcessor(
-                    request, self._tokenizer, eos_ids=self._eos_ids, max_tokens=sequence.max_tokens
-                )
-                self._features[id(sequence)] = Features.of(request.params)
-                state = runner.admit(state, sequence.slot, request.prompt, request.params)
-            marker = packed = None
-            for sequence, chunk in planned.prefills:
-                state, marker, _ = runner.prefill(state, sequence.slot, sequence.request.prompt, chunk)
-            if planned.decodes:
-                features = Features()
-                for sequence in planned.decodes:
-                    features |= self._features[id(sequence)]
-                state, packed, *_ = runner.decode(
-                    state,
-                    [s.slot for s in planned.decodes],
-                    features,
-                    longest=max(s.tokens_held for s in planned.decodes),
-                )
-                packed.copy_to_host_async()
+                rounds.admit(sequence)
+            dispatched = rounds.dispatch(planned) if planned else None
             if pending is not None:
-                self._collect(pending)
-            pending = _InFlight(planned.decodes, packed, marker) if planned else None
-
-    def _collect(self, round_: _InFlight) -> None:
-        """Wait for a round and turn its tokens into events."""
-        if round_.packed is None:
-            jax.block_until_ready(round_.marker)
-            return
-        packed = np.asarray(round_.packed)
-        news: list[tuple[Sequence_, Event]] = []
-        for sequence in round_.decodes:
-            if sequence.gone:
-                continue
-            sampled = unpack(packed[sequence.slot], sequence.request.params.logprobs)
-            event = self._outputs[id(sequence)].push(sampled)
-            if event.finish_reason is not None:
+                news = rounds.collect(pending)
                 with self._wake:
-                    self._forget(sequence)
-            if event.text or event.logprobs or event.finish_reason is not None:
-                news.append((sequence, event))
-        self._hand_over(news)
+                    for sequence, event in news:
+                        if event.finish_reason is not None:
+                            self._forget(sequence)
+                self._hand_over(news)
+            pending = dispatched
+
+    def _take_unused(self) -> list[str]:
+        """The closed adapters that no live sequence uses; the caller holds the lock."""
+        if not self._closing:
+            return []
+        used = {key for sequence in self._by_id.values() for key in sequence.request.adapters}
+        unused = [key for key in self._closing if key not in used]
+        self._closing = [key for key in self._closing if key in used]
+        return unused
 
     def _take_cancelled(self) -> list[tuple[Sequence_, Event]]:
         """Retire the cancelled sequences; the caller holds the lock."""
@@ -304,8 +334,8 @@ class JaxEngine:
         if self._scheduler is not None:
             self._scheduler.retire(sequence)
         self._by_id.pop(sequence.request.request_id, None)
-        self._outputs.pop(id(sequence), None)
-        self._features.pop(id(sequence), None)
+        if self._rounds is not None:
+            self._rounds.forget(sequence)
 
     def _hand_over(self, news: Sequence[tuple[Sequence_, Event]]) -> None:
         """Give each receiver its events of this round, in one call."""
@@ -318,3 +348,15 @@ class JaxEngine:
             except Exception:
                 # A receiver that is gone (its event loop closed) must not end the others.
                 logger.exception("events could not be delivered")
+
+
+def _run_between(runner: Runner, unused: Sequence[str], tasks: Sequence[_Task]) -> None:
+    """Unload adapters, and run tasks. What a task raises is its own affair."""
+    for key in unused:
+        assert runner.adapters is not None
+        runner.adapters.unload(key)
+    for task in tasks:
+        try:
+            task.done.set_result(task.run(runner))
+        except Exception as error:
+            task.done.set_exception(error)

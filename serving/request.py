@@ -7,9 +7,23 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Literal, Protocol
 
+import numpy as np
+
+from mistral_jax.adapter_choice import BASE, AdapterChoice
 from mistral_jax.sampling_params import SamplingParams
 
 FinishReason = Literal["stop", "length", "cancelled", "error"]
+ScalingsDetail = Literal["summary", "tokens", "full"]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class WantedScalings:
+    """That a request wants to know the weights of the adapters, and how closely."""
+
+    detail: ScalingsDetail
+    """summary: their mean over the answer; tokens: for each token; full: for each token and module."""
+    adapters: tuple[int, ...]
+    """Numbers of the adapters that are told of, in the order of the answer."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -24,6 +38,21 @@ class Request:
     """`seed` is set by the time a request is submitted."""
     at_start: bool = True
     """Whether the answer begins a text of its own (after a control token, as in a chat) or continues the prompt's."""
+    choice: AdapterChoice = BASE
+    """Which adapters it uses, by number."""
+    adapters: tuple[str, ...] = ()
+    """Keys of these adapters, which tell an adapter from a later one with its number."""
+    scalings: WantedScalings | None = None
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class TokenScalings:
+    """The weights of the adapters that predicted one generated token."""
+
+    text: str
+    """The token's own bytes as text; U+FFFD where they are not UTF-8 by themselves."""
+    weights: np.ndarray
+    """float32 [A], a mean over the modules, or for `full` [M, A]; A as in `WantedScalings.adapters`."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -52,6 +81,8 @@ class Event:
     text: str = ""
     logprobs: tuple[TokenLogprob, ...] = ()
     """One entry for each token whose text this event completes; empty unless the request asked for them."""
+    scalings: tuple[TokenScalings, ...] = ()
+    """Likewise."""
     completion_tokens: int = 0
     """Tokens generated so far, an end-of-sequence token included."""
     finish_reason: FinishReason | None = None
@@ -83,6 +114,8 @@ class EngineStatus:
     """Requests in the queue."""
     slots: int = 0
     queue_limit: int = 0
+    generated_tokens: int = 0
+    """Since the start, end-of-sequence tokens included."""
 
 
 class QueueFullError(RuntimeError):
@@ -91,6 +124,10 @@ class QueueFullError(RuntimeError):
     def __init__(self, message: str, *, retry_after: int) -> None:
         super().__init__(message)
         self.retry_after = retry_after
+
+
+class AdapterGoneError(RuntimeError):
+    """An adapter that a request uses was unloaded before the request arrived."""
 
 
 class EngineUnavailableError(RuntimeError):
@@ -112,6 +149,11 @@ class Engine(Protocol):
     @property
     def status(self) -> EngineStatus: ...
 
+    @property
+    def adapter_shares(self) -> tuple[float, ...]:
+        """The mean weight that X-LoRA gave each adapter lately, by number; empty where that is not known."""
+        ...
+
     def start(self) -> None:
         """Begin loading on the engine's own thread and return at once; `status` tells how far it is."""
         ...
@@ -122,6 +164,7 @@ class Engine(Protocol):
         Raises:
           QueueFullError: the queue has not room for all of them.
           EngineUnavailableError: the engine does not take requests now.
+          AdapterGoneError: an adapter of one of them was unloaded.
         """
         ...
 
