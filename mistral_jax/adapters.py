@@ -62,6 +62,11 @@ class AdapterEntry:
     """What it changes, in the order of `PARTS`."""
 
 
+_ONE_PRODUCT_BYTES = 2**20
+"""Largest B of a projection with several parts that is kept as one matrix, zeros included: below this, fewer products are faster
+than fewer bytes."""
+
+
 class BankFullError(ValueError):
     """An adapter needs more than is free."""
 
@@ -146,12 +151,14 @@ class AdapterSet:
                 chosen = slice(rows[0], rows[0] + module.rank)
                 a[i, chosen], b[i][:, chosen] = lora.read(ModuleKey(layer, part))
                 scale[i, chosen] = module.scale
+        out_features = tuple((part, features[part][0]) for part in PROJECTIONS[projection])
+        as_one = _as_one_matrix(b, adapted, out_features)
         return LowRank(
             a=self._put(a.reshape(P * R, columns)),
-            b=tuple(self._put(x) for x in b),
+            b=tuple(self._put(x) for x in b) if as_one is None else self._put(as_one),
             scale=self._put(scale),
             parts=adapted,
-            out_features=tuple((part, features[part][0]) for part in PROJECTIONS[projection]),
+            out_features=out_features,
         )
 
     def _put(self, x: Array) -> jax.Array:
@@ -219,7 +226,8 @@ class AdapterSet:
             for projection, low_rank in projections.items():
                 columns = low_rank.a.shape[1]
                 a = np.zeros((len(low_rank.parts), width, columns), self.dtype)
-                b = [np.zeros((x.shape[0], width), self.dtype) for x in low_rank.b]
+                outs = dict(low_rank.out_features)
+                b = [np.zeros((outs[part], width), self.dtype) for part in low_rank.parts]
                 scale = np.zeros((len(low_rank.parts), width), np.float32)
                 for i, part in enumerate(low_rank.parts):
                     if (found := factors.get(ModuleKey(layer, part))) is not None:
@@ -249,9 +257,31 @@ def _write_rows(
     """
     P, R = low_rank.scale.shape
     stacked = low_rank.a.reshape(P, R, -1).at[:, rows].set(a, mode="drop").reshape(low_rank.a.shape)
-    return replace(
-        low_rank,
-        a=stacked,
-        b=tuple(x.at[:, rows].set(y, mode="drop") for x, y in zip(low_rank.b, b, strict=True)),
-        scale=low_rank.scale.at[:, rows].set(scale, mode="drop"),
-    )
+    if isinstance(low_rank.b, jax.Array):
+        cube = low_rank.b.reshape(-1, P, R)
+        first = 0
+        for part, size in low_rank.out_features:
+            if part in low_rank.parts:
+                i = low_rank.parts.index(part)
+                cube = cube.at[first : first + size, i, rows].set(b[i], mode="drop")
+            first += size
+        new_b = cube.reshape(low_rank.b.shape)
+    else:
+        new_b = tuple(x.at[:, rows].set(y, mode="drop") for x, y in zip(low_rank.b, b, strict=True))
+    return replace(low_rank, a=stacked, b=new_b, scale=low_rank.scale.at[:, rows].set(scale, mode="drop"))
+
+
+def _as_one_matrix(b: Sequence[Array], parts: Sequence[str], out_features: Sequence[tuple[str, int]]) -> Array | None:
+    """The B of several parts, [out_p, R] each, as one [out, P * R] with zeros between; None if it is better left apart."""
+    P, R = len(b), b[0].shape[1]
+    out = sum(size for _, size in out_features)
+    if len(out_features) == 1 or out * P * R * b[0].dtype.itemsize > _ONE_PRODUCT_BYTES:
+        return None
+    cube = np.zeros((out, P, R), b[0].dtype)
+    first = 0
+    for part, size in out_features:
+        if part in parts:
+            i = list(parts).index(part)
+            cube[first : first + size, i] = b[i]
+        first += size
+    return cube.reshape(out, P * R)

@@ -24,7 +24,7 @@ Axis letters: B rows, T tokens, M scaling columns, A adapters, R rank rows, P pa
 from __future__ import annotations
 
 from dataclasses import dataclass
-from functools import partial
+from functools import cached_property, partial
 
 import jax
 import jax.numpy as jnp
@@ -64,8 +64,9 @@ class LowRank:
 
     a: jax.Array
     """[P * R, in]: the A of every part, one below the other, so that one product serves all."""
-    b: tuple[jax.Array, ...]
-    """[out_p, R] for each part."""
+    b: tuple[jax.Array, ...] | jax.Array
+    """[out_p, R] for each part; or, where that is small, all in one [out, P * R] whose other entries are zero: one product
+    instead of several."""
     scale: jax.Array
     """float32 [P, R]: alpha / r or alpha / sqrt(r) of the owner; zero where it has no factor here."""
     parts: tuple[str, ...]
@@ -81,10 +82,10 @@ class LowRank:
         """
         P, R = self.scale.shape
         z = dot(x, self.a).reshape(*x.shape[:-1], P, R)
-        deltas: dict[str, jax.Array] = {}
-        for i, name in enumerate(self.parts):
-            weighted = z[..., i, :] * (weights[i] * self.scale[i])
-            deltas[name] = dot(weighted.astype(x.dtype), self.b[i])
+        weighted = [(z[..., i, :] * (weights[i] * self.scale[i])).astype(x.dtype) for i in range(P)]
+        if isinstance(self.b, jax.Array):
+            return dot(jnp.concatenate(weighted, axis=-1), self.b)
+        deltas = {name: dot(weighted[i], self.b[i]) for i, name in enumerate(self.parts)}
         rows = x.shape[:-1]
         out = [
             deltas[name] if name in deltas else jnp.zeros((*rows, size), jnp.float32)
@@ -139,6 +140,11 @@ class Mixture:
     """float32 [B, T, M, A]; axes B, T and M may be 1 and are broadcast."""
     columns: ScalingColumns = SHARED
 
+    @cached_property
+    def by_rank_row(self) -> jax.Array:
+        """The weight of each rank row's owner: float32 [B, T, M, R]."""
+        return jnp.take(self.weights, self.bank.owner, axis=-1, mode="clip")
+
     def layer(self, index: int) -> LayerMixture:
         return LayerMixture(self, index)
 
@@ -155,9 +161,6 @@ class LayerMixture:
         factors = self.mixture.bank.layers[self.layer].get(projection)
         if factors is None:
             return y
-        weights, owner = self.mixture.weights, self.mixture.bank.owner
         columns = [self.mixture.columns.of(ModuleKey(self.layer, part)) for part in factors.parts]
         with jax.named_scope("low_rank"):
-            # Columns that parts share are expanded once.
-            expanded = {m: jnp.take(weights[:, :, m], owner, axis=-1, mode="clip") for m in set(columns)}
-            return y + factors(x, tuple(expanded[m] for m in columns))
+            return y + factors(x, tuple(self.mixture.by_rank_row[:, :, m] for m in columns))

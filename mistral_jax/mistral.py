@@ -189,6 +189,10 @@ class Mistral(nnx.Module):
         """The stack of layers round attentions that the caller supplies, one for each layer: hidden states [B, T, D]."""
         at = Positions(self.config, positions)
         x = self.embed_tokens(tokens)
+        if mixture is not None:
+            _ = (
+                mixture.by_rank_row
+            )  # computed here, for all layers: inside one that is rematerialised it would be that layer's own
         for index, (layer, attend_in_layer) in enumerate(zip(self.layers, attends, strict=True)):
             with jax.named_scope(f"layer{index}"):
                 call = partial(

@@ -42,8 +42,8 @@ from mistral_jax.xlora import XLoRA
 
 DEFAULT_CHUNKS = (16, 64, 256)
 
-_Extra = tuple[AdapterBank | None, list[jax.Array]]
-"""Arguments of the programs beside the model's weights: the adapters, and the weights of the classifier."""
+_Extra = tuple[list[jax.Array], list[jax.Array]]
+"""Arguments of the programs beside the model's weights: the arrays of the adapters, and the weights of the classifier."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -138,6 +138,9 @@ class Runner:
         self.split = step.SplitModel.of(model)
         self.adapters = adapters
         self.xlora = xlora
+        self._bank: AdapterBank | None = None
+        self._bank_arrays: list[jax.Array] = []
+        self._bank_tree = None if adapters is None else jax.tree.structure(adapters.bank)
         self._xlora_split = None if xlora is None else step.SplitModel.of(xlora)
         self._keep_cache = keep_cache
         self.ahead_costs: dict[int, float] = {}
@@ -164,14 +167,17 @@ class Runner:
         """The model round traced weights."""
         return AdaptedModel(
             model=self.split.merge(weights),
-            bank=extra[0],
+            bank=None if self._bank_tree is None else jax.tree.unflatten(self._bank_tree, extra[0]),
             adapters=0 if self.adapters is None else self.adapters.capacity,
             xlora=None if self._xlora_split is None else self._xlora_split.merge(extra[1]),
         )
 
     def _extra(self) -> _Extra:
-        bank = None if self.adapters is None else self.adapters.bank
-        return bank, [] if self._xlora_split is None else self._xlora_split.weights
+        """As plain lists, which a call passes on in microseconds; taken anew whenever the bank was replaced."""
+        if self.adapters is not None and self._bank is not self.adapters.bank:
+            self._bank = self.adapters.bank
+            self._bank_arrays = jax.tree.leaves(self._bank)
+        return self._bank_arrays, [] if self._xlora_split is None else self._xlora_split.weights
 
     def _prefill_program(
         self, weights: list[jax.Array], extra: _Extra, caches: Caches, *args: Any, num_blocks: int | None, scaling: bool
