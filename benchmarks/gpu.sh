@@ -28,3 +28,7 @@ for quant in Q8_0 Q4_K int8; do
 done
 echo "== unpacking on the device"
 timeout 60 python benchmarks/dequantize.py > "$OUT/dequantize.json"
+
+echo "== adapters: base, LoRA, many LoRAs, X-LoRA, X-LoRA ahead"
+timeout 200 python benchmarks/decode_with_adapters.py random:1b --rows 1,8,32 --output "$OUT/adapters-1b.json"
+timeout 250 python benchmarks/decode_with_adapters.py random:7b --rows 1,8 --rounds 5 --output "$OUT/adapters-7b.json"
