@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from typing import Protocol, cast
 
 import msgspec
-from msgspec import UNSET
+from msgspec import UNSET, UnsetType
 
 from serving.generation import ChoiceEvent
 from serving.prompts import Prompt
@@ -34,7 +34,9 @@ from serving.schemas import (
     FinishReason,
     TopLogprob,
     Usage,
+    XLoRAScalings,
 )
+from serving.xlora_answers import ScalingsReport, ToldScalings
 
 
 def new_id(prefix: str) -> str:
@@ -54,17 +56,33 @@ class Choice:
     """Where each token of `logprobs` begins in the text, in characters."""
     completion_tokens: int = 0
     finish_reason: FinishReason | None = None
+    scalings: ScalingsReport | None = None
+    """Where the call wants to know the weights of the adapters."""
 
     def take(self, event: Event) -> None:
         if event.logprobs:
             self.offsets += token_offsets(event.logprobs, start=self.length, end=self.length + len(event.text))
             self.logprobs += event.logprobs
+        if event.scalings and self.scalings is not None:
+            self.scalings.take(event.scalings)
         if event.text:
             self.text.append(event.text)
             self.length += len(event.text)
         self.completion_tokens = max(self.completion_tokens, event.completion_tokens)
         if event.finish_reason is not None:
             self.finish_reason = cast("FinishReason", event.finish_reason)
+
+    def xlora_of(self, event: Event) -> XLoRAScalings | UnsetType:
+        """What the chunk of an event, which was taken before, tells of the adapters' weights."""
+        return UNSET if self.scalings is None or not event.scalings else self.scalings.chunk(event.scalings)
+
+    def xlora_at_end(self) -> XLoRAScalings | UnsetType:
+        """The same of a stream's last chunk."""
+        return UNSET if self.scalings is None else self.scalings.last_chunk() or UNSET
+
+    def xlora(self) -> XLoRAScalings | UnsetType:
+        """The same of the whole answer."""
+        return UNSET if self.scalings is None else self.scalings.whole()
 
 
 def token_offsets(tokens: Sequence[TokenLogprob], *, start: int, end: int) -> list[int]:
@@ -121,12 +139,22 @@ class _Common[ChoiceT: msgspec.Struct, ChunkT: (ChatCompletionChunk, Completion)
         n: int,
         include_usage: bool,
         logprobs: int | None,
+        model_id: str,
+        told: ToldScalings | None = None,
     ) -> None:
+        """Args:
+        model_id: what the answer says that it came from.
+        logprobs: the number of likely tokens that are told with each, if any are.
+        told: what is told of the weights of adapters, if anything is.
+        """
         self.call_id = call_id
+        self.model_id = model_id
         self.created = int(time.time())
         self.card = card
         self.prompt_tokens = sum(len(prompt.tokens) for prompt in prompts)
-        self.choices = [Choice() for _ in range(len(prompts) * n)]
+        self.choices = [
+            Choice(scalings=None if told is None else ScalingsReport(told)) for _ in range(len(prompts) * n)
+        ]
         self.include_usage = include_usage
         self._top = logprobs
 
@@ -166,26 +194,30 @@ class ChatAnswer(_Common[ChatChunkChoice, ChatCompletionChunk]):
         self.take(choice_event)
         index, event = choice_event.index, choice_event.event
         chunks: list[msgspec.Struct] = []
-        if event.text or event.logprobs:
+        choice = self.choices[index]
+        if event.text or event.logprobs or event.scalings:
             logprobs = self._logprobs(event.logprobs) if event.logprobs else None
+            delta, xlora = ChatDelta(content=event.text), choice.xlora_of(event)
+            chunks.append(self._chunk(ChatChunkChoice(index=index, delta=delta, logprobs=logprobs, xlora=xlora)))
+        if (reason := choice.finish_reason) is not None:
+            xlora = choice.xlora_at_end()
             chunks.append(
-                self._chunk(ChatChunkChoice(index=index, delta=ChatDelta(content=event.text), logprobs=logprobs))
+                self._chunk(ChatChunkChoice(index=index, delta=ChatDelta(), finish_reason=reason, xlora=xlora))
             )
-        if (reason := self.choices[index].finish_reason) is not None:
-            chunks.append(self._chunk(ChatChunkChoice(index=index, delta=ChatDelta(), finish_reason=reason)))
         return chunks
 
     def whole(self) -> ChatCompletion:
         return ChatCompletion(
             id=self.call_id,
             created=self.created,
-            model=self.card.model_id,
+            model=self.model_id,
             choices=[
                 ChatChoice(
                     index=index,
                     message=AssistantMessage(content="".join(choice.text)),
                     logprobs=None if self._top is None else self._logprobs(choice.logprobs),
                     finish_reason=choice.finish_reason,
+                    xlora=choice.xlora(),
                 )
                 for index, choice in enumerate(self.choices)
             ],
@@ -197,7 +229,7 @@ class ChatAnswer(_Common[ChatChunkChoice, ChatCompletionChunk]):
         return ChatCompletionChunk(
             id=self.call_id,
             created=self.created,
-            model=self.card.model_id,
+            model=self.model_id,
             choices=list(choices),
             usage=None if self.include_usage else UNSET,
             system_fingerprint=self.card.fingerprint or None,
@@ -232,9 +264,20 @@ class CompletionAnswer(_Common[CompletionChoice, Completion]):
         n: int,
         include_usage: bool,
         logprobs: int | None,
+        model_id: str,
         echo: bool,
+        told: ToldScalings | None = None,
     ) -> None:
-        super().__init__(call_id, card, prompts=prompts, n=n, include_usage=include_usage, logprobs=logprobs)
+        super().__init__(
+            call_id,
+            card,
+            prompts=prompts,
+            n=n,
+            include_usage=include_usage,
+            logprobs=logprobs,
+            model_id=model_id,
+            told=told,
+        )
         self._echoes = [prompt.text if echo else "" for prompt in prompts for _ in range(n)]
 
     def opening(self) -> list[msgspec.Struct]:
@@ -248,11 +291,13 @@ class CompletionAnswer(_Common[CompletionChoice, Completion]):
         seen = len(choice.offsets)
         self.take(choice_event)
         chunks: list[msgspec.Struct] = []
-        if event.text or event.logprobs:
+        if event.text or event.logprobs or event.scalings:
             logprobs = self._logprobs(event.logprobs, choice.offsets[seen:]) if event.logprobs else None
-            chunks.append(self._chunk(CompletionChoice(index=index, text=event.text, logprobs=logprobs)))
-        if choice.finish_reason is not None:
-            chunks.append(self._chunk(CompletionChoice(index=index, text="", finish_reason=choice.finish_reason)))
+            xlora = choice.xlora_of(event)
+            chunks.append(self._chunk(CompletionChoice(index=index, text=event.text, logprobs=logprobs, xlora=xlora)))
+        if (reason := choice.finish_reason) is not None:
+            xlora = choice.xlora_at_end()
+            chunks.append(self._chunk(CompletionChoice(index=index, text="", finish_reason=reason, xlora=xlora)))
         return chunks
 
     def whole(self) -> Completion:
@@ -263,6 +308,7 @@ class CompletionAnswer(_Common[CompletionChoice, Completion]):
                     text=self._echoes[index] + "".join(choice.text),
                     logprobs=None if self._top is None else self._logprobs(choice.logprobs, choice.offsets),
                     finish_reason=choice.finish_reason,
+                    xlora=choice.xlora(),
                 )
                 for index, choice in enumerate(self.choices)
             )
@@ -274,7 +320,7 @@ class CompletionAnswer(_Common[CompletionChoice, Completion]):
         return Completion(
             id=self.call_id,
             created=self.created,
-            model=self.card.model_id,
+            model=self.model_id,
             choices=list(choices),
             usage=None if self.include_usage else UNSET,
             system_fingerprint=self.card.fingerprint or None,

@@ -16,6 +16,8 @@ from serving.access import AllowedHosts, ApiKeys, allowed_names
 from serving.controllers.chat import ChatController
 from serving.controllers.completions import CompletionsController
 from serving.controllers.health import HealthController
+from serving.controllers.lora_adapters import LoraAdaptersController
+from serving.controllers.metrics import MetricsController
 from serving.controllers.models import ModelsController
 from serving.errors import EXCEPTION_HANDLERS
 from serving.lifecycle import ServiceHost
@@ -62,7 +64,15 @@ def create_app(settings: Settings | None = None, *, service: Service | None = No
                 request_log.file = None
 
     app = Litestar(
-        route_handlers=[ChatController, CompletionsController, ModelsController, HealthController, DocsController],
+        route_handlers=[
+            ChatController,
+            CompletionsController,
+            ModelsController,
+            LoraAdaptersController,
+            MetricsController,
+            HealthController,
+            DocsController,
+        ],
         dependencies={"host": Provide(provide_host)},
         exception_handlers=EXCEPTION_HANDLERS,
         middleware=_middleware(settings),

@@ -10,6 +10,7 @@ from pathlib import Path
 
 from conversion.ggml_types import BY_NAME
 from conversion.weight_files import parts_pattern
+from mistral_jax.adapter_loading import AdapterFiles, adapter_bytes, load_adapters
 from mistral_jax.checkpoint import choose_dtype, open_weights, plan_weights, settle_tying
 from mistral_jax.compilation_cache import enable_compilation_cache
 from mistral_jax.description import ModelDescription, describe
@@ -19,6 +20,8 @@ from mistral_jax.kv_cache import BLOCK
 from mistral_jax.language_model import load_module
 from mistral_jax.quant.summary import summarize
 from mistral_jax.runner import DEFAULT_CHUNKS, Runner
+from serving.adapter_loader import FolderLoader
+from serving.build_adapters import files_digest, open_adapter_files, served_models, with_base_model
 from serving.engine import JaxEngine, Report
 from serving.model_kinds import GGUF
 from serving.progress import TerminalProgress
@@ -42,12 +45,16 @@ def build_service(settings: Settings) -> Service:
       ValueError, OSError: the model cannot be found, is not implemented, or does not fit; the message is for the user.
     """
     use_compilation_cache(settings)
+    settings = with_base_model(settings)
     description = describe(model_files(settings), chat_template=settings.chat_template)
     device = choose_device(settings.device)
-    length = sequence_length(settings, description, device)
+    adapters = open_adapter_files(settings, description.config)
+    created = int(time.time())
+    models = served_models(settings, adapters, created=created)
+    length = sequence_length(settings, description, device, adapters)
 
     def load(report: Report) -> Runner:
-        return load_runner(settings, description, device, length=length, report=report)
+        return load_runner(settings, description, device, length=length, report=report, adapters=adapters)
 
     engine = JaxEngine(
         load=load,
@@ -59,13 +66,29 @@ def build_service(settings: Settings) -> Service:
     )
     card = ModelCard(
         model_id=settings.served_id,
-        created=int(time.time()),
+        created=created,
         max_model_len=length,
         vocab_size=description.config.vocab_size,
-        fingerprint=fingerprint(description, settings.dtype, settings.quant, device.platform),
+        fingerprint=fingerprint(
+            description,
+            settings.dtype,
+            settings.quant,
+            device.platform,
+            *([] if adapters is None else [files_digest(adapters)]),
+        ),
         defaults=description.defaults,
     )
-    return Service(engine=engine, card=card, tokenizer=description.tokenizer, chat=description.chat)
+    loader = None
+    if settings.lora_folder is not None:
+        loader = FolderLoader(engine, description.config, settings.lora_folder, max_rank=settings.max_lora_rank)
+    return Service(
+        engine=engine,
+        card=card,
+        models=models,
+        tokenizer=description.tokenizer,
+        chat=description.chat,
+        loader=loader,
+    )
 
 
 def use_compilation_cache(settings: Settings) -> None:
@@ -105,7 +128,9 @@ def model_files(settings: Settings) -> ModelFiles:
     )
 
 
-def sequence_length(settings: Settings, description: ModelDescription, device: Device) -> int:
+def sequence_length(
+    settings: Settings, description: ModelDescription, device: Device, adapters: AdapterFiles | None = None
+) -> int:
     """Most tokens of a sequence: what the user asked for, or what the model was made for, within reason and memory.
 
     Raises:
@@ -120,9 +145,9 @@ def sequence_length(settings: Settings, description: ModelDescription, device: D
         return settings.max_seq_len
     platform = "cpu" if device.platform == "cpu" else "gpu"
     itemsize = choose_dtype(settings.dtype, config.dtype, device.platform).itemsize
-    weights = weight_bytes(settings, description, device)
+    weights = weight_bytes(settings, description, device) + bytes_of_adapters(settings, description, device, adapters)
     free = free_memory(device) - weights
-    per_token = config.kv_bytes_per_token(itemsize) * max(settings.max_seqs, 2)
+    per_token = caches(adapters) * config.kv_bytes_per_token(itemsize) * max(settings.max_seqs, 2)
     fits = int(free * _CACHE_SHARE[platform]) // per_token // BLOCK * BLOCK
     length = min(config.max_position_embeddings, LONGEST_BY_DEFAULT[platform], max(fits, 0))
     if length < min(2 * BLOCK, config.max_position_embeddings):
@@ -148,6 +173,21 @@ def weight_bytes(settings: Settings, description: ModelDescription, device: Devi
     return int(config.num_parameters * bits / 8)
 
 
+def bytes_of_adapters(
+    settings: Settings, description: ModelDescription, device: Device, adapters: AdapterFiles | None
+) -> int:
+    """Bytes that adapters, the classifier over them, and the room for further ones will take on the device."""
+    if adapters is None:
+        return 0
+    dtype = choose_dtype(settings.dtype, description.config.dtype, device.platform)
+    return adapter_bytes(adapters, dtype=dtype, spare=settings.room_for_loras, spare_rank=settings.max_lora_rank)
+
+
+def caches(adapters: AdapterFiles | None) -> int:
+    """KV caches that a token is in: X-LoRA's two passes have one each."""
+    return 1 if adapters is None or adapters.xlora is None else 2
+
+
 def load_runner(
     settings: Settings,
     description: ModelDescription,
@@ -156,6 +196,7 @@ def load_runner(
     length: int,
     report: Report,
     slots: int | None = None,
+    adapters: AdapterFiles | None = None,
 ) -> Runner:
     """Load the weights and make the programs (compiled later, by `Runner.warm_up`)."""
     report("fetching weight files", None)
@@ -165,12 +206,26 @@ def load_runner(
 
     module = load_module(description, dtype=settings.dtype, quant=settings.quant, device=device, progress=progress)
     logger.info("weights: %s", summarize(module))
+    bank = xlora = None
+    if adapters is not None:
+        report("loading adapters", None)
+        bank, xlora = load_adapters(
+            adapters,
+            dtype=module.dtype,
+            device=device,
+            spare=settings.room_for_loras,
+            spare_rank=settings.max_lora_rank,
+        )
+        logger.info("adapters: %s (%.1f MiB)", ", ".join(adapters.names) or "none yet", bank.nbytes / 2**20)
     return Runner(
         module,
         slots=slots or settings.max_seqs,
         length=length,
         chunks=chunk_sizes(settings),
         repeat_last_n=settings.repeat_last_n,
+        adapters=bank,
+        xlora=xlora,
+        keep_cache=settings.xlora_kv_cache,
     )
 
 

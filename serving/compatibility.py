@@ -49,7 +49,11 @@ def _refused(name: str, note: str, endpoints: tuple[Endpoint, ...] = _BOTH, *, n
 
 FIELDS: tuple[Field, ...] = (
     # OpenAI's fields.
-    _honoured("model", "the served id or an alias such as `default`; anything else is a 404 that lists what is served"),
+    _honoured(
+        "model",
+        "a served model, an adapter, `base` for the model without adapters, or `default`; anything else is a 404 that "
+        "lists what is served",
+    ),
     _honoured(
         "messages", "roles system, developer (rendered as system), user, assistant, tool; text content only", _CHAT
     ),
@@ -133,8 +137,16 @@ FIELDS: tuple[Field, ...] = (
     _refused("dry_multiplier", "extension of llama.cpp", neutral=(0, 0.0)),
     _refused("xtc_probability", "extension of llama.cpp", neutral=(0, 0.0)),
     _refused("samplers", "extension of llama.cpp"),
-    _refused("lora", "no adapters yet", neutral=([],)),
-    _refused("adapters", "no adapters yet", neutral=([],)),
+    _honoured(
+        "adapter",
+        "extension; a LoRA adapter by name, or `base` for none; not beside a model that names another adapter",
+    ),
+    _honoured("adapters", "extension; a mixture by hand: weights from -100 to 100 by the names of adapters"),
+    _honoured(
+        "xlora",
+        "extension; scalings (summary, tokens or full) and non_granular_index; unknown fields in it are refused",
+    ),
+    _refused("lora", "extension of llama.cpp; use adapters: {name: weight}", neutral=([],)),
 )
 
 
@@ -208,6 +220,16 @@ _BEHAVIOUR = """
 - Choice 0 of a seeded request uses the seed itself; choice i > 0 uses a seed derived from (seed, i). Each prompt of a
   list gives what it would give alone.
 - Text parts of a message's content are joined by line breaks.
+- On a server with X-LoRA, `xlora: {"scalings": ...}` returns the weights of the adapters with each choice, as `xlora`:
+  `adapters` has their names, and `scalings` for `summary` their means over the answer's tokens, for `tokens` an entry
+  `{"token", "weights"}` for each token, with means over the modules, and for `full` the same with a list for each module,
+  whose names are in `modules` (`*`: all modules share them). They are the weights that predicted the token. Chunks of a
+  stream carry those of their own tokens; with `summary` the mean so far, so that the last chunk has that of the whole
+  answer. Tokens that are not part of the answer (end of sequence, stop strings) are not among them. Requests with fixed
+  weights and without adapters get their constant weights.
+- `xlora: {"non_granular_index": k}` keeps the weights of answer token k for all later ones, which saves the scaling pass
+  from there on and is an approximation. The server's own `--tgt-non-granular-index` holds where a request says nothing.
+- An adapter that is unloaded is refused from then on; requests that use it finish.
 - A stream that fails half-way carries one event `{"error": {...}}` and then `[DONE]`. Requests that cannot be taken
   are refused before that, with status 503 and `Retry-After`.
 - Every response carries `X-Request-Id`: the request's own, or a new one.

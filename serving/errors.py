@@ -14,7 +14,7 @@ from litestar import Request, Response
 from litestar.exceptions import HTTPException
 from litestar.types import ExceptionHandlersMap
 
-from serving.request import EngineState, EngineUnavailableError, QueueFullError
+from serving.request import AdapterGoneError, EngineState, EngineUnavailableError, QueueFullError
 from serving.request_id import request_id_of
 from serving.request_log import exchange_of
 from serving.schemas import ErrorBody, ErrorResponse
@@ -87,6 +87,21 @@ class NotFoundError(ApiError):
     type = "invalid_request_error"
 
 
+class ConflictError(ApiError):
+    """A name is taken, or what it names cannot be changed."""
+
+    status = 409
+    type = "invalid_request_error"
+
+
+class NoRoomError(ApiError):
+    """There is no room for another adapter."""
+
+    status = 507
+    type = "unavailable_error"
+    code = "no_room"
+
+
 class BodyTimeoutError(ApiError):
     status = 408
     type = "timeout_error"
@@ -147,6 +162,8 @@ def api_error(exception: Exception) -> ApiError:
         case QueueFullError():
             headers = {"Retry-After": str(exception.retry_after)}
             return UnavailableError(without_paths(str(exception)), code="queue_full", headers=headers)
+        case AdapterGoneError():
+            return NotFoundError("an adapter of this request was unloaded meanwhile", code="adapter_unloaded")
         case EngineUnavailableError():
             headers = {} if exception.retry_after is None else {"Retry-After": str(exception.retry_after)}
             failed = exception.state is EngineState.FAILED

@@ -14,6 +14,7 @@ import anyio.to_thread
 
 from serving.errors import UnavailableError, without_paths
 from serving.generation import EventRouter
+from serving.metrics import Metrics
 from serving.request import EngineState, EngineStatus
 from serving.service import Service
 from serving.settings import Settings
@@ -33,6 +34,9 @@ class ServiceHost:
         self.router = EventRouter()
         self.encoding = anyio.CapacityLimiter(2)
         """Prompts rendered and encoded at the same time; more would take the interpreter from the engine's thread."""
+        self.changing_adapters = asyncio.Lock()
+        """Held while adapters are loaded or unloaded."""
+        self.metrics = Metrics(lambda: self.status, lambda: self._service)
         self.failure: str | None = None
         """Why the server cannot go on, once it cannot. Whoever runs the process ends it."""
         self._build = build

@@ -21,8 +21,13 @@ from serving.schemas import (
     ErrorResponse,
     Health,
     Index,
+    LoadLoraRequest,
+    LoraAdapter,
+    LoraAdapterList,
     Model,
     ModelList,
+    UnloadedLora,
+    UnloadLoraRequest,
 )
 from serving.version import version
 
@@ -30,12 +35,17 @@ _REFERENCE = "#/components/schemas/"
 _ERRORS = {
     "400": "a wrong or unsupported value; `error.param` names the field",
     "401": "no valid API key, where the server asks for one",
+    "403": "adapters cannot be changed on this server",
     "404": "no such model or address",
+    "409": "the name is taken, or the adapter cannot be unloaded",
     "413": "the body is too large",
     "415": "the body is not JSON",
     "500": "the answer could not be finished",
     "503": "loading, stopping, or the queue is full; see Retry-After",
+    "507": "there is no room for another adapter",
 }
+_GENERATION_ERRORS = ("400", "401", "404", "413", "415", "500", "503")
+_CHANGE_ERRORS = ("400", "401", "403", "404", "409", "415", "503")
 _CURL = """curl http://localhost:1234{path} -H 'Content-Type: application/json' \\
   -d '{body}'"""
 
@@ -61,8 +71,15 @@ def _post(name: str, summary: str, body: type, answer: type, chunk: type, exampl
         "operationId": name,
         "summary": summary,
         "requestBody": {"required": True, "content": content},
-        "responses": _responses(answer, *_ERRORS, stream=chunk),
+        "responses": _responses(answer, *_GENERATION_ERRORS, stream=chunk),
     }
+
+
+def _change(name: str, summary: str, body: type, answer: type, *errors: str, example: dict[str, Any]) -> dict[str, Any]:
+    content = _content(body)
+    content["application/json"]["example"] = example
+    request = {"required": True, "content": content}
+    return {"operationId": name, "summary": summary, "requestBody": request, "responses": _responses(answer, *errors)}
 
 
 def _get(
@@ -80,7 +97,8 @@ def _get(
 def document() -> dict[str, Any]:
     """The OpenAPI 3.1 document."""
     types = (ChatCompletionRequest, ChatCompletion, ChatCompletionChunk, CompletionRequest, Completion)
-    types += (Model, ModelList, Health, Index, ErrorResponse)
+    types += (Model, ModelList, LoraAdapter, LoraAdapterList, LoadLoraRequest, UnloadLoraRequest, UnloadedLora)
+    types += (Health, Index, ErrorResponse)
     _, components = msgspec.json.schema_components(types, ref_template=_REFERENCE + "{name}")
     chat_example = {"model": "default", "messages": [{"role": "user", "content": "Hello!"}], "stream": False}
     text_example = {"model": "default", "prompt": "Once upon a time", "max_tokens": 32}
@@ -101,6 +119,39 @@ def document() -> dict[str, Any]:
         "/v1/models": {"get": _get("listModels", "The served models", ModelList, "401", "503")},
         "/v1/models/{model}": {
             "get": _get("retrieveModel", "One served model", Model, "401", "404", "503", parameter="model")
+        },
+        "/v1/lora_adapters": {"get": _get("listLoraAdapters", "The adapters", LoraAdapterList, "401", "503")},
+        "/v1/load_lora_adapter": {
+            "post": _change(
+                "loadLoraAdapter",
+                "Load an adapter from the server's --lora-folder",
+                LoadLoraRequest,
+                LoraAdapter,
+                *(*_CHANGE_ERRORS, "507"),
+                example={"lora_name": "poet", "lora_path": "poet"},
+            )
+        },
+        "/v1/unload_lora_adapter": {
+            "post": _change(
+                "unloadLoraAdapter",
+                "Unload an adapter",
+                UnloadLoraRequest,
+                UnloadedLora,
+                *_CHANGE_ERRORS,
+                example={"lora_name": "poet"},
+            )
+        },
+        "/metrics": {
+            "get": {
+                "operationId": "metrics",
+                "summary": "What the server does, for Prometheus",
+                "responses": {
+                    "200": {
+                        "description": "metrics in the text format",
+                        "content": {"text/plain": {"schema": {"type": "string"}}},
+                    }
+                },
+            }
         },
         "/health": {"get": _get("health", "Whether requests are taken now", Health, public=True)},
         "/": {"get": _get("index", "What this server is", Index, public=True)},

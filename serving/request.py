@@ -179,16 +179,16 @@ class Engine(Protocol):
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ModelCard:
-    """What the HTTP side tells of a served model."""
+    """What holds for the served model with and without adapters."""
 
     model_id: str
+    """What answers by default."""
     created: int
     """Unix time at which it was loaded."""
     max_model_len: int
     """Most tokens of prompt and answer together."""
     vocab_size: int
     """The model's; logit_bias ids must be below it."""
-    aliases: tuple[str, ...] = ("default",)
     fingerprint: str = ""
     """Changes when weights, configuration or versions change (`system_fingerprint`)."""
     defaults: dict[str, float] = field(default_factory=dict[str, float])

@@ -22,9 +22,12 @@ _shallow = msgspec.json.Decoder(dict[str, msgspec.Raw])
 
 
 async def read_request[Schema: msgspec.Struct](
-    request: Request[Any, Any, Any], decoder: msgspec.json.Decoder[Schema], endpoint: Endpoint
+    request: Request[Any, Any, Any], decoder: msgspec.json.Decoder[Schema], endpoint: Endpoint | None
 ) -> Schema:
     """The decoded body.
+
+    Args:
+      endpoint: whose known and unsupported fields are refused.
 
     Raises:
       InvalidRequestError: it is not JSON, has a wrong type somewhere, or asks for what is not implemented.
@@ -47,7 +50,9 @@ async def read_request[Schema: msgspec.Struct](
     return decode(body, decoder, endpoint)
 
 
-def decode[Schema: msgspec.Struct](body: bytes, decoder: msgspec.json.Decoder[Schema], endpoint: Endpoint) -> Schema:
+def decode[Schema: msgspec.Struct](
+    body: bytes, decoder: msgspec.json.Decoder[Schema], endpoint: Endpoint | None
+) -> Schema:
     """A body's text as its schema.
 
     Raises:
@@ -55,7 +60,8 @@ def decode[Schema: msgspec.Struct](body: bytes, decoder: msgspec.json.Decoder[Sc
     """
     try:
         fields = _shallow.decode(body)
-        refuse_unsupported(endpoint, fields)
+        if endpoint is not None:
+            refuse_unsupported(endpoint, fields)
         return decoder.decode(body)
     except msgspec.ValidationError as error:
         message = str(error)

@@ -25,7 +25,7 @@ from serving.schemas import Usage
 logger = logging.getLogger("mistral_jax.server")
 access_logger = logging.getLogger("mistral_jax.access")
 
-QUIET_PATHS = frozenset({"/health"})
+QUIET_PATHS = frozenset({"/health", "/metrics"})
 """Asked every few seconds by whoever watches a server: not in the file, and told at debug level only."""
 
 

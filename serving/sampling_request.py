@@ -11,29 +11,14 @@ from dataclasses import replace
 from typing import Any
 
 from mistral_jax.sampling_params import SamplingParams, SamplingParamsError
-from serving.errors import InvalidRequestError, NotFoundError
+from serving.adapter_request import AdapterUse
+from serving.errors import InvalidRequestError
 from serving.prompts import Prompt
 from serving.request import ModelCard, Request
 from serving.schemas import ChatCompletionRequest, CompletionRequest, SamplingFields
 
 _TOKEN_ID = re.compile(r"0|[1-9][0-9]{0,11}")
 """One way of writing each number, so that no id can be given twice."""
-
-
-def check_model(card: ModelCard, model: str | None) -> None:
-    """Let through the served model's id, its aliases, and none at all.
-
-    Raises:
-      NotFoundError: it is another name; the message lists the right ones.
-    """
-    if model is None or model == card.model_id or model in card.aliases:
-        return
-    aliases = f" (also known as {', '.join(card.aliases)})" if card.aliases else ""
-    raise NotFoundError(
-        f"the model {model[:200]!r} is not served here; this server serves {card.model_id!r}{aliases}",
-        param="model",
-        code="model_not_found",
-    )
 
 
 def choices_of(request: SamplingFields, *, most: int) -> int:
@@ -143,7 +128,7 @@ def _logit_bias(given: Mapping[str, float] | None, card: ModelCard) -> dict[int,
 
 
 def engine_requests(
-    call_id: str, prompts: Sequence[Prompt], params: SamplingParams, *, n: int, max_model_len: int
+    call_id: str, prompts: Sequence[Prompt], params: SamplingParams, use: AdapterUse, *, n: int, max_model_len: int
 ) -> list[Request]:
     """One engine request for each answer, prompt by prompt: answer i of prompt p has the index p * n + i.
 
@@ -158,7 +143,17 @@ def engine_requests(
             seed = secrets.randbits(63) if params.seed is None else derived_seed(params.seed, index)
             own = replace(params, max_tokens=max_tokens, seed=seed)
             request_id = f"{call_id}-{len(requests)}"
-            requests.append(Request(request_id=request_id, prompt=prompt.tokens, params=own, at_start=prompt.at_start))
+            requests.append(
+                Request(
+                    request_id=request_id,
+                    prompt=prompt.tokens,
+                    params=own,
+                    at_start=prompt.at_start,
+                    choice=use.choice,
+                    adapters=use.keys,
+                    scalings=use.scalings,
+                )
+            )
     return requests
 
 

@@ -41,10 +41,33 @@ class StreamOptions(Struct, kw_only=True):
     include_usage: Annotated[bool | None, _doc("send the token counts in one more chunk at the end")] = None
 
 
+class XLoRAOptions(Struct, kw_only=True, forbid_unknown_fields=True):
+    """What is asked of the adapters' weights."""
+
+    scalings: Annotated[
+        Literal["summary", "tokens", "full"] | None,
+        _doc(
+            "tell the weights of the adapters: their means over the answer, for each token, or for each token and module"
+        ),
+    ] = None
+    non_granular_index: Annotated[
+        int | None,
+        _doc("keep the weights of this answer token (1 is the first) for all that follow: faster, an approximation"),
+    ] = None
+
+
 class SamplingFields(Struct, kw_only=True):
     """What chat and text completions share. Where a field is absent, the model's own default holds, or OpenAI's."""
 
-    model: Annotated[str | None, _doc("the served model's id, or `default`; absent is the same")] = None
+    model: Annotated[
+        str | None,
+        _doc("a served model or adapter (GET /v1/models), `base`, or `default`; absent is the same as `default`"),
+    ] = None
+    adapter: Annotated[str | None, _doc("a LoRA adapter over the base model, or `base` for none (an extension)")] = None
+    adapters: Annotated[
+        dict[str, float] | None, _doc("a mixture by hand: the weight of each adapter, by name (an extension)")
+    ] = None
+    xlora: XLoRAOptions | None = None
     max_tokens: Annotated[
         int | None, _doc("most tokens of the answer; absent: as many as the context has room for")
     ] = None
@@ -123,6 +146,30 @@ class ChatLogprobs(Struct, kw_only=True):
     refusal: None = None
 
 
+class TokenWeights(Struct, kw_only=True):
+    token: str
+    weights: Annotated[
+        list[float | list[float]], _doc("of each adapter; for `full` of each module, and in it of each adapter")
+    ]
+
+
+class XLoRAScalings(Struct, kw_only=True):
+    """Weights of the adapters, rounded to six decimals."""
+
+    adapters: Annotated[list[str], _doc("names, in the order of the weights")]
+    scalings: Annotated[
+        list[float | TokenWeights] | None,
+        _doc(
+            "`summary`: the mean weight of each adapter over the answer's tokens, in a stream over those so far; null before the "
+            "first; `tokens` and `full`: an entry for each token, in a stream for those of the chunk"
+        ),
+    ]
+    modules: Annotated[
+        list[str] | UnsetType,
+        _doc("for `full`: names of the modules, or `*` for all; in a stream in a choice's first chunk"),
+    ] = UNSET
+
+
 class AssistantMessage(Struct, kw_only=True):
     role: Literal["assistant"] = "assistant"
     content: str
@@ -134,6 +181,7 @@ class ChatChoice(Struct, kw_only=True):
     message: AssistantMessage
     logprobs: ChatLogprobs | None
     finish_reason: Annotated[FinishReason | None, _doc("null only in the log, of an answer that was not finished")]
+    xlora: XLoRAScalings | UnsetType = UNSET
 
 
 class ChatCompletion(Struct, kw_only=True):
@@ -158,6 +206,7 @@ class ChatChunkChoice(Struct, kw_only=True):
     delta: ChatDelta
     logprobs: ChatLogprobs | None = None
     finish_reason: FinishReason | None = None
+    xlora: XLoRAScalings | UnsetType = UNSET
 
 
 class ChatCompletionChunk(Struct, kw_only=True):
@@ -186,6 +235,7 @@ class CompletionChoice(Struct, kw_only=True):
     text: str
     logprobs: CompletionLogprobs | None = None
     finish_reason: FinishReason | None = None
+    xlora: XLoRAScalings | UnsetType = UNSET
 
 
 class Completion(Struct, kw_only=True):
@@ -210,11 +260,56 @@ class Model(Struct, kw_only=True):
     max_model_len: Annotated[int, _doc("most tokens of prompt and answer together")]
     aliases: Annotated[list[str], _doc("other names that requests may use")]
     owned_by: str = "mistral-jax"
+    root: Annotated[str | None, _doc("what it was loaded from")] = None
+    parent: Annotated[str | None, _doc("the base model, of an adapter or a mixture")] = None
 
 
 class ModelList(Struct, kw_only=True):
     object: Literal["list"] = "list"
     data: list[Model]
+
+
+class LoraAdapter(Struct, kw_only=True):
+    id: Annotated[str, _doc("its name as a `model`")]
+    object: Literal["lora_adapter"] = "lora_adapter"
+    name: Annotated[str, _doc("its name in `adapter` and `adapters`")]
+    rank: int
+    target_modules: Annotated[list[str], _doc("the kinds of linear layers that it changes")]
+    root: Annotated[str | None, _doc("what it was loaded from")]
+    parent: Annotated[str, _doc("the base model")]
+    created: int
+    expert: Annotated[bool, _doc("part of the X-LoRA mixture")]
+    removable: Annotated[bool, _doc("loaded while the server runs, and may be unloaded")]
+
+
+class LoraAdapterList(Struct, kw_only=True):
+    """The adapters that requests may use now."""
+
+    object: Literal["list"] = "list"
+    data: list[LoraAdapter]
+
+
+class LoadLoraRequest(Struct, kw_only=True, forbid_unknown_fields=True):
+    """Body of POST /v1/load_lora_adapter."""
+
+    lora_name: Annotated[str, _doc("what requests are to call it")]
+    lora_path: Annotated[str | None, _doc("its folder below the server's --lora-folder; absent: the name")] = None
+
+
+class UnloadLoraRequest(Struct, kw_only=True, forbid_unknown_fields=True):
+    """Body of POST /v1/unload_lora_adapter."""
+
+    lora_name: str
+
+
+class UnloadedLora(Struct, kw_only=True):
+    """No further request can use the adapter."""
+
+    name: str
+    status: Annotated[
+        Literal["unloaded", "draining"], _doc("draining: its room becomes free when the last request that uses it ends")
+    ]
+    requests: Annotated[int, _doc("that still use it")]
 
 
 class ErrorBody(Struct, kw_only=True):

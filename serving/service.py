@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 from mistral_jax.tokenizer.base import Tokenizer
+from serving.adapters import AdapterInfo, ServedModels
 from serving.request import Engine, ModelCard
 
 
@@ -29,12 +30,32 @@ class ChatEncoder(Protocol):
         ...
 
 
+class AdapterLoader(Protocol):
+    """Loads and unloads adapters while the engine runs. `serving.adapter_loader.FolderLoader` does. Names are not its affair."""
+
+    def load(self, name: str, path: str) -> AdapterInfo:
+        """Read an adapter and put it on the device, for requests to use; takes its time.
+
+        Raises:
+          ApiError: it cannot be; the message is for the client.
+        """
+        ...
+
+    def unload(self, adapter: AdapterInfo) -> int:
+        """Refuse requests for an adapter, and free its room when the last that runs has ended: how many still do."""
+        ...
+
+
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Service:
     """A model that is served, or is being loaded by its engine."""
 
     engine: Engine
     card: ModelCard
+    models: ServedModels
+    """What requests may call it, and its adapters."""
     tokenizer: Tokenizer
     chat: ChatEncoder | None
     """None: the model has no chat template, so /v1/chat/completions is refused with an explanation."""
+    loader: AdapterLoader | None = None
+    """None: adapters are fixed."""

@@ -8,12 +8,13 @@ import msgspec
 from litestar import Controller, Request, Response, post
 from litestar.di import NamedDependency
 
+from serving.adapter_request import adapter_use
 from serving.answers import ChatAnswer, new_id
 from serving.calls import respond
 from serving.lifecycle import ServiceHost
 from serving.prompts import encode_chat, fit
 from serving.request_body import read_request
-from serving.sampling_request import check_model, check_stream_options, choices_of, engine_requests, sampling_params
+from serving.sampling_request import check_stream_options, choices_of, engine_requests, sampling_params
 from serving.schemas import ChatCompletionRequest
 
 _decoder = msgspec.json.Decoder(ChatCompletionRequest)
@@ -28,7 +29,7 @@ class ChatController(Controller):
         body = await read_request(request, _decoder, "chat")
         service, settings = host.service, host.settings
         card = service.card
-        check_model(card, body.model)
+        use = adapter_use(body, service.models, card)
         n = choices_of(body, most=settings.max_seqs)
         include_usage = check_stream_options(body)
         params = sampling_params(body, card, default_max_tokens=settings.max_tokens)
@@ -41,6 +42,16 @@ class ChatController(Controller):
             param="messages",
         )
         call_id = new_id("chatcmpl")
-        answer = ChatAnswer(call_id, card, prompts=[prompt], n=n, include_usage=include_usage, logprobs=params.logprobs)
-        requests = engine_requests(call_id, [prompt], params, n=n, max_model_len=card.max_model_len)
+        answer = ChatAnswer(
+            call_id,
+            card,
+            prompts=[prompt],
+            n=n,
+            include_usage=include_usage,
+            logprobs=params.logprobs,
+            model_id=use.model_id,
+            told=use.told,
+        )
+        requests = engine_requests(call_id, [prompt], params, use, n=n, max_model_len=card.max_model_len)
+        host.metrics.count(use, len(requests))
         return await respond(request, host, service, requests, answer, stream=bool(body.stream))

@@ -41,7 +41,9 @@ class HealthController(Controller):
             "chat": "/v1/chat/completions",
             "completions": "/v1/completions",
             "models": "/v1/models",
+            "adapters": "/v1/lora_adapters",
             "health": "/health",
+            "metrics": "/metrics",
             "docs": "/docs",
             "openapi": "/openapi.json",
         }

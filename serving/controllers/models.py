@@ -6,9 +6,10 @@ from litestar import Controller, get
 from litestar.di import NamedDependency
 from litestar.params import FromPath
 
+from serving.adapter_request import find_model
+from serving.adapters import ServedModel
 from serving.lifecycle import ServiceHost
 from serving.request import ModelCard
-from serving.sampling_request import check_model
 from serving.schemas import Model, ModelList
 
 
@@ -17,16 +18,23 @@ class ModelsController(Controller):
 
     @get(operation_id="listModels")
     async def list_models(self, host: NamedDependency[ServiceHost]) -> ModelList:
-        """The served models."""
-        return ModelList(data=[_model(host.loaded_service.card)])
+        """The served models: the base model, its adapters, and the X-LoRA mixture."""
+        service = host.loaded_service
+        return ModelList(data=[_model(model, service.card) for model in service.models.models])
 
     @get("/{model_id:path}", operation_id="retrieveModel")
     async def retrieve(self, model_id: FromPath[str], host: NamedDependency[ServiceHost]) -> Model:
         """One served model; ids may contain slashes."""
-        card = host.loaded_service.card
-        check_model(card, model_id.removeprefix("/"))
-        return _model(card)
+        service = host.loaded_service
+        return _model(find_model(service.models, model_id.removeprefix("/")), service.card)
 
 
-def _model(card: ModelCard) -> Model:
-    return Model(id=card.model_id, created=card.created, max_model_len=card.max_model_len, aliases=list(card.aliases))
+def _model(model: ServedModel, card: ModelCard) -> Model:
+    return Model(
+        id=model.id,
+        created=model.created,
+        max_model_len=card.max_model_len,
+        aliases=list(model.aliases),
+        root=model.root,
+        parent=model.parent,
+    )

@@ -8,6 +8,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from serving.adapters import ServedModels, plain_models
 from serving.request import (
     Deliver,
     EngineState,
@@ -20,7 +21,7 @@ from serving.request import (
     Request,
     TokenLogprob,
 )
-from serving.service import Service
+from serving.service import AdapterLoader, Service
 
 BOS, EOS, OFFSET = 1, 2, 3
 """Token id of byte b is b + OFFSET."""
@@ -116,6 +117,7 @@ class FakeEngine:
         self.submitted: list[Request] = []
         self.cancelled: list[str] = []
         self.rounds = 0
+        self.shares: tuple[float, ...] = ()
         self._live: dict[str, _Live] = {}
         self._to_cancel: set[str] = set()
         self._wake = threading.Condition()
@@ -133,6 +135,10 @@ class FakeEngine:
             slots=self.slots,
             queue_limit=self.queue_limit,
         )
+
+    @property
+    def adapter_shares(self) -> tuple[float, ...]:
+        return self.shares
 
     def start(self) -> None:
         self._thread.start()
@@ -265,7 +271,19 @@ CARD = ModelCard(
 )
 
 
-def fake_service(engine: FakeEngine | None = None, *, card: ModelCard = CARD, chat: bool = True) -> Service:
+def fake_service(
+    engine: FakeEngine | None = None,
+    *,
+    card: ModelCard = CARD,
+    chat: bool = True,
+    models: ServedModels | None = None,
+    loader: AdapterLoader | None = None,
+) -> Service:
     return Service(
-        engine=engine or FakeEngine(), card=card, tokenizer=FakeTokenizer(), chat=FakeChat() if chat else None
+        engine=engine or FakeEngine(),
+        card=card,
+        models=models or plain_models(card.model_id, created=card.created),
+        tokenizer=FakeTokenizer(),
+        chat=FakeChat() if chat else None,
+        loader=loader,
     )

@@ -1,0 +1,79 @@
+"""What the server does, as Prometheus metrics.
+
+All but the count of requests is read when somebody asks, so that nothing is done for metrics that nobody looks at. The registry
+belongs to one server; there is none for the process.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+
+from prometheus_client import CollectorRegistry, Counter
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
+from prometheus_client.exposition import CONTENT_TYPE_LATEST, generate_latest
+from prometheus_client.registry import Collector
+
+from serving.adapter_request import AdapterUse
+from serving.request import EngineState, EngineStatus
+from serving.service import Service
+
+CONTENT_TYPE = CONTENT_TYPE_LATEST
+
+
+class Metrics:
+    """The metrics of one server.
+
+    Args:
+      status: of the engine.
+      service: as soon as there is one.
+    """
+
+    def __init__(self, status: Callable[[], EngineStatus], service: Callable[[], Service | None]) -> None:
+        self._registry = CollectorRegistry(auto_describe=False)
+        self._requests = Counter(
+            "mistral_jax_requests",
+            "Answers that were asked for, by the model that answers and the adapter (mixture: X-LoRA; weights: fixed by hand)",
+            ["model", "adapter"],
+            registry=self._registry,
+        )
+        self._registry.register(_Engine(status, service))
+
+    def count(self, use: AdapterUse, answers: int) -> None:
+        """Count a request for so many answers."""
+        self._requests.labels(use.model_id, use.label).inc(answers)
+
+    def text(self) -> bytes:
+        """All of them, in the text format."""
+        return generate_latest(self._registry)
+
+
+class _Engine(Collector):
+    """What the engine tells when it is asked."""
+
+    def __init__(self, status: Callable[[], EngineStatus], service: Callable[[], Service | None]) -> None:
+        self._status, self._service = status, service
+
+    def collect(self) -> Iterable[Metric]:
+        status = self._status()
+        ready = status.state is EngineState.READY
+        yield GaugeMetricFamily("mistral_jax_ready", "1 while requests are taken", value=float(ready))
+        yield GaugeMetricFamily("mistral_jax_requests_running", "Answers in slots", value=status.running)
+        yield GaugeMetricFamily("mistral_jax_requests_waiting", "Answers in the queue", value=status.waiting)
+        yield GaugeMetricFamily("mistral_jax_slots", "Answers that can run at once", value=status.slots)
+        yield CounterMetricFamily(
+            "mistral_jax_generated_tokens", "Tokens that the model generated", value=status.generated_tokens
+        )
+        service = self._service()
+        if service is None or not service.models.has_mixture:
+            return
+        shares = GaugeMetricFamily(
+            "mistral_jax_adapter_share",
+            "Mean weight that X-LoRA gave an adapter, over modules and over tokens of one decoding step in each of the last 60 "
+            "seconds with X-LoRA; measured from the first question on, as long as questions keep coming",
+            labels=["adapter"],
+        )
+        measured = service.engine.adapter_shares
+        for adapter in service.models.experts:
+            if adapter.number < len(measured):
+                shares.add_metric([adapter.name], measured[adapter.number])
+        yield shares
