@@ -32,15 +32,14 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
-from conversion.adapters.lora_files import check_fits, open_lora
-from conversion.adapters.xlora_files import XLoRAFiles, check_xlora_fits, open_xlora
 from conversion.weight_files import find_weight_files
 from mistral_jax.adapter_choice import AdapterChoice
+from mistral_jax.adapter_loading import load_adapters, open_adapters
 from mistral_jax.adapters import AdapterSet
 from mistral_jax.checkpoint import load_weights, open_weights
 from mistral_jax.config import MistralConfig
 from mistral_jax.kv_cache import KVCache
-from mistral_jax.lora import SHARED, AdapterBank, Mixture, ScalingColumns, part_features
+from mistral_jax.lora import AdapterBank, Mixture
 from mistral_jax.mistral import Mistral
 from mistral_jax.mixing import AdaptedModel, Caches, MixingRows, RowMixing
 from mistral_jax.runner import Runner
@@ -80,19 +79,6 @@ def assemble(number: str, folder: Path) -> Path:
     return folder
 
 
-def classifier(files: XLoRAFiles) -> XLoRA:
-    """The module of a mixture's classifier."""
-    columns = SHARED
-    if files.config.layerwise_scalings:
-        columns = ScalingColumns(count=files.num_columns, index=tuple(files.layer_index.items()))
-    xlora = XLoRA(files.config, num_experts=len(files.adapters), columns=columns, rngs=nnx.Rngs(0))
-    for layer, (weight, bias) in zip(xlora.layers, files.classifier, strict=True):
-        layer.weight.set_value(jnp.asarray(weight, jnp.float32))
-        if layer.bias is not None:
-            layer.bias.set_value(jnp.asarray(bias, jnp.float32))
-    return xlora
-
-
 @dataclass(frozen=True, kw_only=True)
 class Subject:
     """A model, and what is mixed into it."""
@@ -105,22 +91,15 @@ class Subject:
     @classmethod
     def of_loras(cls, model: Mistral, weights: dict[str, float]) -> Subject:
         """All adapters at hand, and fixed weights of those in `weights`."""
-        loras = [open_lora(GOLDENS / "adapters" / name) for name in SETTINGS["sum"]]
-        for lora in loras:
-            check_fits(lora, num_layers=model.config.num_layers, features=part_features(model.config))
-        adapters = AdapterSet(model.config, loras, dtype=jnp.float32)
+        files = open_adapters(model.config, loras={name: GOLDENS / "adapters" / name for name in SETTINGS["sum"]})
+        adapters, _ = load_adapters(files, dtype=jnp.float32)
         chosen = tuple((adapters.entries[name].number, weight) for name, weight in weights.items())
         return cls(model=model, adapters=adapters, choice=AdapterChoice(weights=chosen))
 
     @classmethod
     def of_mixture(cls, model: Mistral, folder: Path) -> Subject:
-        files = open_xlora(folder)
-        config = model.config
-        check_xlora_fits(
-            files, hidden_size=config.hidden_size, num_layers=config.num_layers, features=part_features(config)
-        )
-        adapters = AdapterSet(config, files.adapters, dtype=jnp.float32)
-        return cls(model=model, adapters=adapters, choice=AdapterChoice(xlora=True), xlora=classifier(files))
+        adapters, xlora = load_adapters(open_adapters(model.config, xlora=folder), dtype=jnp.float32)
+        return cls(model=model, adapters=adapters, choice=AdapterChoice(xlora=True), xlora=xlora)
 
 
 @dataclass(frozen=True)
@@ -142,7 +121,7 @@ def whole(subject: Subject, tokens: np.ndarray) -> Ours:
     fixed = RowMixing.of(subject.choice, capacity, tokens.shape[1]).weights
 
     @jax.jit
-    def run(state: nnx.State, bank: AdapterBank, tokens: jax.Array) -> tuple[jax.Array, jax.Array | None]:
+    def run(state: Any, bank: AdapterBank, tokens: jax.Array) -> tuple[jax.Array, jax.Array | None]:
         model, xlora = nnx.merge(graphdef, state)
         if xlora is None:
             mixture = Mixture(bank=bank, weights=jnp.asarray(fixed)[None, None, None])
@@ -165,7 +144,7 @@ def cached(subject: Subject, tokens: np.ndarray) -> Ours:
 
     @jax.jit
     def run(
-        state: nnx.State, bank: AdapterBank, caches: Caches, tokens: jax.Array, start: jax.Array
+        state: Any, bank: AdapterBank, caches: Caches, tokens: jax.Array, start: jax.Array
     ) -> tuple[jax.Array, Caches, jax.Array | None]:
         model, xlora = nnx.merge(graphdef, state)
         adapted = AdaptedModel(model=model, bank=bank, adapters=capacity, xlora=xlora)
