@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 
@@ -23,7 +23,7 @@ class Generation:
     completion_tokens: int
     adapters: tuple[str, ...] = ()
     """Names of the A adapters of the model that answered."""
-    adapter_weights: np.ndarray | None = None
+    adapter_weights: np.ndarray | None = field(default=None, compare=False)
     """float32 [T, M, A]: the weight that each adapter had while each of the `tokens` was predicted, in each of M sets of modules
     (see `Scalings.modules`; one set of all modules where the classifier is not layerwise, or there is none). None where
     `keep_weights` did not ask for it, or the model has no adapters."""
@@ -43,7 +43,7 @@ class TextLogprobs:
         return float(np.exp(-np.nanmean(self.logprobs)))
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, eq=False)
 class Scalings:
     """What the X-LoRA classifier makes of a text.
 

@@ -276,3 +276,8 @@ def test_names_of_adapters_are_the_folders_own_or_given(folder: Path) -> None:
         load(folder / "base", loras={"base": poet}, progress=False)
     with pytest.raises(ValueError, match="demo-xlora has a mixture of its own"):
         load("demo-xlora", xlora=folder / "flat")
+
+
+def test_answers_with_weights_can_be_compared(mixture: LanguageModel) -> None:
+    first, second = (mixture.generate(PROMPT, keep_weights=True, **GREEDY) for _ in range(2))
+    assert first == second
