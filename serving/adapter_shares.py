@@ -41,7 +41,9 @@ class AdapterShares:
         return True
 
     def add(self, weights: np.ndarray, rows: Sequence[int]) -> None:
-        """Take a round: float32 [R, M, A], of which `rows` used X-LoRA."""
-        if rows:
+        """Take a round: float32 [R, M, A], of which `rows` used X-LoRA. If none did, the next round is due."""
+        if not rows:
+            self._next = -np.inf
+        else:
             self._rounds.append(weights[list(rows)].mean(axis=(0, 1)))
             self._mean = tuple(np.mean(self._rounds, axis=0).tolist())
