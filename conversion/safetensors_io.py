@@ -211,9 +211,13 @@ def write_safetensors(path: Path | str, tensors: Mapping[str, Array]) -> None:
     path = Path(path)
     partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
     try:
+        partial.touch()
+        mode = partial.stat().st_mode
         save_file(
             {name: np.ascontiguousarray(array) for name, array in tensors.items()}, partial, metadata={"format": "pt"}
         )
+        # The library makes files that only their owner can read.
+        partial.chmod(mode)
         with partial.open("rb+") as file:
             os.fsync(file.fileno())
         partial.replace(path)

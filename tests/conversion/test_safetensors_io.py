@@ -270,3 +270,9 @@ def test_a_failed_write_leaves_the_old_file_and_no_debris(path: Path, monkeypatc
         write_safetensors(path, {"a": np.ones(3, np.float32)})
     assert path.read_bytes() == before
     assert list(path.parent.iterdir()) == [path]
+
+
+def test_a_written_file_may_be_read_by_whom_other_files_may(tmp_path: Path) -> None:
+    (tmp_path / "other").touch()
+    write_safetensors(tmp_path / "model.safetensors", {"a": np.zeros(3, np.float32)})
+    assert (tmp_path / "model.safetensors").stat().st_mode == (tmp_path / "other").stat().st_mode
