@@ -9,6 +9,7 @@ from flax import nnx
 
 from mistral_jax.chat import ChatFormatter
 from mistral_jax.description import ModelDescription
+from mistral_jax.device import Device
 from mistral_jax.language_model import LanguageModel
 from mistral_jax.mistral import Mistral
 from mistral_jax.quant.array import Int8Array, Packed
@@ -43,6 +44,11 @@ class BaseModel:
             eos_ids=description.eos_ids,
             name=description.files.name,
         )
+
+    @property
+    def device(self) -> Device:
+        """Where the weights are."""
+        return next(iter(jax.tree.leaves(nnx.state(self.module, nnx.Param))[0].devices()))
 
     def check_differentiable(self) -> None:
         """Whether gradients can pass through the weights.

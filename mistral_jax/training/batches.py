@@ -29,6 +29,9 @@ class Batch(NamedTuple):
     weights: np.ndarray
     """float32 [B, T]: 1 where the next token counts."""
 
+    real: int
+    """Tokens that are no padding."""
+
     @property
     def counted(self) -> int:
         return int(self.weights.sum())
@@ -61,6 +64,20 @@ def limit_lengths(
     if not kept:
         raise DataError(f"no example is left of {len(examples)}: all are longer than max_length, {most}")
     return kept, changed
+
+
+def check_tokens(examples: Sequence[Example], vocabulary: int) -> None:
+    """Whether the model has all tokens; it would take others for the last that it has.
+
+    Raises:
+      DataError: names the first that it lacks.
+    """
+    for number, example in enumerate(examples):
+        for token in (int(example.tokens.min()), int(example.tokens.max())):
+            if not 0 <= token < vocabulary:
+                raise DataError(
+                    f"example {number + 1} has token {token}, and the model has {vocabulary}: it was made with another tokenizer"
+                )
 
 
 def split_off(examples: Sequence[Example], fraction: float, seed: int) -> tuple[list[Example], list[Example]]:
@@ -164,7 +181,7 @@ class Batches:
             example = self.examples[member]
             tokens[row, : len(example)] = example.tokens
             weights[row, : len(example) - 1] = example.counted[1:]
-        return Batch(tokens, weights)
+        return Batch(tokens, weights, sum(len(self.examples[member]) for member in members))
 
     def _epoch(self, epoch: int) -> list[tuple[int, np.ndarray]]:
         """Bucket and examples of each batch of an epoch."""

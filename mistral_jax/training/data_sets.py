@@ -6,11 +6,15 @@ import logging
 from typing import NamedTuple
 
 from mistral_jax.training.base import BaseModel
-from mistral_jax.training.batches import Batches, limit_lengths, split_off
+from mistral_jax.training.batches import Batches, check_tokens, limit_lengths, split_off
 from mistral_jax.training.chat_data import ChatEncoder, Data, DataError, Example, read_chat_data
 from mistral_jax.training.settings import TrainingSettings
 
 logger = logging.getLogger("mistral_jax")
+
+
+LONGEST_BY_DEFAULT = 1024
+"""Tokens of an example where nobody says."""
 
 
 class DataSets(NamedTuple):
@@ -28,17 +32,30 @@ def prepare_data(base: BaseModel, data: Data, validation: Data | None, settings:
       ValueError: `max_length` is more than the model was made for, or what to hold out is said twice.
       OSError: a file cannot be read.
     """
-    most = base.module.config.max_position_embeddings
-    if settings.max_length > most:
-        raise ValueError(f"max_length is {settings.max_length}; this model was made for at most {most}")
+    possible = base.module.config.max_position_embeddings
+    most = min(LONGEST_BY_DEFAULT, possible) if settings.max_length is None else settings.max_length
+    if most > possible:
+        raise ValueError(f"max_length is {most}; this model was made for at most {possible}")
     if validation is not None and settings.validation_split:
         raise ValueError("give either validation data or a validation_split, not both")
     encoder = ChatEncoder(base.tokenizer, base.chat, base.eos_ids)
-    examples = _read(data, encoder, settings, "training data")
+
+    def read(data: Data, what: str) -> list[Example]:
+        try:
+            examples, changed = limit_lengths(read_chat_data(data, encoder), most, settings.too_long)
+            check_tokens(examples, base.module.config.vocab_size)
+        except DataError as error:
+            raise DataError(f"{what}: {error}") from error
+        if changed:
+            done = "left out" if settings.too_long == "skip" else "cut"
+            logger.warning("%s: %d examples were longer than %d tokens and were %s", what, changed, most, done)
+        return examples
+
+    examples = read(data, "training data")
     if validation is None:
         examples, held_out = split_off(examples, settings.validation_split, settings.seed)
     else:
-        held_out = _read(validation, encoder, settings, "validation data")
+        held_out = read(validation, "validation data")
     train = Batches(examples, settings.batch_tokens, settings.buckets, settings.seed)
     logger.info(
         "data: %d examples, %d tokens, of which %d count; %d batches an epoch, of lengths %s; %d examples held out",
@@ -52,16 +69,3 @@ def prepare_data(base: BaseModel, data: Data, validation: Data | None, settings:
     if not held_out:
         return DataSets(train, None)
     return DataSets(train, Batches(held_out, settings.batch_tokens, settings.buckets, settings.seed, shuffled=False))
-
-
-def _read(data: Data, encoder: ChatEncoder, settings: TrainingSettings, what: str) -> list[Example]:
-    try:
-        examples, changed = limit_lengths(read_chat_data(data, encoder), settings.max_length, settings.too_long)
-    except DataError as error:
-        raise DataError(f"{what}: {error}") from error
-    if changed:
-        done = "left out" if settings.too_long == "skip" else "cut"
-        logger.warning(
-            "%s: %d examples were longer than %d tokens and were %s", what, changed, settings.max_length, done
-        )
-    return examples

@@ -31,7 +31,7 @@ from mistral_jax.training.data_sets import prepare_data
 from mistral_jax.training.losses import next_token_loss
 from mistral_jax.training.output_folder import finish, prepare
 from mistral_jax.training.settings import LoRATrainingSettings
-from mistral_jax.training.trainer import Fitted, Loss, Trainer
+from mistral_jax.training.trainer import Fitted, Trainer
 
 Factors = tuple[dict[str, dict[str, Any]], ...]
 """For each layer and projection: "a" [P * R, in] and "b", [out_p, R] for each of its P parts; float32."""
@@ -126,7 +126,7 @@ def train_lora(
         prepare(folder, resume=resume, overwrite=overwrite)
     graph, weights = nnx.split(base.module)
     trainer = Trainer(
-        loss=lora_loss(graph, settings),
+        loss=LoRALoss.of(graph, settings),
         frozen=weights,
         settings=settings,
         train=sets.train,
@@ -149,20 +149,58 @@ def train_lora(
     return trained
 
 
-def lora_loss(graph: Any, settings: LoRATrainingSettings) -> Loss:
-    """The loss as a function of the factors."""
+@dataclass(frozen=True, kw_only=True)
+class LoRALoss:
+    """The loss as a function of the factors; what is frozen is the state of the model."""
 
-    def loss(params: Factors, weights: Any, tokens: jax.Array, counted: jax.Array, key: jax.Array | None) -> jax.Array:
-        model = nnx.merge(graph, weights)
-        bank = bank_of(params, model.config, settings, model.dtype)
+    graph: Any
+    """The model's structure."""
+    rank: int
+    scale: float
+    targets: tuple[str, ...]
+    dropout: float = 0.0
+    remat: bool = False
+
+    @classmethod
+    def of(cls, graph: Any, settings: LoRATrainingSettings) -> LoRALoss:
+        return cls(
+            graph=graph,
+            rank=settings.rank,
+            scale=settings.scale,
+            targets=settings.targets,
+            dropout=settings.dropout,
+            remat=settings.remat,
+        )
+
+    def __call__(
+        self, params: Factors, frozen: Any, tokens: jax.Array, weights: jax.Array, key: jax.Array | None
+    ) -> tuple[jax.Array, jax.Array]:
+        model = nnx.merge(self.graph, frozen)
+        bank = self.bank(params, model.config, model.dtype)
         ones = jnp.ones((1, 1, 1, 1), jnp.float32)
         mixture = Mixture(bank=bank, weights=ones)
-        if settings.dropout and key is not None:
-            mixture = _DroppingMixture(bank=bank, weights=ones, key=key, rate=settings.dropout)
-        hidden = model.hidden_states(tokens[:, :-1], mixture, remat=settings.remat)
-        return next_token_loss(model, hidden, tokens, counted)
+        if self.dropout and key is not None:
+            mixture = _DroppingMixture(bank=bank, weights=ones, key=key, rate=self.dropout)
+        hidden = model.hidden_states(tokens[:, :-1], mixture, remat=self.remat)
+        return next_token_loss(model, hidden, tokens, weights), jnp.zeros((0,), jnp.float32)
 
-    return loss
+    def bank(self, params: Factors, config: MistralConfig, dtype: jax.typing.DTypeLike) -> AdapterBank:
+        """The factors as a bank of one adapter, in the model's type."""
+        features = part_features(config)
+        layers: list[dict[str, LowRank]] = []
+        for projections in params:
+            made: dict[str, LowRank] = {}
+            for projection, factors in projections.items():
+                parts = _adapted(projection, self.targets)
+                made[projection] = LowRank(
+                    a=factors["a"].astype(dtype),
+                    b=tuple(b.astype(dtype) for b in factors["b"]),
+                    scale=jnp.full((len(parts), self.rank), self.scale, jnp.float32),
+                    parts=parts,
+                    out_features=tuple((part, features[part][0]) for part in PROJECTIONS[projection]),
+                )
+            layers.append(made)
+        return AdapterBank(owner=jnp.zeros((self.rank,), jnp.int32), layers=tuple(layers))
 
 
 def initial_factors(config: MistralConfig, settings: LoRATrainingSettings) -> Factors:
@@ -173,7 +211,7 @@ def initial_factors(config: MistralConfig, settings: LoRATrainingSettings) -> Fa
     for layer in range(config.num_layers):
         projections: dict[str, dict[str, Any]] = {}
         for number, projection in enumerate(PROJECTIONS):
-            if parts := _adapted(projection, settings):
+            if parts := _adapted(projection, settings.targets):
                 columns = features[parts[0]][1]
                 own = jax.random.fold_in(jax.random.fold_in(key, layer), number)
                 bound = 1 / math.sqrt(columns)
@@ -186,41 +224,20 @@ def initial_factors(config: MistralConfig, settings: LoRATrainingSettings) -> Fa
     return tuple(layers)
 
 
-def bank_of(
-    params: Factors, config: MistralConfig, settings: LoRATrainingSettings, dtype: jax.typing.DTypeLike
-) -> AdapterBank:
-    """The factors as a bank of one adapter, in the model's type."""
-    features, rank = part_features(config), settings.rank
-    layers: list[dict[str, LowRank]] = []
-    for projections in params:
-        made: dict[str, LowRank] = {}
-        for projection, factors in projections.items():
-            parts = _adapted(projection, settings)
-            made[projection] = LowRank(
-                a=factors["a"].astype(dtype),
-                b=tuple(b.astype(dtype) for b in factors["b"]),
-                scale=jnp.full((len(parts), rank), settings.scale, jnp.float32),
-                parts=parts,
-                out_features=tuple((part, features[part][0]) for part in PROJECTIONS[projection]),
-            )
-        layers.append(made)
-    return AdapterBank(owner=jnp.zeros((rank,), jnp.int32), layers=tuple(layers))
-
-
 def by_module(params: Factors, settings: LoRATrainingSettings) -> dict[ModuleKey, tuple[Array, Array]]:
     """The factors of each module, on the host, in torch's order."""
     found: dict[ModuleKey, tuple[Array, Array]] = {}
     for layer, projections in enumerate(params):
         for projection, factors in projections.items():
-            parts = _adapted(projection, settings)
+            parts = _adapted(projection, settings.targets)
             pieces = np.split(np.asarray(factors["a"]), len(parts))
             for part, a, b in zip(parts, pieces, factors["b"], strict=True):
                 found[ModuleKey(layer, part)] = (a, np.asarray(b))
     return dict(sorted(found.items(), key=lambda item: (item[0].layer, PARTS.index(item[0].part))))
 
 
-def _adapted(projection: str, settings: LoRATrainingSettings) -> tuple[str, ...]:
-    return tuple(part for part in PROJECTIONS[projection] if part in settings.targets)
+def _adapted(projection: str, targets: tuple[str, ...]) -> tuple[str, ...]:
+    return tuple(part for part in PROJECTIONS[projection] if part in targets)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -29,7 +29,7 @@ class TrainingSettings:
     clip_norm: Annotated[float, "Longest gradient; longer ones are shortened to it. 0: none are."] = 1.0
     batch_tokens: Annotated[int, "Tokens of a batch, padding included, about."] = 2048
     accumulate: Annotated[int, "Batches whose gradients are added up for one update."] = 1
-    max_length: Annotated[int, "Longest example, in tokens."] = 1024
+    max_length: Annotated[int | None, "Longest example, in tokens; none: as the model's, at most 1024."] = None
     too_long: Annotated[
         Literal["refuse", "skip", "cut"],
         "What becomes of longer examples: the run is refused, or they are left out or cut.",

@@ -11,27 +11,36 @@ import math
 import signal
 import threading
 import time
-from collections.abc import Callable, Generator, Sequence
+from collections.abc import Generator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import FrameType
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
-import jax.numpy as jnp
 import numpy as np
-import optax
 from tqdm.auto import tqdm
 
 from mistral_jax.training.batches import Batch, Batches
 from mistral_jax.training.checkpoints import CHECKPOINT_NAME, Checkpoint, load_checkpoint, save_checkpoint
+from mistral_jax.training.programs import Loss, OptimizerSettings, add, make_optimizer, programs, update_program
 from mistral_jax.training.settings import TrainingSettings
 from mistral_jax.training.training_log import TrainingLog
 
-Loss = Callable[[Any, Any, jax.Array, jax.Array, "jax.Array | None"], jax.Array]
-"""(parameters, what is frozen, tokens int32 [B, T + 1], weights float32 [B, T], dropout key or None) -> the sum of the losses of
-the tokens that count, float32."""
+
+class _Update(NamedTuple):
+    """What is known of an update that the device is still computing."""
+
+    step: int
+    sums: jax.Array
+    """float32 [1 + n]: see `Loss`."""
+    norm: jax.Array
+    """Of the gradient, before it is clipped."""
+    counted: int
+    """Tokens that count."""
+    tokens: int
+    """Of this run up to here, without padding."""
 
 
 class TrainingError(RuntimeError):
@@ -69,8 +78,13 @@ class Trainer:
     """Where log and checkpoints go; None: nowhere."""
     describes: dict[str, Any] = field(default_factory=dict[str, Any])
     """What else must be the same when a run is resumed."""
+    shown: tuple[str, ...] = ()
+    """Names of the numbers that the loss gives beside itself."""
     progress: bool = True
-    title: str = "training"
+
+    @property
+    def _optimizer(self) -> OptimizerSettings:
+        return OptimizerSettings.of(self.settings, self.steps)
 
     @property
     def steps(self) -> int:
@@ -86,9 +100,12 @@ class Trainer:
         Raises:
           TrainingError: the loss is no number, or the checkpoint is of another run.
         """
-        transform, schedule = make_optimizer(self.settings, self.steps)
-        self._compile(transform)
-        state = transform.init(params)
+        transform, schedule = make_optimizer(self._optimizer)
+        self._programs, self._apply = programs(self.loss), update_program(self._optimizer)
+        # Where the model is, and said so: arrays that JAX places by itself take other programs than those that updates return.
+        place = jax.tree.leaves(self.frozen)[0].sharding
+        params = jax.device_put(params, place)
+        state = jax.device_put(transform.init(params), place)
         done, log = 0, TrainingLog(None if self.folder is None else self.folder / "training_log.jsonl")
         if resume:
             checkpoint = self._load(params, state)
@@ -102,27 +119,33 @@ class Trainer:
             began = time.perf_counter()
             tokens = 0
             # The device computes the next update while the numbers of the last one are read.
-            waiting: tuple[int, int, jax.Array, jax.Array, int] | None = None
+            waiting: _Update | None = None
 
             def settle() -> None:
-                if waiting is not None:
-                    step, counted, total, norm, seen = waiting
-                    loss, length = float(total) / counted, float(norm)
-                    self._check_finite(step, loss, length)
-                    elapsed = time.perf_counter() - began
-                    speed = seen / elapsed
-                    log.update(step, loss, learning_rate=float(schedule(step - 1)), gradient_norm=length, speed=speed)
-                    bar.set_postfix(loss=f"{log.smooth:.4f}", tokens_per_s=f"{speed:.0f}", refresh=False)
-                    bar.update()
+                if waiting is None:
+                    return
+                mean, norm = np.asarray(waiting.sums) / waiting.counted, float(waiting.norm)
+                self._check_finite(waiting.step, float(mean[0]), norm)
+                speed = waiting.tokens / (time.perf_counter() - began)
+                log.update(
+                    waiting.step,
+                    float(mean[0]),
+                    learning_rate=float(schedule(waiting.step - 1)),
+                    gradient_norm=norm,
+                    tokens_per_s=round(speed),
+                    **self._named(mean),
+                )
+                bar.set_postfix(log.postfix | {"tokens_per_s": f"{speed:.0f}"}, refresh=False)
+                bar.update()
 
             while done < self.steps and not interrupted.is_set():
                 batches = [self.train[done * self.settings.accumulate + i] for i in range(self.settings.accumulate)]
                 counted = sum(batch.counted for batch in batches)
-                tokens += sum(int((batch.tokens != 0).sum()) for batch in batches)
-                params, state, total, norm = self._update(params, state, batches, done)
+                tokens += sum(batch.real for batch in batches)
+                params, state, sums, norm = self._update(params, state, batches, done)
                 settle()
                 done += 1
-                waiting = (done, counted, total, norm, tokens)
+                waiting = _Update(done, sums, norm, counted, tokens)
                 if _due(done, self.settings.validate_every) or done == self.steps:
                     settle()
                     waiting = None
@@ -143,38 +166,21 @@ class Trainer:
             validation_losses=np.array([loss for _, loss in log.validations], np.float32),
         )
 
-    def _compile(self, transform: optax.GradientTransformation) -> None:
-        """The jitted programs; nothing is compiled before it runs."""
-        loss = self.loss
-
-        def gradients(
-            params: Any, frozen: Any, tokens: jax.Array, weights: jax.Array, key: jax.Array | None
-        ) -> tuple[jax.Array, Any]:
-            return jax.value_and_grad(loss)(params, frozen, tokens, weights, key)
-
-        def update(params: Any, state: Any, gradient: Any, counted: jax.Array) -> tuple[Any, Any, jax.Array]:
-            mean = jax.tree.map(lambda g: g / counted, gradient)
-            changes, state = transform.update(mean, state, params)
-            return optax.apply_updates(params, changes), state, optax.global_norm(mean)
-
-        self._gradients = jax.jit(gradients)
-        self._add = jax.jit(lambda a, b: jax.tree.map(jnp.add, a, b), donate_argnums=0)
-        self._apply = jax.jit(update, donate_argnums=(0, 1))
-        self._loss = jax.jit(lambda params, frozen, tokens, weights: loss(params, frozen, tokens, weights, None))
-
     def _update(
         self, params: Any, state: Any, batches: Sequence[Batch], step: int
     ) -> tuple[Any, Any, jax.Array, jax.Array]:
-        """One update from several batches, as from one large one. Returns parameters, state, sum of the losses, gradient norm."""
+        """One update from several batches, as from one large one. Returns parameters, state, sums of the loss, gradient norm."""
         key = jax.random.fold_in(jax.random.key(self.settings.seed), step)
         summed: Any = None
         for i, batch in enumerate(batches):
-            found = self._gradients(params, self.frozen, batch.tokens, batch.weights, jax.random.fold_in(key, i))
-            summed = found if summed is None else self._add(summed, found)
-        total, gradient = summed
+            found = self._programs.gradients(
+                params, self.frozen, batch.tokens, batch.weights, jax.random.fold_in(key, i)
+            )
+            summed = found if summed is None else add(summed, found)
+        sums, gradient = summed
         counted = np.float32(sum(batch.counted for batch in batches))
         params, state, norm = self._apply(params, state, gradient, counted)
-        return params, state, total, norm
+        return params, state, sums, norm
 
     def _check_finite(self, step: int, loss: float, norm: float) -> None:
         if math.isfinite(loss) and math.isfinite(norm):
@@ -193,18 +199,22 @@ class Trainer:
     def _validate(self, params: Any, step: int, log: TrainingLog, bar: Any) -> None:
         if self.validation is None:
             return
-        total, counted = 0.0, 0
+        sums, counted = np.zeros((1 + len(self.shown),), np.float64), 0
         for i in range(self.validation.per_epoch):
             batch = self.validation[i]
-            total += float(self._loss(params, self.frozen, batch.tokens, batch.weights))
+            sums += np.asarray(self._programs.sums(params, self.frozen, batch.tokens, batch.weights))
             counted += batch.counted
-        log.validate(step, total / counted)
-        bar.write(f"step {step}: validation loss {total / counted:.4f}") if self.progress else None
+        mean = sums / counted
+        log.validate(step, float(mean[0]), **self._named(mean))
+        bar.set_postfix(log.postfix)
+
+    def _named(self, mean: Any) -> dict[str, float]:
+        return {name: round(float(value), 5) for name, value in zip(self.shown, mean[1:], strict=True)}
 
     @contextmanager
     def _bar(self, done: int) -> Generator[Any]:
         with tqdm(
-            desc=self.title, total=self.steps, initial=done, unit="step", disable=not self.progress, mininterval=0.5
+            desc="training", total=self.steps, initial=done, unit="step", disable=not self.progress, mininterval=0.5
         ) as bar:
             yield bar
 
@@ -224,22 +234,6 @@ class Trainer:
             raise TrainingError("a run without a folder has no checkpoint to resume from; name the folder")
         path = self.folder / CHECKPOINT_NAME
         return load_checkpoint(path, Checkpoint(params=params, optimizer=state, step=0), identity=self._identity())
-
-
-def make_optimizer(settings: TrainingSettings, steps: int) -> tuple[optax.GradientTransformation, Callable[[int], Any]]:
-    """AdamW with warm-up and cosine, and its learning rate by number of updates done."""
-    warmup = min(100, steps // 10) if settings.warmup_steps is None else settings.warmup_steps
-    # The first update should learn something, too.
-    schedule = optax.warmup_cosine_decay_schedule(
-        settings.learning_rate / (warmup + 1),
-        settings.learning_rate,
-        warmup,
-        max(steps, warmup + 1),
-        end_value=settings.learning_rate * settings.final_learning_rate,
-    )
-    adamw = optax.adamw(schedule, b1=0.9, b2=settings.beta2, weight_decay=settings.weight_decay)
-    clip = optax.clip_by_global_norm(settings.clip_norm) if settings.clip_norm else optax.identity()
-    return optax.chain(clip, adamw), schedule
 
 
 def _due(step: int, every: int) -> bool:

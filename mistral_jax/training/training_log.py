@@ -2,6 +2,8 @@
 
 {"step": 12, "loss": 1.25, "learning_rate": 0.001, "gradient_norm": 0.7, "tokens_per_s": 5200}
 {"step": 100, "validation_loss": 1.31}
+
+Where the classifier of a mixture is trained, `share/NAME` is the mean weight of each adapter.
 """
 
 from __future__ import annotations
@@ -51,21 +53,19 @@ class TrainingLog:
         with new_file(self._path, size=len(content), overwrite=True) as file:
             file.write(content)
 
-    def update(self, step: int, loss: float, *, learning_rate: float, gradient_norm: float, speed: float) -> None:
+    def update(self, step: int, loss: float, **others: float) -> None:
         self._remember(loss)
-        self._write(
-            {
-                "step": step,
-                "loss": loss,
-                "learning_rate": learning_rate,
-                "gradient_norm": gradient_norm,
-                "tokens_per_s": round(speed),
-            }
-        )
+        self._write({"step": step, "loss": loss, **others})
 
-    def validate(self, step: int, loss: float) -> None:
+    def validate(self, step: int, loss: float, **others: float) -> None:
         self.validations.append((step, loss))
-        self._write({"step": step, "validation_loss": loss})
+        self._write({"step": step, "validation_loss": loss, **others})
+
+    @property
+    def postfix(self) -> dict[str, str]:
+        """What a progress bar shows."""
+        shown = {"loss": f"{self.smooth:.4f}"} if self.losses else {}
+        return shown | ({"validation_loss": f"{self.validations[-1][1]:.4f}"} if self.validations else {})
 
     def _remember(self, loss: float) -> None:
         self.smooth = loss if not self.losses else 0.95 * self.smooth + 0.05 * loss

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
@@ -25,7 +26,7 @@ from conversion.adapters.xlora_files import open_xlora
 from mistral_jax.adapter_loading import open_adapters
 from mistral_jax.adapters import AdapterSet
 from mistral_jax.language_model import LanguageModel
-from mistral_jax.lora import SHARED, AdapterBank, ScalingColumns
+from mistral_jax.lora import SHARED, AdapterBank, ScalingColumns, part_features
 from mistral_jax.training.base import BaseModel
 from mistral_jax.training.chat_data import Data
 from mistral_jax.training.data_sets import prepare_data
@@ -33,7 +34,7 @@ from mistral_jax.training.lora_training import TrainedLoRA
 from mistral_jax.training.losses import next_token_loss
 from mistral_jax.training.output_folder import finish, prepare
 from mistral_jax.training.settings import XLoRATrainingSettings
-from mistral_jax.training.trainer import Fitted, Loss, Trainer
+from mistral_jax.training.trainer import Fitted, Trainer
 from mistral_jax.xlora import XLoRA
 
 ORDERING_NAME = "ordering.json"
@@ -125,12 +126,12 @@ def train_xlora(
         folder = None if output is None else Path(output).expanduser()
         if folder is not None:
             prepare(folder, resume=resume, overwrite=overwrite)
-        bank = AdapterSet(config, experts, dtype=base.module.dtype)
+        bank = AdapterSet(config, experts, dtype=base.module.dtype, device=base.device)
         classifier = new_classifier(config.hidden_size, experts, settings)
         structure, params = nnx.split(classifier)
         graph, weights = nnx.split(base.module)
         trainer = Trainer(
-            loss=xlora_loss(graph, structure, settings),
+            loss=XLoRALoss(graph=graph, classifier=structure, remat=settings.remat),
             frozen=(weights, bank.bank),
             settings=settings,
             train=sets.train,
@@ -141,6 +142,7 @@ def train_xlora(
                 "dtype": str(base.module.dtype),
                 "adapters": [f"{expert.name} {_fingerprint(expert)}" for expert in experts],
             },
+            shown=tuple(f"share/{expert.name}" for expert in experts),
             progress=progress,
         )
         run = trainer.fit(params, resume=resume)
@@ -161,23 +163,39 @@ def train_xlora(
     return trained
 
 
-def xlora_loss(graph: Any, structure: Any, settings: XLoRATrainingSettings) -> Loss:
-    """The loss as a function of the classifier's parameters."""
+@dataclass(frozen=True, kw_only=True)
+class XLoRALoss:
+    """The loss as a function of the classifier's parameters; what is frozen is the state of the model, and the experts.
 
-    def loss(
-        params: Any, frozen: tuple[Any, AdapterBank], tokens: jax.Array, counted: jax.Array, key: jax.Array | None
-    ) -> jax.Array:
-        weights, bank = frozen
-        model = nnx.merge(graph, weights)
-        classifier: XLoRA = nnx.merge(structure, params)
-        hidden, _ = classifier.hidden_states(model, bank, tokens[:, :-1], dropout=key, remat=settings.remat)
-        return next_token_loss(model, hidden, tokens, counted)
+    It also gives the sum of each expert's weight, averaged over the modules.
+    """
 
-    return loss
+    graph: Any
+    """The model's structure."""
+    classifier: Any
+    """The classifier's."""
+    remat: bool = False
+
+    def __call__(
+        self,
+        params: Any,
+        frozen: tuple[Any, AdapterBank],
+        tokens: jax.Array,
+        weights: jax.Array,
+        key: jax.Array | None,
+    ) -> tuple[jax.Array, jax.Array]:
+        model = nnx.merge(self.graph, frozen[0])
+        classifier: XLoRA = nnx.merge(self.classifier, params)
+        hidden, scalings = classifier.hidden_states(model, frozen[1], tokens[:, :-1], dropout=key, remat=self.remat)
+        shares = jnp.mean(classifier.weights(scalings, classifier.num_experts), axis=2)  # [B, T, E]
+        return next_token_loss(model, hidden, tokens, weights), jnp.einsum("bt,bte->e", weights, shares)
 
 
 def open_experts(base: BaseModel, adapters: Mapping[str, Path | str | TrainedLoRA]) -> tuple[Expert, ...]:
     """The experts under their names, checked to fit the model, in their order."""
+    for name, adapter in adapters.items():
+        if isinstance(adapter, TrainedLoRA):
+            _check_shapes(name, adapter, base)
     paths = {name: str(adapter) for name, adapter in adapters.items() if not isinstance(adapter, TrainedLoRA)}
     opened = {lora.name: lora for lora in open_adapters(base.module.config, loras=paths, base_model=base.name).loras}
     return tuple(
@@ -214,6 +232,13 @@ def _check_experts(adapters: Mapping[str, Any], settings: XLoRATrainingSettings)
         raise AdapterError(f"a mixture needs at least two adapters, and {len(adapters)} are given")
     if settings.top_k is not None and settings.top_k > len(adapters):
         raise AdapterError(f"top_k is {settings.top_k}, and there are {len(adapters)} adapters")
+
+
+def _check_shapes(name: str, lora: TrainedLoRA, base: BaseModel) -> None:
+    features = part_features(base.module.config)
+    for key, (a, b) in lora.factors.items():
+        if key.layer >= base.module.config.num_layers or (b.shape[0], a.shape[1]) != features[key.part]:
+            raise AdapterError(f"adapter {name} does not fit the model at {key.path}: it was trained for another model")
 
 
 def _fingerprint(expert: Expert) -> str:

@@ -1,0 +1,125 @@
+"""The jitted programs of a run, kept for the next run that has the same: in a notebook, one tries again and again."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, fields
+from functools import lru_cache
+from typing import Any, NamedTuple, Protocol, Self
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from mistral_jax.training.settings import TrainingSettings
+
+
+class Loss(Protocol):
+    """What is minimised. Hashable, and equal to another of the same programs."""
+
+    def __call__(
+        self, params: Any, frozen: Any, tokens: jax.Array, weights: jax.Array, key: jax.Array | None
+    ) -> tuple[jax.Array, jax.Array]:
+        """Two sums over the tokens that count: of their losses, float32 scalar, and of other numbers that the log is to show,
+        float32 [n].
+
+        Args:
+          params: the parameters.
+          frozen: what stays as it is.
+          tokens: int32 [B, T + 1].
+          weights: float32 [B, T], 1 where the next token counts.
+          key: for dropout; None: no dropout.
+        """
+        ...
+
+    def __hash__(self) -> int: ...
+
+
+class Programs(NamedTuple):
+    """Jitted. Both give sums as float32 [1 + n]: the loss, and the other numbers."""
+
+    gradients: Callable[..., tuple[jax.Array, Any]]
+    """(params, frozen, tokens, weights, key) -> sums, gradient of the first."""
+    sums: Callable[..., jax.Array]
+    """(params, frozen, tokens, weights) -> sums"""
+
+
+@lru_cache(maxsize=8)
+def programs(loss: Loss) -> Programs:
+    """The programs that compute a loss."""
+
+    def both(params: Any, *others: Any) -> tuple[jax.Array, jax.Array]:
+        value, numbers = loss(params, *others)
+        return value, jnp.concatenate([value[None], numbers])
+
+    def gradients(params: Any, *others: Any) -> tuple[jax.Array, Any]:
+        (_, sums), gradient = jax.value_and_grad(both, has_aux=True)(params, *others)
+        return sums, gradient
+
+    def sums(params: Any, frozen: Any, tokens: jax.Array, weights: jax.Array) -> jax.Array:
+        return both(params, frozen, tokens, weights, None)[1]
+
+    return Programs(gradients=jax.jit(gradients), sums=jax.jit(sums))
+
+
+def _length(tree: Any) -> jax.Array:
+    return jnp.sqrt(sum(jnp.sum(jnp.square(x)) for x in jax.tree.leaves(tree)))
+
+
+def _sum(a: Any, b: Any) -> Any:
+    return jax.tree.map(jnp.add, a, b)
+
+
+add = jax.jit(_sum, donate_argnums=0)
+"""Sum of two trees; the first is donated."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class OptimizerSettings:
+    """The fields of `TrainingSettings` that the optimizer needs, settled."""
+
+    steps: int
+    warmup_steps: int
+    learning_rate: float
+    final_learning_rate: float
+    weight_decay: float
+    beta2: float
+    clip_norm: float
+
+    @classmethod
+    def of(cls, settings: TrainingSettings, steps: int) -> Self:
+        warmup = min(100, steps // 10) if settings.warmup_steps is None else settings.warmup_steps
+        settled = {"steps": steps, "warmup_steps": warmup}
+        others = {item.name: getattr(settings, item.name) for item in fields(cls) if item.name not in settled}
+        return cls(**settled, **others)
+
+
+def make_optimizer(settings: OptimizerSettings) -> tuple[optax.GradientTransformation, Callable[[int], Any]]:
+    """AdamW with warm-up and cosine, and its learning rate by number of updates done."""
+    warmup = settings.warmup_steps
+    # The first update should learn something, too.
+    schedule = optax.warmup_cosine_decay_schedule(
+        settings.learning_rate / (warmup + 1),
+        settings.learning_rate,
+        warmup,
+        max(settings.steps, warmup + 1),
+        end_value=settings.learning_rate * settings.final_learning_rate,
+    )
+    adamw = optax.adamw(schedule, b1=0.9, b2=settings.beta2, weight_decay=settings.weight_decay)
+    clip = optax.clip_by_global_norm(settings.clip_norm) if settings.clip_norm else optax.identity()
+    return optax.chain(clip, adamw), schedule
+
+
+@lru_cache(maxsize=8)
+def update_program(settings: OptimizerSettings) -> Callable[..., tuple[Any, Any, jax.Array]]:
+    """Jitted: (params, optimizer state, summed gradient, number of tokens) -> params, state, length of the mean gradient
+    before it is clipped. The first two are donated.
+    """
+    transform, _ = make_optimizer(settings)
+
+    def update(params: Any, state: Any, gradient: Any, counted: jax.Array) -> tuple[Any, Any, jax.Array]:
+        mean = jax.tree.map(lambda g: g / counted, gradient)
+        changes, state = transform.update(mean, state, params)
+        return optax.apply_updates(params, changes), state, _length(mean)
+
+    return jax.jit(update, donate_argnums=(0, 1))

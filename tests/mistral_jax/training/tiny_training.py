@@ -1,0 +1,94 @@
+"""A small random model to train on, and tasks that a LoRA can learn."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import cache
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+
+from mistral_jax.config import MistralConfig
+from mistral_jax.description import ModelDescription, describe
+from mistral_jax.hub import find_model
+from mistral_jax.lora import AdapterBank, Mixture
+from mistral_jax.mistral import Mistral
+from mistral_jax.training.base import BaseModel
+from mistral_jax.training.chat_data import Example
+
+VOCABULARY = 23
+
+
+def tiny_config(vocabulary: int = VOCABULARY, layers: int = 1) -> MistralConfig:
+    return MistralConfig.from_hf(
+        {
+            "architectures": ["MistralForCausalLM"],
+            "model_type": "mistral",
+            "vocab_size": vocabulary,
+            "hidden_size": 20,
+            "intermediate_size": 28,
+            "num_hidden_layers": layers,
+            "num_attention_heads": 3,
+            "num_key_value_heads": 1,
+            "head_dim": 6,
+            "max_position_embeddings": 64,
+            "rms_norm_eps": 1e-5,
+            "rope_theta": 10000.0,
+            "sliding_window": None,
+            "tie_word_embeddings": False,
+            "bos_token_id": 1,
+            "eos_token_id": 2,
+        }
+    )
+
+
+@cache
+def demo() -> ModelDescription:
+    """Tokenizer and chat template of the bundled model."""
+    return describe(find_model("demo"))
+
+
+@cache
+def tiny_base(vocabulary: int = VOCABULARY, dtype: str = "float32", layers: int = 1) -> BaseModel:
+    config = tiny_config(vocabulary, layers)
+    return BaseModel(
+        module=Mistral(config, param_dtype=jnp.dtype(dtype), rngs=nnx.Rngs(3)),
+        tokenizer=demo().tokenizer,
+        chat=demo().chat,
+        eos_ids=demo().eos_ids,
+        name="tiny",
+    )
+
+
+def shift_task(by: int, *, marker: int, count: int = 40, seed: int = 0) -> list[Example]:
+    """Texts that begin with a marker; then each token that counts is the one before it, plus `by`."""
+    rng = np.random.default_rng(seed)
+    examples: list[Example] = []
+    for _ in range(count):
+        length = int(rng.integers(4, 9))
+        first = int(rng.integers(0, VOCABULARY - 5))
+        run = 5 + (first + by * np.arange(length)) % (VOCABULARY - 5)
+        tokens = np.array([marker, *run], np.int32)
+        counted = np.arange(len(tokens)) >= 2
+        examples.append(Example(tokens, counted))
+    return examples
+
+
+def accuracy(base: BaseModel, examples: list[Example], bank: AdapterBank, weights: Sequence[float]) -> float:
+    """Fraction of the tokens that count which the model, with adapters of these weights, finds the most likely."""
+    length = max(len(example) for example in examples)
+    tokens = np.stack([np.pad(example.tokens, (0, length - len(example))) for example in examples])
+    counted = np.stack([np.pad(example.counted, (0, length - len(example))) for example in examples])[:, 1:]
+    graph, state = nnx.split(base.module)
+
+    @jax.jit
+    def most_likely(state: Any, bank: AdapterBank, weights: jax.Array) -> jax.Array:
+        model = nnx.merge(graph, state)
+        mixture = Mixture(bank=bank, weights=weights[None, None, None])
+        return jnp.argmax(model.logits(model.hidden_states(tokens[:, :-1], mixture)), axis=-1)
+
+    best = np.asarray(most_likely(state, bank, jnp.asarray(weights, jnp.float32)))
+    return float((best == tokens[:, 1:])[counted].mean())
