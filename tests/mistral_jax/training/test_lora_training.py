@@ -16,11 +16,13 @@ from flax import nnx
 
 from conversion.adapters.lora_files import open_lora
 from conversion.adapters.modules import PARTS, ModuleKey
+from conversion.ggml_types import BY_NAME
 from conversion.output_files import OutputError
+from conversion.quantize import quantize
 from mistral_jax.adapters import AdapterSet
 from mistral_jax.lora import Mixture, part_features
 from mistral_jax.mistral import Mistral
-from mistral_jax.quant.array import int8_array
+from mistral_jax.quant.array import QuantizedArray, int8_array
 from mistral_jax.training import trainer as trainer_module
 from mistral_jax.training.batches import Batches
 from mistral_jax.training.chat_data import DataError, Example
@@ -243,7 +245,7 @@ def test_a_run_that_diverges_stops_and_names_the_update() -> None:
 
 
 def test_factors_stay_float32_over_a_bfloat16_model_and_are_rounded_as_in_serving(tmp_path: Path) -> None:
-    base = tiny_base(dtype="bfloat16")
+    base = tiny_base("bfloat16")
     trained = run(replace(SETTINGS, save_dtype="bfloat16"), base=base, output=tmp_path / "lora")
     assert {x.dtype for pair in trained.factors.values() for x in pair} == {np.dtype(np.float32)}
     bank = LoRALoss.of(None, SETTINGS).bank(trained.run.params, base.module.config, base.module.dtype)
@@ -270,6 +272,25 @@ def test_only_the_targets_are_trained() -> None:
     assert {key.part: (b.shape[0], a.shape[1]) for key, (a, b) in trained.factors.items()} == {
         part: features[part] for part in ("v_proj", "down_proj")
     }
+
+
+@pytest.mark.parametrize("remat", [False, True])
+def test_gradients_pass_through_packed_weights(remat: bool) -> None:
+    """Blocks of 8 bits: the same as over the weights that they stand for."""
+    base = tiny_base(hidden_size=32)
+    packed, plain = nnx.clone(base.module), nnx.clone(base.module)
+    for name in ("qkv_proj", "gate_up_proj"):
+        ours, theirs = (
+            getattr(m.layers[0].self_attn if name == "qkv_proj" else m.layers[0].mlp, name) for m in (packed, plain)
+        )
+        weight = QuantizedArray(quantize(ours.weight.get_value(), BY_NAME["Q8_0"]), BY_NAME["Q8_0"])
+        ours.weight.set_value(weight)
+        theirs.weight.set_value(weight.dequantize())
+    settings = replace(SETTINGS, steps=2, remat=remat)
+    one, two = (run(settings, base=replace(base, module=module)) for module in (packed, plain))
+    assert one.run.losses == pytest.approx(two.run.losses, rel=1e-5)
+    for key in one.factors:
+        np.testing.assert_allclose(one.factors[key][1], two.factors[key][1], atol=1e-4)
 
 
 def test_weights_held_as_int8_are_refused() -> None:

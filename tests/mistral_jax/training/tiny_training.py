@@ -22,15 +22,15 @@ from mistral_jax.training.chat_data import Example
 VOCABULARY = 23
 
 
-def tiny_config(vocabulary: int = VOCABULARY, layers: int = 1) -> MistralConfig:
+def tiny_config(hidden_size: int = 20) -> MistralConfig:
     return MistralConfig.from_hf(
         {
             "architectures": ["MistralForCausalLM"],
             "model_type": "mistral",
-            "vocab_size": vocabulary,
-            "hidden_size": 20,
+            "vocab_size": VOCABULARY,
+            "hidden_size": hidden_size,
             "intermediate_size": 28,
-            "num_hidden_layers": layers,
+            "num_hidden_layers": 1,
             "num_attention_heads": 3,
             "num_key_value_heads": 1,
             "head_dim": 6,
@@ -52,8 +52,8 @@ def demo() -> ModelDescription:
 
 
 @cache
-def tiny_base(vocabulary: int = VOCABULARY, dtype: str = "float32", layers: int = 1) -> BaseModel:
-    config = tiny_config(vocabulary, layers)
+def tiny_base(dtype: str = "float32", hidden_size: int = 20) -> BaseModel:
+    config = tiny_config(hidden_size)
     return BaseModel(
         module=Mistral(config, param_dtype=jnp.dtype(dtype), rngs=nnx.Rngs(3)),
         tokenizer=demo().tokenizer,
