@@ -31,16 +31,16 @@ def write_base(folder: Path) -> Path:
     return folder
 
 
-def random_factors(base: Path, *, seed: int, rank: int, parts: Sequence[str] = PARTS, size: float = 0.3) -> Factors:
+def random_factors(base: Path, *, seed: int, rank: int, parts: Sequence[str] = PARTS, layers: int = LAYERS) -> Factors:
     """Large enough to change what the model says."""
     rng = np.random.default_rng(seed)
     features = part_features(MistralConfig.from_folder(base))
     return {
         ModuleKey(layer, part): (
-            (size * rng.standard_normal((rank, features[part][1]))).astype(np.float32),
-            (size * rng.standard_normal((features[part][0], rank))).astype(np.float32),
+            (0.3 * rng.standard_normal((rank, features[part][1]))).astype(np.float32),
+            (0.3 * rng.standard_normal((features[part][0], rank))).astype(np.float32),
         )
-        for layer in range(LAYERS)
+        for layer in range(layers)
         for part in parts
     }
 
@@ -51,16 +51,21 @@ def write_adapter(folder: Path, base: Path, *, seed: int, rank: int = 4, parts: 
     return folder
 
 
-def write_mixture(folder: Path, base: Path, *, names: Sequence[str] = ("one", "two", "three")) -> Path:
+def write_mixture(
+    folder: Path, base: Path, *, names: Sequence[str] = ("one", "two", "three"), layers: int = LAYERS
+) -> Path:
     """Layerwise, of depth 2, over experts of unequal ranks and modules."""
     parts = (("q_proj", "v_proj", "gate_proj"), ("q_proj", "down_proj"), ("o_proj",))
     adapters = {
         name: NewLoRA(
-            factors=random_factors(base, seed=i, rank=3 + i, parts=parts[i % 3]), rank=3 + i, alpha=4, num_layers=LAYERS
+            factors=random_factors(base, seed=i, rank=3 + i, parts=parts[i % 3], layers=layers),
+            rank=3 + i,
+            alpha=4,
+            num_layers=layers,
         )
         for i, name in enumerate(names)
     }
-    modules = LAYERS * len({part for some in parts[: len(names)] for part in some})
+    modules = layers * len({part for some in parts[: len(names)] for part in some})
     hidden = MistralConfig.from_folder(base).hidden_size
     config = XLoRAConfig(hidden_size=hidden, layerwise_scalings=True, xlora_depth=2, xlora_size=24)
     rng = np.random.default_rng(9)

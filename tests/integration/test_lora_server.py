@@ -306,7 +306,6 @@ def test_adapters_come_and_go_under_load_and_nothing_is_compiled(server: Adapted
     )
     unload(server, "red")
     server.refused(404, model="red")
-    compiled.clear()  # the first requests compile nothing either, but conversions of test inputs may
     stop = threading.Event()
     wrong: list[Any] = []
 
