@@ -25,7 +25,7 @@ def write_base(folder: Path) -> Path:
 
     Its 2 x 2048 logits are just enough for their exponentials to be computed as those of more rows are.
     """
-    write_folder(folder, num_hidden_layers=LAYERS, hidden_size=64, max_position_embeddings=256, vocab_size=2048)
+    write_folder(folder, num_hidden_layers=LAYERS, hidden_size=64, max_position_embeddings=1024, vocab_size=2048)
     for name in ("tokenizer.json", "tokenizer.model", "tokenizer_config.json"):
         shutil.copyfile(DEMO_FOLDER / name, folder / name)
     return folder
