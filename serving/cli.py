@@ -410,7 +410,7 @@ def verify(context: click.Context, a: str, b: str, **given: Any) -> int:
 def train_lora(context: click.Context, training: dict[str, Any], **given: Any) -> int:
     """Train a LoRA adapter on chat data.
 
-    The model stays as it is. The folder that is written loads in PEFT, and is served by `--lora`.
+    The model stays as it is. The folder that is written loads in PEFT, and is served by `lora-mistral --lora NAME=FOLDER`.
     """
     return _later("train_command", "run_train_lora")(_settings(context, given), training)
 
