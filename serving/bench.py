@@ -6,6 +6,7 @@ import json
 import platform
 import statistics
 import time
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from importlib.metadata import version
 from typing import Any
@@ -14,13 +15,16 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from mistral_jax.adapter_choice import BASE, AdapterChoice
 from mistral_jax.description import describe
 from mistral_jax.device import Device, choose_device
 from mistral_jax.quant.summary import summarize
 from mistral_jax.runner import Runner
 from mistral_jax.sampling import Features
 from mistral_jax.sampling_params import SamplingParams
+from serving.adapters import ServedModels
 from serving.build import load_runner, model_files, use_compilation_cache
+from serving.build_adapters import open_adapter_files, served_models, with_base_model
 from serving.settings import Settings
 
 
@@ -42,6 +46,7 @@ def run_bench(
 ) -> int:
     """Time each number of rows and print a table, or one JSON object. Returns the exit status."""
     use_compilation_cache(settings)
+    settings = with_base_model(settings)
     description = describe(model_files(settings), chat_template=settings.chat_template)
     device = choose_device(settings.device)
     length = prompt_tokens + answer_tokens + 1
@@ -49,10 +54,25 @@ def run_bench(
         raise ValueError(
             f"{prompt_tokens} + {answer_tokens} tokens are more than the model's {description.config.max_position_embeddings}"
         )
-    first = load_runner(settings, description, device, length=length, slots=max(rows), report=lambda *_: None)
+    adapters = open_adapter_files(settings, description.config)
+    first = load_runner(
+        settings, description, device, length=length, slots=max(rows), report=lambda *_: None, adapters=adapters
+    )
+    choices = _choices(served_models(settings, adapters, created=0))
     # The same weights in all; only the shapes differ.
-    runners = [Runner(first.model, slots=count, length=length, chunks=first.chunk_sizes) for count in rows]
-    timings = [time_runner(runner, prompt_tokens, answer_tokens, repeats) for runner in runners]
+    runners = [
+        Runner(
+            first.model,
+            slots=count,
+            length=length,
+            chunks=first.chunk_sizes,
+            adapters=first.adapters,
+            xlora=first.xlora,
+            keep_cache=settings.xlora_kv_cache,
+        )
+        for count in rows
+    ]
+    timings = [time_runner(runner, prompt_tokens, answer_tokens, repeats, choices) for runner in runners]
     bandwidth = copy_bandwidth(device)
     result: dict[str, Any] = {
         "model": settings.served_id,
@@ -61,6 +81,8 @@ def run_bench(
         "quant": settings.quant,
         "weight_bytes": first.weight_bytes,
         "weights": str(summarize(first.model)),
+        "adapters": [] if adapters is None else list(adapters.names),
+        "xlora": first.xlora is not None,
         "device": device.device_kind if device.platform != "cpu" else platform.processor() or platform.machine(),
         "platform": device.platform,
         "copy_bytes_per_second": bandwidth,
@@ -79,6 +101,7 @@ def _table(result: dict[str, Any], timings: list[Timing]) -> str:
         f"computing in {result['dtype']} on {result['device']}; memory is read and written at "
         f"{result['copy_bytes_per_second'] / 1e9:.1f} GB/s",
         f"prompt {result['prompt_tokens']} tokens, answer {result['answer_tokens']} tokens; medians",
+        *_adapter_lines(result),
         "",
         f"{'rows':>5} {'prefill tok/s':>14} {'decode tok/s':>13} {'ms/step':>9} {'weights GB/s':>13}",
     ]
@@ -90,7 +113,30 @@ def _table(result: dict[str, Any], timings: list[Timing]) -> str:
     return "\n".join(lines)
 
 
-def time_runner(runner: Runner, prompt_tokens: int, answer_tokens: int, repeats: int) -> Timing:
+def _adapter_lines(result: dict[str, Any]) -> list[str]:
+    count = len(result["adapters"])
+    if result["xlora"]:
+        return [
+            f"X-LoRA, adapters: {count}; in two passes for each token; a server decodes faster where it guesses well"
+        ]
+    return [f"LoRA adapters, one for each row in turn: {count}"] if count else []
+
+
+def _choices(models: ServedModels) -> list[AdapterChoice]:
+    """What the rows run with, in turn: the mixture, or one adapter each, or the model alone."""
+    if models.has_mixture or not models.adapters:
+        default = models.find(None)
+        assert default is not None
+        return [default.choice]
+    return [model.choice for model in models.models if model.kind == "adapter"]
+
+
+def time_runner(
+    runner: Runner, prompt_tokens: int, answer_tokens: int, repeats: int, choices: Sequence[AdapterChoice] = (BASE,)
+) -> Timing:
+    """Args:
+    choices: what the rows run with, in turn.
+    """
     state = runner.warm_up(runner.new_state())
     rng = np.random.default_rng(0)
     params = SamplingParams(temperature=0.0, seed=0)
@@ -101,19 +147,22 @@ def time_runner(runner: Runner, prompt_tokens: int, answer_tokens: int, repeats:
         for slot in slots:
             # One token more than is timed: the last is run by the first decode step.
             prompt = rng.integers(0, runner.config.vocab_size, prompt_tokens + 1).tolist()
-            state = runner.admit(state, slot, prompt, params)
+            choice = choices[slot % len(choices)]
+            state = runner.admit(state, slot, prompt, params, choice)
             jax.block_until_ready(state.rows)
             start = time.perf_counter()
             done = None
             for chunk in runner.chunks(len(prompt)):
-                state, done, _ = runner.prefill(state, slot, prompt, chunk)
+                state, done, _ = runner.prefill(state, slot, prompt, chunk, scaling=choice.xlora)
             jax.block_until_ready(done)
             prefills.append(time.perf_counter() - start)
         # As the server does: a step is dispatched before the tokens of the one before are read.
         pending = None
         last = time.perf_counter()
         for step in range(answer_tokens - 1):
-            state, packed, *_ = runner.decode(state, slots, Features(), longest=prompt_tokens + 1 + step)
+            scaling = any(choice.needs_scaling(step) for choice in choices)
+            longest = prompt_tokens + 1 + step
+            state, packed, *_ = runner.decode(state, slots, Features(), longest=longest, scaling=scaling)
             if pending is not None:
                 np.asarray(pending)
                 now = time.perf_counter()

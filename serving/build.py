@@ -147,7 +147,7 @@ def sequence_length(
     itemsize = choose_dtype(settings.dtype, config.dtype, device.platform).itemsize
     weights = weight_bytes(settings, description, device) + bytes_of_adapters(settings, description, device, adapters)
     free = free_memory(device) - weights
-    per_token = caches(adapters) * config.kv_bytes_per_token(itemsize) * max(settings.max_seqs, 2)
+    per_token = caches_of(adapters) * config.kv_bytes_per_token(itemsize) * max(settings.max_seqs, 2)
     fits = int(free * _CACHE_SHARE[platform]) // per_token // BLOCK * BLOCK
     length = min(config.max_position_embeddings, LONGEST_BY_DEFAULT[platform], max(fits, 0))
     if length < min(2 * BLOCK, config.max_position_embeddings):
@@ -183,7 +183,7 @@ def bytes_of_adapters(
     return adapter_bytes(adapters, dtype=dtype, spare=settings.room_for_loras, spare_rank=settings.max_lora_rank)
 
 
-def caches(adapters: AdapterFiles | None) -> int:
+def caches_of(adapters: AdapterFiles | None) -> int:
     """KV caches that a token is in: X-LoRA's two passes have one each."""
     return 1 if adapters is None or adapters.xlora is None else 2
 

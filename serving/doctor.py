@@ -135,8 +135,10 @@ def model(settings: Settings) -> Section:
     from mistral_jax.device import choose_device, free_memory
     from mistral_jax.kv_cache import layer_lengths
     from mistral_jax.runner import DEFAULT_CHUNKS
-    from serving.build import model_files, sequence_length, weight_bytes
+    from serving.build import bytes_of_adapters, caches_of, model_files, sequence_length, weight_bytes
+    from serving.build_adapters import open_adapter_files, with_base_model
 
+    settings = with_base_model(settings)
     files = model_files(settings)
     description = describe(files, chat_template=settings.chat_template)
     config, device = description.config, choose_device(settings.device)
@@ -163,14 +165,20 @@ def model(settings: Settings) -> Section:
         else:
             found["files"] = "on the Hub"
         found["weight_bytes"] = weight_bytes(settings, description, device)
+        adapters = open_adapter_files(settings, config)
     except (ValueError, OSError) as error:
         return found | {"problem": str(error)}
-    length = sequence_length(settings, description, device)
+    if adapters is not None:
+        found["adapters"] = {lora.name: f"rank {lora.rank}" for lora in adapters.loras}
+        found["x-lora"] = adapters.xlora is not None
+        found["adapter_bytes"] = bytes_of_adapters(settings, description, device, adapters)
+    length = sequence_length(settings, description, device, adapters)
     chunk = settings.prefill_chunk or DEFAULT_CHUNKS[-1]
     held = sum(layer_lengths(config, length=length, chunk=chunk)) * settings.max_seqs
     found["max_seq_len"], found["slots"] = length, settings.max_seqs
-    found["cache_bytes"] = 2 * held * config.num_kv_heads * config.head_dim * dtype.itemsize
-    needed, free = found["weight_bytes"] + found["cache_bytes"], free_memory(device)
+    found["cache_bytes"] = caches_of(adapters) * 2 * held * config.num_kv_heads * config.head_dim * dtype.itemsize
+    needed = found["weight_bytes"] + found.get("adapter_bytes", 0) + found["cache_bytes"]
+    free = free_memory(device)
     found |= {"needed_bytes": needed, "free_bytes": free, "fits": needed <= free}
     if needed > free:
         found["problem"] = (

@@ -100,6 +100,14 @@ def test_chat_honours_the_settings_of_the_server(monkeypatch: pytest.MonkeyPatch
     monkeypatch.setattr(serving.chat_command, "model_files", lambda settings: None)
     monkeypatch.setattr(serving.chat_command, "describe", lambda files, chat_template: described(tmp_path))
     monkeypatch.setattr(serving.chat_command, "load_module", lambda *args, **options: Mistral(CONFIG, rngs=nnx.Rngs(0)))
-    settings = Settings(compilation_cache="none", max_seq_len=48, prefill_chunk=20, repeat_last_n=5, device="cpu")
+    settings = Settings(
+        model_kind="mistral",
+        model_id="a/b",
+        compilation_cache="none",
+        max_seq_len=48,
+        prefill_chunk=20,
+        repeat_last_n=5,
+        device="cpu",
+    )
     assert run_chat(settings, system=None) == 0
     assert [(r.slots, r.length, r.chunk_sizes, r.repeat_last_n) for r in made] == [(1, 48, (16, 20), 5)]

@@ -16,13 +16,18 @@ class FakeModel:
     """Answers in two pieces, or raises what it is given."""
 
     description = SimpleNamespace(defaults={"temperature": 0.5})
+    adapters = ("poet", "cook")
 
     def __init__(self) -> None:
         self.asked: list[tuple[list[dict[str, Any]], SamplingParams]] = []
+        self.used: list[tuple[str | None, int | None]] = []
         self.error: Exception | None = None
 
-    def stream_chat(self, messages: list[dict[str, Any]], params: SamplingParams) -> Iterator[str]:
+    def stream_chat(
+        self, messages: list[dict[str, Any]], params: SamplingParams, *, adapter: str | None, freeze_after: int | None
+    ) -> Iterator[str]:
         self.asked.append(([*messages], params))
+        self.used.append((adapter, freeze_after))
         if self.error is not None:
             raise self.error
         yield from ("Hel", "lo")
@@ -86,3 +91,16 @@ def test_leaving_and_changed_settings(conversation: _Conversation, model: FakeMo
     conversation.answer("x")
     messages, params = model.asked[0]
     assert (messages[0]["content"], params.temperature, params.seed) == ("Sing.", 0.5, 3)
+
+
+def test_an_adapter_answers_until_another_does(model: FakeModel) -> None:
+    conversation = _Conversation(model, system=None, max_tokens=7, freeze_after=3)  # type: ignore[arg-type]
+    for line in ("", "/adapter cook", "/adapter base", "/adapter"):
+        if line:
+            conversation.command(line)
+        conversation.answer("hi")
+    # The weights of a mixture can be kept; those of an adapter are fixed anyway.
+    assert model.used == [(None, 3), ("cook", None), ("base", None), (None, 3)]
+    assert "there is no adapter 'nobody'; adapters: poet, cook" in str(conversation.command("/adapter nobody"))
+    conversation.answer("hi")
+    assert model.used[-1] == (None, 3)

@@ -9,10 +9,11 @@ from pathlib import Path
 import pytest
 
 from conversion.gguf.file import GGUFFile
-from serving.doctor import examine, report, run_doctor
+from serving.doctor import examine, model, report, run_doctor
 from serving.settings import Settings
 from tests.conversion.gguf_files import rewritten
 from tests.conversion.tiny_models import GOLDENS
+from tests.integration.adapted_models import write_base, write_mixture
 
 NARROW = GOLDENS / "narrow.Q8_0.gguf"
 
@@ -142,3 +143,19 @@ def test_all_parts_of_a_split_gguf_file_are_listed(tmp_path: Path) -> None:
     for part in parts:
         model = examine(Settings(model_kind="mistral", model_id=str(part)))["model"]
         assert model["files"] == {path.name: path.stat().st_size for path in parts}
+
+
+def test_adapters_are_listed_and_counted(tmp_path: Path) -> None:
+    base = write_base(tmp_path / "base")
+    mixture = write_mixture(tmp_path / "mixture", base)
+    given = {"model_kind": "x-lora-mistral", "model_id": str(base), "xlora_model_id": str(mixture), "device": "cpu"}
+    plain = model(Settings(model_kind="mistral", model_id=str(base), device="cpu", max_seq_len=256))
+    found = model(Settings(**given, max_seq_len=256))
+    assert found["adapters"] == {"one": "rank 3", "two": "rank 4", "three": "rank 5"}
+    assert found["x-lora"]
+    assert found["cache_bytes"] == 2 * plain["cache_bytes"]
+    assert found["needed_bytes"] == found["weight_bytes"] + found["adapter_bytes"] + found["cache_bytes"]
+    roomy = model(Settings(**given, max_seq_len=256, lora_folder=tmp_path, spare_loras=7))
+    assert roomy["adapter_bytes"] > 3 * found["adapter_bytes"]
+    shutil.rmtree(mixture / "two")
+    assert "names adapter two, which has no folder" in model(Settings(**given))["problem"]
