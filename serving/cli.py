@@ -1,5 +1,4 @@
-"""The command `mistral-jax`: options, then a subcommand. Options are generated from the declarations in
-`serving.settings`.
+"""The command `mistral-jax`: options, then a subcommand. See `serving.cli_options` for where options come from.
 
 Nothing heavy is imported before a command runs, so `--help` answers at once.
 """
@@ -12,56 +11,30 @@ import os
 import sys
 import traceback
 from collections.abc import Callable, Sequence
-from dataclasses import replace
 from pathlib import Path
-from typing import Any, NoReturn, TypeVar, cast
+from typing import Any, NoReturn, cast
 
 import click
 
-from serving.model_settings import DEFAULT_MODEL_ID, XLORA_GGUF
-from serving.setting_types import SettingSpec
-from serving.settings import SPECS, ModelKind, Settings, SettingsError
+from serving.cli_options import (
+    ANY_MODEL,
+    GENERAL,
+    GGUF,
+    MODEL,
+    MODEL_OR_DEMO,
+    SEED_GENERAL,
+    XLORA,
+    XLORA_GGUF_BASE,
+    of_kind,
+    options,
+    takes_settings,
+)
+from serving.settings import ModelKind, Settings, SettingsError
 from serving.train_options import lora_training_options, xlora_training_options
 from serving.version import version
 
 Given = dict[str, "str | bool | Sequence[str] | None"]
-_Command = TypeVar("_Command", bound=Callable[..., Any])
 
-
-def _of_kind(kind: ModelKind, **defaults: str) -> tuple[SettingSpec, ...]:
-    """The options of a kind of model, with other words for the defaults of some."""
-    found = (spec for spec in SPECS if spec.option.cli and kind in spec.option.kinds)
-    return tuple(
-        replace(spec, option=replace(spec.option, default_text=defaults[spec.name])) if spec.name in defaults else spec
-        for spec in found
-    )
-
-
-GENERAL = tuple(spec for spec in SPECS if spec.option.cli and not spec.option.kinds)
-MODEL = _of_kind("mistral")
-GGUF = _of_kind("gguf-mistral")
-XLORA = _of_kind("x-lora-mistral", model_id=f"the base model that the X-LoRA model names, or else {DEFAULT_MODEL_ID}")
-XLORA_GGUF_BASE = _of_kind("x-lora-gguf-mistral", quantized_model_id=XLORA_GGUF[0], quantized_filename=XLORA_GGUF[1])
-MODEL_OR_DEMO = (
-    *_of_kind("mistral", model_id="the bundled demo"),
-    *(
-        replace(spec, option=replace(spec.option, flags=spec.option.flags[:1], default_text="none"))
-        for spec in GGUF
-        if spec not in MODEL
-    ),
-)
-"""The same, and the options that name a GGUF file, for commands that take the bundled model where none is named."""
-ANY_MODEL = (
-    *MODEL_OR_DEMO,
-    *(
-        replace(spec, option=replace(spec.option, flags=spec.option.flags[:1]))
-        for spec in _of_kind("x-lora-mistral", xlora_model_id="none")
-        if spec.name not in {other.name for other in MODEL}
-    ),
-)
-"""The same, with adapters."""
-SEED_GENERAL = tuple(spec for spec in SPECS if spec.name == "xlora_kv_cache")
-"""Options of X-LoRA that may also come before the command."""
 
 _EPILOG = (
     "Every option can also be set by the environment variable shown in brackets; the command line wins. "
@@ -109,52 +82,6 @@ def _debugging() -> bool:
     return asked or os.environ.get("MISTRAL_JAX_LOG_LEVEL", "").strip().lower() == "debug"
 
 
-def option_for(spec: SettingSpec, *, short: bool = True, hidden: bool = False) -> Callable[[_Command], _Command]:
-    """A click option for a setting. Its value stays text: `Settings.resolve` reads it, as it reads the variables."""
-    flags = [flag for flag in spec.option.flags if short or flag.startswith("--")]
-    default = spec.option.default_text or spec.show(spec.default)
-    arguments: dict[str, Any] = {
-        "help": f"{spec.option.help}  [default: {default}; env: {spec.env}]",
-        "default": None,
-        "hidden": hidden,
-        "expose_value": True,
-    }
-    if spec.is_flag:
-        name = spec.option.flags[0]
-        flags[0] = f"{name}/--no-{name.removeprefix('--')}"
-        arguments["is_flag"] = True
-    elif spec.is_list:
-        arguments |= {"multiple": True, "metavar": "TEXT"}
-    else:
-        arguments["metavar"] = _metavar(spec)
-    return click.option(spec.name, *flags, **arguments)
-
-
-def _metavar(spec: SettingSpec) -> str:
-    choices = spec.expected.removeprefix("one of ")
-    if choices != spec.expected:
-        return "[" + choices.replace(", ", "|") + "]"
-    return {int: "INTEGER", float: "NUMBER"}.get(spec.type, "FILE" if spec.name == "log" else "TEXT")
-
-
-def _options(*specs: SettingSpec, short: bool = True, hidden: bool = False) -> Callable[[_Command], _Command]:
-    def decorate(command: _Command) -> _Command:
-        for spec in reversed(specs):
-            command = option_for(spec, short=short, hidden=hidden)(command)
-        return command
-
-    return decorate
-
-
-def _takes_settings(*specs: SettingSpec) -> Callable[[_Command], _Command]:
-    """A subcommand's own settings, and every general one by its long flag, for those who put options last."""
-
-    def decorate(command: _Command) -> _Command:
-        return _options(*specs)(_options(*GENERAL, short=False, hidden=True)(command))
-
-    return decorate
-
-
 def _settings(context: click.Context, given: Given, kind: ModelKind | None = None) -> Settings:
     merged: Given = {**cast("Given", context.obj or {})}
     merged.update({name: value for name, value in given.items() if value is not None and value != ()})
@@ -169,8 +96,8 @@ def _settings(context: click.Context, given: Given, kind: ModelKind | None = Non
     "  mistral-jax --port 8000 mistral --model-id ./my-model",
 )
 @click.version_option(version(), prog_name="mistral-jax")
-@_options(*GENERAL)
-@_options(*SEED_GENERAL, hidden=True)
+@options(*GENERAL)
+@options(*SEED_GENERAL, hidden=True)
 @click.pass_context
 def cli(context: click.Context, **given: Any) -> None:
     context.obj = given
@@ -180,7 +107,7 @@ _SUB_EPILOG = "The options of `mistral-jax --help` may be given here too, by the
 
 
 @cli.command(epilog=_SUB_EPILOG)
-@_takes_settings()
+@takes_settings()
 @click.pass_context
 def demo(context: click.Context, **given: Any) -> int:
     """Serve the small bundled model: nothing to download."""
@@ -188,7 +115,7 @@ def demo(context: click.Context, **given: Any) -> int:
 
 
 @cli.command(epilog=_SUB_EPILOG)
-@_takes_settings(*MODEL)
+@takes_settings(*MODEL)
 @click.pass_context
 def mistral(context: click.Context, **given: Any) -> int:
     """Serve a model from the Hub, a folder or files."""
@@ -196,7 +123,7 @@ def mistral(context: click.Context, **given: Any) -> int:
 
 
 @cli.command("gguf-mistral", epilog=_SUB_EPILOG)
-@_takes_settings(*GGUF)
+@takes_settings(*GGUF)
 @click.pass_context
 def gguf_mistral(context: click.Context, **given: Any) -> int:
     """Serve a GGUF file: weights, tokenizer and chat template are all in it."""
@@ -207,7 +134,7 @@ cli.add_command(gguf_mistral, "mistral-gguf")
 
 
 @cli.command("lora-mistral", epilog=_SUB_EPILOG)
-@_takes_settings(*_of_kind("lora-mistral"))
+@takes_settings(*of_kind("lora-mistral"))
 @click.pass_context
 def lora_mistral(context: click.Context, **given: Any) -> int:
     """Serve a model with LoRA adapters, which requests name."""
@@ -215,7 +142,7 @@ def lora_mistral(context: click.Context, **given: Any) -> int:
 
 
 @cli.command("lora-gguf-mistral", epilog=_SUB_EPILOG)
-@_takes_settings(*_of_kind("lora-gguf-mistral"))
+@takes_settings(*of_kind("lora-gguf-mistral"))
 @click.pass_context
 def lora_gguf_mistral(context: click.Context, **given: Any) -> int:
     """Serve a GGUF file with LoRA adapters, which requests name."""
@@ -223,7 +150,7 @@ def lora_gguf_mistral(context: click.Context, **given: Any) -> int:
 
 
 @cli.command("x-lora-mistral", epilog=_SUB_EPILOG)
-@_takes_settings(*XLORA)
+@takes_settings(*XLORA)
 @click.pass_context
 def x_lora_mistral(context: click.Context, **given: Any) -> int:
     """Serve an X-LoRA mixture of adapters over a model."""
@@ -231,7 +158,7 @@ def x_lora_mistral(context: click.Context, **given: Any) -> int:
 
 
 @cli.command("x-lora-gguf-mistral", epilog=_SUB_EPILOG)
-@_takes_settings(*XLORA_GGUF_BASE)
+@takes_settings(*XLORA_GGUF_BASE)
 @click.pass_context
 def x_lora_gguf_mistral(context: click.Context, **given: Any) -> int:
     """Serve an X-LoRA mixture of adapters over a GGUF file."""
@@ -243,7 +170,7 @@ cli.add_command(x_lora_gguf_mistral, "x-lora-mistral-gguf")
 
 
 @cli.command(epilog=_SUB_EPILOG)
-@_takes_settings(*ANY_MODEL)
+@takes_settings(*ANY_MODEL)
 @click.option("--system", metavar="TEXT", help="System message that opens the conversation.")
 @click.pass_context
 def chat(context: click.Context, system: str | None, **given: Any) -> int:
@@ -252,7 +179,7 @@ def chat(context: click.Context, system: str | None, **given: Any) -> int:
 
 
 @cli.command(epilog=_SUB_EPILOG)
-@_takes_settings(*ANY_MODEL)
+@takes_settings(*ANY_MODEL)
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
 @click.option("--offline", is_flag=True, help="Do not ask the Hub about files that are not in the cache.")
 @click.pass_context
@@ -262,7 +189,7 @@ def doctor(context: click.Context, as_json: bool, offline: bool, **given: Any) -
 
 
 @cli.command(epilog=_SUB_EPILOG)
-@_takes_settings(*ANY_MODEL)
+@takes_settings(*ANY_MODEL)
 @click.option(
     "--rows", metavar="LIST", default="1,8", show_default=True, help="Numbers of sequences to decode together."
 )
@@ -404,7 +331,7 @@ def verify(context: click.Context, a: str, b: str, **given: Any) -> int:
 
 
 @cli.command("train-lora")
-@_takes_settings(*MODEL_OR_DEMO)
+@takes_settings(*MODEL_OR_DEMO)
 @lora_training_options
 @click.pass_context
 def train_lora(context: click.Context, training: dict[str, Any], **given: Any) -> int:
@@ -416,7 +343,7 @@ def train_lora(context: click.Context, training: dict[str, Any], **given: Any) -
 
 
 @cli.command("train-xlora")
-@_takes_settings(*MODEL_OR_DEMO)
+@takes_settings(*MODEL_OR_DEMO)
 @xlora_training_options
 @click.pass_context
 def train_xlora(context: click.Context, training: dict[str, Any], **given: Any) -> int:
