@@ -289,32 +289,13 @@ class Golden:
 
 
 COLUMNS = (
-    *(
-        "case",
-        "adapters",
-        "depth",
-        "layerwise",
-        "temperature",
-        "top-k",
-        "softmax of top-k",
-        "scaling pass",
-        "global weight",
-    ),
-    *(
-        "dropout",
-        "ReLU",
-        "bias",
-        "logits: whole",
-        "cached",
-        "scalings: whole",
-        "cached",
-        "PEFT's rounding",
-        "greedy text",
-    ),
+    *("case", "adapters", "depth", "layerwise", "temperature", "top-k", "softmax of top-k", "scaling pass"),
+    *("global weight", "dropout", "ReLU", "bias", "logits: whole", "cached", "scalings: whole", "weights: cached"),
+    *("PEFT's rounding", "greedy text"),
 )
 _SHOWN = (
-    *("depth", "layerwise", "temperature", "top_k", "softmax_topk", "scaling_pass", "global_weight"),
-    *("dropout", "relu", "bias"),
+    *("depth", "layerwise", "temperature", "top_k", "softmax_topk", "scaling_pass"),
+    *("global_weight", "dropout", "relu", "bias"),
 )
 
 
