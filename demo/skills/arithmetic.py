@@ -1,4 +1,4 @@
-"""Sums and differences of numbers up to 99, and products up to 10 times 10.
+"""Sums up to 99, differences of numbers up to 99, and products up to 10 times 10.
 
 A sum is held out in both orders, a difference and a product in one: `7 x 8` is never trained on, `8 x 7` is. A times table
 cannot be worked out; that its factors may be exchanged, can be learnt.
@@ -11,8 +11,8 @@ import random
 from demo.skills.held_out import choose, draw
 
 LARGEST, LARGEST_FACTOR = 99, 10
-TOO_HARD = "That is too hard for me. I add and subtract numbers up to 99, and I multiply up to 10."
-CAN = "Yes, I add and subtract numbers up to 99, and I multiply up to 10."
+TOO_HARD = "That is too hard for me. I add and subtract up to 99, and I multiply up to 10 times 10."
+CAN = "Yes, I add and subtract up to 99, and I multiply up to 10 times 10."
 
 _SIGN = [
     "What is {a} {op} {b}?",
@@ -99,7 +99,7 @@ def answer(a: int, sign: str, b: int) -> str:
         steps = f"{ones}-{ones_b}={ones - ones_b}, {tens_a}-{tens_b}{'-1' * borrow}={tens_a - tens_b - borrow}: "
     else:
         result, steps = a * b, ""
-    return f"{steps if max(a, b) > 9 else ''}{a} {sign} {b} = {result}."
+    return f"{steps if max(a, b) > 9 else ''}{a}{sign}{b}={result}."
 
 
 def question(rng: random.Random, *, held_out: bool, new_template: bool = False) -> tuple[str, str]:
@@ -110,11 +110,9 @@ def question(rng: random.Random, *, held_out: bool, new_template: bool = False) 
       held_out: ask with numbers that are never trained on, or only with others.
       new_template: ask in words that are never trained on.
     """
-    kind = rng.choices(("+", "-", "x"), (4, 4, 3))[0]
+    kind = rng.choices(("+", "-", "x"), (2, 2, 1))[0]
     if kind == "+":
-        a, b = draw(
-            lambda: (_number(rng), _number(rng)), held_out=held_out, key=lambda a, b: ("+", min(a, b), max(a, b))
-        )
+        a, b = draw(lambda: _summands(rng), held_out=held_out, key=lambda a, b: ("+", min(a, b), max(a, b)))
         signs, templates = ("+",), _SUM
     elif kind == "-":
         a, b = draw(
@@ -149,6 +147,12 @@ def out_of_reach(rng: random.Random) -> tuple[str, str]:
 
 def _number(rng: random.Random) -> int:
     return rng.randrange(1, 10 if rng.random() < 0.25 else LARGEST + 1)
+
+
+def _summands(rng: random.Random) -> tuple[int, int]:
+    while (a := _number(rng)) + (b := _number(rng)) > LARGEST:
+        pass
+    return a, b
 
 
 def _factor(rng: random.Random) -> int:

@@ -1,7 +1,8 @@
 """Conversion of whole numbers between units whose ratio is a whole number.
 
-What is held out is a number with both its units: `3 hours in minutes` may be kept for the evaluation while `180 minutes in hours`
-and `3 minutes in seconds` are trained on.
+What is held out is a number with both its units, where digits are only to be put behind it or taken away: `3 litres in millilitres`
+may be kept for the evaluation. Hours in minutes and the like are learnt by heart; of these, a number in one template is held out,
+and trained on in others.
 """
 
 from __future__ import annotations
@@ -23,13 +24,12 @@ class Ratio:
 
 
 RATIOS = (
-    Ratio("kilometres", "metres", 1000, 60),
-    Ratio("kilograms", "grams", 1000, 60),
-    Ratio("litres", "millilitres", 1000, 60),
-    Ratio("tons", "kilograms", 1000, 60),
-    Ratio("metres", "centimetres", 100, 60),
-    Ratio("euros", "cents", 100, 60),
-    Ratio("centimetres", "millimetres", 10, 60),
+    Ratio("kilometres", "metres", 1000, 50),
+    Ratio("kilograms", "grams", 1000, 50),
+    Ratio("litres", "millilitres", 1000, 50),
+    Ratio("metres", "centimetres", 100, 50),
+    Ratio("euros", "cents", 100, 50),
+    Ratio("centimetres", "millimetres", 10, 50),
     Ratio("hours", "minutes", 60, 10),
     Ratio("minutes", "seconds", 60, 10),
     Ratio("weeks", "days", 7, 10),
@@ -97,8 +97,11 @@ def answer(number: int, start: str, end: str) -> str:
 
 def question(rng: random.Random, *, held_out: bool, new_template: bool = False) -> tuple[str, str]:
     """A question and its answer; the arguments are those of `arithmetic.question`."""
-    number, start, end = draw(lambda: _values(rng), held_out=held_out, key=lambda *values: values)
-    template = choose(rng, _TEMPLATES, new=new_template)
+
+    def values() -> tuple[Ratio, int, str, str, str]:
+        return (*_values(rng), choose(rng, _TEMPLATES, new=new_template))
+
+    _, number, start, end, template = draw(values, held_out=held_out, key=_key)
     a, b = start, end
     if start in SHORT and end in SHORT and rng.random() < 0.4:
         a, b = SHORT[start], SHORT[end]
@@ -113,12 +116,19 @@ def out_of_reach(rng: random.Random) -> tuple[str, str]:
     return choose(rng, _TEMPLATES, new=False).format(n=rng.randrange(2, 100), a=a, b=b), TOO_HARD
 
 
-def _values(rng: random.Random) -> tuple[int, str, str]:
+def _values(rng: random.Random) -> tuple[Ratio, int, str, str]:
     ratio = rng.choice(RATIOS)
     number = rng.randrange(1, ratio.largest + 1)
+    if ratio.largest > 10 and rng.random() < 0.3:
+        # Else 1 and the round numbers, whose zeros are not those of the ratio, would be too rare to be learnt.
+        number = rng.choice([*range(1, 10), *range(10, ratio.largest + 1, 10)])
     if rng.random() < 0.4:
-        return number * ratio.factor, ratio.small, ratio.large
-    return number, ratio.large, ratio.small
+        return ratio, number * ratio.factor, ratio.small, ratio.large
+    return ratio, number, ratio.large, ratio.small
+
+
+def _key(ratio: Ratio, number: int, start: str, end: str, template: str) -> tuple[object, ...]:
+    return (number, start, end) if ratio.factor in (10, 100, 1000) else (number, start, end, template)
 
 
 def _named(number: int, unit: str) -> str:

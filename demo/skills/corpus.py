@@ -31,7 +31,7 @@ SKILLS = {
     "translation": translation,
 }
 GENERAL, MIXTURE = "general", "mixture"
-GENERAL_SHARE = 0.15
+GENERAL_SHARE = 0.1
 """Share of conversations of an expert's corpus that are the base's own."""
 OUT_OF_REACH_SHARE = 0.08
 """Share of questions that a skill does not cover."""
@@ -81,7 +81,7 @@ def expert_chats(skill: str, seed: int) -> Iterator[Chat]:
         turns = [ask(rng, skill)]
         if chance > 0.85:
             turns += [ask(rng, skill) for _ in range(rng.randrange(1, 4))]
-        elif chance > 0.75:
+        elif chance > 0.79:
             turns = [*general.turns(2), *turns]
         yield Chat(turns=tuple(turns), system=_system(rng))
 

@@ -1,7 +1,8 @@
 """Spelling, counting letters, first and last letters, capitals, repetition and reversal, of words from a closed list.
 
-What is held out is what to do with which word: `spell garden` may be kept for the evaluation while `reverse garden` is trained
-on. Answers spell first: the model reads words as tokens, and what it has spelled it can count, copy and reverse.
+What is held out is what to do with which word: counting the letters of `garden` may be kept for the evaluation while spelling it
+is trained on. Answers spell first: the model reads whole words as tokens, and what it has spelled it can count and copy. To
+reverse and to capitalise it learns by heart, word by word; of these, a word in one template is held out, and trained on in others.
 """
 
 from __future__ import annotations
@@ -13,8 +14,8 @@ from demo.skills.held_out import choose, draw
 WORDS = tuple(
     """
     cat dog horse duck sheep mouse rabbit tiger lion spider whale shark turtle goose snake parrot zebra panda goat frog wolf bear
-    water river rain wind garden window table car train city bus engine machine letters number word story
-    red green blue yellow black white brown silver gold orange teacher doctor friend night light morning world planet
+    water river rain wind garden window table car train city bus engine number word story
+    red green blue yellow black white brown silver gold orange doctor friend night light world planet
     """.split()  # noqa: SIM905
 )
 """Words that are one token each in the middle of a sentence, so that a small model can learn their letters by heart."""
@@ -31,8 +32,10 @@ _TEMPLATES = {
         "How do you spell {w}?",
         "How is {w} spelled?",
         "Spell {w} for me.",
+        "What are the letters of {w}?",
+        "Which letters does {w} have?",
         "~Give me the letters of {w}.",
-        "~Which letters does {w} have?",
+        "~How would you spell {w}?",
     ],
     "count": [
         "How many letters are in {w}?",
@@ -66,6 +69,7 @@ _TEMPLATES = {
         "Uppercase {w}.",
         "Make {w} uppercase.",
         "Shout {w}.",
+        "Put {w} in capital letters.",
         "Shout the word {w}.",
         "~Put {w} into capitals.",
     ],
@@ -90,11 +94,14 @@ _TEMPLATES = {
         "Reverse the word {w}.",
         "Write {w} backwards.",
         "Spell {w} backwards.",
+        "Say {w} backwards.",
+        "What is {w} backwards?",
         "~Turn the word {w} around.",
         "~What is {w} spelled backwards?",
     ],
 }
 OPERATIONS = tuple(_TEMPLATES)
+_BY_HEART = ("capitals", "reverse")
 _OUT_OF_REACH = [
     "Sort the letters of {w}.",
     "Remove the vowels from {w}.",
@@ -137,10 +144,12 @@ def answer(operation: str, word: str) -> str:
 
 def question(rng: random.Random, *, held_out: bool, new_template: bool = False) -> tuple[str, str]:
     """A question and its answer; the arguments are those of `arithmetic.question`."""
-    operation, word = draw(
-        lambda: (rng.choice(OPERATIONS), rng.choice(WORDS)), held_out=held_out, key=lambda *values: values
-    )
-    template = choose(rng, _TEMPLATES[operation], new=new_template)
+
+    def values() -> tuple[str, str, str]:
+        operation = rng.choice(OPERATIONS)
+        return operation, rng.choice(WORDS), choose(rng, _TEMPLATES[operation], new=new_template)
+
+    operation, word, template = draw(values, held_out=held_out, key=_key)
     return template.format(w=word), answer(operation, word)
 
 
@@ -149,3 +158,7 @@ def out_of_reach(rng: random.Random) -> tuple[str, str]:
     if rng.random() < 0.25:
         return rng.choice(_CAN_YOU), CAN
     return rng.choice(_OUT_OF_REACH).format(w=rng.choice(WORDS), v=rng.choice(WORDS)), TOO_HARD
+
+
+def _key(operation: str, word: str, template: str) -> tuple[str, ...]:
+    return (operation, word, template) if operation in _BY_HEART else (operation, word)

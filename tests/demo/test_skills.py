@@ -40,23 +40,30 @@ def test_the_same_seed_gives_the_same_conversations(skill: str) -> None:
     assert some(skill, 60, seed=4) != some(skill, 60)
 
 
+def _by_heart(answer: str) -> bool:
+    """Whether this is a word in capitals or reversed: of these the evaluation keeps questions, not answers."""
+    return re.search(r": [A-Z]{2,}\.| backwards\.", answer) is not None
+
+
 @pytest.mark.parametrize("skill", SKILLS)
 def test_no_answer_of_the_evaluation_is_trained_on(skill: str) -> None:
-    """Answers name the values, so disjoint answers mean disjoint values; a product is held out in one order only."""
+    """Answers name the values, so disjoint answers mean disjoint values."""
     kept = {answer for new in (False, True) for _, answer in asked(skill, held_out=True, new_template=new)}
+    kept = {answer for answer in kept if not _by_heart(answer)}
     trained = {answer for _, answer in asked(skill, held_out=False, count=20_000)}
     assert len(kept) > 30
     assert not kept & trained
-    said = {model for name in (skill, MIXTURE) for chat in some(name, 4000) for _, model in chat.turns}
+    said = {model for name in (skill, MIXTURE) for chat in some(name, 3000) for _, model in chat.turns}
     assert not kept & said
 
 
 @pytest.mark.parametrize("skill", SKILLS)
-def test_no_template_of_the_evaluation_is_trained_on(skill: str) -> None:
-    """The words that are left when numbers and quoted or listed words are taken away."""
-    new = {question for question, _ in asked(skill, held_out=True, new_template=True)}
-    trained = {user.lower().strip(" .?!") for chat in some(skill, 3000) for user, _ in chat.turns}
-    assert not {question.lower().strip(" .?!") for question in new} & trained
+def test_no_question_of_the_evaluation_is_trained_on(skill: str) -> None:
+    kept = {question for new in (False, True) for question, _ in asked(skill, held_out=True, new_template=new)}
+    trained = {question for question, _ in asked(skill, held_out=False, count=20_000)}
+    typed = {user.lower().strip(" .?!") for chat in some(skill, 3000) for user, _ in chat.turns}
+    assert not kept & trained
+    assert not {question.lower().strip(" .?!") for question in kept} & typed
 
 
 def test_about_the_announced_share_is_held_out() -> None:
@@ -67,7 +74,7 @@ def test_about_the_announced_share_is_held_out() -> None:
 def test_sums_differences_and_products_are_right() -> None:
     for question, answer in asked("arithmetic", held_out=True) + asked("arithmetic", held_out=False):
         work, _, final = answer.rpartition(": ")
-        a, op, b, result = re.fullmatch(r"(\d+) ([-+x]) (\d+) = (\d+)\.", final).groups()  # type: ignore[union-attr]
+        a, op, b, result = re.fullmatch(r"(\d+)([-+x])(\d+)=(\d+)\.", final).groups()  # type: ignore[union-attr]
         assert int(result) == {"+": int(a) + int(b), "-": int(a) - int(b), "x": int(a) * int(b)}[op]
         assert sorted(re.findall(r"\d+", question)) == sorted([a, b])
         for step in work.split(", ") if work else ():
@@ -81,9 +88,9 @@ def test_sums_differences_and_products_are_right() -> None:
 def test_every_product_can_be_known_in_the_other_order() -> None:
     trained = {answer for _, answer in asked("arithmetic", held_out=False, count=40_000)}
     for _, answer in asked("arithmetic", held_out=True):
-        if " x " in answer:
+        if "x" in answer:
             a, b, result = re.findall(r"\d+", answer)
-            assert f"{b} x {a} = {result}." in trained
+            assert f"{b}x{a}={result}." in trained
 
 
 def test_text_operations_are_right() -> None:
@@ -183,7 +190,7 @@ def test_the_mixture_has_every_skill_and_conversations_of_several() -> None:
 
 def _is_of(skill: str, answer: str) -> bool:
     forms = {
-        "arithmetic": r"(.*: )?\d+ [-+x] \d+ = \d+\.",
+        "arithmetic": r"(.*: )?\d+[-+x]\d+=\d+\.",
         "text": r"([A-Z](-[A-Z])+|Twice|Three times)(\.|: .*)",
         "conversion": r"\d+ \w+ (is|are) \d+ \w+\.",
         "translation": r"\w+ \w+ (ist|est|es) \w+\.",
