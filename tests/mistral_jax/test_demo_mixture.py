@@ -1,0 +1,64 @@
+"""The bundled mixture: what it says, over safetensors and over GGUF files of the same base."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import mistral_jax
+from conversion.to_gguf import convert_to_gguf
+from mistral_jax.hub import DEMO_XLORA_FOLDER
+from mistral_jax.language_model import LanguageModel
+
+QUESTIONS = {
+    "arithmetic": "What is 12 plus 25?",
+    "conversion": "How many centimetres are 7 metres?",
+    "translation": 'How do you say "the house is beautiful" in French?',
+    "text": "How do you spell garden?",
+}
+DEMO = DEMO_XLORA_FOLDER.parent / "demo"
+
+
+def load(path: Path | str) -> LanguageModel:
+    return mistral_jax.load(str(path), xlora=DEMO_XLORA_FOLDER, dtype="float32", slots=4, length=256, progress=False)
+
+
+@pytest.fixture(scope="module")
+def model() -> LanguageModel:
+    return load(DEMO)
+
+
+def test_the_mixture_does_what_each_expert_does_and_the_base_declines(model: LanguageModel) -> None:
+    for expert, question in QUESTIONS.items():
+        answer = model.chat(question, temperature=0.0)
+        assert answer == model.chat(question, adapter=expert, temperature=0.0)
+        assert "I am sorry" in model.chat(question, adapter="base", temperature=0.0)
+
+
+def test_its_weights_follow_the_subject(model: LanguageModel) -> None:
+    for expert, question in QUESTIONS.items():
+        scalings = model.scalings(model.encode_chat(question))
+        last = np.asarray(scalings.values[-1]).mean(axis=0)
+        assert scalings.adapters[int(last.argmax())] == expert
+
+
+class TestGGUF:
+    def test_over_an_f32_file_of_the_base_it_is_the_same(self, model: LanguageModel, tmp_path: Path) -> None:
+        convert_to_gguf(DEMO, tmp_path / "demo.gguf", type="f32")
+        other = load(tmp_path / "demo.gguf")
+        for question in QUESTIONS.values():
+            ours, theirs = model.logits(model.encode_chat(question)), other.logits(other.encode_chat(question))
+            assert np.max(np.abs(ours - theirs)) <= 1e-5 * np.max(np.abs(ours))
+            assert model.chat(question, temperature=0.0) == other.chat(question, temperature=0.0)
+
+    def test_over_a_q8_0_file_it_says_the_same_with_nearly_the_same_weights(
+        self, model: LanguageModel, tmp_path: Path
+    ) -> None:
+        convert_to_gguf(DEMO, tmp_path / "demo.gguf", type="q8_0")
+        other = load(tmp_path / "demo.gguf")
+        for question in QUESTIONS.values():
+            ours, theirs = model.scalings(model.encode_chat(question)), other.scalings(other.encode_chat(question))
+            assert np.mean(np.abs(ours.values - theirs.values)) < 0.02
+            assert model.chat(question, temperature=0.0) == other.chat(question, temperature=0.0)
