@@ -6,7 +6,7 @@ what they can do at all: see `time_peft_xlora.py` (no caches: its step grows wit
 a prompt of one token).
 
 usage: python benchmarks/xlora.py MODEL_DIR XLORA_DIR [--peft PYTHON] [--mistralrs PYTHON] [--dtype bfloat16] [--rows 1,8]
-           [--prompt-tokens 128] [--answer-tokens 8] [--rounds 3] [--output FILE.json]
+           [--prompt-tokens 32] [--answer-tokens 8] [--rounds 3] [--output FILE.json]
 where XLORA_DIR is what make_random_xlora.py writes for MODEL_DIR, and PYTHON the interpreter of an environment with torch,
 transformers and peft, or with the mistralrs wheel.
 """
@@ -99,7 +99,7 @@ def main() -> None:
     parser.add_argument("--mistralrs")
     parser.add_argument("--dtype", default="bfloat16")
     parser.add_argument("--rows", default="1,8")
-    parser.add_argument("--prompt-tokens", type=int, default=128)
+    parser.add_argument("--prompt-tokens", type=int, default=32)
     parser.add_argument("--answer-tokens", type=int, default=8)
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--output", type=Path)
