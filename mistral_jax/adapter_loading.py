@@ -26,11 +26,11 @@ from conversion.adapters.lora_files import LoRAFiles, check_fits, open_lora
 from conversion.adapters.modules import torch_order
 from conversion.adapters.ordering import check_base_model, read_ordering
 from conversion.adapters.xlora_files import XLoRAFiles, check_xlora_fits, open_xlora
-from mistral_jax.adapters import AdapterSet
+from mistral_jax.adapters import ONE_PRODUCT_BYTES, AdapterSet
 from mistral_jax.config import MistralConfig
 from mistral_jax.device import Device
 from mistral_jax.hub import find_adapter, is_hub_id
-from mistral_jax.lora import SHARED, ScalingColumns, part_features
+from mistral_jax.lora import PROJECTIONS, SHARED, ScalingColumns, part_features
 from mistral_jax.xlora import XLoRA
 
 logger = logging.getLogger("mistral_jax")
@@ -179,13 +179,20 @@ def load_classifier(files: XLoRAFiles, device: Device | None = None) -> XLoRA:
 def adapter_bytes(
     files: AdapterFiles, *, dtype: jax.typing.DTypeLike, spare: int = 0, spare_rank: int = SPARE_RANK
 ) -> int:
-    """Bytes that `load_adapters` will take on the device; rounded up a little."""
-    features = part_features(files.config)
-    rows = -(-(sum(lora.rank for lora in files.loras) + spare * spare_rank) // 8) * 8
+    """Bytes that `load_adapters` will take on the device."""
+    features, itemsize = part_features(files.config), jnp.dtype(dtype).itemsize
+    R = -(-(sum(lora.rank for lora in files.loras) + spare * spare_rank) // 8) * 8
     parts = set(features) if spare else {key.part for lora in files.loras for key in lora.modules}
-    values = rows * sum(sum(features[part]) for part in parts) * files.config.num_layers
-    scales = rows * len(parts) * files.config.num_layers
-    classifier = (
-        0 if files.xlora is None else sum(w.size + (0 if b is None else b.size) for w, b in files.xlora.classifier)
-    )
-    return values * jnp.dtype(dtype).itemsize + 4 * (scales + classifier + rows)
+    layer = 0
+    for fused in PROJECTIONS.values():
+        adapted = [part for part in fused if part in parts]
+        if not adapted:
+            continue
+        P = len(adapted)
+        apart = R * sum(features[part][0] for part in adapted)
+        as_one = P * R * sum(features[part][0] for part in fused)
+        b = apart if len(fused) == 1 or as_one * itemsize > ONE_PRODUCT_BYTES else as_one
+        layer += (P * R * features[adapted[0]][1] + b) * itemsize + 4 * P * R
+    classifier = () if files.xlora is None else files.xlora.classifier
+    numbers = sum(weight.size + (0 if bias is None else bias.size) for weight, bias in classifier)
+    return layer * files.config.num_layers + 4 * (numbers + R)

@@ -62,7 +62,7 @@ class AdapterEntry:
     """What it changes, in the order of `PARTS`."""
 
 
-_ONE_PRODUCT_BYTES = 2**20
+ONE_PRODUCT_BYTES = 2**20
 """Largest B of a projection with several parts that is kept as one matrix, zeros included: below this, fewer products are faster
 than fewer bytes."""
 
@@ -275,7 +275,7 @@ def _as_one_matrix(b: Sequence[Array], parts: Sequence[str], out_features: Seque
     """The B of several parts, [out_p, R] each, as one [out, P * R] with zeros between; None if it is better left apart."""
     P, R = len(b), b[0].shape[1]
     out = sum(size for _, size in out_features)
-    if len(out_features) == 1 or out * P * R * b[0].dtype.itemsize > _ONE_PRODUCT_BYTES:
+    if len(out_features) == 1 or out * P * R * b[0].dtype.itemsize > ONE_PRODUCT_BYTES:
         return None
     cube = np.zeros((out, P, R), b[0].dtype)
     first = 0

@@ -11,7 +11,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from flax import nnx
 
+import mistral_jax.adapter_loading
+import mistral_jax.adapters
 from conversion.adapters.errors import AdapterError
 from conversion.adapters.lora_files import open_lora
 from conversion.adapters.modules import ModuleKey
@@ -53,9 +56,20 @@ def test_the_device_gets_what_the_files_hold(mixture: Path, spare: int, rank: in
             np.testing.assert_array_equal(layer.bias[...], bias)
     assert xlora.columns.count == files.xlora.num_columns
     assert dict(xlora.columns.index) == files.xlora.layer_index
-    classifier = sum(x.nbytes for x in jax.tree.leaves([layer.weight[...] for layer in xlora.layers]))
-    assert adapters.nbytes + classifier <= adapter_bytes(files, dtype=jnp.float32, spare=spare, spare_rank=rank)
-    assert adapter_bytes(files, dtype=jnp.float32, spare=spare, spare_rank=rank) < 1.1 * (adapters.nbytes + classifier)
+    leaves = jax.tree.leaves(nnx.state(xlora))
+    exact = adapters.nbytes + sum(x.nbytes for x in leaves)
+    assert adapter_bytes(files, dtype=jnp.float32, spare=spare, spare_rank=rank) == exact
+
+
+def test_bytes_of_large_factors_are_counted_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    files = open_adapters(CONFIG, loras={"a": ADAPTERS["a"]})
+    one = adapter_bytes(files, dtype=jnp.float32, spare=1, spare_rank=64)
+    for module in (mistral_jax.adapters, mistral_jax.adapter_loading):
+        monkeypatch.setattr(module, "ONE_PRODUCT_BYTES", 0)  # as if they were
+    apart = adapter_bytes(files, dtype=jnp.float32, spare=1, spare_rank=64)
+    assert apart < one
+    adapters, _ = load_adapters(files, dtype=jnp.float32, spare=1, spare_rank=64)
+    assert apart == adapters.nbytes
 
 
 def test_plain_adapters_get_the_names_that_they_are_given() -> None:
