@@ -42,6 +42,10 @@ from mistral_jax.xlora import XLoRA
 
 DEFAULT_CHUNKS = (16, 64, 256)
 
+_COMPILER_OPTIONS = {"xla_allow_excess_precision": False}
+"""By default XLA may leave out a rounding to bfloat16 between two operations that it fuses, and what it fuses differs from program
+to program: a row would have other bits in one than in another."""
+
 _Extra = tuple[list[jax.Array], list[jax.Array]]
 """Arguments of the programs beside the model's weights: the arrays of the adapters, and the weights of the classifier."""
 
@@ -159,9 +163,10 @@ class Runner:
         self._admit = jax.jit(step.admit, donate_argnums=0)
         self._set_bias = jax.jit(step.set_bias, donate_argnums=0)
         static = ("num_blocks", "scaling")
-        self._prefill = jax.jit(self._prefill_program, donate_argnums=2, static_argnames=static)
-        self._decode = jax.jit(self._decode_program, donate_argnums=(2, 3), static_argnames=static)
-        self._decode_ahead = jax.jit(self._ahead_program, donate_argnums=(2, 3), static_argnames="num_blocks")
+        jit = partial(jax.jit, compiler_options=_COMPILER_OPTIONS)
+        self._prefill = jit(self._prefill_program, donate_argnums=2, static_argnames=static)
+        self._decode = jit(self._decode_program, donate_argnums=(2, 3), static_argnames=static)
+        self._decode_ahead = jit(self._ahead_program, donate_argnums=(2, 3), static_argnames="num_blocks")
 
     def _adapted(self, weights: list[jax.Array], extra: _Extra) -> AdaptedModel:
         """The model round traced weights."""
