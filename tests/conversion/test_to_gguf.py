@@ -184,6 +184,7 @@ def test_another_name_does_not_change_the_window(tmp_path: Path, own: str, new: 
 KILLED = """
 import os, signal, sys
 from conversion.to_gguf import convert_to_gguf
+signal.signal(signal.SIGINT, signal.default_int_handler)  # jobs in the background begin with it ignored
 def progress(done, total):
     if done > total / 2:
         os.kill(os.getpid(), getattr(signal, sys.argv[3]))
