@@ -86,6 +86,7 @@ class AdapterSet:
         device: Device | None = None,
         spare: int = 0,
         spare_rank: int = 16,
+        apart: bool = False,
     ) -> None:
         """Put adapters on the device, the first as number 0.
 
@@ -93,6 +94,7 @@ class AdapterSet:
           loras: checked to fit the model (`conversion.adapters.lora_files.check_fits`).
           dtype: of the factors.
           spare: adapters of at most `spare_rank` for which room is left in every part.
+          apart: keep the B of each part by itself: zeros between them would not stay zero if the bank were trained.
         Raises:
           ValueError: two adapters have one name.
           WeightFileError: see `Factors.read`.
@@ -105,6 +107,7 @@ class AdapterSet:
         self.capacity = len(loras) + spare
         self.largest_spare_rank = spare_rank if spare else 0
         self._device = device or jax.devices()[0]
+        self._apart = apart
         self.entries: dict[str, AdapterEntry] = {}
         first = 0
         for number, lora in enumerate(loras):
@@ -152,7 +155,7 @@ class AdapterSet:
                 a[i, chosen], b[i][:, chosen] = lora.read(ModuleKey(layer, part))
                 scale[i, chosen] = module.scale
         out_features = tuple((part, features[part][0]) for part in PROJECTIONS[projection])
-        as_one = _as_one_matrix(b, adapted, out_features)
+        as_one = None if self._apart else _as_one_matrix(b, adapted, out_features)
         return LowRank(
             a=self._put(a.reshape(P * R, columns)),
             b=tuple(self._put(x) for x in b) if as_one is None else self._put(as_one),

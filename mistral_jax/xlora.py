@@ -118,11 +118,23 @@ class XLoRA(nnx.Module):
           dropout: a key, in training.
           remat: see `Mistral.hidden_states`.
         """
+        mixture, scalings = self.mixture(model, bank, tokens, adapters=adapters, dropout=dropout)
+        return model.hidden_states(tokens, mixture, remat=remat), scalings
+
+    def mixture(
+        self,
+        model: Mistral,
+        bank: AdapterBank,
+        tokens: jax.Array,
+        *,
+        adapters: int | None = None,
+        dropout: jax.Array | None = None,
+    ) -> tuple[Mixture, jax.Array]:
+        """The first of the passes of `hidden_states`: the mixture for the second, and the scalings."""
         adapters = self.num_experts if adapters is None else adapters
         first = lax.stop_gradient(model.hidden_states(tokens, self.scaling_mixture(bank, adapters)))
         scalings = self.scalings(first, dropout=dropout)
-        mixture = Mixture(bank=bank, weights=self.weights(scalings, adapters), columns=self.columns)
-        return model.hidden_states(tokens, mixture, remat=remat), scalings
+        return Mixture(bank=bank, weights=self.weights(scalings, adapters), columns=self.columns), scalings
 
 
 def _softmax(x: jax.Array) -> jax.Array:

@@ -1,6 +1,6 @@
 """LoRA adapters and X-LoRA models written as files that this library, PEFT and the original X-LoRA library read.
 
-    write_lora("poet", factors, rank=8, alpha=16, base_model="mistralai/Mistral-7B-v0.1")
+    write_lora("poet", NewLoRA(factors=factors, rank=8, alpha=16), base_model="mistralai/Mistral-7B-v0.1")
     write_xlora("mixture", config=config, classifier=layers, adapters={"poet": Path("poet"), "clerk": Path("clerk")}, base_model=…)
 
 Folders appear whole or not at all (`conversion.output_files`). What could not be read back is refused before anything is written.
@@ -23,7 +23,7 @@ from conversion.adapters.classifier_files import Linear
 from conversion.adapters.errors import AdapterError
 from conversion.adapters.json_object import is_finite
 from conversion.adapters.lora_config import CONFIG_NAME
-from conversion.adapters.lora_files import WEIGHTS_NAME, open_lora
+from conversion.adapters.lora_files import WEIGHTS_NAME, LoRAModule, open_lora
 from conversion.adapters.modules import PARTS, ModuleKey, torch_order
 from conversion.adapters.xlora_config import XLoRAConfig
 from conversion.adapters.xlora_layout import CLASSIFIER_NAME, XLORA_CONFIG_NAME
@@ -52,35 +52,33 @@ class NewLoRA:
     """Of the base model. If it is given, the configuration says so where the last layers are left out."""
 
 
-def write_lora(
-    folder: Path | str,
-    factors: Factors,
-    *,
-    rank: int,
-    alpha: float,
-    use_rslora: bool = False,
-    dropout: float = 0.0,
-    base_model: str,
-    num_layers: int | None = None,
-    overwrite: bool = False,
-) -> None:
+@dataclass(frozen=True, kw_only=True)
+class ChangedLoRA:
+    """An adapter on disk whose factors have changed. Its configuration, which says the ranks and scales, stays as it is."""
+
+    folder: Path
+    factors: Factors
+    """Of the same modules, with the same shapes."""
+
+
+Adapter = Path | NewLoRA | ChangedLoRA
+"""What to put into a mixture: a folder, which is copied, or one of the others."""
+
+
+def write_lora(folder: Path | str, lora: NewLoRA, *, base_model: str, overwrite: bool = False) -> None:
     """Write a LoRA adapter in PEFT's format.
 
     Args:
       folder: its parent exists.
       base_model: Hub id or path of the model that the adapter was trained for.
       overwrite: replace a folder of this name, if it holds nothing but an adapter's two files.
-      rank, alpha, use_rslora, dropout, num_layers: see `NewLoRA`.
     Raises:
       AdapterError: factors of another rank, or not finite; or there are none.
       OutputError: the folder exists, or there is no room for it.
     """
-    lora = NewLoRA(
-        factors=factors, rank=rank, alpha=alpha, use_rslora=use_rslora, dropout=dropout, num_layers=num_layers
-    )
     _check_lora(lora, Path(folder).name)
     with new_folder(
-        Path(folder), size=_lora_bytes(lora), overwrite=overwrite, replaceable=_LORA_FILES.__contains__
+        Path(folder), size=_bytes(lora.factors), overwrite=overwrite, replaceable=_LORA_FILES.__contains__
     ) as new:
         _put_lora(new, lora, base_model)
 
@@ -90,7 +88,7 @@ def write_xlora(
     *,
     config: XLoRAConfig,
     classifier: Sequence[Linear],
-    adapters: Mapping[str, Path | NewLoRA],
+    adapters: Mapping[str, Adapter],
     base_model: str,
     overwrite: bool = False,
 ) -> None:
@@ -100,7 +98,7 @@ def write_xlora(
       folder: its parent exists.
       config: its `base_model_id` and `adapters` do not matter; the other arguments give them.
       classifier: weight [out, in] and bias [out] (None without `use_bias`), first layer to last.
-      adapters: folders, which are copied, or adapters in memory, by names, in the order of the classifier's columns.
+      adapters: by names, in the order of the classifier's columns.
       overwrite: replace a folder of this name, if it holds nothing but an X-LoRA model.
     Raises:
       AdapterError: a part is broken or does not fit the others.
@@ -127,7 +125,7 @@ def write_peft_xlora(
     *,
     config: XLoRAConfig,
     classifier: Sequence[Linear],
-    adapters: Mapping[str, Path | NewLoRA],
+    adapters: Mapping[str, Adapter],
     base_model: str,
     overwrite: bool = False,
 ) -> None:
@@ -170,7 +168,7 @@ def write_peft_xlora(
 def _xlora_folder(
     path: Path,
     classifier: Sequence[Linear],
-    adapters: Mapping[str, Path | NewLoRA],
+    adapters: Mapping[str, Adapter],
     overwrite: bool,
     files: frozenset[str],
 ) -> Generator[Path]:
@@ -200,7 +198,20 @@ def _check_lora(lora: NewLoRA, name: str) -> None:
         _check_finite(f"adapter {name}: a factor of {key.path}", a, b)
 
 
-def _check_mixture(config: XLoRAConfig, classifier: Sequence[Linear], adapters: Mapping[str, Path | NewLoRA]) -> None:
+def _check_changed(changed: ChangedLoRA, modules: Mapping[ModuleKey, LoRAModule], name: str) -> None:
+    if changed.factors.keys() != modules.keys():
+        raise AdapterError(f"adapter {name}: the factors are not those of the modules that {changed.folder} changes")
+    for key, (a, b) in changed.factors.items():
+        module = modules[key]
+        if a.shape != (module.rank, module.in_features) or b.shape != (module.out_features, module.rank):
+            raise AdapterError(
+                f"adapter {name}: the factors of {key.path} have shapes {list(a.shape)} and {list(b.shape)}; expected those of "
+                f"{changed.folder}, [{module.rank}, {module.in_features}] and [{module.out_features}, {module.rank}]"
+            )
+        _check_finite(f"adapter {name}: a factor of {key.path}", a, b)
+
+
+def _check_mixture(config: XLoRAConfig, classifier: Sequence[Linear], adapters: Mapping[str, Adapter]) -> None:
     """Whether what is to be written could be read back."""
     if not adapters:
         raise AdapterError("an X-LoRA model needs adapters, and none were given")
@@ -211,10 +222,12 @@ def _check_mixture(config: XLoRAConfig, classifier: Sequence[Linear], adapters: 
         if isinstance(adapter, NewLoRA):
             _check_lora(adapter, name)
             modules |= adapter.factors.keys()
-        else:
-            lora = open_lora(adapter)
-            modules |= lora.modules.keys()
-            lora.close()
+            continue
+        lora = open_lora(adapter if isinstance(adapter, Path) else adapter.folder)
+        lora.close()
+        modules |= lora.modules.keys()
+        if isinstance(adapter, ChangedLoRA):
+            _check_changed(adapter, lora.modules, name)
     columns = len(modules) if config.layerwise_scalings else 1
     between = [config.xlora_size] * (config.xlora_depth - 1)
     sizes = [config.hidden_size, *between, columns * len(adapters)]
@@ -238,24 +251,22 @@ def _check_finite(what: str, *arrays: Array) -> None:
         raise AdapterError(f"{what} has values that are not finite: its training diverged")
 
 
-def _put_adapter(folder: Path, adapter: Path | NewLoRA, base_model: str) -> None:
+def _put_adapter(folder: Path, adapter: Adapter, base_model: str) -> None:
     folder.mkdir()
-    if isinstance(adapter, NewLoRA):
-        _put_lora(folder, adapter, base_model)
-    else:
-        for name in sorted(_LORA_FILES):
-            shutil.copyfile(adapter / name, folder / name)
+    match adapter:
+        case NewLoRA():
+            _put_lora(folder, adapter, base_model)
+        case ChangedLoRA():
+            shutil.copyfile(adapter.folder / CONFIG_NAME, folder / CONFIG_NAME)
+            _put_factors(folder, adapter.factors)
+        case Path():
+            for name in sorted(_LORA_FILES):
+                shutil.copyfile(adapter / name, folder / name)
 
 
 def _put_lora(folder: Path, lora: NewLoRA, base_model: str) -> None:
-    tensors: dict[str, Array] = {}
-    keys = sorted(lora.factors, key=torch_order)
-    for key in keys:
-        a, b = lora.factors[key]
-        tensors[f"base_model.model.{key.path}.lora_A.weight"] = a
-        tensors[f"base_model.model.{key.path}.lora_B.weight"] = b
-    write_safetensors(folder / WEIGHTS_NAME, tensors)
-    targets, layers = _targets(keys, lora.num_layers)
+    _put_factors(folder, lora.factors)
+    targets, layers = _targets(sorted(lora.factors, key=torch_order), lora.num_layers)
     values = {
         "peft_type": "LORA",
         "task_type": "CAUSAL_LM",
@@ -274,6 +285,15 @@ def _put_lora(folder: Path, lora: NewLoRA, base_model: str) -> None:
         "modules_to_save": None,
     }
     (folder / CONFIG_NAME).write_bytes(_dump(values))
+
+
+def _put_factors(folder: Path, factors: Factors) -> None:
+    tensors: dict[str, Array] = {}
+    for key in sorted(factors, key=torch_order):
+        a, b = factors[key]
+        tensors[f"base_model.model.{key.path}.lora_A.weight"] = a
+        tensors[f"base_model.model.{key.path}.lora_B.weight"] = b
+    write_safetensors(folder / WEIGHTS_NAME, tensors)
 
 
 def _targets(keys: Sequence[ModuleKey], num_layers: int | None) -> tuple[list[str], list[int] | None]:
@@ -314,14 +334,14 @@ def _shared_fields(config: XLoRAConfig) -> dict[str, Any]:
     }
 
 
-def _adapter_bytes(adapter: Path | NewLoRA) -> int:
-    if isinstance(adapter, NewLoRA):
-        return _lora_bytes(adapter)
-    return sum((adapter / name).stat().st_size for name in _LORA_FILES)
+def _adapter_bytes(adapter: Adapter) -> int:
+    if isinstance(adapter, Path):
+        return sum((adapter / name).stat().st_size for name in _LORA_FILES)
+    return _bytes(adapter.factors)
 
 
-def _lora_bytes(lora: NewLoRA) -> int:
-    return sum(a.nbytes + b.nbytes for a, b in lora.factors.values())
+def _bytes(factors: Factors) -> int:
+    return sum(a.nbytes + b.nbytes for a, b in factors.values())
 
 
 def _dump(values: Mapping[str, Any]) -> bytes:

@@ -73,17 +73,7 @@ class TrainedLoRA:
 
     def save(self, folder: Path | str, *, overwrite: bool = False) -> None:
         """Write it in PEFT's format. Raises: see `conversion.adapters.writing.write_lora`."""
-        new = self.as_new()
-        write_lora(
-            folder,
-            new.factors,
-            rank=new.rank,
-            alpha=new.alpha,
-            use_rslora=new.use_rslora,
-            dropout=new.dropout,
-            base_model=self.base_model,
-            overwrite=overwrite,
-        )
+        write_lora(folder, self.as_new(), base_model=self.base_model, overwrite=overwrite)
 
 
 def train_lora(

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields
-from functools import lru_cache
+from functools import lru_cache, partial
 from typing import Any, NamedTuple, Protocol, Self
 
 import jax
@@ -85,17 +85,21 @@ class OptimizerSettings:
     weight_decay: float
     beta2: float
     clip_norm: float
+    rates: tuple[tuple[str, float], ...] = ()
+    """Parts of the parameters whose learning rate is another, and its ratio to the others'."""
 
     @classmethod
-    def of(cls, settings: TrainingSettings, steps: int) -> Self:
+    def of(cls, settings: TrainingSettings, steps: int, rates: Mapping[str, float]) -> Self:
         warmup = min(100, steps // 10) if settings.warmup_steps is None else settings.warmup_steps
-        settled = {"steps": steps, "warmup_steps": warmup}
+        settled = {"steps": steps, "warmup_steps": warmup, "rates": tuple(rates.items())}
         others = {item.name: getattr(settings, item.name) for item in fields(cls) if item.name not in settled}
         return cls(**settled, **others)
 
 
 def make_optimizer(settings: OptimizerSettings) -> tuple[optax.GradientTransformation, Callable[[int], Any]]:
-    """AdamW with warm-up and cosine, and its learning rate by number of updates done."""
+    """AdamW with warm-up and cosine, and its learning rate by number of updates done. Where `rates` are given, the parameters are
+    a dictionary that has these parts.
+    """
     warmup = settings.warmup_steps
     # The first update should learn something, too.
     schedule = optax.warmup_cosine_decay_schedule(
@@ -107,7 +111,12 @@ def make_optimizer(settings: OptimizerSettings) -> tuple[optax.GradientTransform
     )
     adamw = optax.adamw(schedule, b1=0.9, b2=settings.beta2, weight_decay=settings.weight_decay)
     clip = optax.clip_by_global_norm(settings.clip_norm) if settings.clip_norm else optax.identity()
-    return optax.chain(clip, adamw), schedule
+    rates = dict(settings.rates)
+
+    def rescale(changes: Any, _params: Any) -> Any:
+        return {part: jax.tree.map(partial(jnp.multiply, rates.get(part, 1.0)), own) for part, own in changes.items()}
+
+    return optax.chain(clip, adamw, *([optax.stateless(rescale)] if rates else [])), schedule
 
 
 @lru_cache(maxsize=8)

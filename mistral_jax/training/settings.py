@@ -129,9 +129,32 @@ class XLoRATrainingSettings(TrainingSettings):
         float, "Weight of every adapter while the scalings are computed; 0: the base model."
     ] = 0.0
     global_weight: Annotated[float, "Factor of what the adapters add."] = 1.0
+    adapter_learning_rate: Annotated[
+        float | None, "Train the experts along, at this rate; none: they stay as they are."
+    ] = None
+    alone: Annotated[
+        float | None,
+        "Fraction of the texts that run with one expert alone, the one that the classifier prefers, while experts are trained: it "
+        "keeps them usable by themselves. None: a quarter.",
+    ] = None
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        if self.adapter_learning_rate is not None:
+            self.above_zero("adapter_learning_rate")
+        if self.alone is not None:
+            self.below_one("alone")
+            if self.adapter_learning_rate is None:
+                raise ValueError(
+                    "alone is for experts that are trained; give adapter_learning_rate as well, or leave it out"
+                )
         self.at_least(1, "depth", "size", "top_k")
         self.below_one("dropout")
         self.above_zero("temperature")
+
+    @property
+    def chosen_alone(self) -> float:
+        """0 where experts are not trained."""
+        if self.adapter_learning_rate is None:
+            return 0.0
+        return 0.25 if self.alone is None else self.alone

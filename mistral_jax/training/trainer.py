@@ -11,7 +11,7 @@ import math
 import signal
 import threading
 import time
-from collections.abc import Generator, Sequence
+from collections.abc import Generator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -78,13 +78,15 @@ class Trainer:
     """Where log and checkpoints go; None: nowhere."""
     describes: dict[str, Any] = field(default_factory=dict[str, Any])
     """What else must be the same when a run is resumed."""
+    rates: Mapping[str, float] = field(default_factory=dict[str, float])
+    """See `OptimizerSettings.rates`."""
     shown: tuple[str, ...] = ()
     """Names of the numbers that the loss gives beside itself."""
     progress: bool = True
 
     @property
     def _optimizer(self) -> OptimizerSettings:
-        return OptimizerSettings.of(self.settings, self.steps)
+        return OptimizerSettings.of(self.settings, self.steps, self.rates)
 
     @property
     def steps(self) -> int:

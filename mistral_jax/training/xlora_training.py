@@ -1,12 +1,14 @@
-"""Training the classifier of an X-LoRA mixture: the model and its experts stay as they are.
+"""Training the classifier of an X-LoRA mixture: the model stays as it is, and so do its experts unless they are trained along.
 
 The loss is the next-token loss of the scaled pass. The scaling pass, whose hidden states do not depend on the classifier, runs
 without gradients, so one update costs about as much as one of a LoRA and a forward pass.
+
+Experts that were trained by themselves have never met the keys and values of a mixture, and every text begins with tokens that no
+classifier can tell the subject from. Trained along, they learn to go on from these.
 """
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -20,16 +22,24 @@ from flax import nnx
 from conversion.adapters.errors import AdapterError
 from conversion.adapters.lora_files import LoRAFiles
 from conversion.adapters.ordering import derive_layers, derive_ordering, write_ordering
-from conversion.adapters.writing import NewLoRA, write_xlora
+from conversion.adapters.writing import write_xlora
 from conversion.adapters.xlora_config import XLoRAConfig
 from conversion.adapters.xlora_files import open_xlora
-from mistral_jax.adapter_loading import open_adapters
 from mistral_jax.adapters import AdapterSet
 from mistral_jax.language_model import LanguageModel
-from mistral_jax.lora import SHARED, AdapterBank, ScalingColumns, part_features
+from mistral_jax.lora import SHARED, AdapterBank, Mixture, ScalingColumns
 from mistral_jax.training.base import BaseModel
 from mistral_jax.training.chat_data import Data
 from mistral_jax.training.data_sets import prepare_data
+from mistral_jax.training.experts import (
+    Expert,
+    fingerprint,
+    open_experts,
+    retrained,
+    to_write,
+    trainable,
+    with_factors,
+)
 from mistral_jax.training.lora_training import TrainedLoRA
 from mistral_jax.training.losses import next_token_loss
 from mistral_jax.training.output_folder import finish, prepare
@@ -38,10 +48,8 @@ from mistral_jax.training.trainer import Fitted, Trainer
 from mistral_jax.xlora import XLoRA
 
 ORDERING_NAME = "ordering.json"
-
-
-Expert = LoRAFiles | TrainedLoRA
-"""A LoRA on disk, or one in memory."""
+CLASSIFIER, EXPERTS = "classifier", "experts"
+"""Parts of the parameters."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -63,10 +71,6 @@ class TrainedXLoRA:
 
         Raises: see `conversion.adapters.writing.write_xlora`.
         """
-        sources: dict[str, Path | NewLoRA] = {
-            expert.name: expert.as_new() if isinstance(expert, TrainedLoRA) else expert.folder
-            for expert in self.experts
-        }
         layers = [
             (
                 np.asarray(layer.weight.get_value()),
@@ -78,7 +82,7 @@ class TrainedXLoRA:
             folder,
             config=self.classifier.config,
             classifier=layers,
-            adapters=sources,
+            adapters={expert.name: to_write(expert) for expert in self.experts},
             base_model=self.base_model,
             overwrite=overwrite,
         )
@@ -100,7 +104,7 @@ def train_xlora(
     overwrite: bool = False,
     progress: bool = True,
 ) -> TrainedXLoRA:
-    """Train the classifier of a mixture on chat data that needs all of its experts.
+    """Train the classifier of a mixture, and its experts if the settings say so, on chat data that needs all of them.
 
     Ctrl-C ends the run after the update that is under way, and saves a checkpoint; `run.finished` of the result is then False, and
     no mixture is written.
@@ -126,12 +130,16 @@ def train_xlora(
         folder = None if output is None else Path(output).expanduser()
         if folder is not None:
             prepare(folder, resume=resume, overwrite=overwrite)
-        bank = AdapterSet(config, experts, dtype=base.module.dtype, device=base.device)
+        rate = settings.adapter_learning_rate
+        along = rate is not None
+        dtype = base.module.dtype
+        bank = AdapterSet(config, experts, dtype="float32" if along else dtype, device=base.device, apart=along)
         classifier = new_classifier(config.hidden_size, experts, settings)
-        structure, params = nnx.split(classifier)
+        structure, state = nnx.split(classifier)
+        params: dict[str, Any] = {CLASSIFIER: state} | ({EXPERTS: trainable(bank.bank)} if along else {})
         graph, weights = nnx.split(base.module)
         trainer = Trainer(
-            loss=XLoRALoss(graph=graph, classifier=structure, remat=settings.remat),
+            loss=XLoRALoss(graph=graph, classifier=structure, remat=settings.remat, alone=settings.chosen_alone),
             frozen=(weights, bank.bank),
             settings=settings,
             train=sets.train,
@@ -139,17 +147,19 @@ def train_xlora(
             folder=folder,
             describes={
                 "base model": base.name,
-                "dtype": str(base.module.dtype),
-                "adapters": [f"{expert.name} {_fingerprint(expert)}" for expert in experts],
+                "dtype": str(dtype),
+                "adapters": [f"{expert.name} {fingerprint(expert)}" for expert in experts],
             },
+            rates={EXPERTS: rate / settings.learning_rate} if along else {},
             shown=tuple(f"share/{expert.name}" for expert in experts),
             progress=progress,
         )
         run = trainer.fit(params, resume=resume)
+        final = tuple(retrained(expert, bank, run.params[EXPERTS]) for expert in experts) if along else experts
         trained = TrainedXLoRA(
-            classifier=nnx.merge(structure, run.params),
-            adapters=bank,
-            experts=experts,
+            classifier=nnx.merge(structure, run.params[CLASSIFIER]),
+            adapters=AdapterSet(config, final, dtype=dtype, device=base.device) if along else bank,
+            experts=final,
             base_model=base.name,
             settings=settings,
             run=run,
@@ -165,7 +175,8 @@ def train_xlora(
 
 @dataclass(frozen=True, kw_only=True)
 class XLoRALoss:
-    """The loss as a function of the classifier's parameters; what is frozen is the state of the model, and the experts.
+    """The loss as a function of the classifier's parameters, and of the experts' factors if they are trained; what is frozen is the
+    state of the model, and the bank of the experts.
 
     It also gives the sum of each expert's weight, averaged over the modules.
     """
@@ -175,33 +186,50 @@ class XLoRALoss:
     classifier: Any
     """The classifier's."""
     remat: bool = False
+    alone: float = 0.0
+    """Fraction of the texts that run with one expert alone, in training."""
 
     def __call__(
         self,
-        params: Any,
+        params: dict[str, Any],
         frozen: tuple[Any, AdapterBank],
         tokens: jax.Array,
         weights: jax.Array,
         key: jax.Array | None,
     ) -> tuple[jax.Array, jax.Array]:
         model = nnx.merge(self.graph, frozen[0])
-        classifier: XLoRA = nnx.merge(self.classifier, params)
-        hidden, scalings = classifier.hidden_states(model, frozen[1], tokens[:, :-1], dropout=key, remat=self.remat)
-        shares = jnp.mean(classifier.weights(scalings, classifier.num_experts), axis=2)  # [B, T, E]
-        return next_token_loss(model, hidden, tokens, weights), jnp.einsum("bt,bte->e", weights, shares)
+        bank = with_factors(frozen[1], params[EXPERTS], model.dtype) if EXPERTS in params else frozen[1]
+        classifier: XLoRA = nnx.merge(self.classifier, params[CLASSIFIER])
+        mixture, _ = classifier.mixture(model, bank, tokens[:, :-1], dropout=key)
+        shares = jnp.mean(mixture.weights, axis=2)  # [B, T, E]
+        sums = jnp.einsum("bt,bte->e", weights, shares)
+        if self.alone and key is not None:
+            drawn = jax.random.bernoulli(jax.random.fold_in(key, 2**31 - 1), self.alone, weights.shape[:1])
+            mixture, weights = _with_one_expert(mixture, shares, weights, drawn)
+        hidden = model.hidden_states(tokens[:, :-1], mixture, remat=self.remat)
+        return next_token_loss(model, hidden, tokens, weights), sums
 
 
-def open_experts(base: BaseModel, adapters: Mapping[str, Path | str | TrainedLoRA]) -> tuple[Expert, ...]:
-    """The experts under their names, checked to fit the model, in their order."""
-    for name, adapter in adapters.items():
-        if isinstance(adapter, TrainedLoRA):
-            _check_shapes(name, adapter, base)
-    paths = {name: str(adapter) for name, adapter in adapters.items() if not isinstance(adapter, TrainedLoRA)}
-    opened = {lora.name: lora for lora in open_adapters(base.module.config, loras=paths, base_model=base.name).loras}
-    return tuple(
-        replace(adapter, name=name) if isinstance(adapter, TrainedLoRA) else opened[name]
-        for name, adapter in adapters.items()
-    )
+def _with_one_expert(
+    mixture: Mixture, shares: jax.Array, weights: jax.Array, drawn: jax.Array
+) -> tuple[Mixture, jax.Array]:
+    """Give some texts to the expert that has most of the weight where they count, if one has. Of these texts, what another expert
+    is preferred for counts no more.
+
+    Args:
+      shares: float32 [B, T, E].
+      weights: float32 [B, T], of the tokens in the loss.
+      drawn: bool [B]: which texts.
+    Returns: the mixture, and the weights of the tokens.
+    """
+    received = jnp.einsum("bt,bte->be", weights, shares)
+    preferred = jnp.argmax(received, axis=-1)
+    # A classifier that has not learnt anything yet should not give texts to the wrong expert.
+    drawn &= jnp.max(received, axis=-1) > 0.5 * jnp.sum(received, axis=-1)
+    only = jax.nn.one_hot(preferred, shares.shape[-1], dtype=jnp.float32)[:, None, None]
+    foreign = drawn[:, None] & (jnp.argmax(shares, axis=-1) != preferred[:, None])
+    alone = replace(mixture, weights=jnp.where(drawn[:, None, None, None], only, mixture.weights))
+    return alone, jnp.where(foreign, 0.0, weights)
 
 
 def new_classifier(hidden_size: int, experts: tuple[Expert, ...], settings: XLoRATrainingSettings) -> XLoRA:
@@ -232,20 +260,3 @@ def _check_experts(adapters: Mapping[str, Any], settings: XLoRATrainingSettings)
         raise AdapterError(f"a mixture needs at least two adapters, and {len(adapters)} are given")
     if settings.top_k is not None and settings.top_k > len(adapters):
         raise AdapterError(f"top_k is {settings.top_k}, and there are {len(adapters)} adapters")
-
-
-def _check_shapes(name: str, lora: TrainedLoRA, base: BaseModel) -> None:
-    features = part_features(base.module.config)
-    for key, (a, b) in lora.factors.items():
-        if key.layer >= base.module.config.num_layers or (b.shape[0], a.shape[1]) != features[key.part]:
-            raise AdapterError(f"adapter {name} does not fit the model at {key.path}: it was trained for another model")
-
-
-def _fingerprint(expert: Expert) -> str:
-    """Names the values of an adapter."""
-    digest = hashlib.sha256()
-    for key, module in expert.modules.items():
-        digest.update(f"{key.path} {module.scale}".encode())
-        for factor in expert.read(key):
-            digest.update(np.ascontiguousarray(factor).tobytes())
-    return digest.hexdigest()[:16]

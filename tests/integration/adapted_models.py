@@ -47,7 +47,7 @@ def random_factors(base: Path, *, seed: int, rank: int, parts: Sequence[str] = P
 
 def write_adapter(folder: Path, base: Path, *, seed: int, rank: int = 4, parts: Sequence[str] = PARTS) -> Path:
     factors = random_factors(base, seed=seed, rank=rank, parts=parts)
-    write_lora(folder, factors, rank=rank, alpha=rank, base_model=BASE)
+    write_lora(folder, NewLoRA(factors=factors, rank=rank, alpha=rank), base_model=BASE)
     return folder
 
 

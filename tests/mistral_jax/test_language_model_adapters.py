@@ -62,8 +62,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     save_pretrained(Mistral(CONFIG, param_dtype=jnp.float32, rngs=nnx.Rngs(0)), base)
     for file in DEMO_FOLDER.glob("tokenizer*"):
         shutil.copy(file, base)
-    clerk = lora("clerk")
-    write_lora(path / "clerk", clerk.factors, rank=clerk.rank, alpha=clerk.alpha, base_model="base")
+    write_lora(path / "clerk", lora("clerk"), base_model="base")
     rng = np.random.default_rng(9)
     for name, settings in {
         "mixture": {"layerwise_scalings": True},

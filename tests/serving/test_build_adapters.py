@@ -13,7 +13,7 @@ import pytest
 
 import serving.build_adapters
 from conversion.adapters.ordering import Ordering, derive_ordering, write_ordering
-from conversion.adapters.writing import write_lora
+from conversion.adapters.writing import NewLoRA, write_lora
 from conversion.adapters.xlora_files import open_xlora
 from mistral_jax.config import MistralConfig
 from mistral_jax.hub import DEMO_FOLDER
@@ -156,7 +156,7 @@ def damage_no_lora(files: Path) -> dict[str, Any]:
 
 def damage_layers(files: Path) -> dict[str, Any]:
     factors = random_factors(files / "base", seed=3, rank=2, layers=3)
-    write_lora(files / "deep", factors, rank=2, alpha=2, base_model=BASE)
+    write_lora(files / "deep", NewLoRA(factors=factors, rank=2, alpha=2), base_model=BASE)
     return {"loras": (f"x={files / 'deep'}",)}
 
 

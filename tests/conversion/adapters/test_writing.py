@@ -16,7 +16,7 @@ import pytest
 from conversion.adapters.errors import AdapterError
 from conversion.adapters.lora_files import check_fits, open_lora
 from conversion.adapters.modules import PARTS, ModuleKey
-from conversion.adapters.writing import NewLoRA, write_lora, write_peft_xlora, write_xlora
+from conversion.adapters.writing import ChangedLoRA, NewLoRA, write_lora, write_peft_xlora, write_xlora
 from conversion.adapters.xlora_config import XLoRAConfig
 from conversion.adapters.xlora_files import open_xlora
 from conversion.output_files import OutputError
@@ -28,8 +28,11 @@ from tests.conversion.adapters.folders import (
     Factors,
     classifier_linears,
     keys,
+    peft_config,
+    peft_tensors,
     random_factors,
     write_adapter,
+    write_folder,
 )
 
 UNEVEN = [*keys(["q_proj"], [0, 1]), ModuleKey(1, "down_proj")]
@@ -65,7 +68,8 @@ def test_a_lora_is_read_as_it_was_written(
     tmp_path: Path, modules: list[ModuleKey], num_layers: int | None, targets: list[str], layers: Any, dtype: Any
 ) -> None:
     factors = random_factors(modules, 3, dtype=dtype)
-    write_lora(tmp_path / "a", factors, rank=3, alpha=7.5, dropout=0.1, base_model=BASE, num_layers=num_layers)
+    new = NewLoRA(factors=factors, rank=3, alpha=7.5, dropout=0.1, num_layers=num_layers)
+    write_lora(tmp_path / "a", new, base_model=BASE)
     same(tmp_path / "a", factors)
     lora = open_lora(tmp_path / "a")
     assert {module.scale for module in lora.modules.values()} == {2.5}
@@ -76,29 +80,31 @@ def test_a_lora_is_read_as_it_was_written(
 
 
 def test_rslora(tmp_path: Path) -> None:
-    write_lora(tmp_path / "a", random_factors(keys()), rank=2, alpha=8, use_rslora=True, base_model=BASE)
+    lora = NewLoRA(factors=random_factors(keys()), rank=2, alpha=8, use_rslora=True)
+    write_lora(tmp_path / "a", lora, base_model=BASE)
     assert open_lora(tmp_path / "a").modules[ModuleKey(0, "q_proj")].scale == 8 / math.sqrt(2)
 
 
 def test_a_lora_is_overwritten_only_on_request_and_with_nothing_else_in_it(tmp_path: Path) -> None:
-    first, second = random_factors(keys(), seed=1), random_factors(keys(), seed=2)
-    write_lora(tmp_path / "a", first, rank=2, alpha=2, base_model=BASE)
+    first, second = new_lora(["q_proj"], 1), new_lora(["q_proj"], 2)
+    write_lora(tmp_path / "a", first, base_model=BASE)
     with pytest.raises(OutputError, match="exists already"):
-        write_lora(tmp_path / "a", second, rank=2, alpha=2, base_model=BASE)
-    same(tmp_path / "a", first)
-    write_lora(tmp_path / "a", second, rank=2, alpha=2, base_model=BASE, overwrite=True)
-    same(tmp_path / "a", second)
+        write_lora(tmp_path / "a", second, base_model=BASE)
+    same(tmp_path / "a", first.factors)
+    write_lora(tmp_path / "a", second, base_model=BASE, overwrite=True)
+    same(tmp_path / "a", second.factors)
     (tmp_path / "a" / "notes.txt").touch()
     with pytest.raises(OutputError, match=r"notes\.txt in it is not part"):
-        write_lora(tmp_path / "a", first, rank=2, alpha=2, base_model=BASE, overwrite=True)
+        write_lora(tmp_path / "a", first, base_model=BASE, overwrite=True)
 
 
 def test_loras_that_could_not_be_read_back(tmp_path: Path) -> None:
     factors = random_factors(keys())
 
     def refused(match: str, factors: Factors, **changes: Any) -> None:
+        lora = NewLoRA(factors=factors, **{"rank": 2, "alpha": 2.0, **changes})
         with pytest.raises(AdapterError, match=match):
-            write_lora(tmp_path / "a", factors, **{"rank": 2, "alpha": 2.0, "base_model": BASE, **changes})
+            write_lora(tmp_path / "a", lora, base_model=BASE)
         assert not list(tmp_path.iterdir())
 
     refused("adapter a changes no module", {})
@@ -110,6 +116,40 @@ def test_loras_that_could_not_be_read_back(tmp_path: Path) -> None:
 
 def new_lora(parts: list[str], seed: int, rank: int = 2) -> NewLoRA:
     return NewLoRA(factors=random_factors(keys(parts), rank, seed=seed), rank=rank, alpha=4)
+
+
+def test_changed_factors_keep_their_configuration(tmp_path: Path) -> None:
+    """Ranks and scales that differ from module to module are nothing that a new adapter has."""
+    modules = keys(["q_proj", "v_proj"])
+    before = random_factors(modules, ranks={key: 4 for key in modules if key.part == "q_proj"})
+    patterns = {"rank_pattern": {"q_proj": 4}, "alpha_pattern": {"v_proj": 1}}
+    config = peft_config(target_modules=["q_proj", "v_proj"], **patterns)
+    write_folder(tmp_path / "old", config, peft_tensors(before))
+    after = {key: (a + 1, b - 1) for key, (a, b) in before.items()}
+    other = new_lora(["o_proj"], 2)
+
+    def write(factors: Factors, folder: str = "x") -> None:
+        adapters = {"a": ChangedLoRA(folder=tmp_path / "old", factors=factors), "b": other}
+        write_xlora(tmp_path / folder, config=settings, classifier=classifier, adapters=adapters, base_model=BASE)
+
+    settings = XLoRAConfig(hidden_size=HIDDEN)
+    classifier = classifier_linears([HIDDEN, 2])
+    write(after)
+    same(tmp_path / "x" / "a", after)
+    old, new = open_lora(tmp_path / "old"), open_lora(tmp_path / "x" / "a")
+    assert new.modules == old.modules
+    assert {module.scale for module in new.modules.values()} == {2.0, 0.5}
+    with pytest.raises(AdapterError, match=r"the factors are not those of the modules that .*old changes"):
+        write(other.factors, "y")
+    key = next(iter(after))
+    with pytest.raises(
+        AdapterError, match=r"shapes \[1, 20\] and \[24, 4\]; expected those of .*old, \[4, 20\] and \[24, 4\]"
+    ):
+        write(after | {key: (after[key][0][:1], after[key][1])}, "y")
+    after[key][0][0, 0] = np.inf
+    with pytest.raises(AdapterError, match="has values that are not finite"):
+        write(after, "y")
+    assert not (tmp_path / "y").exists()
 
 
 Writer = Callable[..., None]

@@ -44,6 +44,9 @@ def test_lora(changes: dict[str, Any], expected: str) -> None:
         ({"size": 0}, "size is 0"),
         ({"temperature": 0.0}, "temperature is 0.0; expected a number above 0"),
         ({"top_k": 0}, "top_k is 0"),
+        ({"adapter_learning_rate": 0.0}, "adapter_learning_rate is 0.0; expected a number above 0"),
+        ({"adapter_learning_rate": 1e-3, "alone": 1.0}, "alone is 1.0; expected a number from 0 to below 1"),
+        ({"alone": 0.5}, "alone is for experts that are trained; give adapter_learning_rate"),
         ({"dropout": -0.1}, "dropout is -0.1"),
     ],
 )

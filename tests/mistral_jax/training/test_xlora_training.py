@@ -13,16 +13,19 @@ import numpy as np
 import pytest
 
 from conversion.adapters.errors import AdapterError
+from conversion.adapters.lora_files import open_lora
 from conversion.adapters.ordering import read_ordering
 from conversion.adapters.xlora_files import open_xlora
 from mistral_jax.adapter_loading import load_adapters, open_adapters
 from mistral_jax.hub import ModelNotFoundError
+from mistral_jax.lora import AdapterBank, Mixture
 from mistral_jax.training import trainer as trainer_module
 from mistral_jax.training.chat_data import Example
 from mistral_jax.training.checkpoints import CheckpointError
 from mistral_jax.training.lora_training import TrainedLoRA, train_lora
+from mistral_jax.training.losses import next_token_loss
 from mistral_jax.training.settings import LoRATrainingSettings, XLoRATrainingSettings
-from mistral_jax.training.xlora_training import TrainedXLoRA, train_xlora
+from mistral_jax.training.xlora_training import TrainedXLoRA, _with_one_expert, train_xlora
 from tests.mistral_jax.training.tiny_training import shift_task, tiny_base
 
 MARKERS = {"plus": 3, "minus": 4}
@@ -31,6 +34,7 @@ BOTH = TASKS["plus"] + TASKS["minus"]
 SETTINGS = XLoRATrainingSettings(
     steps=60, batch_tokens=128, buckets=1, learning_rate=3e-2, checkpoint_every=0, validate_every=0
 )
+ALONG = replace(SETTINGS, steps=150, adapter_learning_rate=1e-2)
 
 
 @pytest.fixture(scope="module")
@@ -49,12 +53,17 @@ def run(experts: dict[str, Any], settings: XLoRATrainingSettings = SETTINGS, **o
     return train_xlora(tiny_base(), experts, data, settings=settings, progress=False, **others)
 
 
+def padded(examples: list[Example]) -> tuple[np.ndarray, np.ndarray]:
+    """Tokens int32 [B, T + 1], and bool [B, T]: where the next one counts."""
+    length = max(map(len, examples))
+    tokens = np.stack([np.pad(example.tokens, (0, length - len(example))) for example in examples])
+    return tokens, np.stack([np.pad(example.counted, (0, length - len(example))) for example in examples])[:, 1:]
+
+
 def shares(mixture: TrainedXLoRA, examples: list[Example]) -> np.ndarray:
     """Mean scaling of each expert over the tokens that count: [A]."""
     base = tiny_base()
-    length = max(map(len, examples))
-    tokens = np.stack([np.pad(example.tokens, (0, length - len(example))) for example in examples])
-    counted = np.stack([np.pad(example.counted, (0, length - len(example))) for example in examples])[:, 1:]
+    tokens, counted = padded(examples)
     run_both = jax.jit(lambda t: mixture.classifier.hidden_states(base.module, mixture.adapters.bank, t)[1])
     scalings = np.asarray(run_both(jnp.asarray(tokens[:, :-1])))
     return scalings.mean(axis=2)[counted].mean(axis=0)
@@ -118,10 +127,87 @@ def test_experts_stay_as_they_are(experts: dict[str, TrainedLoRA], tmp_path: Pat
             assert (tmp_path / "xlora" / name / file).read_bytes() == (tmp_path / name / file).read_bytes()
 
 
+def weak(expert: TrainedLoRA, steps: int) -> TrainedLoRA:
+    """The same, with less training."""
+    settings = replace(expert.settings, steps=steps)
+    return train_lora(tiny_base(), TASKS[expert.name], settings=settings, name=expert.name, progress=False)
+
+
+@pytest.fixture(scope="module")
+def trained_along(
+    experts: dict[str, TrainedLoRA], tmp_path_factory: pytest.TempPathFactory
+) -> tuple[TrainedXLoRA, Path]:
+    """From experts that have learnt little by themselves; one is a file in bfloat16."""
+    path = tmp_path_factory.mktemp("along")
+    plus, minus = weak(experts["plus"], 20), weak(experts["minus"], 20)
+    replace(plus, settings=replace(plus.settings, save_dtype="bfloat16")).save(path / "plus")
+    return run({"plus": path / "plus", "minus": minus}, ALONG, output=path / "mixture"), path
+
+
+def test_experts_that_are_trained_along_learn(trained_along: tuple[TrainedXLoRA, Path]) -> None:
+    mixture, path = trained_along
+    assert mixture.run.losses[-10:].mean() < 0.5 * mixture.run.losses[0]
+    changed, given = open_lora(path / "mixture" / "plus"), open_lora(path / "plus")
+    assert changed.modules == given.modules
+    for key in given.modules:
+        for new, old in zip(changed.read(key), given.read(key), strict=True):
+            assert new.dtype == old.dtype
+            assert (new != old).any()
+
+
+def test_texts_for_one_expert_alone_keep_experts_usable_by_themselves(
+    experts: dict[str, TrainedLoRA], trained_along: tuple[TrainedXLoRA, Path]
+) -> None:
+    base = tiny_base()
+
+    def loss(mixture: TrainedXLoRA, expert: int, examples: list[Example]) -> float:
+        tokens, counted = map(jnp.asarray, padded(examples))
+        weights = jnp.zeros((1, 1, 1, 2), jnp.float32).at[..., expert].set(1)
+        hidden = base.module.hidden_states(tokens[:, :-1], Mixture(bank=mixture.adapters.bank, weights=weights))
+        return float(next_token_loss(base.module, hidden, tokens, counted) / counted.sum())
+
+    mixed, path = trained_along
+    given = {"plus": path / "plus", "minus": weak(experts["minus"], 20)}
+    never_alone = run(given, replace(ALONG, alone=0.0))
+    unseen = [shift_task(by, marker=MARKERS[name], count=8, seed=5) for name, by in (("plus", 3), ("minus", -2))]
+    for own, other in ((0, 1), (1, 0)):
+        assert loss(mixed, own, unseen[own]) < 0.8 * loss(mixed, other, unseen[own])
+        assert loss(mixed, own, unseen[own]) < 0.8 * loss(never_alone, own, unseen[own])
+
+
+def test_what_experts_that_were_trained_along_are_written_as(trained_along: tuple[TrainedXLoRA, Path]) -> None:
+    mixture, path = trained_along
+    config = tiny_base().module.config
+    loaded = load_adapters(open_adapters(config, xlora=path / "mixture"), dtype="float32")
+    for one, two in zip(jax.tree.leaves(loaded.adapters.bank), jax.tree.leaves(mixture.adapters.bank), strict=True):
+        assert np.asarray(one).tobytes() == np.asarray(two).tobytes()
+
+
+def test_a_text_for_one_expert_alone() -> None:
+    """Two texts of three tokens: the first prefers expert 1 where it counts; the second is left to the mixture."""
+    shares = jnp.array([[[0.9, 0.1], [0.2, 0.8], [0.6, 0.4]], [[0.5, 0.5]] * 3])
+    mixture = Mixture(bank=AdapterBank(owner=jnp.zeros(0, jnp.int32), layers=()), weights=shares[:, :, None])
+    counted = jnp.array([[0.0, 1.0, 1.0], [1.0, 1.0, 1.0]])
+    alone, counted = _with_one_expert(mixture, shares, counted, jnp.array([True, False]))
+    np.testing.assert_array_equal(alone.weights[0, :, 0], [[0, 1]] * 3)
+    np.testing.assert_array_equal(alone.weights[1], mixture.weights[1])
+    np.testing.assert_array_equal(counted, [[0, 1, 0], [1, 1, 1]])
+
+
 def test_a_resumed_run_has_the_bits_of_one_that_was_not_interrupted(
     experts: dict[str, TrainedLoRA], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    settings = replace(SETTINGS, steps=5, checkpoint_every=2, layerwise=False, depth=2, size=12, dropout=0.1)
+    settings = replace(
+        SETTINGS,
+        steps=5,
+        checkpoint_every=2,
+        layerwise=False,
+        depth=2,
+        size=12,
+        dropout=0.1,
+        adapter_learning_rate=1e-3,
+        alone=0.5,
+    )
     whole = run(experts, settings)
     real = trainer_module.Trainer._update
 

@@ -1,0 +1,144 @@
+"""The experts of a mixture that is trained: opened, checked, told apart, and trained along.
+
+What the device holds is the bank of an `AdapterSet`, in which the experts lie side by side in rank rows; what files and callers
+hold is the factors of each module. Rank rows in which an expert has no factors have the scale 0: training leaves them at zero.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from conversion.adapters.errors import AdapterError
+from conversion.adapters.lora_files import LoRAFiles, LoRAModule
+from conversion.adapters.modules import ModuleKey
+from conversion.adapters.writing import Adapter, ChangedLoRA
+from conversion.tensor_source import Array
+from mistral_jax.adapter_loading import open_adapters
+from mistral_jax.adapters import AdapterSet
+from mistral_jax.lora import AdapterBank, LowRank, part_features
+from mistral_jax.training.base import BaseModel
+from mistral_jax.training.lora_training import Factors, TrainedLoRA
+
+ModuleFactors = Mapping[ModuleKey, tuple[Array, Array]]
+"""A [r, in] and B [out, r] of each module."""
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class ChangedExpert:
+    """A LoRA on disk, whose factors were trained further."""
+
+    source: LoRAFiles
+    factors: ModuleFactors
+    """In the types that the file has them in."""
+
+    @property
+    def name(self) -> str:
+        return self.source.name
+
+    @property
+    def rank(self) -> int:
+        return self.source.rank
+
+    @property
+    def modules(self) -> Mapping[ModuleKey, LoRAModule]:
+        return self.source.modules
+
+    def read(self, key: ModuleKey) -> tuple[Array, Array]:
+        return self.factors[key]
+
+
+Expert = LoRAFiles | ChangedExpert | TrainedLoRA
+"""A LoRA on disk, one that was on disk, or one in memory."""
+
+
+def open_experts(base: BaseModel, adapters: Mapping[str, Path | str | TrainedLoRA]) -> tuple[Expert, ...]:
+    """The experts under their names, checked to fit the model, in their order."""
+    for name, adapter in adapters.items():
+        if isinstance(adapter, TrainedLoRA):
+            _check_shapes(name, adapter, base)
+    paths = {name: str(adapter) for name, adapter in adapters.items() if not isinstance(adapter, TrainedLoRA)}
+    opened = {lora.name: lora for lora in open_adapters(base.module.config, loras=paths, base_model=base.name).loras}
+    return tuple(
+        replace(adapter, name=name) if isinstance(adapter, TrainedLoRA) else opened[name]
+        for name, adapter in adapters.items()
+    )
+
+
+def fingerprint(expert: Expert) -> str:
+    """Names the values of an expert."""
+    digest = hashlib.sha256()
+    for key, module in expert.modules.items():
+        digest.update(f"{key.path} {module.scale}".encode())
+        for factor in expert.read(key):
+            digest.update(np.ascontiguousarray(factor).tobytes())
+    return digest.hexdigest()[:16]
+
+
+def to_write(expert: Expert) -> Adapter:
+    """In the form that the writers take."""
+    match expert:
+        case TrainedLoRA():
+            return expert.as_new()
+        case ChangedExpert():
+            return ChangedLoRA(folder=expert.source.folder, factors=expert.factors)
+        case LoRAFiles():
+            return expert.folder
+
+
+def trainable(bank: AdapterBank) -> Factors:
+    """Copies of the factors in a bank whose B are apart."""
+    return tuple(
+        {
+            projection: {"a": jnp.copy(low_rank.a), "b": tuple(map(jnp.copy, low_rank.b))}
+            for projection, low_rank in projections.items()
+        }
+        for projections in bank.layers
+    )
+
+
+def with_factors(bank: AdapterBank, factors: Factors, dtype: jax.typing.DTypeLike) -> AdapterBank:
+    """A bank of the same experts with other factors, rounded to `dtype` as loading does."""
+
+    def changed(low_rank: LowRank, own: Mapping[str, jax.Array]) -> LowRank:
+        return replace(low_rank, a=own["a"].astype(dtype), b=tuple(b.astype(dtype) for b in own["b"]))
+
+    layers = tuple(
+        {projection: changed(low_rank, own[projection]) for projection, low_rank in projections.items()}
+        for projections, own in zip(bank.layers, factors, strict=True)
+    )
+    return replace(bank, layers=layers)
+
+
+def retrained(expert: Expert, adapters: AdapterSet, factors: Factors) -> Expert:
+    """An expert of `adapters` with the factors that training gave."""
+    rows = adapters.entries[expert.name].rows
+    found: dict[ModuleKey, tuple[Array, Array]] = {}
+    for key, module in expert.modules.items():
+        projection, low_rank = next(
+            (name, low_rank) for name, low_rank in adapters.bank.layers[key.layer].items() if key.part in low_rank.parts
+        )
+        i, own = low_rank.parts.index(key.part), factors[key.layer][projection]
+        chosen = slice(rows[0], rows[0] + module.rank)
+        a = np.asarray(own["a"]).reshape(*low_rank.scale.shape, -1)[i, chosen]
+        b = np.asarray(own["b"][i])[:, chosen]
+        found[key] = (np.ascontiguousarray(a), np.ascontiguousarray(b))
+    if isinstance(expert, TrainedLoRA):
+        return replace(expert, factors=found)
+    types = {key: [factor.dtype for factor in expert.read(key)] for key in found}
+    kept = {key: (a.astype(types[key][0]), b.astype(types[key][1])) for key, (a, b) in found.items()}
+    source = expert.source if isinstance(expert, ChangedExpert) else expert
+    return ChangedExpert(source=source, factors=kept)
+
+
+def _check_shapes(name: str, lora: TrainedLoRA, base: BaseModel) -> None:
+    features = part_features(base.module.config)
+    for key, (a, b) in lora.factors.items():
+        if key.layer >= base.module.config.num_layers or (b.shape[0], a.shape[1]) != features[key.part]:
+            raise AdapterError(f"adapter {name} does not fit the model at {key.path}: it was trained for another model")
