@@ -17,7 +17,6 @@ from pathlib import Path
 from typing import NamedTuple
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
@@ -26,17 +25,15 @@ from conversion.adapters.lora_files import LoRAFiles, check_fits, open_lora
 from conversion.adapters.modules import torch_order
 from conversion.adapters.ordering import check_base_model, read_ordering
 from conversion.adapters.xlora_files import XLoRAFiles, check_xlora_fits, open_xlora
-from mistral_jax.adapters import ONE_PRODUCT_BYTES, AdapterSet
+from conversion.hub_id import is_hub_id
+from mistral_jax.adapters import SPARE_RANK, AdapterSet, bank_bytes
 from mistral_jax.config import MistralConfig
 from mistral_jax.device import Device
-from mistral_jax.hub import find_adapter, is_hub_id
-from mistral_jax.lora import PROJECTIONS, SHARED, ScalingColumns, part_features
+from mistral_jax.hub import find_adapter
+from mistral_jax.lora import SHARED, ScalingColumns, part_features
 from mistral_jax.xlora import XLoRA
 
 logger = logging.getLogger("mistral_jax")
-
-SPARE_RANK = 16
-"""Largest rank of an adapter that is loaded later, where nobody says."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -180,19 +177,5 @@ def adapter_bytes(
     files: AdapterFiles, *, dtype: jax.typing.DTypeLike, spare: int = 0, spare_rank: int = SPARE_RANK
 ) -> int:
     """Bytes that `load_adapters` will take on the device."""
-    features, itemsize = part_features(files.config), jnp.dtype(dtype).itemsize
-    R = -(-(sum(lora.rank for lora in files.loras) + spare * spare_rank) // 8) * 8
-    parts = set(features) if spare else {key.part for lora in files.loras for key in lora.modules}
-    layer = 0
-    for fused in PROJECTIONS.values():
-        adapted = [part for part in fused if part in parts]
-        if not adapted:
-            continue
-        P = len(adapted)
-        apart = R * sum(features[part][0] for part in adapted)
-        as_one = P * R * sum(features[part][0] for part in fused)
-        b = apart if len(fused) == 1 or as_one * itemsize > ONE_PRODUCT_BYTES else as_one
-        layer += (P * R * features[adapted[0]][1] + b) * itemsize + 4 * P * R
-    classifier = () if files.xlora is None else files.xlora.classifier
-    numbers = sum(weight.size + (0 if bias is None else bias.size) for weight, bias in classifier)
-    return layer * files.config.num_layers + 4 * (numbers + R)
+    bank = bank_bytes(files.config, files.loras, dtype=dtype, spare=spare, spare_rank=spare_rank)
+    return bank + (0 if files.xlora is None else 4 * files.xlora.classifier_parameters)

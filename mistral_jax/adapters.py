@@ -14,7 +14,7 @@ import jax
 import numpy as np
 from jax.sharding import SingleDeviceSharding
 
-from conversion.adapters.modules import PARTS, ModuleKey
+from conversion.adapters.modules import PARTS, ModuleKey, parts_of
 from conversion.tensor_source import Array
 from mistral_jax.config import MistralConfig
 from mistral_jax.device import Device
@@ -62,6 +62,9 @@ class AdapterEntry:
     """What it changes, in the order of `PARTS`."""
 
 
+SPARE_RANK = 16
+"""Largest rank of an adapter that is loaded later, where nobody says."""
+
 ONE_PRODUCT_BYTES = 2**20
 """Largest B of a projection with several parts that is kept as one matrix, zeros included: below this, fewer products are faster
 than fewer bytes."""
@@ -85,7 +88,7 @@ class AdapterSet:
         dtype: jax.typing.DTypeLike,
         device: Device | None = None,
         spare: int = 0,
-        spare_rank: int = 16,
+        spare_rank: int = SPARE_RANK,
         apart: bool = False,
     ) -> None:
         """Put adapters on the device, the first as number 0.
@@ -114,29 +117,23 @@ class AdapterSet:
             rows = tuple(range(first, first + lora.rank))
             self.entries[lora.name] = _entry(lora, number, rows)
             first += lora.rank
-        # Whole vectors: products over an axis of odd length are slower.
-        self.rank_rows = -(-(first + spare * spare_rank) // 8) * 8
-        parts: set[str] = set(PARTS) if spare else {key.part for lora in loras for key in lora.modules}
+        self.rank_rows = _rank_rows(loras, spare, spare_rank)
         self._write = jax.jit(_write_rows, donate_argnums=0, out_shardings=SingleDeviceSharding(self._device))
-        self.bank = self._build(loras, parts)
+        self.bank = self._build(loras, _adapted_parts(loras, spare))
 
     @property
     def nbytes(self) -> int:
         return self.bank.nbytes
 
-    def _build(self, loras: Sequence[Factors], parts: set[str]) -> AdapterBank:
+    def _build(self, loras: Sequence[Factors], adapted: Mapping[str, tuple[str, ...]]) -> AdapterBank:
         owner = np.zeros((self.rank_rows,), np.int32)
         for entry in self.entries.values():
             owner[list(entry.rows)] = entry.number
-        layers: list[dict[str, LowRank]] = []
-        for layer in range(self.config.num_layers):
-            projections: dict[str, LowRank] = {}
-            for projection, fused in PROJECTIONS.items():
-                adapted = tuple(part for part in fused if part in parts)
-                if adapted:
-                    projections[projection] = self._projection(loras, layer, projection, adapted)
-            layers.append(projections)
-        return AdapterBank(owner=self._put(owner), layers=tuple(layers))
+        layers = tuple(
+            {projection: self._projection(loras, layer, projection, parts) for projection, parts in adapted.items()}
+            for layer in range(self.config.num_layers)
+        )
+        return AdapterBank(owner=self._put(owner), layers=layers)
 
     def _projection(self, loras: Sequence[Factors], layer: int, projection: str, adapted: tuple[str, ...]) -> LowRank:
         """One projection's factors, filled on the host. Host memory: these."""
@@ -155,10 +152,10 @@ class AdapterSet:
                 a[i, chosen], b[i][:, chosen] = lora.read(ModuleKey(layer, part))
                 scale[i, chosen] = module.scale
         out_features = tuple((part, features[part][0]) for part in PROJECTIONS[projection])
-        as_one = None if self._apart else _as_one_matrix(b, adapted, out_features)
+        is_one = not self._apart and _is_one_product(out_features, P, R, self.dtype.itemsize)
         return LowRank(
             a=self._put(a.reshape(P * R, columns)),
-            b=tuple(self._put(x) for x in b) if as_one is None else self._put(as_one),
+            b=self._put(_one_matrix(b, adapted, out_features)) if is_one else tuple(self._put(x) for x in b),
             scale=self._put(scale),
             parts=adapted,
             out_features=out_features,
@@ -243,10 +240,46 @@ class AdapterSet:
         self.bank = AdapterBank(owner=self._put(owner), layers=tuple(layers))
 
 
+def bank_bytes(
+    config: MistralConfig,
+    loras: Sequence[Factors],
+    *,
+    dtype: jax.typing.DTypeLike,
+    spare: int = 0,
+    spare_rank: int = SPARE_RANK,
+) -> int:
+    """Bytes of the bank of an `AdapterSet` with these arguments."""
+    features, itemsize = part_features(config), np.dtype(dtype).itemsize
+    R = _rank_rows(loras, spare, spare_rank)
+    layer = 0
+    for projection, adapted in _adapted_parts(loras, spare).items():
+        P, outs = len(adapted), [(part, features[part][0]) for part in PROJECTIONS[projection]]
+        is_one = _is_one_product(outs, P, R, itemsize)
+        b = P * R * sum(size for _, size in outs) if is_one else R * sum(features[part][0] for part in adapted)
+        layer += (P * R * features[adapted[0]][1] + b) * itemsize + 4 * P * R
+    return layer * config.num_layers + 4 * R
+
+
+def _rank_rows(loras: Sequence[Factors], spare: int, spare_rank: int) -> int:
+    """Rank rows for adapters and the room beside them: whole vectors, since products over an axis of odd length are slower."""
+    return -(-(sum(lora.rank for lora in loras) + spare * spare_rank) // 8) * 8
+
+
+def _adapted_parts(loras: Sequence[Factors], spare: int) -> dict[str, tuple[str, ...]]:
+    """The parts that some adapter may change, by projection; any, where some may be loaded later."""
+    parts = PARTS if spare else parts_of(key for lora in loras for key in lora.modules)
+    adapted = {name: tuple(part for part in fused if part in parts) for name, fused in PROJECTIONS.items()}
+    return {name: chosen for name, chosen in adapted.items() if chosen}
+
+
+def _is_one_product(out_features: Sequence[tuple[str, int]], parts: int, rank_rows: int, itemsize: int) -> bool:
+    """Whether the B of a projection's parts are kept as one matrix."""
+    rows = sum(size for _, size in out_features)
+    return len(out_features) > 1 and rows * parts * rank_rows * itemsize <= ONE_PRODUCT_BYTES
+
+
 def _entry(lora: Factors, number: int, rows: tuple[int, ...]) -> AdapterEntry:
-    used = {key.part for key in lora.modules}
-    parts = tuple(part for part in PARTS if part in used)
-    return AdapterEntry(name=lora.name, number=number, rows=rows, rank=lora.rank, parts=parts)
+    return AdapterEntry(name=lora.name, number=number, rows=rows, rank=lora.rank, parts=parts_of(lora.modules))
 
 
 def _write_rows(
@@ -274,12 +307,10 @@ def _write_rows(
     return replace(low_rank, a=stacked, b=new_b, scale=low_rank.scale.at[:, rows].set(scale, mode="drop"))
 
 
-def _as_one_matrix(b: Sequence[Array], parts: Sequence[str], out_features: Sequence[tuple[str, int]]) -> Array | None:
-    """The B of several parts, [out_p, R] each, as one [out, P * R] with zeros between; None if it is better left apart."""
+def _one_matrix(b: Sequence[Array], parts: Sequence[str], out_features: Sequence[tuple[str, int]]) -> Array:
+    """The B of several parts, [out_p, R] each, as one [out, P * R] with zeros between."""
     P, R = len(b), b[0].shape[1]
     out = sum(size for _, size in out_features)
-    if len(out_features) == 1 or out * P * R * b[0].dtype.itemsize > ONE_PRODUCT_BYTES:
-        return None
     cube = np.zeros((out, P, R), b[0].dtype)
     first = 0
     for part, size in out_features:

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from conversion.adapters.modules import PARTS
+from conversion.adapters.modules import PARTS, parts_of
 from mistral_jax.results import Scalings
 
 if TYPE_CHECKING:
@@ -92,8 +92,7 @@ def layers_by_adapters(scalings: Scalings, part: str | None = None, *, after_top
     if part is not None:
         _columns_of(scalings, part)
     means = _values(scalings, after_top_k).mean(axis=0)  # [M, E]
-    present = {key.part for key in scalings.modules}
-    parts = [p for p in PARTS if p in present] if part is None else [part]
+    parts = parts_of(scalings.modules) if part is None else (part,)
     layers = sorted({key.layer for key in scalings.modules})
     names = [f"layers.{layer}" for layer in layers]
     figure, axes = _subplots(
@@ -130,8 +129,7 @@ def _columns_of(scalings: Scalings, part: str) -> list[int]:
         return [0]
     columns = [i for i, key in enumerate(scalings.modules) if key.part == part]
     if not columns:
-        present = {key.part for key in scalings.modules}
-        expected = ", ".join(p for p in PARTS if p in present or not present)
+        expected = ", ".join(parts_of(scalings.modules) or PARTS)
         raise ValueError(f"no adapter changes a part {part!r}; expected one of {expected}")
     return columns
 

@@ -6,11 +6,11 @@ tokenizer, `ModelFiles.fetch_weights` the weights.
 
 from __future__ import annotations
 
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from conversion.hub_id import HUB_ID
 from conversion.weight_files import find_weight_files, has_configuration, is_first_part, is_gguf, parts_pattern
 
 DEMO = "demo"
@@ -36,7 +36,6 @@ _ADAPTERS = [
     "*xlora_classifier.safetensors",
 ]
 """Wherever they are in a repository, which may hold whole models, too."""
-_REPO_ID = re.compile(r"[A-Za-z0-9][\w.\-]*/[A-Za-z0-9][\w.\-]*")
 
 
 class ModelNotFoundError(OSError):
@@ -137,7 +136,7 @@ def find_model(
                 f"{name} is a {path.suffix or 'nameless'} file; expected a folder, a GGUF file or a .safetensors file"
             )
         return ModelFiles(name=name, folder=path.parent, weight_files=files or (str(path),))
-    if not _REPO_ID.fullmatch(name):
+    if not HUB_ID.fullmatch(name):
         raise ModelNotFoundError(f"{name!r} is neither a folder or file here nor a Hub id (owner/name)")
     folder = _snapshot(name, _METADATA, revision=revision, token=token)
     if not has_configuration(folder):
@@ -197,7 +196,7 @@ def find_gguf(
             names = [filename]  # perhaps in a folder below
         chosen = _choose_gguf(names, filename, preferred, where=model_id, option=option)
         return ModelFiles(name=model_id, folder=folder, gguf=folder / chosen)
-    if not _REPO_ID.fullmatch(model_id):
+    if not HUB_ID.fullmatch(model_id):
         raise ModelNotFoundError(f"{model_id!r} is neither a folder or file here nor a Hub id (owner/name)")
     names = _hub_names(model_id, revision=revision, token=token)
     chosen = _choose_gguf(names, filename, preferred, where=model_id, option=option)
@@ -229,14 +228,9 @@ def find_adapter(name: str, *, revision: str | None = None, token: str | bool | 
         return path
     if path.is_file():
         raise ModelNotFoundError(f"{name} is a file; expected the folder that holds an adapter's configuration, too")
-    if not _REPO_ID.fullmatch(name):
+    if not HUB_ID.fullmatch(name):
         raise ModelNotFoundError(f"{name!r} is neither a folder here nor a Hub id (owner/name)")
     return _snapshot(name, _ADAPTERS, revision=revision, token=token)
-
-
-def is_hub_id(name: str) -> bool:
-    """Whether this names a repository of the Hub, and nothing here."""
-    return _REPO_ID.fullmatch(name) is not None and not Path(name).expanduser().exists()
 
 
 def _choose_gguf(names: list[str], filename: str | None, preferred: str | None, *, where: str, option: str) -> str:
@@ -261,7 +255,7 @@ def _tokenizer_folder(name: str, token: str | bool | None) -> Path:
     path = Path(name).expanduser()
     if path.is_dir():
         return path
-    if not _REPO_ID.fullmatch(name):
+    if not HUB_ID.fullmatch(name):
         raise ModelNotFoundError(f"the tokenizer {name!r} is neither a folder here nor a Hub id (owner/name)")
     return _snapshot(name, _METADATA, revision=None, token=token)
 

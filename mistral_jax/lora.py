@@ -105,10 +105,6 @@ class AdapterBank:
     """For each decoder layer the factors of its projections, by name; a projection that no adapter may change is not in it."""
 
     @property
-    def rank_rows(self) -> int:
-        return self.owner.shape[0]
-
-    @property
     def nbytes(self) -> int:
         return sum(x.nbytes for x in jax.tree.leaves(self))
 

@@ -190,9 +190,8 @@ class Mistral(nnx.Module):
         at = Positions(self.config, positions)
         x = self.embed_tokens(tokens)
         if mixture is not None:
-            _ = (
-                mixture.by_rank_row
-            )  # computed here, for all layers: inside one that is rematerialised it would be that layer's own
+            # Computed here, for all layers: inside one that is rematerialised it would be that layer's own.
+            _ = mixture.by_rank_row
         for index, (layer, attend_in_layer) in enumerate(zip(self.layers, attends, strict=True)):
             with jax.named_scope(f"layer{index}"):
                 call = partial(

@@ -18,6 +18,7 @@ of the bank, its experts.
 from __future__ import annotations
 
 from functools import reduce
+from itertools import pairwise
 
 import jax
 import jax.numpy as jnp
@@ -47,13 +48,9 @@ class XLoRA(nnx.Module):
         self.config = config
         self.num_experts = num_experts
         self.columns = columns
-        hidden = [config.xlora_size] * (config.xlora_depth - 1)
-        sizes = [config.hidden_size, *hidden, columns.count * num_experts]
+        widths = config.widths(columns.count * num_experts)
         self.layers = nnx.List(
-            [
-                Linear(sizes[i], sizes[i + 1], bias=config.use_bias, dtype=jnp.float32, rngs=rngs)
-                for i in range(config.xlora_depth)
-            ]
+            [Linear(into, out, bias=config.use_bias, dtype=jnp.float32, rngs=rngs) for into, out in pairwise(widths)]
         )
 
     def scalings(self, hidden: jax.Array, *, dropout: jax.Array | None = None) -> jax.Array:

@@ -10,9 +10,10 @@ from pathlib import Path
 from conversion.adapters.xlora_config import read_xlora_config
 from conversion.adapters.xlora_files import XLoRAFiles
 from conversion.adapters.xlora_layout import find_layout
+from conversion.hub_id import is_hub_id
 from mistral_jax.adapter_loading import AdapterFiles, open_adapters
 from mistral_jax.config import MistralConfig
-from mistral_jax.hub import DEMO_XLORA, DEMO_XLORA_FOLDER, find_adapter, is_hub_id
+from mistral_jax.hub import DEMO_XLORA, DEMO_XLORA_FOLDER, find_adapter
 from serving.adapter_settings import DEFAULT_XLORA
 from serving.adapters import AdapterInfo, ServedModels, adapted_models, plain_models
 from serving.model_kinds import ADAPTED, LOADED, XLORA

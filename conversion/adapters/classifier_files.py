@@ -9,9 +9,8 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
-import numpy as np
-
 from conversion.adapters.errors import AdapterError
+from conversion.adapters.tensor_checks import check_floating, not_finite
 from conversion.adapters.xlora_config import XLoRAConfig
 from conversion.safetensors_io import SafetensorsFile, read_array
 from conversion.tensor_source import Array
@@ -24,7 +23,6 @@ _TENSOR = re.compile(
     r"(?:(?P<list>inner|layers)\.(?P<number>\d{1,4})|(?P<last>last))\.(?P<kind>weight|bias)",
     re.ASCII,
 )
-_FLOATS = frozenset({"float16", "bfloat16", "float32", "float64"})
 
 
 def read_classifier(path: Path, config: XLoRAConfig, *, rows: int, rows_are: str) -> tuple[Linear, ...]:
@@ -113,11 +111,9 @@ def _read(file: SafetensorsFile, name: str, shape: tuple[int, ...], why: str) ->
         raise AdapterError(
             f"{file.path}: the classifier's tensor {name} has shape {list(file.shape(name))}; expected {list(shape)} ({why})"
         )
-    if str(file.dtype(name)) not in _FLOATS:
-        raise AdapterError(f"{file.path}: tensor {name} has type {file.dtype(name)}; expected floating point")
+    check_floating(file, name)
     array = read_array(file, name)
-    if not np.isfinite(array).all():
-        bad = "NaN" if np.isnan(array).any() else "infinite values"
+    if (bad := not_finite(array)) is not None:
         raise AdapterError(
             f"{file.path}: the classifier's tensor {name} holds {bad}; its training diverged, or it is damaged"
         )

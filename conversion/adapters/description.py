@@ -76,7 +76,7 @@ def _lora_facts(lora: LoRAFiles) -> dict[str, str]:
 def _xlora_facts(xlora: XLoRAFiles) -> dict[str, str]:
     config, count = xlora.config, len(xlora.adapters)
     widths = [config.hidden_size, *(len(weight) for weight, _ in xlora.classifier)]
-    parameters = sum(weight.size + (0 if bias is None else bias.size) for weight, bias in xlora.classifier)
+    parameters = xlora.classifier_parameters
     between = ", ReLU between" if config.enable_relu_and_dropout and config.xlora_depth > 1 else ""
     scalings = f"for each of {xlora.num_columns} modules" if config.layerwise_scalings else "one set for all modules"
     weights = [f"softmax, temperature {config.softmax_temperature:g}"] if config.enable_softmax else ["no softmax"]

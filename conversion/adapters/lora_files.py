@@ -16,12 +16,11 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
-import numpy as np
-
 from conversion.adapters.errors import AdapterError
 from conversion.adapters.lora_config import CONFIG_NAME, LoRAConfig, read_lora_config
 from conversion.adapters.lora_names import FactorName, is_stray, own_factors, parse_factor, why_refused
-from conversion.adapters.modules import PARTS, ModuleKey, torch_order
+from conversion.adapters.modules import PARTS, ModuleKey, parts_of, torch_order
+from conversion.adapters.tensor_checks import check_floating, not_finite
 from conversion.safetensors_io import SafetensorsFile, read_array
 from conversion.tensor_source import Array
 
@@ -29,7 +28,6 @@ __all__ = ["AdapterError", "LoRAFiles", "LoRAModule", "check_fits", "open_lora"]
 
 WEIGHTS_NAME = "adapter_model.safetensors"
 _PICKLED = ("adapter_model.bin", "adapter_model.pt", "pytorch_model.bin")
-_FLOATS = frozenset({"float16", "bfloat16", "float32", "float64"})
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -75,8 +73,7 @@ class LoRAFiles:
     @property
     def parts(self) -> tuple[str, ...]:
         """The kinds of linear layers that it changes somewhere."""
-        present = {key.part for key in self.modules}
-        return tuple(part for part in PARTS if part in present)
+        return parts_of(self.modules)
 
     @property
     def parameters(self) -> int:
@@ -110,8 +107,7 @@ class LoRAFiles:
 
     def _finite(self, name: str) -> Array:
         array = read_array(self._file, name)
-        if not np.isfinite(array).all():
-            bad = "NaN" if np.isnan(array).any() else "infinite values"
+        if (bad := not_finite(array)) is not None:
             raise AdapterError(
                 f"{self._file.path}: tensor {name} holds {bad}; the adapter is damaged, or its training diverged"
             )
@@ -261,8 +257,7 @@ def _pairs(
 
 def _module(file: SafetensorsFile, name_a: str, name_b: str, config: LoRAConfig, path: str) -> LoRAModule:
     for name in (name_a, name_b):
-        if str(file.dtype(name)) not in _FLOATS:
-            raise AdapterError(f"{file.path}: tensor {name} has type {file.dtype(name)}; expected floating point")
+        check_floating(file, name)
         if len(file.shape(name)) != 2 or math.prod(file.shape(name)) == 0:
             raise AdapterError(f"{file.path}: tensor {name} has shape {list(file.shape(name))}; expected a matrix")
     (rank, in_features), (out_features, rank_b) = file.shape(name_a), file.shape(name_b)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import NamedTuple
 
 PARTS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
@@ -23,6 +24,12 @@ class ModuleKey(NamedTuple):
     def path(self) -> str:
         """The module's Hugging Face name, such as `model.layers.0.self_attn.q_proj`."""
         return f"model.layers.{self.layer}.{_PARENTS[self.part]}.{self.part}"
+
+
+def parts_of(keys: Iterable[ModuleKey]) -> tuple[str, ...]:
+    """The kinds of linear layers among modules, in the order of `PARTS`."""
+    present = {key.part for key in keys}
+    return tuple(part for part in PARTS if part in present)
 
 
 def torch_order(key: ModuleKey) -> tuple[int, int]:

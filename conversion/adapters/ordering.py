@@ -18,13 +18,13 @@ from pathlib import Path
 from typing import Any, cast
 
 from conversion.adapters.errors import AdapterError
-from conversion.adapters.json_object import JSONObject
+from conversion.adapters.json_object import JSONObject, json_file
 from conversion.adapters.lora_files import LoRAFiles
 from conversion.adapters.modules import PARTS, ModuleKey, torch_order
+from conversion.hub_id import is_hub_id
 from conversion.output_files import new_file
 
 _PATHS = re.compile(r"model\.layers\.(?P<layer>\d{1,5})\.(?:self_attn|mlp)\.(?P<part>\w+)", re.ASCII)
-_HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*", re.ASCII)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -84,7 +84,7 @@ def write_ordering(path: Path | str, ordering: Ordering, *, overwrite: bool = Fa
             {"name": adapter.name, "adapter_model_id": adapter.adapter_model_id}
             for adapter in ordering.preload_adapters
         ]
-    content = (json.dumps(values, indent=2, ensure_ascii=False) + "\n").encode()
+    content = json_file(values)
     with new_file(Path(path), size=len(content), overwrite=overwrite) as file:
         file.write(content)
 
@@ -143,15 +143,11 @@ def check_base_model(ids: Mapping[str, str | None]) -> None:
     Raises:
       AdapterError: names the first two that differ.
     """
-    known = [(who, name) for who, name in ids.items() if name is not None and _is_hub_id(name)]
+    known = [(who, name) for who, name in ids.items() if name is not None and is_hub_id(name)]
     for who, name in known[1:]:
         first_who, first = known[0]
         if name.casefold() != first.casefold():
             raise AdapterError(f"{first_who} is for {first}, and {who} for {name}: they do not belong together")
-
-
-def _is_hub_id(name: str) -> bool:
-    return _HUB_ID.fullmatch(name) is not None and not Path(name).exists()
 
 
 def _layers(fields: JSONObject) -> Mapping[ModuleKey, int] | None:

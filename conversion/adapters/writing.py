@@ -9,7 +9,6 @@ Folders appear whole or not at all (`conversion.output_files`). What could not b
 from __future__ import annotations
 
 import itertools
-import json
 import shutil
 from collections.abc import Generator, Mapping, Sequence
 from contextlib import contextmanager
@@ -21,10 +20,11 @@ import numpy as np
 
 from conversion.adapters.classifier_files import Linear
 from conversion.adapters.errors import AdapterError
-from conversion.adapters.json_object import is_finite
+from conversion.adapters.json_object import is_finite, json_file
 from conversion.adapters.lora_config import CONFIG_NAME
 from conversion.adapters.lora_files import WEIGHTS_NAME, LoRAModule, open_lora
-from conversion.adapters.modules import PARTS, ModuleKey, torch_order
+from conversion.adapters.modules import ModuleKey, parts_of, torch_order
+from conversion.adapters.tensor_checks import not_finite
 from conversion.adapters.xlora_config import XLoRAConfig
 from conversion.adapters.xlora_layout import CLASSIFIER_NAME, XLORA_CONFIG_NAME
 from conversion.output_files import new_folder
@@ -115,7 +115,7 @@ def write_xlora(
             "enable_relu_and_dropout": config.enable_relu_and_dropout,
             "use_bias": config.use_bias,
         }
-        (new / XLORA_CONFIG_NAME).write_bytes(_dump(values))
+        (new / XLORA_CONFIG_NAME).write_bytes(json_file(values))
         for name, adapter in adapters.items():
             _put_adapter(new / name, adapter, base_model)
 
@@ -159,7 +159,7 @@ def write_peft_xlora(
             "base_model_name_or_path": base_model,
             "adapters": {str(number): str(path.absolute() / str(number)) for number in range(len(adapters))},
         }
-        (new / CONFIG_NAME).write_bytes(_dump(values))
+        (new / CONFIG_NAME).write_bytes(json_file(values))
         for number, adapter in enumerate(adapters.values()):
             _put_adapter(new / str(number), adapter, base_model)
 
@@ -229,9 +229,8 @@ def _check_mixture(config: XLoRAConfig, classifier: Sequence[Linear], adapters: 
         if isinstance(adapter, ChangedLoRA):
             _check_changed(adapter, lora.modules, name)
     columns = len(modules) if config.layerwise_scalings else 1
-    between = [config.xlora_size] * (config.xlora_depth - 1)
-    sizes = [config.hidden_size, *between, columns * len(adapters)]
-    expected = [[out, into] for into, out in itertools.pairwise(sizes)]
+    widths = config.widths(columns * len(adapters))
+    expected = [[out, into] for into, out in itertools.pairwise(widths)]
     found = [list(weight.shape) for weight, _ in classifier]
     if found != expected:
         raise AdapterError(
@@ -247,7 +246,7 @@ def _check_mixture(config: XLoRAConfig, classifier: Sequence[Linear], adapters: 
 
 
 def _check_finite(what: str, *arrays: Array) -> None:
-    if not all(np.isfinite(array).all() for array in arrays):
+    if any(not_finite(array) for array in arrays):
         raise AdapterError(f"{what} has values that are not finite: its training diverged")
 
 
@@ -284,7 +283,7 @@ def _put_lora(folder: Path, lora: NewLoRA, base_model: str) -> None:
         "fan_in_fan_out": False,
         "modules_to_save": None,
     }
-    (folder / CONFIG_NAME).write_bytes(_dump(values))
+    (folder / CONFIG_NAME).write_bytes(json_file(values))
 
 
 def _put_factors(folder: Path, factors: Factors) -> None:
@@ -298,8 +297,7 @@ def _put_factors(folder: Path, factors: Factors) -> None:
 
 def _targets(keys: Sequence[ModuleKey], num_layers: int | None) -> tuple[list[str], list[int] | None]:
     """What the configuration says of the modules: kinds, and layers unless all are meant; else the modules one by one."""
-    present = {key.part for key in keys}
-    parts = [part for part in PARTS if part in present]
+    parts = list(parts_of(keys))
     layers = sorted({key.layer for key in keys})
     if len(keys) != len(parts) * len(layers):
         return [key.path for key in keys], None
@@ -342,7 +340,3 @@ def _adapter_bytes(adapter: Adapter) -> int:
 
 def _bytes(factors: Factors) -> int:
     return sum(a.nbytes + b.nbytes for a, b in factors.values())
-
-
-def _dump(values: Mapping[str, Any]) -> bytes:
-    return (json.dumps(values, indent=2, ensure_ascii=False) + "\n").encode()

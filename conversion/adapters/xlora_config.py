@@ -40,6 +40,14 @@ class XLoRAConfig:
     global_scaling_weight: float = 1.0
     """Factor of every adapter's contribution, in both passes."""
 
+    def widths(self, outputs: int) -> list[int]:
+        """Values before, between and after the classifier's linear layers.
+
+        Args:
+          outputs: of the last layer.
+        """
+        return [self.hidden_size, *[self.xlora_size] * (self.xlora_depth - 1), outputs]
+
 
 def read_xlora_config(path: Path) -> tuple[XLoRAConfig, Mapping[str, str]]:
     """Read `xlora_config.json`, or the `adapter_config.json` of an X-LoRA model in PEFT's format.

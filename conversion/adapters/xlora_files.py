@@ -42,6 +42,11 @@ class XLoRAFiles:
     """As it was given, with names in the place of positions."""
 
     @property
+    def classifier_parameters(self) -> int:
+        """Values in all of the classifier's layers."""
+        return sum(weight.size + (0 if bias is None else bias.size) for weight, bias in self.classifier)
+
+    @property
     def base_models(self) -> dict[str, str | None]:
         """What the files say that they are for, as `check_base_model` takes it."""
         named = {"xlora_config.json": self.config.base_model_id}

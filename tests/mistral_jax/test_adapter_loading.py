@@ -13,7 +13,6 @@ import numpy as np
 import pytest
 from flax import nnx
 
-import mistral_jax.adapter_loading
 import mistral_jax.adapters
 from conversion.adapters.errors import AdapterError
 from conversion.adapters.lora_files import open_lora
@@ -64,8 +63,7 @@ def test_the_device_gets_what_the_files_hold(mixture: Path, spare: int, rank: in
 def test_bytes_of_large_factors_are_counted_too(monkeypatch: pytest.MonkeyPatch) -> None:
     files = open_adapters(CONFIG, loras={"a": ADAPTERS["a"]})
     one = adapter_bytes(files, dtype=jnp.float32, spare=1, spare_rank=64)
-    for module in (mistral_jax.adapters, mistral_jax.adapter_loading):
-        monkeypatch.setattr(module, "ONE_PRODUCT_BYTES", 0)  # as if they were
+    monkeypatch.setattr(mistral_jax.adapters, "ONE_PRODUCT_BYTES", 0)  # as if they were
     apart = adapter_bytes(files, dtype=jnp.float32, spare=1, spare_rank=64)
     assert apart < one
     adapters, _ = load_adapters(files, dtype=jnp.float32, spare=1, spare_rank=64)

@@ -1,0 +1,28 @@
+"""What tensors of adapters and classifiers have to be."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from conversion.adapters.errors import AdapterError
+from conversion.safetensors_io import SafetensorsFile
+from conversion.tensor_source import Array
+
+_FLOATS = frozenset({"float16", "bfloat16", "float32", "float64"})
+
+
+def check_floating(file: SafetensorsFile, name: str) -> None:
+    """Whether a tensor holds floating-point numbers.
+
+    Raises:
+      AdapterError: it holds others.
+    """
+    if str(file.dtype(name)) not in _FLOATS:
+        raise AdapterError(f"{file.path}: tensor {name} has type {file.dtype(name)}; expected floating point")
+
+
+def not_finite(array: Array) -> str | None:
+    """What an array holds that is no finite number, in words; None: nothing."""
+    if np.isfinite(array).all():
+        return None
+    return "NaN" if np.isnan(array).any() else "infinite values"

@@ -1,0 +1,14 @@
+"""Names of repositories of the Hugging Face Hub, told from names of what is here."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+HUB_ID = re.compile(r"[A-Za-z0-9][\w.\-]*/[A-Za-z0-9][\w.\-]*")
+"""How a repository can be called: owner/name."""
+
+
+def is_hub_id(name: str) -> bool:
+    """Whether this names a repository of the Hub, and nothing here."""
+    return HUB_ID.fullmatch(name) is not None and not Path(name).exists()
