@@ -34,9 +34,9 @@ from mistral_jax.adapters import AdapterSet, Factors
 from mistral_jax.config import MistralConfig
 from mistral_jax.description import describe
 from mistral_jax.hub import find_model
-from mistral_jax.language_model import load_module
 from mistral_jax.lora import ScalingColumns, part_features
 from mistral_jax.mistral import Mistral
+from mistral_jax.module_loading import load_module
 from mistral_jax.runner import Runner
 from mistral_jax.sampling import Features
 from mistral_jax.sampling_params import SamplingParams

@@ -40,7 +40,7 @@ import jax
 from flax import nnx
 from mistral_jax.description import describe
 from mistral_jax.hub import find_model
-from mistral_jax.language_model import load_module
+from mistral_jax.module_loading import load_module
 small, big, quant = sys.argv[1:]
 load_module(describe(find_model(small)), quant=quant)  # everything is imported and compiled
 peak = lambda: int(open("/proc/self/status").read().split("VmHWM:")[1].split()[0]) * 1024
@@ -77,7 +77,7 @@ def main() -> None:
 
     from mistral_jax.description import describe
     from mistral_jax.hub import find_model
-    from mistral_jax.language_model import load_module
+    from mistral_jax.module_loading import load_module
 
     size = args.file.stat().st_size
     opened = [[float(t) for t in child(OPEN, str(args.file)).split()] for _ in range(args.rounds)]

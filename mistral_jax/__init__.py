@@ -22,7 +22,7 @@ _HOMES = {
     "Scalings": "results",
     "enable_compilation_cache": "compilation_cache",
     "layers_by_adapters": "heat_maps",
-    "load": "language_model",
+    "load": "loading",
     "load_tokenizer": "tokenizer",
     "save_pretrained": "checkpoint",
     "tokens_by_adapters": "heat_maps",

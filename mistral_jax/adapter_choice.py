@@ -4,6 +4,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+import numpy as np
+
+BASE_NAME = "base"
+"""Stands for the model without any adapter, where an adapter can be named."""
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class AdapterChoice:
@@ -24,6 +29,13 @@ class AdapterChoice:
             raise ValueError("weights are given, and X-LoRA is to decide them: expected one of the two")
         if self.freeze_after is not None and (self.freeze_after < 1 or not self.xlora):
             raise ValueError(f"freeze_after is {self.freeze_after}; expected a number from 1 on, and X-LoRA")
+
+    def fixed_weights(self, adapters: int) -> np.ndarray:
+        """float32 [A]: the fixed weight of each of so many adapters; 0 for those that have none."""
+        fixed = np.zeros((adapters,), np.float32)
+        for number, weight in self.weights:
+            fixed[number] = weight
+        return fixed
 
     def needs_scaling(self, step: int) -> bool:
         """Whether decode step number `step` of the sequence needs the scaling pass; step 0 runs the prompt's last token."""

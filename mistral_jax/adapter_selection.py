@@ -5,11 +5,8 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 
-from mistral_jax.adapter_choice import BASE, AdapterChoice
+from mistral_jax.adapter_choice import BASE, BASE_NAME, AdapterChoice
 from mistral_jax.adapters import AdapterEntry, AdapterSet
-
-BASE_NAME = "base"
-"""Stands for the model without any adapter."""
 
 
 class AdapterSelectionError(ValueError):

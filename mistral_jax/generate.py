@@ -72,7 +72,7 @@ def generate(runner: Runner, state: RunnerState, prompts: Sequence[Prompt]) -> I
     free = list(range(runner.slots))
     running: list[_Running] = []
     in_flight: tuple[list[_Running], Stepped] | None = None
-    policy = AheadPolicy(runner.ahead_costs)
+    policy = AheadPolicy(runner.ahead_costs, possible=runner.can_run_ahead)
     while waiting or running or in_flight:
         while waiting and free:
             index, prompt = waiting.popleft()
@@ -86,15 +86,13 @@ def generate(runner: Runner, state: RunnerState, prompts: Sequence[Prompt]) -> I
         ready = [r for r in running if r.held < runner.length]
         if ready:
             features = Features()
-            scaling = any(r.prompt.choice.needs_scaling(r.steps) for r in ready)
-            # When weights are frozen would not be known here: a row may have fewer tokens than steps.
-            may = scaling and runner.can_run_ahead and all(r.prompt.choice.freeze_after is None for r in ready)
+            slots = [r.slot for r in ready]
+            passes = policy.passes([(r.prompt.choice, r.steps) for r in ready], runner.row_bucket(slots))
             for r in ready:
                 features |= Features.of(r.prompt.params)
                 r.held += 1
-            slots, longest = [r.slot for r in ready], max(r.held for r in ready)
-            ahead = may and policy.choose(runner.row_bucket(slots))
-            stepped = runner.decode(state, slots, features, longest=longest, scaling=scaling, ahead=ahead)
+            longest = max(r.held for r in ready)
+            stepped = runner.decode(state, slots, features, longest=longest, scaling=passes.scaling, ahead=passes.ahead)
             state = stepped.state
             dispatched = (ready, stepped)
         if in_flight is not None:

@@ -59,12 +59,9 @@ class RowMixing:
 
     @classmethod
     def of(cls, choice: AdapterChoice, adapters: int, prompt_length: int) -> RowMixing:
-        weights = np.zeros((adapters,), np.float32)
-        for number, weight in choice.weights:
-            weights[number] = weight
         # The answer's first token is run one position after the prompt's last.
         freeze_at = NEVER if choice.freeze_after is None else prompt_length - 1 + choice.freeze_after
-        return cls(weights, np.bool_(choice.xlora), np.int32(freeze_at))
+        return cls(choice.fixed_weights(adapters), np.bool_(choice.xlora), np.int32(freeze_at))
 
 
 @partial(jax.tree_util.register_dataclass, data_fields=["weights", "live", "freeze_at"], meta_fields=[])

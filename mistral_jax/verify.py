@@ -19,7 +19,8 @@ from conversion.gguf.file import GGUFFile
 from mistral_jax.checkpoint import open_weights
 from mistral_jax.config import MistralConfig
 from mistral_jax.hub import ModelFiles, find_model
-from mistral_jax.language_model import LanguageModel, load
+from mistral_jax.language_model import LanguageModel
+from mistral_jax.loading import load
 from mistral_jax.logit_differences import LogitDifference, compare_logits
 from mistral_jax.quant.plan import Quantization
 from mistral_jax.tensor_differences import (

@@ -12,7 +12,6 @@ import numpy as np
 from mistral_jax.adapter_choice import AdapterChoice
 from mistral_jax.adapter_selection import numbered
 from mistral_jax.generate import Prompt, generate
-from mistral_jax.mixing import RowMixing
 from mistral_jax.results import Generation
 from mistral_jax.runner import Runner
 from mistral_jax.sampling import Sampled
@@ -55,7 +54,7 @@ def _used(runner: Runner, choice: AdapterChoice, made: Sequence[np.ndarray | Non
     columns = 1 if runner.xlora is None else runner.xlora.columns.count
     capacity = 0 if runner.adapters is None else runner.adapters.capacity
     used = np.zeros((len(made), columns, capacity), np.float32)
-    last = np.asarray(RowMixing.of(choice, capacity, 0).weights)
+    last = choice.fixed_weights(capacity)
     for row, step in zip(used, made, strict=True):
         # Weights that are fixed, or frozen by now, are not made again.
         last = last if step is None or not choice.xlora else step

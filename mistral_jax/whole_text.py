@@ -16,7 +16,6 @@ import numpy as np
 from mistral_jax.adapter_choice import AdapterChoice
 from mistral_jax.lora import AdapterBank, Mixture
 from mistral_jax.mistral import Mistral
-from mistral_jax.mixing import RowMixing
 from mistral_jax.runner import Runner
 from mistral_jax.step import SplitModel
 from mistral_jax.xlora import XLoRA
@@ -35,7 +34,7 @@ class WholeTexts:
     def logits(self, tokens: Sequence[int], choice: AdapterChoice) -> jax.Array:
         """float32 [T, V]: the logits after each token."""
         adapters = self._runner.adapters
-        fixed = RowMixing.of(choice, self._capacity, len(tokens)).weights
+        fixed = choice.fixed_weights(self._capacity)
         # The base model alone is computed without adapters, not with weights of zero.
         bank = None if adapters is None or not (choice.xlora or choice.weights) else adapters.bank
         classifier = self._classifier_weights() if choice.xlora else []

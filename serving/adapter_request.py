@@ -6,8 +6,8 @@ import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 
-from mistral_jax.adapter_choice import BASE, AdapterChoice
-from serving.adapters import BASE_NAME, AdapterInfo, ServedModel, ServedModels, weights_by_hand
+from mistral_jax.adapter_choice import BASE, BASE_NAME, AdapterChoice
+from serving.adapters import AdapterInfo, ServedModel, ServedModels, weights_by_hand
 from serving.errors import InvalidRequestError, NotFoundError
 from serving.request import ModelCard, WantedScalings
 from serving.schemas import SamplingFields, XLoRAOptions

@@ -17,10 +17,9 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
-from mistral_jax.adapter_choice import BASE, AdapterChoice
+from mistral_jax.adapter_choice import BASE, BASE_NAME, AdapterChoice
 
 ServedKind = Literal["base", "adapter", "mixture"]
-BASE_NAME = "base"
 DEFAULT_NAME = "default"
 
 

@@ -17,7 +17,7 @@ from mistral_jax.description import ModelDescription, describe
 from mistral_jax.device import Device, choose_device, free_memory
 from mistral_jax.hub import DEMO, ModelFiles, find_gguf, find_model
 from mistral_jax.kv_cache import BLOCK
-from mistral_jax.language_model import load_module
+from mistral_jax.module_loading import load_module
 from mistral_jax.quant.summary import summarize
 from mistral_jax.runner import DEFAULT_CHUNKS, Runner
 from serving.adapter_loader import FolderLoader

@@ -8,11 +8,12 @@ import time
 from dataclasses import replace
 from typing import Any
 
+from mistral_jax.adapter_choice import BASE_NAME
 from mistral_jax.adapter_loading import load_adapters
-from mistral_jax.adapter_selection import BASE_NAME
 from mistral_jax.description import describe
 from mistral_jax.device import choose_device
-from mistral_jax.language_model import LanguageModel, load_module
+from mistral_jax.language_model import LanguageModel
+from mistral_jax.module_loading import load_module
 from mistral_jax.sampling_params import SamplingParams, SamplingParamsError
 from serving.build import chunk_sizes, model_files, sequence_length, use_compilation_cache
 from serving.build_adapters import open_adapter_files, with_base_model

@@ -64,7 +64,7 @@ class DeviceRounds:
         self._tokenizer = tokenizer
         self._eos_ids = eos_ids
         self._shares = shares
-        self._policy = AheadPolicy(runner.ahead_costs)
+        self._policy = AheadPolicy(runner.ahead_costs, possible=runner.can_run_ahead)
         self._outputs: dict[int, OutputProcessor] = {}
         self._features: dict[int, Features] = {}
 
@@ -101,18 +101,16 @@ class DeviceRounds:
         features = Features()
         for sequence in sequences:
             features |= self._features[id(sequence)]
-        choices = [(s.request.choice, s.steps - 1) for s in sequences]
-        scaling = any(choice.needs_scaling(step) for choice, step in choices)
         slots = [s.slot for s in sequences]
-        # When weights are frozen would not be known here: a row may have fewer tokens than steps.
-        may = scaling and self.runner.can_run_ahead and all(choice.freeze_after is None for choice, _ in choices)
+        steps = [(s.request.choice, s.steps - 1) for s in sequences]
+        passes = self._policy.passes(steps, self.runner.row_bucket(slots))
         stepped = self.runner.decode(
             self._state,
             slots,
             features,
             longest=max(s.tokens_held for s in sequences),
-            scaling=scaling,
-            ahead=may and self._policy.choose(self.runner.row_bucket(slots)),
+            scaling=passes.scaling,
+            ahead=passes.ahead,
         )
         self._state = stepped.state
         shared = stepped.weights is not None and self._shares.is_due(time.monotonic())

@@ -24,10 +24,7 @@ class ScalingsTrack:
     def __init__(self, wanted: WantedScalings, choice: AdapterChoice, *, columns: int, adapters: int) -> None:
         self._wanted = wanted
         self._waiting: deque[np.ndarray] = deque()
-        constant = np.zeros((columns, adapters), np.float32)
-        for number, weight in choice.weights:
-            constant[:, number] = weight
-        self._last = self._reduced(constant)
+        self._last = self._reduced(np.tile(choice.fixed_weights(adapters), (columns, 1)))
 
     def push(self, weights: np.ndarray | None) -> None:
         """Take the weights of the next token.

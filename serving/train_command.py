@@ -10,7 +10,7 @@ from typing import Any
 
 from mistral_jax.description import describe
 from mistral_jax.device import choose_device
-from mistral_jax.language_model import load_module
+from mistral_jax.module_loading import load_module
 from mistral_jax.training.base import BaseModel
 from mistral_jax.training.lora_training import train_lora
 from mistral_jax.training.output_folder import prepare

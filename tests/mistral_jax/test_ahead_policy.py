@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
-from mistral_jax.ahead_policy import AheadPolicy
+from mistral_jax.adapter_choice import BASE, AdapterChoice
+from mistral_jax.ahead_policy import AheadPolicy, Passes
+
+XLORA, ONE = AdapterChoice(xlora=True), AdapterChoice(weights=((1, 1.0),))
+FROZEN = AdapterChoice(xlora=True, freeze_after=3)
 
 
 def share_ahead(policy: AheadPolicy, emitted: float, steps: int = 2000, rows: int = 8) -> float:
@@ -34,3 +38,13 @@ def test_the_cost_of_the_rows_at_hand_counts() -> None:
     share_ahead(policy, 0.7, steps=100, rows=2)
     assert policy.choose(2)
     assert not policy.choose(8)
+
+
+def test_which_passes_a_step_runs() -> None:
+    policy = AheadPolicy({})
+    assert policy.passes([(BASE, 0), (ONE, 7)], 2) == Passes(scaling=False, ahead=False)
+    assert policy.passes([(BASE, 0), (XLORA, 7)], 2) == Passes(scaling=True, ahead=True)
+    assert policy.passes([(XLORA, 0), (FROZEN, 3)], 2) == Passes(scaling=True, ahead=False)
+    assert policy.passes([(FROZEN, 3)], 2) == Passes(scaling=True, ahead=False)
+    assert policy.passes([(FROZEN, 4)], 2) == Passes(scaling=False, ahead=False)
+    assert AheadPolicy({}, possible=False).passes([(XLORA, 0)], 2) == Passes(scaling=True, ahead=False)

@@ -9,7 +9,8 @@ import pytest
 
 from mistral_jax.description import describe
 from mistral_jax.hub import find_model
-from mistral_jax.language_model import LanguageModel, load_module
+from mistral_jax.language_model import LanguageModel
+from mistral_jax.module_loading import load_module
 from tests.parity_gguf import Golden, answer, distance, generate, goldens, leads_lost
 
 # llama.cpp unpacked to float32 computes as we do. Measured: 1.2e-5 at most.

@@ -15,8 +15,10 @@ from mistral_jax.checkpoint import save_pretrained
 from mistral_jax.config import ConfigError, MistralConfig
 from mistral_jax.description import describe
 from mistral_jax.hub import DEMO_FOLDER, find_model
-from mistral_jax.language_model import LanguageModel, load, load_module
+from mistral_jax.language_model import LanguageModel
+from mistral_jax.loading import load
 from mistral_jax.mistral import Mistral
+from mistral_jax.module_loading import load_module
 
 CONFIG = MistralConfig(
     vocab_size=4103,

@@ -19,7 +19,8 @@ from mistral_jax.adapters import BankFullError
 from mistral_jax.checkpoint import save_pretrained
 from mistral_jax.config import MistralConfig
 from mistral_jax.hub import DEMO_FOLDER
-from mistral_jax.language_model import LanguageModel, load
+from mistral_jax.language_model import LanguageModel
+from mistral_jax.loading import load
 from mistral_jax.lora import part_features
 from mistral_jax.mistral import Mistral
 
