@@ -18,7 +18,6 @@ they then return the weights that it led to as well.
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -38,6 +37,7 @@ from mistral_jax.mistral import Mistral
 from mistral_jax.mixing import AdaptedModel, Caches, MixingRows, RowMixing
 from mistral_jax.sampling import Features, recent_tokens, row_scalars, seed_words
 from mistral_jax.sampling_params import SamplingParams
+from mistral_jax.warm_up import warm_up
 from mistral_jax.xlora import XLoRA
 
 DEFAULT_CHUNKS = (16, 64, 256)
@@ -77,6 +77,22 @@ class Stepped(NamedTuple):
     """float32 [R, M, A]: of the adapters, where the scaling pass was run."""
     emitted: jax.Array | None = None
     """bool [R]: the rows that sampled a token; None: all that were active."""
+
+
+class Call[R](NamedTuple):
+    """A jitted program with its arguments: calling it runs it, lowering it is the first half of compiling it."""
+
+    program: Any
+    arguments: tuple[Any, ...]
+    static: dict[str, Any]
+    result: Callable[..., R]
+    """Makes something of the program's outputs."""
+
+    def __call__(self) -> R:
+        return self.result(*self.program(*self.arguments, **self.static))
+
+    def lower(self) -> jax.stages.Lowered:
+        return self.program.lower(*self.arguments, **self.static)
 
 
 class Prefilled(NamedTuple):
@@ -146,7 +162,8 @@ class Runner:
         self._bank_arrays: list[jax.Array] = []
         self._bank_tree = None if adapters is None else jax.tree.structure(adapters.bank)
         self._xlora_split = None if xlora is None else step.SplitModel.of(xlora)
-        self._keep_cache = keep_cache
+        self.keeps_cache = keep_cache
+        """Whether tokens of earlier steps are read from the caches; else they are computed anew."""
         self.ahead_costs: dict[int, float] = {}
         """Time of a step ahead in steps of two passes, by number of rows; measured by `warm_up`."""
         self.dtype = model.dtype
@@ -207,7 +224,7 @@ class Runner:
             num_blocks=num_blocks,
             repeat=self.repeat_last_n > 0,
             scaling=scaling,
-            rerun=None if self._keep_cache else self.chunk_sizes[-1],
+            rerun=None if self.keeps_cache else self.chunk_sizes[-1],
         )
 
     def _ahead_program(
@@ -232,7 +249,7 @@ class Runner:
     @property
     def can_run_ahead(self) -> bool:
         """Whether `decode` takes `ahead`."""
-        return self.xlora is not None and self._keep_cache
+        return self.xlora is not None and self.keeps_cache
 
     @property
     def model(self) -> Mistral:
@@ -279,7 +296,7 @@ class Runner:
                 repeat_last_n=self.repeat_last_n,
                 mixing=mixing,
                 ahead=ahead,
-                history=None if self._keep_cache else self.length,
+                history=None if self.keeps_cache else self.length,
             ),
         )
 
@@ -288,7 +305,7 @@ class Runner:
 
         None at all where nothing is kept in the cache: every decode step computes the prompt anew.
         """
-        start, stop = 0, prompt_length - 1 if self._keep_cache else 0
+        start, stop = 0, prompt_length - 1 if self.keeps_cache else 0
         while start < stop:
             left = stop - start
             size = next((size for size in self.chunk_sizes if size >= left), self.chunk_sizes[-1])
@@ -319,7 +336,7 @@ class Runner:
             raise ValueError("params.seed is None: choose a seed before admitting a sequence")
         window = max(self.repeat_last_n, 1)
         history = None
-        if not self._keep_cache:
+        if not self.keeps_cache:
             history = np.zeros((self.length,), np.int32)
             history[: len(prompt)] = prompt
         rows = self._admit(
@@ -344,7 +361,7 @@ class Runner:
         capacity = 0 if self.adapters is None else self.adapters.capacity
         if choice.xlora and self.xlora is None:
             raise ValueError("X-LoRA was chosen, and this runner has no classifier")
-        if choice.freeze_after is not None and not self._keep_cache:
+        if choice.freeze_after is not None and not self.keeps_cache:
             raise ValueError("freeze_after needs the caches: what was computed before is not computed again")
         if any(not 0 <= number < capacity for number, _ in choice.weights):
             raise ValueError(f"{choice.weights}: expected adapters by number, from 0 to {capacity - 1}")
@@ -360,24 +377,27 @@ class Runner:
         """
         tokens = np.zeros((chunk.size,), np.int32)
         tokens[: chunk.count] = prompt[chunk.start : chunk.start + chunk.count]
-        return self._run_prefill(state, slot, tokens, chunk.start, chunk.count, scaling=scaling)
+        return self.prefill_call(state, slot, tokens, start=chunk.start, count=chunk.count, scaling=scaling)()
 
-    def _run_prefill(
-        self, state: RunnerState, slot: int, tokens: np.ndarray, start: int, count: int, *, scaling: bool
-    ) -> Prefilled:
-        caches, done, weights = self._prefill(
-            self.split.weights,
-            self._extra(),
-            state.caches,
-            state.rows.mixing,
-            np.int32(slot),
-            tokens,
-            np.int32(start),
-            np.int32(count),
-            num_blocks=self._blocks(start + count),
-            scaling=scaling,
+    def prefill_call(
+        self, state: RunnerState, slot: int, tokens: np.ndarray, *, start: int, count: int, scaling: bool
+    ) -> Call[Prefilled]:
+        """The call that runs the first `count` of `tokens`, int32 [a chunk's size], at positions from `start` on."""
+        return Call(
+            self._prefill,
+            (
+                self.split.weights,
+                self._extra(),
+                state.caches,
+                state.rows.mixing,
+                np.int32(slot),
+                tokens,
+                np.int32(start),
+                np.int32(count),
+            ),
+            {"num_blocks": self._blocks(start + count), "scaling": scaling},
+            lambda caches, *others: Prefilled(RunnerState(caches, state.rows), *others),
         )
-        return Prefilled(RunnerState(caches, state.rows), done, weights)
 
     def decode(
         self,
@@ -401,40 +421,29 @@ class Runner:
         """
         mask = np.zeros((self.row_bucket(active),), np.bool_)
         mask[list(active)] = True
-        run = self._run_ahead if ahead else partial(self._run_decode, scaling=scaling)
-        return run(state, mask, features, longest)
+        return self.decode_call(state, mask, features, longest=longest, scaling=scaling, ahead=ahead)()
 
     def row_bucket(self, active: Sequence[int]) -> int:
         """How many rows a step for the slots in `active` runs."""
         return next(size for size in self.row_buckets if size > max(active))
 
-    def _run_decode(
-        self, state: RunnerState, mask: np.ndarray, features: Features, longest: int, *, scaling: bool
-    ) -> Stepped:
-        caches, rows, packed, weights = self._decode(
-            self.split.weights,
-            self._extra(),
-            state.caches,
-            state.rows,
-            mask,
-            features.as_array(),
-            num_blocks=self._blocks(longest),
-            scaling=scaling,
-        )
-        return Stepped(RunnerState(caches, rows), packed, weights)
-
-    def _run_ahead(self, state: RunnerState, mask: np.ndarray, features: Features, longest: int) -> Stepped:
-        caches, rows, packed, weights, emitted = self._decode_ahead(
-            self.split.weights,
-            self._extra(),
-            state.caches,
-            state.rows,
-            mask,
-            features.as_array(),
+    def decode_call(
+        self,
+        state: RunnerState,
+        mask: np.ndarray,
+        features: Features,
+        *,
+        longest: int,
+        scaling: bool,
+        ahead: bool = False,
+    ) -> Call[Stepped]:
+        """The call that runs a step for the rows in `mask`, bool [one of the row buckets]."""
+        arguments = (self.split.weights, self._extra(), state.caches, state.rows, mask, features.as_array())
+        if ahead:
             # The guess is one token further.
-            num_blocks=self._blocks(min(longest + 1, self.length)),
-        )
-        return Stepped(RunnerState(caches, rows), packed, weights, emitted)
+            static = {"num_blocks": self._blocks(min(longest + 1, self.length))}
+            return Call(self._decode_ahead, arguments, static, _stepped)
+        return Call(self._decode, arguments, {"num_blocks": self._blocks(longest), "scaling": scaling}, _stepped)
 
     def _blocks(self, length: int) -> int | None:
         if not self.block_buckets:
@@ -443,63 +452,16 @@ class Runner:
         return next((blocks for blocks in self.block_buckets if blocks >= needed), self.block_buckets[-1])
 
     def warm_up(self, state: RunnerState, progress: Callable[[int, int], None] | None = None) -> RunnerState:
-        """Compile every program by running it once; nothing compiles after that. Returns a state as good as new.
+        """Compile every program, and run it once; nothing compiles after that. Returns a state as good as new.
 
         Args:
           progress: called with (programs done, programs in all).
         """
-        calls = list(self._warm_up_calls())
-        for done, call in enumerate(calls):
-            if progress is not None:
-                progress(done, len(calls))
-            state = call(state)
-            jax.block_until_ready((state.caches, state.rows))
-        if progress is not None:
-            progress(len(calls), len(calls))
-        return self._time_ahead(state) if self.can_run_ahead else state
+        return warm_up(self, state, progress or (lambda done, total: None))
 
-    def _time_ahead(self, state: RunnerState) -> RunnerState:
-        """Time steps of two passes against steps ahead, without active rows: how short the texts are matters little."""
-        for bucket in self.row_buckets:
-            seconds: dict[bool, list[float]] = {False: [], True: []}
-            for _ in range(3):
-                for ahead in (False, True):
-                    start = time.perf_counter()
-                    state = (
-                        self._empty_ahead(state, bucket=bucket, length=1)
-                        if ahead
-                        else self._empty_decode(state, bucket=bucket, length=1, scaling=True)
-                    )
-                    jax.block_until_ready((state.caches, state.rows))
-                    seconds[ahead].append(time.perf_counter() - start)
-            self.ahead_costs[bucket] = min(seconds[True]) / min(seconds[False])
-        return state
 
-    def _warm_up_calls(self) -> Iterator[Callable[[RunnerState], RunnerState]]:
-        biased = SamplingParams(temperature=0.0, seed=0, logit_bias={0: 0.0})
-        yield lambda state: self.admit(state, 0, (0,), biased)
-        lengths = [blocks * BLOCK for blocks in self.block_buckets] or [1]
-        for scaling in (False,) if self.xlora is None else (False, True):
-            for length in lengths:
-                for size in self.chunk_sizes if self._keep_cache else ():
-                    yield partial(self._empty_prefill, size=size, length=length, scaling=scaling)
-                for bucket in self.row_buckets:
-                    yield partial(self._empty_decode, bucket=bucket, length=length, scaling=scaling)
-                    if scaling and self.can_run_ahead:
-                        yield partial(self._empty_ahead, bucket=bucket, length=length - 1)
-
-    def _empty_prefill(self, state: RunnerState, *, size: int, length: int, scaling: bool) -> RunnerState:
-        """Run a chunk of which no token is real: nothing is stored."""
-        tokens = np.zeros((size,), np.int32)
-        return self._run_prefill(state, 0, tokens, length, 0, scaling=scaling).state
-
-    def _empty_decode(self, state: RunnerState, *, bucket: int, length: int, scaling: bool) -> RunnerState:
-        """Run a step without any active row."""
-        mask = np.zeros((bucket,), np.bool_)
-        return self._run_decode(state, mask, Features(), length, scaling=scaling).state
-
-    def _empty_ahead(self, state: RunnerState, *, bucket: int, length: int) -> RunnerState:
-        return self._run_ahead(state, np.zeros((bucket,), np.bool_), Features(), length).state
+def _stepped(caches: Caches, rows: step.Rows, *others: Any) -> Stepped:
+    return Stepped(RunnerState(caches, rows), *others)
 
 
 def _ceil(n: int, multiple: int) -> int:

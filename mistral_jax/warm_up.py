@@ -1,0 +1,115 @@
+"""Compiling all programs of a runner before the first request.
+
+Compiling takes seconds for each program, and XLA lets the interpreter go meanwhile: on a CPU several are compiled at once. JAX
+keeps what was compiled for the calls that follow, so that running every program once, to be sure, then takes milliseconds.
+"""
+
+from __future__ import annotations
+
+import gc
+import os
+import time
+from collections.abc import Callable, Generator, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor, as_completed
+from contextlib import contextmanager
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+import jax
+import numpy as np
+
+from mistral_jax.kv_cache import BLOCK
+from mistral_jax.sampling import Features
+from mistral_jax.sampling_params import SamplingParams
+
+if TYPE_CHECKING:
+    from mistral_jax.runner import Call, Prefilled, Runner, RunnerState, Stepped
+
+_MOST_THREADS = 4
+"""Compiling takes memory, too: some hundred megabytes for a program of a large model."""
+
+_EmptyCall = Callable[["RunnerState"], "Call[Prefilled] | Call[Stepped]"]
+"""Makes a call that leaves all sequences as they are."""
+
+
+def warm_up(runner: Runner, state: RunnerState, progress: Callable[[int, int], None]) -> RunnerState:
+    """See `Runner.warm_up`."""
+    calls = list(_empty_calls(runner))
+    with _uncollected():
+        _compile(runner, [lambda call=call: call(state).lower() for call in calls], progress)
+    biased = SamplingParams(temperature=0.0, seed=0, logit_bias={0: 0.0})
+    state = runner.admit(state, 0, (0,), biased)
+    for call in calls:
+        state = call(state)().state
+        jax.block_until_ready((state.caches, state.rows))
+    return _time_ahead(runner, state) if runner.can_run_ahead else state
+
+
+@contextmanager
+def _uncollected() -> Generator[None]:
+    """Without garbage collection: tracing makes many objects that all stay, and looking for garbage among them takes a fifth of its
+    time.
+    """
+    enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if enabled:
+            gc.enable()
+
+
+def _compile(
+    runner: Runner, lower: list[Callable[[], jax.stages.Lowered]], progress: Callable[[int, int], None]
+) -> None:
+    # On a GPU XLA times kernels while it compiles; another program that does the same would disturb it.
+    threads = min(_MOST_THREADS, os.cpu_count() or 1) if runner.device.platform == "cpu" else 1
+    with ThreadPoolExecutor(threads, thread_name_prefix="compile") as pool:
+        waiting: list[Future[Any]] = []
+        for one in lower:
+            progress(sum(future.done() for future in waiting), len(lower))
+            waiting.append(pool.submit(one().compile))
+        ready = sum(future.done() for future in waiting)
+        for done, future in enumerate(as_completed(waiting), 1):
+            future.result()
+            progress(max(done, ready), len(lower))
+
+
+def _empty_calls(runner: Runner) -> Iterator[_EmptyCall]:
+    """One of each program."""
+    lengths = [blocks * BLOCK for blocks in runner.block_buckets] or [1]
+    for scaling in (False,) if runner.xlora is None else (False, True):
+        for length in lengths:
+            for size in runner.chunk_sizes if runner.keeps_cache else ():
+                yield partial(_empty_prefill, runner, size=size, length=length, scaling=scaling)
+            for bucket in runner.row_buckets:
+                yield partial(_empty_decode, runner, bucket=bucket, length=length, scaling=scaling)
+                if scaling and runner.can_run_ahead:
+                    yield partial(_empty_decode, runner, bucket=bucket, length=length - 1, scaling=True, ahead=True)
+
+
+def _empty_prefill(runner: Runner, state: RunnerState, *, size: int, length: int, scaling: bool) -> Call[Prefilled]:
+    """A chunk of which no token is real: nothing is stored."""
+    return runner.prefill_call(state, 0, np.zeros((size,), np.int32), start=length, count=0, scaling=scaling)
+
+
+def _empty_decode(
+    runner: Runner, state: RunnerState, *, bucket: int, length: int, scaling: bool, ahead: bool = False
+) -> Call[Stepped]:
+    """A step without any active row."""
+    mask = np.zeros((bucket,), np.bool_)
+    return runner.decode_call(state, mask, Features(), longest=length, scaling=scaling, ahead=ahead)
+
+
+def _time_ahead(runner: Runner, state: RunnerState) -> RunnerState:
+    """Time steps of two passes against steps ahead, without active rows: how short the texts are matters little."""
+    for bucket in runner.row_buckets:
+        seconds: dict[bool, list[float]] = {False: [], True: []}
+        for _ in range(3):
+            for ahead in (False, True):
+                start = time.perf_counter()
+                state = _empty_decode(runner, state, bucket=bucket, length=1, scaling=True, ahead=ahead)().state
+                jax.block_until_ready((state.caches, state.rows))
+                seconds[ahead].append(time.perf_counter() - start)
+        runner.ahead_costs[bucket] = min(seconds[True]) / min(seconds[False])
+    return state

@@ -1,0 +1,48 @@
+"""Warming up: every program is compiled, with progress, and running one later compiles nothing."""
+
+from __future__ import annotations
+
+import gc
+
+import jax
+import pytest
+
+from mistral_jax.runner import Runner
+from tests.mistral_jax.tiny_adapters import model
+
+
+@pytest.fixture
+def compiled() -> list[str]:
+    """Names of what JAX compiles while a test runs."""
+    events: list[str] = []
+    jax.monitoring.register_event_duration_secs_listener(
+        lambda event, duration, **others: events.append(event) if "backend_compile" in event else None
+    )
+    return events
+
+
+def test_every_program_is_compiled_once(compiled: list[str]) -> None:
+    runner = Runner(model(), slots=2, length=64, chunks=(4, 16))
+    state = runner.new_state()
+    reported: list[tuple[int, int]] = []
+    state = runner.warm_up(state, lambda done, total: reported.append((done, total)))
+    # Two chunk lengths and a decode step.
+    assert {total for _, total in reported} == {3}
+    assert [done for done, _ in reported] == sorted(done for done, _ in reported)
+    assert reported[0] == (0, 3)
+    assert reported[-1] == (3, 3)
+    compiled.clear()
+    runner.warm_up(state)
+    assert compiled == []
+    assert gc.isenabled()
+
+
+def test_what_fails_to_compile_is_raised(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*others: object, **options: object) -> None:
+        raise MemoryError("no room to compile")
+
+    runner = Runner(model(), slots=1, length=32, chunks=(4,))
+    monkeypatch.setattr(jax.stages.Lowered, "compile", fail)
+    with pytest.raises(MemoryError, match="no room"):
+        runner.warm_up(runner.new_state())
+    assert gc.isenabled()
