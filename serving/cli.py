@@ -349,7 +349,8 @@ def train_lora(context: click.Context, training: dict[str, Any], **given: Any) -
 def train_xlora(context: click.Context, training: dict[str, Any], **given: Any) -> int:
     """Train the classifier that mixes LoRA adapters (X-LoRA) on chat data.
 
-    The model and the adapters stay as they are; the adapters are copied into the folder that is written.
+    The model stays as it is; the adapters, too, unless they are trained along (--adapter-learning-rate). They are written into the
+    folder beside the classifier.
     """
     return _later("train_command", "run_train_xlora")(_settings(context, given), training)
 

@@ -67,7 +67,7 @@ def _base(settings: Settings, training: dict[str, Any]) -> BaseModel:
     if training["resume"] and training["overwrite"]:
         raise ValueError("--resume goes on with what is in the folder and --overwrite replaces it; give one of them")
     use_compilation_cache(settings)
-    prepare(training["output"].expanduser(), resume=training["resume"], overwrite=training["overwrite"])
+    prepare(training["output"], resume=training["resume"], overwrite=training["overwrite"])
     description = describe(model_files(settings), chat_template=settings.chat_template)
     module = load_module(description, dtype=settings.dtype, quant=settings.quant, device=choose_device(settings.device))
     return BaseModel.described(description, module)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import jax
 from flax import nnx
@@ -49,6 +50,11 @@ class BaseModel:
     def device(self) -> Device:
         """Where the weights are."""
         return next(iter(jax.tree.leaves(nnx.state(self.module, nnx.Param))[0].devices()))
+
+    @property
+    def identity(self) -> dict[str, Any]:
+        """What must be the same when a run on this model is resumed."""
+        return {"base model": self.name, "dtype": str(self.module.dtype)}
 
     def check_differentiable(self) -> None:
         """Whether gradients can pass through the weights.

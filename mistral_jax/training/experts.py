@@ -18,16 +18,13 @@ import numpy as np
 from conversion.adapters.errors import AdapterError
 from conversion.adapters.lora_files import LoRAFiles, LoRAModule
 from conversion.adapters.modules import ModuleKey
-from conversion.adapters.writing import Adapter, ChangedLoRA
+from conversion.adapters.writing import Adapter, ChangedLoRA, Factors
 from conversion.tensor_source import Array
 from mistral_jax.adapter_loading import open_adapters
 from mistral_jax.adapters import AdapterSet
 from mistral_jax.lora import AdapterBank, LowRank, part_features
 from mistral_jax.training.base import BaseModel
-from mistral_jax.training.lora_training import Factors, TrainedLoRA
-
-ModuleFactors = Mapping[ModuleKey, tuple[Array, Array]]
-"""A [r, in] and B [out, r] of each module."""
+from mistral_jax.training.lora_training import BankFactors, TrainedLoRA
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -35,7 +32,7 @@ class ChangedExpert:
     """A LoRA on disk, whose factors were trained further."""
 
     source: LoRAFiles
-    factors: ModuleFactors
+    factors: Factors
     """In the types that the file has them in."""
 
     @property
@@ -92,7 +89,7 @@ def to_write(expert: Expert) -> Adapter:
             return expert.folder
 
 
-def trainable(bank: AdapterBank) -> Factors:
+def trainable(bank: AdapterBank) -> BankFactors:
     """Copies of the factors in a bank whose B are apart."""
     return tuple(
         {
@@ -103,7 +100,7 @@ def trainable(bank: AdapterBank) -> Factors:
     )
 
 
-def with_factors(bank: AdapterBank, factors: Factors, dtype: jax.typing.DTypeLike) -> AdapterBank:
+def with_factors(bank: AdapterBank, factors: BankFactors, dtype: jax.typing.DTypeLike) -> AdapterBank:
     """A bank of the same experts with other factors, rounded to `dtype` as loading does."""
 
     def changed(low_rank: LowRank, own: Mapping[str, jax.Array]) -> LowRank:
@@ -116,7 +113,7 @@ def with_factors(bank: AdapterBank, factors: Factors, dtype: jax.typing.DTypeLik
     return replace(bank, layers=layers)
 
 
-def retrained(expert: Expert, adapters: AdapterSet, factors: Factors) -> Expert:
+def retrained(expert: Expert, adapters: AdapterSet, factors: BankFactors) -> Expert:
     """An expert of `adapters` with the factors that training gave."""
     rows = adapters.entries[expert.name].rows
     found: dict[ModuleKey, tuple[Array, Array]] = {}

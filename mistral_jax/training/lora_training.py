@@ -19,8 +19,8 @@ import numpy as np
 from flax import nnx
 
 from conversion.adapters.lora_files import LoRAModule
-from conversion.adapters.modules import PARTS, ModuleKey
-from conversion.adapters.writing import NewLoRA, write_lora
+from conversion.adapters.modules import ModuleKey, torch_order
+from conversion.adapters.writing import Factors, NewLoRA, write_lora
 from conversion.tensor_source import Array
 from mistral_jax.config import MistralConfig
 from mistral_jax.language_model import LanguageModel
@@ -33,8 +33,9 @@ from mistral_jax.training.output_folder import finish, prepare
 from mistral_jax.training.settings import LoRATrainingSettings
 from mistral_jax.training.trainer import Fitted, Trainer
 
-Factors = tuple[dict[str, dict[str, Any]], ...]
-"""For each layer and projection: "a" [P * R, in] and "b", [out_p, R] for each of its P parts; float32."""
+BankFactors = tuple[dict[str, dict[str, Any]], ...]
+"""Laid out as in an `AdapterBank`. For each layer and projection: "a" [P * R, in] and "b", [out_p, R] for each of its P parts;
+float32."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -43,7 +44,7 @@ class TrainedLoRA:
 
     name: str
     rank: int
-    factors: Mapping[ModuleKey, tuple[Array, Array]]
+    factors: Factors
     """float32 A [R, in] and B [out, R] of each module."""
     settings: LoRATrainingSettings
     base_model: str
@@ -111,18 +112,15 @@ def train_lora(
     base = BaseModel.of(model)
     base.check_differentiable()
     sets = prepare_data(base, data, validation, settings)
-    folder = None if output is None else Path(output).expanduser()
-    if folder is not None:
-        prepare(folder, resume=resume, overwrite=overwrite)
+    folder = prepare(output, resume=resume, overwrite=overwrite)
     graph, weights = nnx.split(base.module)
     trainer = Trainer(
         loss=LoRALoss.of(graph, settings),
         frozen=weights,
         settings=settings,
-        train=sets.train,
-        validation=sets.validation,
+        data=sets,
         folder=folder,
-        describes={"base model": base.name, "dtype": str(base.module.dtype)},
+        describes=base.identity,
         progress=progress,
     )
     run = trainer.fit(initial_factors(base.module.config, settings), resume=resume)
@@ -163,7 +161,7 @@ class LoRALoss:
         )
 
     def __call__(
-        self, params: Factors, frozen: Any, tokens: jax.Array, weights: jax.Array, key: jax.Array | None
+        self, params: BankFactors, frozen: Any, tokens: jax.Array, weights: jax.Array, key: jax.Array | None
     ) -> tuple[jax.Array, jax.Array]:
         model = nnx.merge(self.graph, frozen)
         bank = self.bank(params, model.config, model.dtype)
@@ -174,7 +172,7 @@ class LoRALoss:
         hidden = model.hidden_states(tokens[:, :-1], mixture, remat=self.remat)
         return next_token_loss(model, hidden, tokens, weights), jnp.zeros((0,), jnp.float32)
 
-    def bank(self, params: Factors, config: MistralConfig, dtype: jax.typing.DTypeLike) -> AdapterBank:
+    def bank(self, params: BankFactors, config: MistralConfig, dtype: jax.typing.DTypeLike) -> AdapterBank:
         """The factors as a bank of one adapter, in the model's type."""
         features = part_features(config)
         layers: list[dict[str, LowRank]] = []
@@ -193,7 +191,7 @@ class LoRALoss:
         return AdapterBank(owner=jnp.zeros((self.rank,), jnp.int32), layers=tuple(layers))
 
 
-def initial_factors(config: MistralConfig, settings: LoRATrainingSettings) -> Factors:
+def initial_factors(config: MistralConfig, settings: LoRATrainingSettings) -> BankFactors:
     """A uniform between -1 / sqrt(in) and 1 / sqrt(in), as PEFT has it; B zero, so that training begins with the base model."""
     key = jax.random.fold_in(jax.random.key(settings.seed), 2**31 - 1)
     features = part_features(config)
@@ -214,7 +212,7 @@ def initial_factors(config: MistralConfig, settings: LoRATrainingSettings) -> Fa
     return tuple(layers)
 
 
-def by_module(params: Factors, settings: LoRATrainingSettings) -> dict[ModuleKey, tuple[Array, Array]]:
+def by_module(params: BankFactors, settings: LoRATrainingSettings) -> Factors:
     """The factors of each module, on the host, in torch's order."""
     found: dict[ModuleKey, tuple[Array, Array]] = {}
     for layer, projections in enumerate(params):
@@ -223,7 +221,7 @@ def by_module(params: Factors, settings: LoRATrainingSettings) -> dict[ModuleKey
             pieces = np.split(np.asarray(factors["a"]), len(parts))
             for part, a, b in zip(parts, pieces, factors["b"], strict=True):
                 found[ModuleKey(layer, part)] = (a, np.asarray(b))
-    return dict(sorted(found.items(), key=lambda item: (item[0].layer, PARTS.index(item[0].part))))
+    return {key: found[key] for key in sorted(found, key=torch_order)}
 
 
 def _adapted(projection: str, targets: tuple[str, ...]) -> tuple[str, ...]:

@@ -13,12 +13,18 @@ LOG_NAME = "training_log.jsonl"
 _NEW = ".trained"
 
 
-def prepare(folder: Path, *, resume: bool, overwrite: bool) -> None:
+def prepare(output: Path | str | None, *, resume: bool, overwrite: bool) -> Path | None:
     """Make the folder.
 
+    Args:
+      output: it; None: there is to be none.
+    Returns: the folder, with ~ replaced.
     Raises:
       OutputError: it holds something already, and the run is neither resumed nor may it overwrite; or it cannot be made.
     """
+    if output is None:
+        return None
+    folder = Path(output).expanduser()
     folder.parent.mkdir(parents=True, exist_ok=True)
     if folder.exists() and not folder.is_dir():
         raise OutputError(f"{folder} is a file; expected the name of a folder to write")
@@ -32,6 +38,7 @@ def prepare(folder: Path, *, resume: bool, overwrite: bool) -> None:
     folder.mkdir(exist_ok=True)
     if not resume:
         (folder / CHECKPOINT_NAME).unlink(missing_ok=True)
+    return folder
 
 
 def finish(folder: Path, write: Callable[[Path], None]) -> None:

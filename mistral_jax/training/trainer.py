@@ -22,8 +22,10 @@ import jax
 import numpy as np
 from tqdm.auto import tqdm
 
-from mistral_jax.training.batches import Batch, Batches
+from mistral_jax.training.batches import Batch
 from mistral_jax.training.checkpoints import CHECKPOINT_NAME, Checkpoint, load_checkpoint, save_checkpoint
+from mistral_jax.training.data_sets import DataSets
+from mistral_jax.training.output_folder import LOG_NAME
 from mistral_jax.training.programs import Loss, OptimizerSettings, add, make_optimizer, programs, update_program
 from mistral_jax.training.settings import TrainingSettings
 from mistral_jax.training.training_log import TrainingLog
@@ -72,8 +74,7 @@ class Trainer:
     frozen: Any
     """A pytree of arrays that the loss needs, and that stays as it is."""
     settings: TrainingSettings
-    train: Batches
-    validation: Batches | None = None
+    data: DataSets
     folder: Path | None = None
     """Where log and checkpoints go; None: nowhere."""
     describes: dict[str, Any] = field(default_factory=dict[str, Any])
@@ -92,7 +93,7 @@ class Trainer:
     def steps(self) -> int:
         if self.settings.steps is not None:
             return self.settings.steps
-        return max(1, math.ceil(self.settings.epochs * self.train.per_epoch / self.settings.accumulate))
+        return max(1, math.ceil(self.settings.epochs * self.data.train.per_epoch / self.settings.accumulate))
 
     def fit(self, params: Any, *, resume: bool = False) -> Fitted:
         """Train. `params` is donated.
@@ -108,7 +109,7 @@ class Trainer:
         place = jax.tree.leaves(self.frozen)[0].sharding
         params = jax.device_put(params, place)
         state = jax.device_put(transform.init(params), place)
-        done, log = 0, TrainingLog(None if self.folder is None else self.folder / "training_log.jsonl")
+        done, log = 0, TrainingLog(None if self.folder is None else self.folder / LOG_NAME)
         if resume:
             checkpoint = self._load(params, state)
             params, state, done = checkpoint.params, checkpoint.optimizer, checkpoint.step
@@ -124,6 +125,7 @@ class Trainer:
             waiting: _Update | None = None
 
             def settle() -> None:
+                nonlocal waiting
                 if waiting is None:
                     return
                 mean, norm = np.asarray(waiting.sums) / waiting.counted, float(waiting.norm)
@@ -139,9 +141,11 @@ class Trainer:
                 )
                 bar.set_postfix(log.postfix | {"tokens_per_s": f"{speed:.0f}"}, refresh=False)
                 bar.update()
+                waiting = None
 
             while done < self.steps and not interrupted.is_set():
-                batches = [self.train[done * self.settings.accumulate + i] for i in range(self.settings.accumulate)]
+                first = done * self.settings.accumulate
+                batches = [self.data.train[first + i] for i in range(self.settings.accumulate)]
                 counted = sum(batch.counted for batch in batches)
                 tokens += sum(batch.real for batch in batches)
                 params, state, sums, norm = self._update(params, state, batches, done)
@@ -150,11 +154,9 @@ class Trainer:
                 waiting = _Update(done, sums, norm, counted, tokens)
                 if _due(done, self.settings.validate_every) or done == self.steps:
                     settle()
-                    waiting = None
                     self._validate(params, done, log, bar)
                 if _due(done, self.settings.checkpoint_every) and done < self.steps:
                     settle()
-                    waiting = None
                     self._save(params, state, done)
             settle()
             if done < self.steps:
@@ -199,11 +201,12 @@ class Trainer:
         )
 
     def _validate(self, params: Any, step: int, log: TrainingLog, bar: Any) -> None:
-        if self.validation is None:
+        held_out = self.data.validation
+        if held_out is None:
             return
         sums, counted = np.zeros((1 + len(self.shown),), np.float64), 0
-        for i in range(self.validation.per_epoch):
-            batch = self.validation[i]
+        for i in range(held_out.per_epoch):
+            batch = held_out[i]
             sums += np.asarray(self._programs.sums(params, self.frozen, batch.tokens, batch.weights))
             counted += batch.counted
         mean = sums / counted
@@ -213,18 +216,15 @@ class Trainer:
     def _named(self, mean: Any) -> dict[str, float]:
         return {name: round(float(value), 5) for name, value in zip(self.shown, mean[1:], strict=True)}
 
-    @contextmanager
-    def _bar(self, done: int) -> Generator[Any]:
-        with tqdm(
-            desc="training", total=self.steps, initial=done, unit="step", disable=not self.progress, mininterval=0.5
-        ) as bar:
-            yield bar
+    def _bar(self, done: int) -> Any:
+        off = not self.progress
+        return tqdm(desc="training", total=self.steps, initial=done, unit="step", disable=off, mininterval=0.5)
 
     def _identity(self) -> dict[str, Any]:
         """What decides the parameters that a run gives."""
         free = {"validate_every", "checkpoint_every", "validation_split"}
         settings = {k: v for k, v in vars(self.settings).items() if k not in free}
-        return {**settings, "steps": self.steps, "data": self.train.fingerprint, **self.describes}
+        return {**settings, "steps": self.steps, "data": self.data.train.fingerprint, **self.describes}
 
     def _save(self, params: Any, state: Any, step: int) -> None:
         if self.folder is not None:

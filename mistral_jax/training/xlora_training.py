@@ -127,9 +127,7 @@ def train_xlora(
     sets = prepare_data(base, data, validation, settings)
     experts = open_experts(base, adapters)
     try:
-        folder = None if output is None else Path(output).expanduser()
-        if folder is not None:
-            prepare(folder, resume=resume, overwrite=overwrite)
+        folder = prepare(output, resume=resume, overwrite=overwrite)
         rate = settings.adapter_learning_rate
         along = rate is not None
         dtype = base.module.dtype
@@ -142,14 +140,9 @@ def train_xlora(
             loss=XLoRALoss(graph=graph, classifier=structure, remat=settings.remat, alone=settings.chosen_alone),
             frozen=(weights, bank.bank),
             settings=settings,
-            train=sets.train,
-            validation=sets.validation,
+            data=sets,
             folder=folder,
-            describes={
-                "base model": base.name,
-                "dtype": str(dtype),
-                "adapters": [f"{expert.name} {fingerprint(expert)}" for expert in experts],
-            },
+            describes=base.identity | {"adapters": [f"{expert.name} {fingerprint(expert)}" for expert in experts]},
             rates={EXPERTS: rate / settings.learning_rate} if along else {},
             shown=tuple(f"share/{expert.name}" for expert in experts),
             progress=progress,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import signal
 import threading
 from dataclasses import replace
 from pathlib import Path
@@ -31,7 +32,14 @@ from mistral_jax.training.lora_training import LoRALoss, initial_factors, train_
 from mistral_jax.training.programs import programs
 from mistral_jax.training.settings import LoRATrainingSettings
 from mistral_jax.training.trainer import TrainingError
-from tests.mistral_jax.training.tiny_training import VOCABULARY, accuracy, shift_task, tiny_base
+from tests.mistral_jax.training.tiny_training import (
+    VOCABULARY,
+    accuracy,
+    before_update,
+    power_cut,
+    shift_task,
+    tiny_base,
+)
 
 TASK = shift_task(3, marker=3)
 SETTINGS = LoRATrainingSettings(
@@ -159,17 +167,8 @@ def test_a_resumed_run_has_the_bits_of_one_that_was_not_interrupted(
     whole = run(settings, output=tmp_path / "whole")
 
     # Cut off in its fourth update, after the second checkpoint's successor would have been begun.
-    real = trainer_module.Trainer._update
-
-    def cut_off(self: Any, params: Any, state: Any, batches: Any, step: int) -> Any:
-        if step == 3:
-            raise OSError("power cut")
-        return real(self, params, state, batches, step)
-
-    with monkeypatch.context() as patch:
-        patch.setattr(trainer_module.Trainer, "_update", cut_off)
-        with pytest.raises(OSError, match="power cut"):
-            run(settings, output=tmp_path / "cut")
+    with power_cut(monkeypatch, step=3):
+        run(settings, output=tmp_path / "cut")
     assert (tmp_path / "cut" / "checkpoint.safetensors").is_file()
     assert not (tmp_path / "cut" / "adapter_model.safetensors").exists()
     resumed = run(settings, output=tmp_path / "cut", resume=True)
@@ -183,15 +182,7 @@ def test_a_resumed_run_has_the_bits_of_one_that_was_not_interrupted(
 
 def test_ctrl_c_ends_the_run_with_a_checkpoint(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     whole = run()
-    real = trainer_module.Trainer._update
-
-    def interrupted(self: Any, params: Any, state: Any, batches: Any, step: int) -> Any:
-        if step == 2:
-            trainer_module.signal.raise_signal(trainer_module.signal.SIGINT)
-        return real(self, params, state, batches, step)
-
-    with monkeypatch.context() as patch:
-        patch.setattr(trainer_module.Trainer, "_update", interrupted)
+    with before_update(monkeypatch, 2, lambda: signal.raise_signal(signal.SIGINT)):
         stopped = run(output=tmp_path / "lora")
     assert (stopped.run.finished, stopped.run.steps, len(stopped.run.losses)) == (False, 3, 3)
     assert not (tmp_path / "lora" / "adapter_model.safetensors").exists()

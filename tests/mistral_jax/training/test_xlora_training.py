@@ -19,14 +19,13 @@ from conversion.adapters.xlora_files import open_xlora
 from mistral_jax.adapter_loading import load_adapters, open_adapters
 from mistral_jax.hub import ModelNotFoundError
 from mistral_jax.lora import AdapterBank, Mixture
-from mistral_jax.training import trainer as trainer_module
 from mistral_jax.training.chat_data import Example
 from mistral_jax.training.checkpoints import CheckpointError
 from mistral_jax.training.lora_training import TrainedLoRA, train_lora
 from mistral_jax.training.losses import next_token_loss
 from mistral_jax.training.settings import LoRATrainingSettings, XLoRATrainingSettings
 from mistral_jax.training.xlora_training import TrainedXLoRA, _with_one_expert, train_xlora
-from tests.mistral_jax.training.tiny_training import shift_task, tiny_base
+from tests.mistral_jax.training.tiny_training import padded, power_cut, shift_task, tiny_base
 
 MARKERS = {"plus": 3, "minus": 4}
 TASKS = {name: shift_task(by, marker=MARKERS[name], count=60) for name, by in (("plus", 3), ("minus", -2))}
@@ -51,13 +50,6 @@ def experts() -> dict[str, TrainedLoRA]:
 def run(experts: dict[str, Any], settings: XLoRATrainingSettings = SETTINGS, **others: Any) -> TrainedXLoRA:
     data = others.pop("data", BOTH)
     return train_xlora(tiny_base(), experts, data, settings=settings, progress=False, **others)
-
-
-def padded(examples: list[Example]) -> tuple[np.ndarray, np.ndarray]:
-    """Tokens int32 [B, T + 1], and bool [B, T]: where the next one counts."""
-    length = max(map(len, examples))
-    tokens = np.stack([np.pad(example.tokens, (0, length - len(example))) for example in examples])
-    return tokens, np.stack([np.pad(example.counted, (0, length - len(example))) for example in examples])[:, 1:]
 
 
 def shares(mixture: TrainedXLoRA, examples: list[Example]) -> np.ndarray:
@@ -209,17 +201,8 @@ def test_a_resumed_run_has_the_bits_of_one_that_was_not_interrupted(
         alone=0.5,
     )
     whole = run(experts, settings)
-    real = trainer_module.Trainer._update
-
-    def cut_off(self: Any, params: Any, state: Any, batches: Any, step: int) -> Any:
-        if step == 3:
-            raise OSError("power cut")
-        return real(self, params, state, batches, step)
-
-    with monkeypatch.context() as patch:
-        patch.setattr(trainer_module.Trainer, "_update", cut_off)
-        with pytest.raises(OSError, match="power cut"):
-            run(experts, settings, output=tmp_path / "x")
+    with power_cut(monkeypatch, step=3):
+        run(experts, settings, output=tmp_path / "x")
     swapped = dict(reversed(list(experts.items())))
     with pytest.raises(CheckpointError, match="of a run with adapters = "):
         run(swapped, settings, output=tmp_path / "x", resume=True)

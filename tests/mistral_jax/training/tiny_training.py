@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from functools import cache
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
 from flax import nnx
 
 from mistral_jax.config import MistralConfig
@@ -18,6 +20,7 @@ from mistral_jax.lora import AdapterBank, Mixture
 from mistral_jax.mistral import Mistral
 from mistral_jax.training.base import BaseModel
 from mistral_jax.training.chat_data import Example
+from mistral_jax.training.trainer import Trainer
 
 VOCABULARY = 23
 
@@ -77,11 +80,42 @@ def shift_task(by: int, *, marker: int, count: int = 40, seed: int = 0) -> list[
     return examples
 
 
+@contextmanager
+def before_update(monkeypatch: pytest.MonkeyPatch, step: int, happens: Callable[[], Any]) -> Iterator[None]:
+    """Runs in the block have something happen before their update of this number, from 0 on."""
+    real = Trainer._update
+
+    def update(self: Trainer, params: Any, state: Any, batches: Any, number: int) -> Any:
+        if number == step:
+            happens()
+        return real(self, params, state, batches, number)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Trainer, "_update", update)
+        yield
+
+
+@contextmanager
+def power_cut(monkeypatch: pytest.MonkeyPatch, *, step: int) -> Iterator[None]:
+    """The run in the block is cut off in its update of this number, from 0 on."""
+
+    def cut_off() -> None:
+        raise OSError("power cut")
+
+    with before_update(monkeypatch, step, cut_off), pytest.raises(OSError, match="power cut"):
+        yield
+
+
+def padded(examples: list[Example]) -> tuple[np.ndarray, np.ndarray]:
+    """Tokens int32 [B, T + 1], and bool [B, T]: where the next one counts."""
+    length = max(map(len, examples))
+    tokens = np.stack([np.pad(example.tokens, (0, length - len(example))) for example in examples])
+    return tokens, np.stack([np.pad(example.counted, (0, length - len(example))) for example in examples])[:, 1:]
+
+
 def accuracy(base: BaseModel, examples: list[Example], bank: AdapterBank, weights: Sequence[float]) -> float:
     """Fraction of the tokens that count which the model, with adapters of these weights, finds the most likely."""
-    length = max(len(example) for example in examples)
-    tokens = np.stack([np.pad(example.tokens, (0, length - len(example))) for example in examples])
-    counted = np.stack([np.pad(example.counted, (0, length - len(example))) for example in examples])[:, 1:]
+    tokens, counted = padded(examples)
     graph, state = nnx.split(base.module)
 
     @jax.jit
