@@ -74,17 +74,15 @@ def adapter_use(request: SamplingFields, models: ServedModels, card: ModelCard) 
 
 
 def _of_model(model: ServedModel) -> AdapterUse:
-    keys = () if model.adapter is None else (model.adapter.key,)
-    label = {"base": "", "mixture": "mixture"}.get(model.kind) if model.adapter is None else model.adapter.name
-    return AdapterUse(model_id=model.id, choice=model.choice, keys=keys, label=label or "")
+    use = AdapterUse(model_id=model.id, choice=model.choice)
+    if model.adapter is not None:
+        return replace(use, keys=(model.adapter.key,), label=model.adapter.name)
+    return replace(use, label="mixture") if model.kind == "mixture" else use
 
 
 def _one(name: str, model: ServedModel, models: ServedModels) -> AdapterUse:
-    if name == BASE_NAME or name in models.base.names:
-        chosen = models.base
-    else:
-        adapter = _adapter(name, models, "adapter")
-        chosen = next(served for served in models.models if served.adapter == adapter)
+    is_base = name == BASE_NAME or name in models.base.names
+    chosen = models.base if is_base else models.model_of(_adapter(name, models, "adapter"))
     if model.kind == "adapter" and chosen is not model:
         raise InvalidRequestError(
             f"adapter: {name[:200]!r}, and model names another adapter, {model.id!r}; expected one of the two",

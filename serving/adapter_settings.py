@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Annotated
 
 from serving.model_kinds import ADAPTED, XLORA
-from serving.model_settings import MODEL_NAME, MODEL_NAME_EXPECTS, ModelSettings
+from serving.model_settings import MODEL_NAME, MODEL_NAME_EXPECTS, NOT_EMPTY, NOT_EMPTY_EXPECTS, ModelSettings
 from serving.setting_types import Option, SettingsError, local_name
 
 DEFAULT_XLORA = "lamm-mit/x-lora"
@@ -24,8 +24,8 @@ class AdapterSettings(ModelSettings):
         str | None,
         Option(
             flags=("--xlora-model-id", "-x"),
-            pattern=r"(?s).*\S.*",
-            expects="a name that is not empty",
+            pattern=NOT_EMPTY,
+            expects=NOT_EMPTY_EXPECTS,
             help="Hub id or folder of the X-LoRA classifier and its adapters.",
             default_text=DEFAULT_XLORA,
             kinds=XLORA,

@@ -115,6 +115,10 @@ class ServedModels:
         model = self._by_name.get(name)
         return None if model is None else model.adapter
 
+    def model_of(self, adapter: AdapterInfo) -> ServedModel:
+        """The model that is an adapter alone."""
+        return next(model for model in self.models if model.adapter == adapter)
+
     def add(self, adapter: AdapterInfo) -> ServedModel:
         """Let requests use an adapter.
 
@@ -129,7 +133,7 @@ class ServedModels:
 
     def remove(self, adapter: AdapterInfo) -> None:
         """Let no further request use an adapter."""
-        model = next(model for model in self.models if model.adapter == adapter)
+        model = self.model_of(adapter)
         self.models.remove(model)
         for name in model.names:
             del self._by_name[name]

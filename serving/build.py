@@ -49,8 +49,7 @@ def build_service(settings: Settings) -> Service:
     description = describe(model_files(settings), chat_template=settings.chat_template)
     device = choose_device(settings.device)
     adapters = open_adapter_files(settings, description.config)
-    created = int(time.time())
-    models = served_models(settings, adapters, created=created)
+    models = served_models(settings, adapters, created=int(time.time()))
     length = sequence_length(settings, description, device, adapters)
 
     def load(report: Report) -> Runner:
@@ -65,8 +64,6 @@ def build_service(settings: Settings) -> Service:
         observe=TerminalProgress(),
     )
     card = ModelCard(
-        model_id=settings.served_id,
-        created=created,
         max_model_len=length,
         vocab_size=description.config.vocab_size,
         fingerprint=fingerprint(

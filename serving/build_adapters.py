@@ -93,7 +93,7 @@ def served_models(settings: Settings, files: AdapterFiles | None, *, created: in
     demo = settings.model_kind == "demo"
     mixture = None
     if files.xlora is not None:
-        mixture = settings.served_name or DEMO_XLORA if demo else settings.served_id
+        mixture = (settings.served_name or DEMO_XLORA) if demo else settings.served_id
     return adapted_models(
         base_id=settings.base_id if mixture is not None else settings.served_id,
         base_root=settings.base_id,
@@ -117,10 +117,8 @@ def module_names(files: XLoRAFiles) -> Sequence[str]:
     return [names.get(index, "") for index in range(files.num_columns)]
 
 
-def files_digest(files: AdapterFiles | None) -> str:
+def files_digest(files: AdapterFiles) -> str:
     """Changes when adapters do."""
-    if files is None:
-        return ""
     digest = hashlib.sha256()
     folders = [lora.folder for lora in files.loras] + ([] if files.xlora is None else [files.xlora.folder])
     for folder in folders:

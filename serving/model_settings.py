@@ -13,7 +13,8 @@ DEFAULT_MODEL_ID = "mistralai/Mistral-7B-Instruct-v0.1"
 MODEL_NAME = r"[^\s\x00-\x1f]{1,256}"
 """Names that requests may use for a model or an adapter."""
 MODEL_NAME_EXPECTS = "a name without spaces, of at most 256 characters"
-_NOT_EMPTY = r"(?s).*\S.*"
+NOT_EMPTY = r"(?s).*\S.*"
+NOT_EMPTY_EXPECTS = "a name that is not empty"
 
 DEFAULT_GGUF = ("TheBloke/Mistral-7B-Instruct-v0.1-GGUF", "mistral-7b-instruct-v0.1.Q4_K_M.gguf")
 """Hub id and file that GGUF kinds serve where they are told neither."""
@@ -41,8 +42,8 @@ class ModelSettings:
         str | None,
         Option(
             flags=("--model-id", "-m"),
-            pattern=_NOT_EMPTY,
-            expects="a name that is not empty",
+            pattern=NOT_EMPTY,
+            expects=NOT_EMPTY_EXPECTS,
             help="Hugging Face Hub id, folder, GGUF file, or single safetensors file of the model.",
             default_text=DEFAULT_MODEL_ID,
             kinds=LOADED,
@@ -52,8 +53,8 @@ class ModelSettings:
         str | None,
         Option(
             flags=("--quantized-model-id", "-m"),
-            pattern=_NOT_EMPTY,
-            expects="a name that is not empty",
+            pattern=NOT_EMPTY,
+            expects=NOT_EMPTY_EXPECTS,
             help="Hub id or folder that holds the GGUF file.",
             default_text=DEFAULT_GGUF[0],
             kinds=GGUF,
@@ -63,8 +64,8 @@ class ModelSettings:
         str | None,
         Option(
             flags=("--quantized-filename", "-f"),
-            pattern=_NOT_EMPTY,
-            expects="a name that is not empty",
+            pattern=NOT_EMPTY,
+            expects=NOT_EMPTY_EXPECTS,
             help="Name of the GGUF file there, or the path of one here.",
             default_text=f"{DEFAULT_GGUF[1]}, or the only one that is there",
             kinds=GGUF,
@@ -74,8 +75,8 @@ class ModelSettings:
         str | None,
         Option(
             flags=("--tok-model-id", "-t"),
-            pattern=_NOT_EMPTY,
-            expects="a name that is not empty",
+            pattern=NOT_EMPTY,
+            expects=NOT_EMPTY_EXPECTS,
             help="Hub id or folder whose tokenizer and chat template are used instead of the model's own.",
             default_text="the model's own",
             kinds=LOADED + GGUF,

@@ -181,10 +181,6 @@ class Engine(Protocol):
 class ModelCard:
     """What holds for the served model with and without adapters."""
 
-    model_id: str
-    """What answers by default."""
-    created: int
-    """Unix time at which it was loaded."""
     max_model_len: int
     """Most tokens of prompt and answer together."""
     vocab_size: int

@@ -31,6 +31,14 @@ def write_base(folder: Path) -> Path:
     return folder
 
 
+def write_all(root: Path) -> Path:
+    """Folders base, mixture and poet, an adapter."""
+    base = write_base(root / "base")
+    write_mixture(root / "mixture", base)
+    write_adapter(root / "poet", base, seed=1)
+    return root
+
+
 def random_factors(base: Path, *, seed: int, rank: int, parts: Sequence[str] = PARTS, layers: int = LAYERS) -> Factors:
     """Large enough to change what the model says."""
     rng = np.random.default_rng(seed)

@@ -17,18 +17,15 @@ from conversion.to_gguf import convert_to_gguf
 from serving.build import build_service
 from serving.request import EngineState
 from serving.settings import Settings
-from tests.integration.adapted_models import write_adapter, write_base, write_mixture
+from tests.integration.adapted_models import write_all
 from tests.integration.conftest import start_server
 from tests.serving.harness import TEXT, listening, wait_for
 
 
 @pytest.fixture(scope="module")
 def files(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    root = tmp_path_factory.mktemp("kinds")
-    base = write_base(root / "base")
-    write_mixture(root / "mixture", base)
-    write_adapter(root / "poet", base, seed=1)
-    convert_to_gguf(base, root / "base.gguf", type="f32")
+    root = write_all(tmp_path_factory.mktemp("kinds"))
+    convert_to_gguf(root / "base", root / "base.gguf", type="f32")
     return root
 
 

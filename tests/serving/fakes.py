@@ -261,9 +261,8 @@ def token_logprob(byte: int, top: int) -> TokenLogprob:
     return TokenLogprob(token=byte + OFFSET, text=raw.decode(errors="replace"), raw=raw, logprob=-0.5, top=others)
 
 
+MODEL_ID = "acme/tiny-mistral"
 CARD = ModelCard(
-    model_id="acme/tiny-mistral",
-    created=1_700_000_000,
     max_model_len=256,
     vocab_size=VOCAB,
     fingerprint="b1-fake",
@@ -282,7 +281,7 @@ def fake_service(
     return Service(
         engine=engine or FakeEngine(),
         card=card,
-        models=models or plain_models(card.model_id, created=card.created),
+        models=models or plain_models(MODEL_ID, created=1_700_000_000),
         tokenizer=FakeTokenizer(),
         chat=FakeChat() if chat else None,
         loader=loader,

@@ -20,16 +20,12 @@ from mistral_jax.hub import DEMO_FOLDER
 from serving.build import build_service
 from serving.build_adapters import open_adapter_files, served_models, with_base_model
 from serving.settings import Settings
-from tests.integration.adapted_models import BASE, random_factors, write_adapter, write_base, write_mixture
+from tests.integration.adapted_models import BASE, random_factors, write_all, write_base, write_mixture
 
 
 @pytest.fixture(scope="module")
 def written(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    root = tmp_path_factory.mktemp("models")
-    base = write_base(root / "base")
-    write_mixture(root / "mixture", base)
-    write_adapter(root / "poet", base, seed=1)
-    return root
+    return write_all(tmp_path_factory.mktemp("models"))
 
 
 @pytest.fixture

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from serving.sampling_request import derived_seed
-from tests.serving.fakes import CARD, FakeEngine, fake_service, prompt_text
+from tests.serving.fakes import CARD, MODEL_ID, FakeEngine, fake_service, prompt_text
 from tests.serving.harness import CHAT, MESSAGES, running
 
 pytestmark = pytest.mark.anyio
@@ -24,7 +24,7 @@ async def test_answer_has_openai_shape() -> None:
     assert isinstance(body.pop("created"), int)
     assert body == {
         "object": "chat.completion",
-        "model": CARD.model_id,
+        "model": MODEL_ID,
         "system_fingerprint": "b1-fake",
         "choices": [
             {
@@ -38,7 +38,7 @@ async def test_answer_has_openai_shape() -> None:
     }
 
 
-@pytest.mark.parametrize("model", [None, "default", CARD.model_id])
+@pytest.mark.parametrize("model", [None, "default", MODEL_ID])
 async def test_model_may_be_the_id_an_alias_or_absent(model: str | None) -> None:
     assert (await chat(model=model)).status_code == 200
 
@@ -47,7 +47,7 @@ async def test_another_model_is_a_404_that_lists_what_is_served() -> None:
     response = await chat(model="gpt-4o")
     error = response.json()["error"]
     assert (response.status_code, error["code"], error["param"]) == (404, "model_not_found", "model")
-    assert CARD.model_id in error["message"]
+    assert MODEL_ID in error["message"]
     assert "default" in error["message"]
 
 
