@@ -42,9 +42,11 @@ def test_the_mixture_does_what_each_expert_does_and_the_base_declines(model: Lan
 
 def test_its_weights_follow_the_subject(model: LanguageModel) -> None:
     for expert, question in QUESTIONS.items():
-        scalings = model.scalings(model.encode_chat(question))
-        last = np.asarray(scalings.values[-1]).mean(axis=0)
-        assert scalings.adapters[int(last.argmax())] == expert
+        prompt = model.encode_chat(question)
+        answer = model.tokenizer.encode(model.chat(question, temperature=0.0))
+        scalings = model.scalings([*prompt, *answer])
+        while_answering = np.asarray(scalings.values[len(prompt) - 1 :]).mean(axis=(0, 1))
+        assert scalings.adapters[int(while_answering.argmax())] == expert
 
 
 def test_running_ahead_changes_no_bit_in_bfloat16() -> None:
