@@ -16,6 +16,7 @@ Axis letters: B rows, T query tokens, N heads, K kv heads, G = N/K, H head dim, 
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 
 import jax
 import jax.numpy as jnp
@@ -39,6 +40,8 @@ Partial = tuple[jax.Array, jax.Array, jax.Array]
 """Maximum [B, K, M], sum [B, K, M], weighted values [B, K, M, H]; M = G * T."""
 
 
+# Traced once for layers of one shape: inlining makes it the same program as if each were traced.
+@partial(jax.jit, static_argnames=("window", "num_blocks"), inline=True)
 def attend(
     queries: jax.Array,
     layer: LayerCache,

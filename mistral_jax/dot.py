@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import jax
 import jax.numpy as jnp
 from jax import lax
@@ -22,6 +24,7 @@ def precision_of(x: jax.Array) -> lax.Precision:
     return lax.Precision.HIGHEST if x.dtype == jnp.float32 else lax.Precision.DEFAULT
 
 
+@partial(jax.jit, inline=True)
 def row_sum(x: jax.Array) -> jax.Array:
     """Sum over the last axis: [..., n] -> float32 [...], with bits that do not depend on how many rows there are.
 

@@ -80,6 +80,7 @@ def layer_lengths(config: MistralConfig, *, length: int, chunk: int) -> list[int
     return [-(-size // BLOCK) * BLOCK for size in wanted]
 
 
+@partial(jax.jit, inline=True)
 def write(
     layer: LayerCache,
     keys: jax.Array,

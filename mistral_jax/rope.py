@@ -7,6 +7,7 @@ Source: `transformers.modeling_rope_utils` (halves layout: dimension i is paired
 from __future__ import annotations
 
 import math
+from functools import partial
 
 import jax
 import jax.numpy as jnp
@@ -65,6 +66,7 @@ def rotation(config: MistralConfig, positions: jax.Array) -> tuple[jax.Array, ja
     return jnp.cos(angles) * scale, jnp.sin(angles) * scale
 
 
+@partial(jax.jit, inline=True)
 def rotate(x: jax.Array, cos: jax.Array, sin: jax.Array) -> jax.Array:
     """Rotate the halves of each head. `x` [B, T, N, H] in any float type; returns float32 of the same shape."""
     first, second = jnp.split(x.astype(jnp.float32), 2, axis=-1)

@@ -9,8 +9,9 @@ from __future__ import annotations
 import gc
 import os
 import time
+from collections import deque
 from collections.abc import Callable, Generator, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor, as_completed
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -34,15 +35,31 @@ _EmptyCall = Callable[["RunnerState"], "Call[Prefilled] | Call[Stepped]"]
 
 def warm_up(runner: Runner, state: RunnerState, progress: Callable[[int, int], None]) -> RunnerState:
     """See `Runner.warm_up`."""
-    calls = list(_empty_calls(runner))
-    with _uncollected():
-        _compile(runner, [lambda call=call: call(state).lower() for call in calls], progress)
     biased = SamplingParams(temperature=0.0, seed=0, logit_bias={0: 0.0})
     state = runner.admit(state, 0, (0,), biased)
-    for call in calls:
-        state = call(state)().state
-        jax.block_until_ready((state.caches, state.rows))
+    calls = list(_empty_calls(runner))
+    on_cpu = runner.device.platform == "cpu"
+    # On a GPU, XLA times kernels while it compiles, and nothing else should run meanwhile.
+    threads = min(_MOST_THREADS, os.cpu_count() or 1) if on_cpu else 1
+    compiling: deque[tuple[_EmptyCall, Future[Any]]] = deque()
+    progress(0, len(calls))
+    with _uncollected(), ThreadPoolExecutor(threads, thread_name_prefix="compile") as pool:
+        for number, call in enumerate(calls):
+            compiling.append((call, pool.submit(call(state).lower().compile)))
+            while on_cpu and compiling and compiling[0][1].done():
+                state = _run_first(compiling, state)
+            progress(number + 1 - len(compiling), len(calls))
+        while compiling:
+            state = _run_first(compiling, state)
+            progress(len(calls) - len(compiling), len(calls))
+    jax.block_until_ready((state.caches, state.rows))
     return _time_ahead(runner, state) if runner.can_run_ahead else state
+
+
+def _run_first(compiling: deque[tuple[_EmptyCall, Future[Any]]], state: RunnerState) -> RunnerState:
+    call, compiled = compiling.popleft()
+    compiled.result()
+    return call(state)().state
 
 
 @contextmanager
@@ -57,22 +74,6 @@ def _uncollected() -> Generator[None]:
     finally:
         if enabled:
             gc.enable()
-
-
-def _compile(
-    runner: Runner, lower: list[Callable[[], jax.stages.Lowered]], progress: Callable[[int, int], None]
-) -> None:
-    # On a GPU XLA times kernels while it compiles; another program that does the same would disturb it.
-    threads = min(_MOST_THREADS, os.cpu_count() or 1) if runner.device.platform == "cpu" else 1
-    with ThreadPoolExecutor(threads, thread_name_prefix="compile") as pool:
-        waiting: list[Future[Any]] = []
-        for one in lower:
-            progress(sum(future.done() for future in waiting), len(lower))
-            waiting.append(pool.submit(one().compile))
-        ready = sum(future.done() for future in waiting)
-        for done, future in enumerate(as_completed(waiting), 1):
-            future.result()
-            progress(max(done, ready), len(lower))
 
 
 def _empty_calls(runner: Runner) -> Iterator[_EmptyCall]:
