@@ -101,7 +101,10 @@ def open_adapters(
             _check_xlora(files, config, base_model)
             for adapter in () if chosen is None else chosen.preload_adapters:
                 wanted[adapter.name] = adapter.adapter_model_id
-        wanted |= loras or {}
+        for name, source in (loras or {}).items():
+            if name in wanted:
+                raise AdapterError(f"the ordering file preloads an adapter {name!r} already; choose another name")
+            wanted[name] = source
         for name, source in wanted.items():
             if name in {lora.name for lora in experts}:
                 raise AdapterError(f"an adapter of the X-LoRA model is called {name!r}; choose another name")

@@ -9,6 +9,7 @@ from __future__ import annotations
 import itertools
 import time
 from collections.abc import Mapping
+from concurrent.futures import Future
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
@@ -22,10 +23,10 @@ from mistral_jax.lora import part_features
 from mistral_jax.runner import Runner
 from serving.adapters import AdapterInfo
 from serving.engine import JaxEngine
-from serving.errors import InvalidRequestError, NoRoomError, NotFoundError, without_paths
+from serving.errors import InvalidRequestError, NoRoomError, NotFoundError, UnavailableError, without_paths
 
-_LOAD_TIMEOUT = 120.0
-"""Seconds that the engine has to take an adapter."""
+LOAD_TIMEOUT = 120.0
+"""Seconds that the engine has to begin taking an adapter."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -63,6 +64,7 @@ class FolderLoader:
           InvalidRequestError: the path leads elsewhere, or the adapter is broken or does not fit.
           NotFoundError: there is no such folder.
           NoRoomError: all places are taken.
+          UnavailableError: the engine is busy, or has ended.
         """
         folder = inside(self._folder, path)
         # A name may come again while an adapter that had it is still in use.
@@ -79,7 +81,7 @@ class FolderLoader:
                 f"lora_path: {without_paths(str(error)).replace(key, name)}", param="lora_path", code="invalid_adapter"
             ) from error
         try:
-            entry = self._engine.between_rounds(lambda runner: _put(runner, read)).result(_LOAD_TIMEOUT)
+            entry = self._wait(self._engine.between_rounds(lambda runner: _put(runner, read)))
         except BankFullError as error:
             raise NoRoomError(str(error)) from error
         self._engine.open_adapter(key)
@@ -98,6 +100,16 @@ class FolderLoader:
         """See `AdapterLoader.unload`."""
         self._engine.close_adapter(adapter.key)
         return self._engine.adapter_users()[adapter.key]
+
+    def _wait(self, loading: Future[AdapterEntry]) -> AdapterEntry:
+        try:
+            return loading.result(LOAD_TIMEOUT)
+        except TimeoutError as error:
+            if not loading.cancel():  # it has just begun, and is a matter of milliseconds
+                return loading.result()
+            raise UnavailableError(
+                f"the engine was too busy to take the adapter for {LOAD_TIMEOUT:.0f} seconds; nothing was loaded, try again later"
+            ) from error
 
     def _read(self, lora: LoRAFiles) -> _ReadLoRA:
         check_fits(lora, num_layers=self._config.num_layers, features=part_features(self._config))

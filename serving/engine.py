@@ -129,7 +129,9 @@ class JaxEngine:
         return self._shares.ask(time.monotonic())
 
     def between_rounds[T](self, run: Callable[[Runner], T]) -> Future[T]:
-        """Have `run` called on the device thread, between two rounds; what it raises is the future's."""
+        """Have `run` called on the device thread, between two rounds; what it raises is the future's. Until
+        then it can be cancelled.
+        """
         done: Future[T] = Future()
         with self._wake:
             if self._state in (EngineState.FAILED, EngineState.STOPPED):
@@ -277,7 +279,8 @@ class JaxEngine:
             tasks, self._tasks = self._tasks, []
             self._wake.notify_all()
         for task in tasks:
-            task.done.set_exception(self._unavailable())
+            if task.done.set_running_or_notify_cancel():
+                task.done.set_exception(self._unavailable())
         self._hand_over([(s, Event(request_id=s.request.request_id, finish_reason=reason, error=error)) for s in live])
 
     def _serve(self, rounds: DeviceRounds) -> None:
@@ -351,11 +354,13 @@ class JaxEngine:
 
 
 def _run_between(runner: Runner, unused: Sequence[str], tasks: Sequence[_Task]) -> None:
-    """Unload adapters, and run tasks. What a task raises is its own affair."""
+    """Unload adapters, and run tasks that nobody has cancelled. What a task raises is its own affair."""
     for key in unused:
         assert runner.adapters is not None
         runner.adapters.unload(key)
     for task in tasks:
+        if not task.done.set_running_or_notify_cancel():
+            continue
         try:
             task.done.set_result(task.run(runner))
         except Exception as error:

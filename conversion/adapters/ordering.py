@@ -24,6 +24,9 @@ from conversion.adapters.modules import PARTS, ModuleKey, torch_order
 from conversion.hub_id import is_hub_id
 from conversion.output_files import new_file
 
+ORDERING_NAME = "ordering.json"
+"""What the file is called beside a mixture that was written here."""
+
 _PATHS = re.compile(r"model\.layers\.(?P<layer>\d{1,5})\.(?:self_attn|mlp)\.(?P<part>\w+)", re.ASCII)
 
 

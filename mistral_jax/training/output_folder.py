@@ -6,6 +6,10 @@ import shutil
 from collections.abc import Callable
 from pathlib import Path
 
+from conversion.adapters.lora_config import CONFIG_NAME
+from conversion.adapters.lora_files import WEIGHTS_NAME
+from conversion.adapters.ordering import ORDERING_NAME
+from conversion.adapters.xlora_layout import CLASSIFIER_NAME, XLORA_CONFIG_NAME
 from conversion.output_files import OutputError
 from mistral_jax.training.checkpoints import CHECKPOINT_NAME
 
@@ -51,6 +55,9 @@ def finish(folder: Path, write: Callable[[Path], None]) -> None:
     if new.exists():
         shutil.rmtree(new)
     write(new)
+    # What an earlier run of another kind left would say what the folder no longer is.
+    for name in (CONFIG_NAME, WEIGHTS_NAME, XLORA_CONFIG_NAME, CLASSIFIER_NAME, ORDERING_NAME):
+        (folder / name).unlink(missing_ok=True)
     for entry in sorted(new.iterdir()):
         place = folder / entry.name
         if place.is_dir():

@@ -21,7 +21,7 @@ from flax import nnx
 
 from conversion.adapters.errors import AdapterError
 from conversion.adapters.lora_files import LoRAFiles
-from conversion.adapters.ordering import derive_layers, derive_ordering, write_ordering
+from conversion.adapters.ordering import ORDERING_NAME, derive_layers, derive_ordering, write_ordering
 from conversion.adapters.writing import write_xlora
 from conversion.adapters.xlora_config import XLoRAConfig
 from conversion.adapters.xlora_files import open_xlora
@@ -47,7 +47,6 @@ from mistral_jax.training.settings import XLoRATrainingSettings
 from mistral_jax.training.trainer import Fitted, Trainer
 from mistral_jax.xlora import XLoRA
 
-ORDERING_NAME = "ordering.json"
 CLASSIFIER, EXPERTS = "classifier", "experts"
 """Parts of the parameters."""
 

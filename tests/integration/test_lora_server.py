@@ -16,6 +16,7 @@ import jax
 import numpy as np
 import pytest
 
+from serving import adapter_loader
 from serving.build import build_service
 from serving.engine import JaxEngine
 from serving.request import EngineState
@@ -390,6 +391,23 @@ def test_a_draining_adapter_keeps_its_place_until_its_request_has_ended(server: 
     else:
         assert waiting[0].status_code == 507
     unload(server, "green")
+
+
+def test_a_load_that_the_engine_has_no_time_for_leaves_nothing_behind(
+    server: Adapted, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    gate = threading.Event()
+    server.engine.between_rounds(lambda _: gate.wait(30))
+    with monkeypatch.context() as patch:
+        patch.setattr(adapter_loader, "LOAD_TIMEOUT", 0.1)
+        answer = server.post("/v1/load_lora_adapter", {"lora_name": "red"})
+    gate.set()
+    assert answer.status_code == 503
+    assert "too busy to take the adapter" in answer.json()["error"]["message"]
+    for name in ("red", "green"):  # all places are free
+        load(server, name)
+    for name in ("red", "green"):
+        unload(server, name)
 
 
 def test_wrong_loads_are_refused_each_with_its_reason(server: Adapted, tmp_path: Path) -> None:

@@ -89,6 +89,8 @@ def test_an_ordering_may_preload_further_adapters(mixture: Path, tmp_path: Path)
     assert files.names == (*names, "extra", "more")
     assert files.xlora is not None
     assert len(files.xlora.adapters) == len(names)
+    with pytest.raises(AdapterError, match="the ordering file preloads an adapter 'extra' already"):
+        open_adapters(CONFIG, xlora=mixture, ordering=path, loras={"extra": ADAPTERS["a"]})
 
 
 def test_what_does_not_belong_together_is_refused_by_name(mixture: Path, tmp_path: Path) -> None:

@@ -308,12 +308,14 @@ def test_data_that_does_not_fit_is_refused(settings: dict[str, Any], others: dic
 
 def test_a_folder_in_use_is_not_overwritten_unasked(tmp_path: Path) -> None:
     (tmp_path / "notes.txt").write_text("mine")
+    (tmp_path / "xlora_config.json").write_text("{}")  # of an earlier run of another kind
     with pytest.raises(OutputError, match="is not empty"):
         run(output=tmp_path)
     with pytest.raises(OutputError, match="is a file"):
         run(output=tmp_path / "notes.txt")
     run(replace(SETTINGS, steps=1), output=tmp_path, overwrite=True)
     assert (tmp_path / "notes.txt").read_text() == "mine"
+    assert not (tmp_path / "xlora_config.json").exists()
     assert open_lora(tmp_path).rank == 4
 
 
