@@ -20,6 +20,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
+from mistral_jax.dot import row_sum
 from mistral_jax.sampling_params import MAX_TOP_LOGPROBS, SamplingParams
 
 LOWEST_LOGPROB = -9999.0
@@ -178,8 +179,8 @@ def _draw(
     scaled = logits / jnp.where(temperature > 0, temperature, 1.0)
     k = jnp.where(rows.top_k > 0, jnp.minimum(rows.top_k, V), V)[:, None]
     kept = lax.cond(do_top_k, lambda: scaled >= _kth_largest(scaled, k), lambda: jnp.ones(scaled.shape, jnp.bool_))
-    weights = jnp.where(kept, jnp.exp(scaled - jnp.max(scaled, axis=-1, keepdims=True)), 0.0)
-    probabilities = weights / jnp.sum(weights, axis=-1, keepdims=True)
+    weights = jnp.where(kept, jnp.exp(scaled - _row_max(scaled)), 0.0)
+    probabilities = weights / row_sum(weights)[:, None]
     kept = lax.cond(do_top_p, lambda: kept & (probabilities >= _nucleus_edge(probabilities, top_p)), lambda: kept)
     kept = kept & (probabilities >= min_p * jnp.max(probabilities, axis=-1, keepdims=True))
 
@@ -228,7 +229,7 @@ def _nucleus_edge(probabilities: jax.Array, top_p: jax.Array) -> jax.Array:
         low, high = bounds
         middle = (low + high + 1) >> 1
         edge = lax.bitcast_convert_type(middle, jnp.float32)
-        mass = jnp.sum(jnp.where(probabilities >= edge, probabilities, 0.0), axis=-1, keepdims=True)
+        mass = row_sum(jnp.where(probabilities >= edge, probabilities, 0.0))[:, None]
         enough = mass >= top_p
         return jnp.where(enough, middle, low), jnp.where(enough, high, middle - 1)
 
@@ -238,12 +239,22 @@ def _nucleus_edge(probabilities: jax.Array, top_p: jax.Array) -> jax.Array:
     return lax.bitcast_convert_type(found, jnp.float32)
 
 
+def _row_max(x: jax.Array) -> jax.Array:
+    """The largest value of each row: [B, V] -> [B, 1].
+
+    The barrier keeps XLA's CPU backend from fusing it with the exponentials that follow, which it does from 4096 values on with
+    another exponential: a row would have other bits beside more rows.
+    """
+    return lax.optimization_barrier(jnp.max(x, axis=-1, keepdims=True))
+
+
 def _bits(x: jax.Array) -> jax.Array:
     return lax.bitcast_convert_type(jnp.maximum(x, LOWEST_LOGPROB), jnp.int32)
 
 
 def _logprobs(logits: jax.Array, tokens: jax.Array) -> jax.Array:
-    logprobs = jax.nn.log_softmax(logits, axis=-1)
+    shifted = logits - _row_max(logits)
+    logprobs = shifted - jnp.log(row_sum(jnp.exp(shifted)))[:, None]
     chosen = jnp.take_along_axis(logprobs, jnp.maximum(tokens, 0)[:, None], axis=-1)
     count = min(MAX_TOP_LOGPROBS, logits.shape[-1])
     top, ids = lax.top_k(logprobs, count)

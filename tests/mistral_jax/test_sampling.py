@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from functools import partial
 
 import jax
 import jax.numpy as jnp
@@ -198,6 +199,24 @@ def test_logprobs_are_those_of_the_model_not_of_the_penalised_logits():
     assert sampled.logprob == pytest.approx(expected[5], abs=1e-5)
     assert [t for t, _ in sampled.top] == np.argsort(-logits[0])[:20].tolist()
     assert [p for _, p in sampled.top] == pytest.approx(np.sort(expected)[::-1][:20].tolist(), abs=1e-5)
+
+
+@pytest.mark.parametrize("vocabulary", [200, 1000, 2500])
+def test_a_row_has_the_same_bits_beside_any_number_of_others(vocabulary: int):
+    """From 4096 values on, XLA computes sums and exponentials of whole arrays in other ways."""
+    chosen = SamplingParams(temperature=0.9, top_p=0.8, min_p=0.01, seed=5, logprobs=5)
+    logits = 3 * np.random.default_rng(2).standard_normal((32, vocabulary)).astype(np.float32)
+    features = jnp.asarray(Features.of(chosen).as_array())
+    run = jax.jit(partial(sample, repeat=True))
+    packed = {}
+    for count in (2, 4, 32):
+        rows = SamplerRows.allocate(slots=count, vocab_size=vocabulary, repeat_last_n=4)
+        scalars = jnp.tile(row_scalars(chosen), (count, 1))
+        rows = replace(rows, scalars=scalars, seeds=jnp.asarray(np.stack([seed_words(i) for i in range(count)])))
+        positions = jnp.arange(count, dtype=jnp.int32)
+        packed[count] = np.asarray(run(jnp.asarray(logits[:count]), rows, positions, features)[1])
+    np.testing.assert_array_equal(packed[4][:2], packed[2])
+    np.testing.assert_array_equal(packed[32][:4], packed[4])
 
 
 def test_a_probability_of_zero_is_a_finite_logprob():
