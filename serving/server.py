@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import errno
 import logging
 import os
+import signal
 import socket
 import sys
 import threading
+from collections.abc import Generator
 from types import FrameType
 
 import uvicorn
 from litestar import Litestar
+from uvicorn.server import HANDLED_SIGNALS
 
 from serving.access import is_loopback
 from serving.app import create_app
@@ -114,6 +118,20 @@ class Server(uvicorn.Server):
         self.host: ServiceHost = app.state.host
         self._settings = settings
         self._failed_at: float | None = None
+
+    @contextlib.contextmanager
+    def capture_signals(self) -> Generator[None]:
+        """As uvicorn does, but a signal that comes while the process ends finds nothing left to stop, and does not kill it."""
+        if threading.current_thread() is not threading.main_thread():
+            yield
+            return
+        for number in HANDLED_SIGNALS:
+            signal.signal(number, self.handle_exit)
+        try:
+            yield
+        finally:
+            for number in HANDLED_SIGNALS:
+                signal.signal(number, signal.SIG_IGN)
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
         """Stop on the first signal, at once on the second. Unlike uvicorn, do not die of the signal: it is obeyed."""

@@ -115,7 +115,8 @@ def test_a_second_signal_stops_at_once() -> None:
             contextlib.suppress(httpx.TransportError),
             client.stream("POST", f"{server.url}{CHAT}", json={"messages": MESSAGES, "stream": True}) as response,
         ):
-            next(response.iter_lines())
+            lines = response.iter_lines()  # kept: the end of a generator closes the connection
+            next(lines)
             start = time.monotonic()
             server.popen.send_signal(signal.SIGTERM)
             time.sleep(0.3)
@@ -123,6 +124,18 @@ def test_a_second_signal_stops_at_once() -> None:
             code, _ = server.end()
     assert code == 0
     assert time.monotonic() - start < 5
+
+
+def test_signals_while_the_process_ends_change_nothing() -> None:
+    with fake("slow") as server:
+        server.wait_until("ok")
+        for _ in range(200):
+            server.popen.send_signal(signal.SIGTERM)
+            if server.popen.poll() is not None:
+                break
+            time.sleep(0.005)
+        code, errors = server.end()
+    assert code == 0, errors
 
 
 def test_while_loading_health_is_503_and_a_signal_ends_it() -> None:
