@@ -129,8 +129,9 @@ class JaxEngine:
         return self._shares.ask(time.monotonic())
 
     def between_rounds[T](self, run: Callable[[Runner], T]) -> Future[T]:
-        """Have `run` called on the device thread, between two rounds; what it raises is the future's. Until
-        then it can be cancelled.
+        """Have `run` called on the device thread, between two rounds; what it raises is the future's.
+
+        Until then the future can be cancelled.
         """
         done: Future[T] = Future()
         with self._wake:

@@ -16,6 +16,8 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import numpy as np
+
 from conversion.adapters.errors import AdapterError
 from conversion.adapters.lora_config import CONFIG_NAME, LoRAConfig, read_lora_config
 from conversion.adapters.lora_names import FactorName, is_stray, own_factors, parse_factor, why_refused
@@ -89,6 +91,11 @@ class LoRAFiles:
         """
         name_a, name_b = self._tensors[key]
         return self._finite(name_a), self._finite(name_b)
+
+    def types(self, key: ModuleKey) -> tuple[np.dtype, np.dtype]:
+        """The stored types of A and B of a module."""
+        name_a, name_b = self._tensors[key]
+        return self._file.dtype(name_a), self._file.dtype(name_b)
 
     def check_layers(self, num_layers: int) -> None:
         """Whether every module that the configuration targets in the first `num_layers` layers is there.

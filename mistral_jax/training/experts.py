@@ -51,11 +51,13 @@ class ChangedExpert:
         return self.factors[key]
 
 
-Expert = LoRAFiles | ChangedExpert | TrainedLoRA
-"""A LoRA on disk, one that was on disk, or one in memory."""
+GivenExpert = LoRAFiles | TrainedLoRA
+"""A LoRA on disk, or one in memory."""
+Expert = GivenExpert | ChangedExpert
+"""What a trained mixture has."""
 
 
-def open_experts(base: BaseModel, adapters: Mapping[str, Path | str | TrainedLoRA]) -> tuple[Expert, ...]:
+def open_experts(base: BaseModel, adapters: Mapping[str, Path | str | TrainedLoRA]) -> tuple[GivenExpert, ...]:
     """The experts under their names, checked to fit the model, in their order."""
     for name, adapter in adapters.items():
         if isinstance(adapter, TrainedLoRA):
@@ -68,7 +70,7 @@ def open_experts(base: BaseModel, adapters: Mapping[str, Path | str | TrainedLoR
     )
 
 
-def fingerprint(expert: Expert) -> str:
+def fingerprint(expert: GivenExpert) -> str:
     """Names the values of an expert."""
     digest = hashlib.sha256()
     for key, module in expert.modules.items():
@@ -113,8 +115,8 @@ def with_factors(bank: AdapterBank, factors: BankFactors, dtype: jax.typing.DTyp
     return replace(bank, layers=layers)
 
 
-def retrained(expert: Expert, adapters: AdapterSet, factors: BankFactors) -> Expert:
-    """An expert of `adapters` with the factors that training gave."""
+def retrained(expert: GivenExpert, adapters: AdapterSet, factors: BankFactors) -> Expert:
+    """An expert of `adapters` with the factors that training gave, which are on the host."""
     rows = adapters.entries[expert.name].rows
     found: dict[ModuleKey, tuple[Array, Array]] = {}
     for key, module in expert.modules.items():
@@ -123,15 +125,15 @@ def retrained(expert: Expert, adapters: AdapterSet, factors: BankFactors) -> Exp
         )
         i, own = low_rank.parts.index(key.part), factors[key.layer][projection]
         chosen = slice(rows[0], rows[0] + module.rank)
-        a = np.asarray(own["a"]).reshape(*low_rank.scale.shape, -1)[i, chosen]
-        b = np.asarray(own["b"][i])[:, chosen]
+        a, b = own["a"].reshape(*low_rank.scale.shape, -1)[i, chosen], own["b"][i][:, chosen]
         found[key] = (np.ascontiguousarray(a), np.ascontiguousarray(b))
     if isinstance(expert, TrainedLoRA):
         return replace(expert, factors=found)
-    types = {key: [factor.dtype for factor in expert.read(key)] for key in found}
-    kept = {key: (a.astype(types[key][0]), b.astype(types[key][1])) for key, (a, b) in found.items()}
-    source = expert.source if isinstance(expert, ChangedExpert) else expert
-    return ChangedExpert(source=source, factors=kept)
+    kept: dict[ModuleKey, tuple[Array, Array]] = {}
+    for key, (a, b) in found.items():
+        type_a, type_b = expert.types(key)
+        kept[key] = (a.astype(type_a), b.astype(type_b))
+    return ChangedExpert(source=expert, factors=kept)
 
 
 def _check_shapes(name: str, lora: TrainedLoRA, base: BaseModel) -> None:

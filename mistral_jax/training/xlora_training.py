@@ -33,6 +33,7 @@ from mistral_jax.training.chat_data import Data
 from mistral_jax.training.data_sets import prepare_data
 from mistral_jax.training.experts import (
     Expert,
+    GivenExpert,
     fingerprint,
     open_experts,
     retrained,
@@ -147,7 +148,10 @@ def train_xlora(
             progress=progress,
         )
         run = trainer.fit(params, resume=resume)
-        final = tuple(retrained(expert, bank, run.params[EXPERTS]) for expert in experts) if along else experts
+        final: tuple[Expert, ...] = experts
+        if along:
+            learnt = jax.device_get(run.params[EXPERTS])
+            final = tuple(retrained(expert, bank, learnt) for expert in experts)
         trained = TrainedXLoRA(
             classifier=nnx.merge(structure, run.params[CLASSIFIER]),
             adapters=AdapterSet(config, final, dtype=dtype, device=base.device) if along else bank,
@@ -224,7 +228,7 @@ def _with_one_expert(
     return alone, jnp.where(foreign, 0.0, weights)
 
 
-def new_classifier(hidden_size: int, experts: tuple[Expert, ...], settings: XLoRATrainingSettings) -> XLoRA:
+def new_classifier(hidden_size: int, experts: tuple[GivenExpert, ...], settings: XLoRATrainingSettings) -> XLoRA:
     """A classifier with random weights, which follow from the seed."""
     columns = SHARED
     if settings.layerwise:

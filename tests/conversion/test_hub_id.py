@@ -14,7 +14,9 @@ def test_names_of_repositories(name: str) -> None:
     assert is_hub_id(name)
 
 
-@pytest.mark.parametrize("name", ["model", "./lab/model", "/lab/model", "~/model", "lab/model/file", "lab /model", ""])
+@pytest.mark.parametrize(
+    "name", ["model", "./lab/model", "/lab/model", "~/model", "lab/model/file", "lab /model", "lab/größe", ""]
+)
 def test_other_names(name: str) -> None:
     assert not is_hub_id(name)
 
