@@ -15,6 +15,8 @@ import httpx
 from litestar import Litestar
 
 from serving.app import create_app
+from serving.errors import UnavailableError
+from serving.lifecycle import ServiceHost
 from serving.server import Server, listen
 from serving.service import Service
 from serving.settings import Settings
@@ -61,13 +63,21 @@ def listening(
     url = f"http://127.0.0.1:{listener.getsockname()[1]}"
     thread = threading.Thread(target=lambda: asyncio.run(server.serve(sockets=[listener])))
     thread.start()
-    wait_for(lambda: server.started)
+    # It listens before the service is there, and refuses requests until then.
+    wait_for(lambda: server.started and _is_built(server.host))
     try:
         yield Listening(url, server, app)
     finally:
         server.should_exit = True
         thread.join(10)
         assert not thread.is_alive()
+
+
+def _is_built(host: ServiceHost) -> bool:
+    try:
+        return host.loaded_service is not None
+    except UnavailableError:
+        return False
 
 
 def wait_for(condition: Callable[[], object], seconds: float = 5.0) -> None:
