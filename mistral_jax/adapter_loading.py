@@ -11,6 +11,7 @@ weights are read.
 from __future__ import annotations
 
 import logging
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -29,8 +30,10 @@ from conversion.hub_id import is_hub_id
 from mistral_jax.adapters import SPARE_RANK, AdapterSet, bank_bytes
 from mistral_jax.config import MistralConfig
 from mistral_jax.device import Device
+from mistral_jax.dot import storable_shape
 from mistral_jax.hub import find_adapter
 from mistral_jax.lora import SHARED, ScalingColumns, part_features
+from mistral_jax.quant.array import padded
 from mistral_jax.xlora import XLoRA
 
 logger = logging.getLogger("mistral_jax")
@@ -170,7 +173,7 @@ def load_classifier(files: XLoRAFiles, device: Device | None = None) -> XLoRA:
     )
     target = device or jax.devices()[0]
     for layer, (weight, bias) in zip(module.layers, files.classifier, strict=True):
-        layer.weight.set_value(jax.device_put(np.asarray(weight, np.float32), target))
+        layer.weight.set_value(padded(jax.device_put(np.asarray(weight, np.float32), target)))
         if layer.bias is not None and bias is not None:
             layer.bias.set_value(jax.device_put(np.asarray(bias, np.float32), target))
     return module
@@ -181,4 +184,10 @@ def adapter_bytes(
 ) -> int:
     """Bytes that `load_adapters` will take on the device."""
     bank = bank_bytes(files.config, files.loras, dtype=dtype, spare=spare, spare_rank=spare_rank)
-    return bank + (0 if files.xlora is None else 4 * files.xlora.classifier_parameters)
+    return bank + (0 if files.xlora is None else _classifier_bytes(files.xlora))
+
+
+def _classifier_bytes(files: XLoRAFiles) -> int:
+    layers = files.classifier
+    values = sum(math.prod(storable_shape(*w.shape)) + (0 if b is None else b.size) for w, b in layers)
+    return 4 * values

@@ -6,6 +6,7 @@ free rank rows, wherever they are: programs that were compiled stay as they are.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Protocol
@@ -18,7 +19,9 @@ from conversion.adapters.modules import PARTS, ModuleKey, parts_of
 from conversion.tensor_source import Array
 from mistral_jax.config import MistralConfig
 from mistral_jax.device import Device
+from mistral_jax.dot import LEAST_INNER, OUTER_MULTIPLE, storable_shape
 from mistral_jax.lora import PROJECTIONS, AdapterBank, LowRank, part_features
+from mistral_jax.quant.array import dense, padded
 
 
 class Factors(Protocol):
@@ -154,8 +157,10 @@ class AdapterSet:
         out_features = tuple((part, features[part][0]) for part in PROJECTIONS[projection])
         is_one = not self._apart and _is_one_product(out_features, P, R, self.dtype.itemsize)
         return LowRank(
-            a=self._put(a.reshape(P * R, columns)),
-            b=self._put(_one_matrix(b, adapted, out_features)) if is_one else tuple(self._put(x) for x in b),
+            a=padded(self._put(a.reshape(P * R, columns))),
+            b=padded(self._put(_one_matrix(b, adapted, out_features)))
+            if is_one
+            else tuple(padded(self._put(x)) for x in b),
             scale=self._put(scale),
             parts=adapted,
             out_features=out_features,
@@ -255,14 +260,17 @@ def bank_bytes(
     for projection, adapted in _adapted_parts(loras, spare).items():
         P, outs = len(adapted), [(part, features[part][0]) for part in PROJECTIONS[projection]]
         is_one = _is_one_product(outs, P, R, itemsize)
-        b = P * R * sum(size for _, size in outs) if is_one else R * sum(features[part][0] for part in adapted)
-        layer += (P * R * features[adapted[0]][1] + b) * itemsize + 4 * P * R
+        matrices = [(P * R, features[adapted[0]][1])]
+        matrices += [(sum(size for _, size in outs), P * R)] if is_one else [(features[part][0], R) for part in adapted]
+        layer += sum(math.prod(storable_shape(*matrix)) for matrix in matrices) * itemsize + 4 * P * R
     return layer * config.num_layers + 4 * R
 
 
 def _rank_rows(loras: Sequence[Factors], spare: int, spare_rank: int) -> int:
-    """Rank rows for adapters and the room beside them: whole vectors, since products over an axis of odd length are slower."""
-    return -(-(sum(lora.rank for lora in loras) + spare * spare_rank) // 8) * 8
+    """Rank rows for adapters and the room beside them: a number that products need no padding for."""
+    wanted = sum(lora.rank for lora in loras) + spare * spare_rank
+    # They are outputs of the product with A, and what the product with B sums over.
+    return max(-(-wanted // OUTER_MULTIPLE) * OUTER_MULTIPLE, LEAST_INNER)
 
 
 def _adapted_parts(loras: Sequence[Factors], spare: int) -> dict[str, tuple[str, ...]]:
@@ -292,19 +300,22 @@ def _write_rows(
       a, b, scale: [P, r, in], [out_p, r] for each part, and [P, r].
     """
     P, R = low_rank.scale.shape
-    stacked = low_rank.a.reshape(P, R, -1).at[:, rows].set(a, mode="drop").reshape(low_rank.a.shape)
-    if isinstance(low_rank.b, jax.Array):
-        cube = low_rank.b.reshape(-1, P, R)
+    dtype = low_rank.a.dtype
+    stacked = dense(low_rank.a, dtype).reshape(P, R, -1).at[:, rows].set(a, mode="drop").reshape(low_rank.a.shape)
+    if not isinstance(low_rank.b, tuple):
+        cube = dense(low_rank.b, dtype).reshape(-1, P, R)
         first = 0
         for part, size in low_rank.out_features:
             if part in low_rank.parts:
                 i = low_rank.parts.index(part)
                 cube = cube.at[first : first + size, i, rows].set(b[i], mode="drop")
             first += size
-        new_b = cube.reshape(low_rank.b.shape)
+        new_b = padded(cube.reshape(low_rank.b.shape))
     else:
-        new_b = tuple(x.at[:, rows].set(y, mode="drop") for x, y in zip(low_rank.b, b, strict=True))
-    return replace(low_rank, a=stacked, b=new_b, scale=low_rank.scale.at[:, rows].set(scale, mode="drop"))
+        new_b = tuple(
+            padded(dense(x, dtype).at[:, rows].set(y, mode="drop")) for x, y in zip(low_rank.b, b, strict=True)
+        )
+    return replace(low_rank, a=padded(stacked), b=new_b, scale=low_rank.scale.at[:, rows].set(scale, mode="drop"))
 
 
 def _one_matrix(b: Sequence[Array], parts: Sequence[str], out_features: Sequence[tuple[str, int]]) -> Array:

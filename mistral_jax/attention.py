@@ -22,7 +22,7 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from mistral_jax.dot import precision_of, row_sum
+from mistral_jax.dot import batched_dot, precision_of, row_sum
 from mistral_jax.kv_cache import BLOCK, LayerCache, key_blocks, key_positions
 
 # Stands for minus infinity: finite, so that a block without any visible key gives 0 and never NaN.
@@ -82,10 +82,10 @@ def attend(
     _, K, S, _ = layer.keys.shape
     G = N // K
     grouped = queries.reshape(B, T, K, G, H).transpose(0, 2, 3, 1, 4).reshape(B, K, G * T, H)
-    grouped = grouped.astype(layer.keys.dtype)
     M = G * T
-    if M == 1:  # Without groups, and one token: a dot of a single row has other bits than the same row among others.
-        grouped = jnp.pad(grouped, ((0, 0), (0, 0), (0, 1), (0, 0)))
+    # Without groups, and for one token, there is a single query: it gets a second beside it, as it has among others.
+    spare = ((0, 0), (0, 0), (0, 1 if M == 1 else 0), (0, layer.keys.shape[-1] - H))
+    grouped = jnp.pad(grouped.astype(layer.keys.dtype), spare)
 
     def visible(index: jax.Array) -> tuple[jax.Array, jax.Array]:
         held = key_positions(index, last, S)
@@ -105,7 +105,7 @@ def attend(
         merged = _parallel(grouped, layer, first_slot=first_slot, count=count, visible=visible)
     _, total, weighted = merged
     out = weighted / jnp.where(total == 0, 1.0, total)[..., None]  # [B, K, M, H]
-    return out[:, :, :M].reshape(B, K, G, T, H).transpose(0, 3, 1, 2, 4).reshape(B, T, N, H)
+    return out[:, :, :M, :H].reshape(B, K, G, T, H).transpose(0, 3, 1, 2, 4).reshape(B, T, N, H)
 
 
 def _loop(
@@ -116,21 +116,9 @@ def _loop(
     def body(block: jax.Array, merged: Partial) -> Partial:
         keys, values = key_blocks(layer, first_slot=first_slot, rows=B, first=block)
         bias, held = visible(block * BLOCK + jnp.arange(BLOCK))
-        scores = lax.dot_general(  # [B, K, M, J]
-            grouped,
-            _only(held[:, None, :, None], keys),
-            (((3,), (3,)), ((0, 1), (0, 1))),
-            precision=precision_of(keys),
-            preferred_element_type=jnp.float32,
-        )
+        scores = batched_dot(grouped, _only(held[:, None, :, None], keys))  # [B, K, M, J]
         weights, high, total = _softmax_parts(scores, bias, values.dtype)
-        weighted = lax.dot_general(  # [B, K, M, H]
-            weights,
-            _only(held[:, None, None, :], values),
-            (((3,), (3,)), ((0, 1), (0, 1))),
-            precision=precision_of(values),
-            preferred_element_type=jnp.float32,
-        )
+        weighted = batched_dot(weights, _only(held[:, None, None, :], values))  # [B, K, M, H]
         return _merge(merged, (high, total, weighted))
 
     return lax.fori_loop(0, in_use, body, _nothing(B, K, M, H))

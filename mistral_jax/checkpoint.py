@@ -10,6 +10,7 @@ import json
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 from functools import lru_cache
+from itertools import groupby
 from pathlib import Path
 from typing import Any
 
@@ -27,8 +28,9 @@ from conversion.weight_files import is_gguf
 from conversion.weight_forms import Form, form_bytes, form_of
 from mistral_jax.config import MistralConfig
 from mistral_jax.device import Device
+from mistral_jax.dot import storable_shape
 from mistral_jax.mistral import Mistral
-from mistral_jax.quant.array import Weight, dense
+from mistral_jax.quant.array import PaddedArray, Weight, dense
 from mistral_jax.quant.loading import load_weight
 from mistral_jax.quant.plan import Quantization, stored_kind
 
@@ -120,9 +122,21 @@ def plan_weights(
             (part, form_of(stored_kind(source, part), source.shape(part), quant, is_output=is_output))
             for part in source_names(name)
         ]
-        size = sum(form_bytes(form, source.shape(part), itemsize) for part, form in parts)
+        size = sum(form_bytes(form, shape, itemsize) for form, shape in _stored_shapes(source, parts))
         planned.append(PlannedWeight(name=name, parts=tuple(parts), nbytes=size))
     return planned
+
+
+def _stored_shapes(source: TensorSource, parts: list[tuple[str, Form]]) -> list[tuple[Form, tuple[int, ...]]]:
+    """What the tensors of one weight are held in: plain matrices padded, those that lie below each other together."""
+    stored: list[tuple[Form, tuple[int, ...]]] = []
+    for form, group in groupby(parts, key=lambda part: part[1]):
+        shapes = [source.shape(name) for name, _ in group]
+        if form == "dense" and len(shapes[0]) == 2:
+            stored.append((form, storable_shape(sum(rows for rows, _ in shapes), shapes[0][1])))
+        else:
+            stored += [(form, shape) for shape in shapes]
+    return stored
 
 
 def load_weights(
@@ -155,7 +169,8 @@ def load_weights(
         if progress is not None:
             progress(done, total)
     graphdef, abstract = _abstract(config, jnp.dtype(dtype))
-    return nnx.merge(graphdef, jax.tree.unflatten(jax.tree.structure(abstract), leaves))
+    structure = jax.tree.structure(abstract, is_leaf=lambda x: isinstance(x, PaddedArray))
+    return nnx.merge(graphdef, jax.tree.unflatten(structure, leaves))
 
 
 @lru_cache(maxsize=4)

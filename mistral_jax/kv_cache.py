@@ -26,6 +26,7 @@ import jax
 import jax.numpy as jnp
 
 from mistral_jax.config import MistralConfig
+from mistral_jax.dot import LEAST_INNER, OUTER_MULTIPLE
 
 BLOCK = 128
 """Keys are read in blocks of this length; S is a multiple of it."""
@@ -69,9 +70,14 @@ class KVCache:
         """
         layers: list[LayerCache] = []
         for size in layer_lengths(config, length=length, chunk=chunk):
-            K, H = config.num_kv_heads, config.head_dim
+            K, H = config.num_kv_heads, stored_head_dim(config)
             layers.append(LayerCache(jnp.zeros((slots, K, size, H), dtype), jnp.zeros((slots, K, H, size), dtype)))
         return cls(tuple(layers))
+
+
+def stored_head_dim(config: MistralConfig) -> int:
+    """H of the cache: the model's, with zeros beside it where products need them."""
+    return max(-(-config.head_dim // OUTER_MULTIPLE) * OUTER_MULTIPLE, LEAST_INNER)
 
 
 def layer_lengths(config: MistralConfig, *, length: int, chunk: int) -> list[int]:
@@ -93,12 +99,14 @@ def write(
     """Store the keys and values of T tokens for B neighbouring slots.
 
     Args:
-      keys, values: [B, T, K, H], T at most the `chunk` of the allocation.
+      keys, values: [B, T, K, H], T at most the `chunk` of the allocation, H that of the model.
       first_slot: int32 scalar; row b goes to slot `first_slot + b`.
       positions: int32 [B, T].
       valid: bool [B, T]; other tokens (padding, idle rows) are not stored.
     """
     S = layer.length
+    spare = ((0, 0), (0, 0), (0, 0), (0, layer.keys.shape[-1] - keys.shape[-1]))
+    keys, values = jnp.pad(keys, spare), jnp.pad(values, spare)
     slots = first_slot + jnp.arange(keys.shape[0])[:, None]
     # An index out of bounds is dropped by the scatter: that is how invalid tokens leave no trace.
     index = jnp.where(valid, positions % S, S)

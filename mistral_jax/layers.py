@@ -1,7 +1,7 @@
 """The small modules: linear, embedding, normalisation. All weights are stored `[out, in]`, as checkpoints have them.
 
-`matmul` and `take_rows` are the two places where a weight meets activations. A weight is a plain array, or one of the packed
-forms of `mistral_jax.quant`, which the loader puts in its place.
+`mistral_jax.quant.product` has the two places where a weight meets activations. A weight is a plain array, padded where products
+need it, or one of the packed forms of `mistral_jax.quant`, which the loader puts in its place.
 """
 
 from __future__ import annotations
@@ -11,19 +11,9 @@ import jax.numpy as jnp
 from flax import nnx
 from jax import lax
 
-from mistral_jax.dot import dot, row_sum
-from mistral_jax.quant.array import Packed, Weight
-from mistral_jax.quant.product import packed_product, packed_rows
-
-
-def matmul(x: jax.Array, weight: Weight) -> jax.Array:
-    """`x` [..., in] times `weight` [out, in] transposed: float32 [..., out]. Give it at least two rows: see `dot`."""
-    return packed_product(x, weight) if isinstance(weight, Packed) else dot(x, weight)
-
-
-def take_rows(weight: Weight, rows: jax.Array, dtype: jnp.dtype) -> jax.Array:
-    """Rows of `weight` [out, in] by number: int [...] -> `dtype` [..., in]."""
-    return (packed_rows(weight, rows) if isinstance(weight, Packed) else weight[rows]).astype(dtype)
+from mistral_jax.dot import row_sum
+from mistral_jax.quant.array import padded
+from mistral_jax.quant.product import matmul, take_rows
 
 
 class Linear(nnx.Module):
@@ -36,7 +26,7 @@ class Linear(nnx.Module):
         self, in_features: int, out_features: int, *, bias: bool, dtype: jax.typing.DTypeLike, rngs: nnx.Rngs
     ) -> None:
         scale = in_features**-0.5
-        self.weight = nnx.Param(jax.random.normal(rngs.params(), (out_features, in_features), dtype) * scale)
+        self.weight = nnx.Param(padded(jax.random.normal(rngs.params(), (out_features, in_features), dtype) * scale))
         self.bias = nnx.Param(jnp.zeros((out_features,), dtype)) if bias else None
 
     def __call__(self, x: jax.Array) -> jax.Array:
@@ -49,7 +39,8 @@ class Embedding(nnx.Module):
 
     def __init__(self, vocab_size: int, features: int, *, dtype: jax.typing.DTypeLike, rngs: nnx.Rngs) -> None:
         self.dtype = jnp.dtype(dtype)
-        self.weight = nnx.Param(jax.random.normal(rngs.params(), (vocab_size, features), dtype) * features**-0.5)
+        weight = jax.random.normal(rngs.params(), (vocab_size, features), dtype) * features**-0.5
+        self.weight = nnx.Param(padded(weight))
 
     def __call__(self, tokens: jax.Array) -> jax.Array:
         return take_rows(self.weight.get_value(), tokens, self.dtype)

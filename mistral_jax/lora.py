@@ -31,7 +31,8 @@ import jax.numpy as jnp
 
 from conversion.adapters.modules import ModuleKey
 from mistral_jax.config import MistralConfig
-from mistral_jax.dot import dot
+from mistral_jax.quant.array import Plain
+from mistral_jax.quant.product import matmul
 
 PROJECTIONS: dict[str, tuple[str, ...]] = {
     "qkv_proj": ("q_proj", "k_proj", "v_proj"),
@@ -62,9 +63,9 @@ def part_features(config: MistralConfig) -> dict[str, tuple[int, int]]:
 class LowRank:
     """The factors of all adapters for one projection. Only parts that some adapter may change are in it."""
 
-    a: jax.Array
+    a: Plain
     """[P * R, in]: the A of every part, one below the other, so that one product serves all."""
-    b: tuple[jax.Array, ...] | jax.Array
+    b: tuple[Plain, ...] | Plain
     """[out_p, R] for each part; or, where that is small, all in one [out, P * R] whose other entries are zero: one product
     instead of several."""
     scale: jax.Array
@@ -74,6 +75,12 @@ class LowRank:
     out_features: tuple[tuple[str, int], ...]
     """Static: name and rows of every part of the projection, with and without adapters."""
 
+    @property
+    def apart(self) -> tuple[Plain, ...]:
+        """The B of each part, of factors whose B are apart."""
+        assert isinstance(self.b, tuple)
+        return self.b
+
     def __call__(self, x: jax.Array, weights: tuple[jax.Array, ...]) -> jax.Array:
         """What the adapters add to the projection of `x` [B, T, in]: float32 [B, T, out].
 
@@ -81,11 +88,11 @@ class LowRank:
           weights: for each part float32 [B, T, R], the weight of each rank row's owner (axes of length one are broadcast).
         """
         P, R = self.scale.shape
-        z = dot(x, self.a).reshape(*x.shape[:-1], P, R)
+        z = matmul(x, self.a).reshape(*x.shape[:-1], P, R)
         weighted = [(z[..., i, :] * (weights[i] * self.scale[i])).astype(x.dtype) for i in range(P)]
-        if isinstance(self.b, jax.Array):
-            return dot(jnp.concatenate(weighted, axis=-1), self.b)
-        deltas = {name: dot(weighted[i], self.b[i]) for i, name in enumerate(self.parts)}
+        if not isinstance(self.b, tuple):
+            return matmul(jnp.concatenate(weighted, axis=-1), self.b)
+        deltas = {name: matmul(weighted[i], self.b[i]) for i, name in enumerate(self.parts)}
         rows = x.shape[:-1]
         out = [
             deltas[name] if name in deltas else jnp.zeros((*rows, size), jnp.float32)

@@ -20,8 +20,9 @@ from mistral_jax.attention import attend
 from mistral_jax.config import MistralConfig
 from mistral_jax.dot import precision_of
 from mistral_jax.kv_cache import KVCache, LayerCache, write
-from mistral_jax.layers import Embedding, Linear, RMSNorm, matmul
+from mistral_jax.layers import Embedding, Linear, RMSNorm
 from mistral_jax.lora import LayerMixture, Mixture
+from mistral_jax.quant.product import matmul
 from mistral_jax.rope import attention_temperature, rotate, rotation
 
 Attend = Callable[[jax.Array, jax.Array, jax.Array], jax.Array]

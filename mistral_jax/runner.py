@@ -31,7 +31,7 @@ from mistral_jax import step
 from mistral_jax.adapter_choice import BASE, AdapterChoice
 from mistral_jax.adapters import AdapterSet
 from mistral_jax.ahead import decode_ahead
-from mistral_jax.kv_cache import BLOCK, KVCache, layer_lengths
+from mistral_jax.kv_cache import BLOCK, KVCache, layer_lengths, stored_head_dim
 from mistral_jax.lora import AdapterBank
 from mistral_jax.mistral import Mistral
 from mistral_jax.mixing import AdaptedModel, Caches, MixingRows, RowMixing
@@ -269,7 +269,7 @@ class Runner:
             * self._rows
             * sum(lengths)
             * self.config.num_kv_heads
-            * self.config.head_dim
+            * stored_head_dim(self.config)
             * self.dtype.itemsize
         )
 

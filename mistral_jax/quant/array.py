@@ -7,12 +7,14 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import partial
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 
 from conversion.dequantize import unpack
 from conversion.ggml_types import GGMLType
+from mistral_jax.dot import storable_shape
 
 
 @partial(jax.tree_util.register_dataclass, data_fields=["raw"], meta_fields=["kind"])
@@ -66,12 +68,50 @@ class Int8Array:
         return (self.values.astype(jnp.float32) * self.scales[:, None]).astype(dtype)
 
 
+@partial(jax.tree_util.register_dataclass, data_fields=["values"], meta_fields=["shape"])
+@dataclass(frozen=True)
+class PaddedArray:
+    """A plain matrix with zeros below and beside it, because products with its own shape would have bits that depend on the number
+    of rows (see `mistral_jax.dot`). Made by `padded`."""
+
+    values: jax.Array
+    """[out', in'], the `storable_shape` of `shape`; zeros beyond it."""
+    shape: tuple[int, int]
+    """[out, in], static."""
+
+    @property
+    def dtype(self) -> jnp.dtype:
+        return self.values.dtype
+
+    @property
+    def nbytes(self) -> int:
+        return self.values.nbytes
+
+    def __getitem__(self, index: Any) -> jax.Array:
+        """Of the plain matrix."""
+        return self.dequantize(self.dtype)[index]
+
+    def dequantize(self, dtype: jax.typing.DTypeLike = jnp.float32) -> jax.Array:
+        """The plain matrix [out, in]."""
+        rows, columns = self.shape
+        return self.values[:rows, :columns].astype(dtype)
+
+
+def padded(matrix: jax.Array) -> jax.Array | PaddedArray:
+    """A plain matrix [out, in] in a form that products take: as it is where its shape allows it, else with zeros round it."""
+    rows, columns = matrix.shape
+    stored_rows, stored_columns = storable_shape(rows, columns)
+    if (rows, columns) == (stored_rows, stored_columns):
+        return matrix
+    return PaddedArray(jnp.pad(matrix, ((0, stored_rows - rows), (0, stored_columns - columns))), (rows, columns))
+
+
 @partial(jax.tree_util.register_dataclass, data_fields=["parts"], meta_fields=[])
 @dataclass(frozen=True)
 class RowStack:
     """Matrices of different forms, one below the other: a fused projection whose parts a file quantises differently."""
 
-    parts: tuple[QuantizedArray | Int8Array | jax.Array, ...]
+    parts: tuple[QuantizedArray | Int8Array | PaddedArray | jax.Array, ...]
     """[out_i, in] each."""
 
     @property
@@ -88,13 +128,15 @@ class RowStack:
 
 
 Packed = QuantizedArray | Int8Array | RowStack
-Weight = jax.Array | Packed
+Plain = jax.Array | PaddedArray
+"""A matrix of floats."""
+Weight = Plain | Packed
 """What a linear layer or an embedding may hold."""
 
 
 def dense(weight: Weight, dtype: jax.typing.DTypeLike) -> jax.Array:
     """A weight of any form as a plain array."""
-    return weight.dequantize(dtype) if isinstance(weight, Packed) else weight.astype(dtype)
+    return weight.dequantize(dtype) if isinstance(weight, PaddedArray | Packed) else weight.astype(dtype)
 
 
 @partial(jax.jit, static_argnames="dtype")

@@ -21,13 +21,43 @@ from jax import lax
 from conversion.dequantize import unpack
 from conversion.ggml_types import GGMLType
 from mistral_jax.dot import dot
-from mistral_jax.quant.array import Int8Array, Packed, QuantizedArray, RowStack
+from mistral_jax.quant.array import Int8Array, Packed, PaddedArray, Plain, QuantizedArray, RowStack, Weight, padded
 from mistral_jax.quant.native import native
 
 _CPU_TILE_BYTES = 4 * 2**20
 """Of unpacked weights: they stay in the last-level cache between unpacking and the dot."""
 _FUSED_ROWS = 8
 """Most rows for which a device that is no CPU unpacks inside the product: each row unpacks anew."""
+
+
+def matmul(x: jax.Array, weight: Weight) -> jax.Array:
+    """`x` [..., in] times `weight` [out, in] transposed, in whatever form: float32 [..., out].
+
+    The result is not fused with what follows it, so a row has the same bits in every program and beside any number of rows.
+    """
+    return packed_product(x, weight) if isinstance(weight, Packed) else _plain_product(x, weight)
+
+
+def take_rows(weight: Weight, rows: jax.Array, dtype: jnp.dtype) -> jax.Array:
+    """Rows of `weight` [out, in] by number: int [...] -> `dtype` [..., in]."""
+    match weight:
+        case PaddedArray():
+            return weight.values[rows][..., : weight.shape[1]].astype(dtype)
+        case QuantizedArray() | Int8Array() | RowStack():
+            # The barrier keeps the last product of unpacking from being fused with a sum that only some programs have.
+            return lax.optimization_barrier(packed_rows(weight, rows).astype(dtype))
+        case _:
+            return weight[rows].astype(dtype)
+
+
+def _plain_product(x: jax.Array, weight: Plain) -> jax.Array:
+    if not isinstance(weight, PaddedArray):
+        return dot(x, weight)
+    rows, columns = weight.shape
+    spare = weight.values.shape[1] - columns
+    if spare:
+        x = jnp.pad(x, [(0, 0)] * (x.ndim - 1) + [(0, spare)])
+    return dot(x, weight.values)[..., :rows]
 
 
 def packed_product(x: jax.Array, weight: Packed) -> jax.Array:
@@ -41,8 +71,7 @@ def packed_product(x: jax.Array, weight: Packed) -> jax.Array:
         case Int8Array():
             return _int8_product(x, weight)
         case RowStack():
-            parts = [packed_product(x, p) if isinstance(p, Packed) else dot(x, p) for p in weight.parts]
-            return jnp.concatenate(parts, axis=-1)
+            return jnp.concatenate([matmul(x, part) for part in weight.parts], axis=-1)
 
 
 def packed_rows(weight: Packed, rows: jax.Array) -> jax.Array:
@@ -64,7 +93,8 @@ def _int8_product(x: jax.Array, weight: Int8Array) -> jax.Array:
     rounded = lax.optimization_barrier(jnp.round(y / scale).astype(jnp.int8))
     axes = (((x.ndim - 1,), (1,)), ((), ()))
     exact = lax.optimization_barrier(lax.dot_general(rounded, weight.values, axes, preferred_element_type=jnp.int32))
-    return exact.astype(jnp.float32) * scale * weight.scales
+    # Without this one the last multiplication is fused with the sum that follows it in some programs, and not in others.
+    return lax.optimization_barrier(exact.astype(jnp.float32) * scale * weight.scales)
 
 
 def _blocks_product(x: jax.Array, weight: QuantizedArray) -> jax.Array:
@@ -86,7 +116,7 @@ def _product_of_rows(x: jax.Array, raw: jax.Array, *, kind: GGMLType, one_token:
     def elsewhere(x: jax.Array, raw: jax.Array) -> jax.Array:
         if x.shape[0] <= _FUSED_ROWS:
             return fused_product(x, raw, kind)
-        return dot(x, lax.optimization_barrier(unpack(raw, kind, x.dtype)))
+        return _plain_product(x, padded(lax.optimization_barrier(unpack(raw, kind, x.dtype))))
 
     return lax.platform_dependent(x, raw, cpu=on_cpu, default=elsewhere)
 
@@ -98,7 +128,7 @@ def _tiled_product(x: jax.Array, raw: jax.Array, kind: GGMLType) -> jax.Array:
 
     def product(first: jax.Array | int, count: int) -> jax.Array:
         # Without the barrier XLA unpacks inside the dot, element by element.
-        return dot(x, lax.optimization_barrier(_unpack_on_cpu(raw, kind, x.dtype, first, count)))
+        return _plain_product(x, padded(lax.optimization_barrier(_unpack_on_cpu(raw, kind, x.dtype, first, count))))
 
     whole = out // tile
     if whole == 1:

@@ -51,7 +51,7 @@ def _form(weight: Weight) -> str:
         case Int8Array() | RowStack():
             return "int8"
         case _:
-            return str(weight.dtype)
+            return str(weight.dtype)  # plain, padded or not
 
 
 def _count(shape: tuple[int, ...]) -> int:

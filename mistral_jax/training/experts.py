@@ -23,6 +23,7 @@ from conversion.tensor_source import Array
 from mistral_jax.adapter_loading import open_adapters
 from mistral_jax.adapters import AdapterSet
 from mistral_jax.lora import AdapterBank, LowRank, part_features
+from mistral_jax.quant.array import Plain, dense, padded
 from mistral_jax.training.base import BaseModel
 from mistral_jax.training.lora_training import BankFactors, TrainedLoRA
 
@@ -95,18 +96,22 @@ def trainable(bank: AdapterBank) -> BankFactors:
     """Copies of the factors in a bank whose B are apart."""
     return tuple(
         {
-            projection: {"a": jnp.copy(low_rank.a), "b": tuple(map(jnp.copy, low_rank.b))}
+            projection: {"a": _copy(low_rank.a), "b": tuple(map(_copy, low_rank.apart))}
             for projection, low_rank in projections.items()
         }
         for projections in bank.layers
     )
 
 
+def _copy(factor: Plain) -> jax.Array:
+    return jnp.copy(dense(factor, factor.dtype))
+
+
 def with_factors(bank: AdapterBank, factors: BankFactors, dtype: jax.typing.DTypeLike) -> AdapterBank:
     """A bank of the same experts with other factors, rounded to `dtype` as loading does."""
 
     def changed(low_rank: LowRank, own: Mapping[str, jax.Array]) -> LowRank:
-        return replace(low_rank, a=own["a"].astype(dtype), b=tuple(b.astype(dtype) for b in own["b"]))
+        return replace(low_rank, a=padded(own["a"].astype(dtype)), b=tuple(padded(b.astype(dtype)) for b in own["b"]))
 
     layers = tuple(
         {projection: changed(low_rank, own[projection]) for projection, low_rank in projections.items()}

@@ -25,6 +25,7 @@ from conversion.tensor_source import Array
 from mistral_jax.config import MistralConfig
 from mistral_jax.language_model import LanguageModel
 from mistral_jax.lora import PROJECTIONS, AdapterBank, LayerMixture, LowRank, Mixture, part_features
+from mistral_jax.quant.array import padded
 from mistral_jax.training.base import BaseModel
 from mistral_jax.training.chat_data import Data
 from mistral_jax.training.data_sets import prepare_data
@@ -181,8 +182,8 @@ class LoRALoss:
             for projection, factors in projections.items():
                 parts = _adapted(projection, self.targets)
                 made[projection] = LowRank(
-                    a=factors["a"].astype(dtype),
-                    b=tuple(b.astype(dtype) for b in factors["b"]),
+                    a=padded(factors["a"].astype(dtype)),
+                    b=tuple(padded(b.astype(dtype)) for b in factors["b"]),
                     scale=jnp.full((len(parts), self.rank), self.scale, jnp.float32),
                     parts=parts,
                     out_features=tuple((part, features[part][0]) for part in PROJECTIONS[projection]),

@@ -28,6 +28,7 @@ from conversion.adapters.xlora_files import open_xlora
 from mistral_jax.adapters import AdapterSet
 from mistral_jax.language_model import LanguageModel
 from mistral_jax.lora import SHARED, AdapterBank, Mixture, ScalingColumns
+from mistral_jax.quant.array import dense
 from mistral_jax.training.base import BaseModel
 from mistral_jax.training.chat_data import Data
 from mistral_jax.training.data_sets import prepare_data
@@ -73,7 +74,7 @@ class TrainedXLoRA:
         """
         layers = [
             (
-                np.asarray(layer.weight.get_value()),
+                np.asarray(dense(layer.weight.get_value(), jnp.float32)),
                 None if layer.bias is None else np.asarray(layer.bias.get_value()),
             )
             for layer in self.classifier.layers

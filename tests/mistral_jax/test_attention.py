@@ -21,7 +21,8 @@ attend_jit = jax.jit(attend, static_argnames=("window", "num_blocks"))
 
 
 def layer_of(keys: np.ndarray, values: np.ndarray) -> LayerCache:
-    """A cache from arrays in the order in which the tests think: [slots, S, K, H] both."""
+    """A cache from arrays in the order in which the tests think, [slots, S, K, H] both; zeros beside H, as the cache has them."""
+    keys, values = (np.pad(x, ((0, 0), (0, 0), (0, 0), (0, 32 - H))) for x in (keys, values))
     return LayerCache(jnp.asarray(keys.transpose(0, 2, 1, 3)), jnp.asarray(values.transpose(0, 2, 3, 1)))
 
 

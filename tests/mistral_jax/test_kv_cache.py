@@ -94,13 +94,14 @@ def test_key_positions_tell_what_an_index_holds(S: int, last: int) -> None:
 
 
 def test_windowed_layers_keep_a_window_and_a_chunk_in_whole_blocks() -> None:
+    """Heads of 20 lie among zeros, up to what products take."""
     assert layer_lengths(CONFIG, length=1000, chunk=CHUNK) == [BLOCK, 8 * BLOCK]
     assert layer_lengths(CONFIG, length=1000, chunk=79) == [2 * BLOCK, 8 * BLOCK]
     assert layer_lengths(CONFIG, length=60, chunk=CHUNK) == [BLOCK, BLOCK]
     cache = KVCache.allocate(CONFIG, slots=3, length=1000, chunk=CHUNK, dtype=jnp.bfloat16)
-    assert [layer.keys.shape for layer in cache.layers] == [(3, 2, 128, 20), (3, 2, 1024, 20)]
-    assert [layer.values.shape for layer in cache.layers] == [(3, 2, 20, 128), (3, 2, 20, 1024)]
-    assert cache.nbytes == 2 * 2 * 3 * (128 + 1024) * 2 * 20
+    assert [layer.keys.shape for layer in cache.layers] == [(3, 2, 128, 32), (3, 2, 1024, 32)]
+    assert [layer.values.shape for layer in cache.layers] == [(3, 2, 32, 128), (3, 2, 32, 1024)]
+    assert cache.nbytes == 2 * 2 * 3 * (128 + 1024) * 2 * 32
     assert cache.slots == 3
 
 

@@ -13,7 +13,7 @@ from conversion.quantize import quantize
 from mistral_jax.adapters import AdapterSet, BankFullError
 from mistral_jax.lora import Mixture, ScalingColumns, part_features
 from mistral_jax.mistral import Mistral
-from mistral_jax.quant.array import QuantizedArray
+from mistral_jax.quant.array import QuantizedArray, padded
 from tests.mistral_jax.tiny_adapters import CONFIG, LORAS, RandomLoRA, adapter_set, model
 
 TOKENS = np.random.default_rng(1).integers(3, CONFIG.vocab_size, (3, 11)).astype(np.int32)
@@ -43,9 +43,9 @@ def merged(weights: list[float]) -> Mistral:
             before = {"k_proj": ["q_proj"], "v_proj": ["q_proj", "k_proj"], "up_proj": ["gate_proj"]}
             first = sum(features[part][0] for part in before.get(key.part, []))
             delta = weight * lora.modules[key].scale * (b.astype(np.float64) @ a)
-            full = np.asarray(linear.weight.get_value()).astype(np.float64)
+            full = np.asarray(linear.weight[...]).astype(np.float64)
             full[first : first + len(b)] += delta
-            linear.weight.set_value(jnp.asarray(full, jnp.float32))
+            linear.weight.set_value(padded(jnp.asarray(full, jnp.float32)))
     return module
 
 
@@ -89,9 +89,9 @@ def test_adapters_work_over_packed_weights() -> None:
             weight = linear.weight.get_value()
             if weight.shape[1] % 32:
                 continue
-            array = QuantizedArray(quantize(weight, BY_NAME["Q8_0"]), BY_NAME["Q8_0"])
+            array = QuantizedArray(quantize(weight[...], BY_NAME["Q8_0"]), BY_NAME["Q8_0"])
             linear.weight.set_value(array)
-            getattr(getattr(layer_plain, group), name).weight.set_value(array.dequantize())
+            getattr(getattr(layer_plain, group), name).weight.set_value(padded(array.dequantize()))
     weights = np.array([[1.0, 0.0, 0.0], [0.2, 0.5, 0.3], [0.0, 0.0, 0.0]])
     actual = packed.hidden_states(jnp.asarray(TOKENS), mixture(adapter_set(), weights))
     expected = plain.hidden_states(jnp.asarray(TOKENS), mixture(adapter_set(), weights))

@@ -12,10 +12,10 @@ from gguf import GGMLQuantizationType, quants
 
 from conversion.dequantize import UNPACKABLE
 from conversion.ggml_types import BY_NAME, TYPES, GGMLType
-from mistral_jax.layers import matmul, take_rows
 from mistral_jax.quant import product
-from mistral_jax.quant.array import QuantizedArray, RowStack, dense, int8_array
+from mistral_jax.quant.array import QuantizedArray, RowStack, dense, int8_array, padded
 from mistral_jax.quant.native import native
+from mistral_jax.quant.product import matmul, take_rows
 
 PACKED = [kind for kind in TYPES if kind.dtype is None and kind.name in UNPACKABLE]
 
@@ -112,7 +112,7 @@ def test_a_stack_of_forms_multiplies_and_unpacks_as_one_matrix() -> None:
     stack = RowStack(
         (
             *(QuantizedArray(jnp.asarray(raw), BY_NAME[name]) for raw, (name, _) in zip(raws, parts, strict=True)),
-            jnp.asarray(plain),
+            padded(jnp.asarray(plain)),
         )
     )
     whole = np.concatenate(

@@ -79,7 +79,7 @@ class Batch:
         self.together = answers(self.runner, self.prompts, self.choices)
 
 
-@pytest.fixture(scope="module", params=["float32", "bfloat16"])
+@pytest.fixture(scope="module", params=["float32", "bfloat16", "int8-float32", "int8-bfloat16"])
 def batch(request: pytest.FixtureRequest) -> Batch:
     return Batch(request.param)
 

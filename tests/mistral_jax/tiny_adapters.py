@@ -11,10 +11,13 @@ from flax import nnx
 
 from conversion.adapters.modules import PARTS, ModuleKey
 from conversion.adapters.xlora_config import XLoRAConfig
+from conversion.ggml_types import BY_NAME
+from conversion.quantize import quantize
 from mistral_jax.adapters import AdapterSet
 from mistral_jax.config import MistralConfig
 from mistral_jax.lora import ScalingColumns, part_features
 from mistral_jax.mistral import Mistral
+from mistral_jax.quant.array import QuantizedArray, int8_array
 from mistral_jax.xlora import XLoRA
 
 CONFIG = MistralConfig.from_hf(
@@ -80,11 +83,29 @@ LORAS = (
 
 
 def model(dtype: str = "float32") -> Mistral:
-    return Mistral(CONFIG, param_dtype=jnp.dtype(dtype), rngs=nnx.Rngs(0))
+    """Args:
+    dtype: of plain weights; "int8-float32" is that of the activations of weights held as int8.
+    """
+    *form, dtype = dtype.split("-")
+    module = Mistral(CONFIG, param_dtype=jnp.dtype(dtype), rngs=nnx.Rngs(0))
+    return hold_matrices_as(form[0], module) if form else module
+
+
+def hold_matrices_as(form: str, module: Mistral) -> Mistral:
+    """Quantise all matrices of a model in place, as loading would: "int8", or a block type that their rows are made of."""
+    for path, variable in nnx.to_flat_state(nnx.state(module)):
+        if path[-1] == "weight" and len(variable.get_value().shape) == 2:
+            owner = module
+            for step in path[:-1]:
+                owner = owner[step] if isinstance(step, int) else getattr(owner, step)
+            plain = jnp.copy(variable.get_value()[...])
+            kind = BY_NAME.get(form)
+            owner.weight.set_value(int8_array(plain) if kind is None else QuantizedArray(quantize(plain, kind), kind))
+    return module
 
 
 def adapter_set(dtype: str = "float32", *, spare: int = 0) -> AdapterSet:
-    return AdapterSet(CONFIG, LORAS, dtype=jnp.dtype(dtype), spare=spare, spare_rank=8)
+    return AdapterSet(CONFIG, LORAS, dtype=jnp.dtype(dtype.split("-")[-1]), spare=spare, spare_rank=8)
 
 
 def xlora(**settings: object) -> XLoRA:
