@@ -21,8 +21,8 @@ from uvicorn.server import HANDLED_SIGNALS
 from serving.access import is_loopback
 from serving.app import create_app
 from serving.lifecycle import ServiceHost
+from serving.log_file import LogFile
 from serving.logs import configure_logging
-from serving.request_log import LogFile
 from serving.settings import Settings
 
 logger = logging.getLogger("mistral_jax.server")
