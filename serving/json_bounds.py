@@ -24,7 +24,7 @@ MAX_FIELDS = 512
 UNCOUNTED = 32_768
 """Bodies of at most so many bytes are not counted: they cannot hold much."""
 
-_BLOCK = 1 << 20
+_BLOCK = 1 << 18
 
 
 def check_bounds(body: bytes) -> None:
