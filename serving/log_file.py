@@ -144,6 +144,7 @@ class LogFile:
                 )
             self._cannot_reopen = True
             return
+        _keep_private(descriptor, self._path)
         self._cannot_reopen = self._reopen = self._cut = False
         os.close(self._descriptor)
         self._descriptor = descriptor
@@ -175,7 +176,7 @@ def _keep_private(descriptor: int, path: Path) -> None:
     collects logs has given them."""
     status = os.fstat(descriptor)
     mode = stat.S_IMODE(status.st_mode)
-    if not stat.S_ISREG(status.st_mode) or not mode & 0o007:
+    if os.name != "posix" or not stat.S_ISREG(status.st_mode) or not mode & 0o007:
         return
     try:
         os.fchmod(descriptor, mode & ~0o007)

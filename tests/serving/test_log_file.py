@@ -178,8 +178,10 @@ def test_a_renamed_file_is_made_again(tmp_path: Path) -> None:
         path.rename(old)
         written(log, path, "two")
         path.rename(tmp_path / "log.2")
-        path.touch(0o640)  # as logrotate's `create` does
+        path.touch()  # as logrotate's `create` does
+        path.chmod(0o644)
         written(log, path, "three")
+        assert mode_of(path) == 0o640
         path.unlink()
         written(log, path, "four")
     assert old.read_text() == "one\n"
