@@ -14,8 +14,11 @@ from serving.request import Engine, Event, Request
 MAX_PENDING_EVENTS = 8192
 """Events that one call holds for a client that reads too slowly, before the call is ended."""
 
+MAX_PENDING_ITEMS = 2**19
+"""Likewise, events and log-probabilities, with all alternatives, of about 200 bytes each."""
+
 MAX_HELD_ITEMS = 1_000_000
-"""What all calls hold for their clients together, in items of about 200 bytes. Beyond that the call that holds most is ended."""
+"""What all calls hold for their clients together, in such items. Beyond that the call that holds most is ended."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -137,7 +140,7 @@ class Generation:
 
     def take(self, event: ChoiceEvent) -> None:
         """Accept an event from the router."""
-        if len(self._pending) >= MAX_PENDING_EVENTS:
+        if len(self._pending) >= MAX_PENDING_EVENTS or self._items >= MAX_PENDING_ITEMS:
             self.overflow()
         if self._overflowed:
             return

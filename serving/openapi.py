@@ -190,7 +190,12 @@ class DocsController(Controller):
     def docs(self) -> Response[bytes]:
         """The document as a page."""
         headers = {"Content-Security-Policy": "default-src 'none'; style-src 'unsafe-inline'"}
-        return Response(page(document()).encode(), media_type="text/html", headers=headers)
+        return Response(_page(), media_type="text/html", headers=headers)
+
+
+@cache
+def _page() -> bytes:
+    return page(document()).encode()
 
 
 _STYLE = """

@@ -47,13 +47,13 @@ async def encode_chat(service: Service, messages: Sequence[ChatMessage], *, limi
         )
     if not messages:
         raise InvalidRequestError("messages: expected at least one message", param="messages")
-    return await anyio.to_thread.run_sync(_encode_chat, service.chat, messages, limiter=limiter)
-
-
-def _encode_chat(chat: ChatEncoder, messages: Sequence[ChatMessage]) -> Prompt:
     rendered = [_message(index, message) for index, message in enumerate(messages)]
+    return await anyio.to_thread.run_sync(_encode_chat, service.chat, rendered, limiter=limiter)
+
+
+def _encode_chat(chat: ChatEncoder, messages: list[dict[str, Any]]) -> Prompt:
     try:
-        return Prompt(tuple(chat.encode(rendered)))
+        return Prompt(tuple(chat.encode(messages)))
     except ValueError as error:
         raise InvalidRequestError(f"messages: {error}", param="messages", code="invalid_messages") from error
 
@@ -98,7 +98,12 @@ async def encode_prompts(
     Raises:
       InvalidRequestError: the list is empty, too long or mixed, or a token id is outside the vocabulary.
     """
-    return await anyio.to_thread.run_sync(_encode_prompts, service, prompt, most, echo, limiter=limiter)
+    forms = _prompt_forms(prompt)
+    if len(forms) > most:
+        raise InvalidRequestError(
+            f"prompt: {len(forms)} prompts are more than the {most} that one request may have", param="prompt"
+        )
+    return await anyio.to_thread.run_sync(_encode_prompts, service, forms, echo, limiter=limiter)
 
 
 def _prompt_forms(prompt: str | Sequence[str | int | Sequence[int]]) -> list[str | Sequence[int]]:
@@ -113,14 +118,7 @@ def _prompt_forms(prompt: str | Sequence[str | int | Sequence[int]]) -> list[str
     raise InvalidRequestError("prompt: texts, token ids and lists of token ids cannot be mixed", param="prompt")
 
 
-def _encode_prompts(
-    service: Service, prompt: str | Sequence[str | int | Sequence[int]], most: int, echo: bool
-) -> list[Prompt]:
-    forms = _prompt_forms(prompt)
-    if len(forms) > most:
-        raise InvalidRequestError(
-            f"prompt: {len(forms)} prompts are more than the {most} that one request may have", param="prompt"
-        )
+def _encode_prompts(service: Service, forms: list[str | Sequence[int]], echo: bool) -> list[Prompt]:
     return [
         _encode_text(service.tokenizer, form)
         if isinstance(form, str)

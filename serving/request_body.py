@@ -62,7 +62,9 @@ def check_content_type(content_type: str | None) -> None:
     if not given:
         raise UnsupportedMediaTypeError("the request has no Content-Type; send it with Content-Type: application/json")
     if given != "application/json" and not given.endswith("+json"):
-        raise UnsupportedMediaTypeError(f"content type {given[:100]!r} is not supported; send application/json")
+        raise UnsupportedMediaTypeError(
+            f"content type {given[:100]!r} is not supported; send it with Content-Type: application/json"
+        )
 
 
 def decode[Schema: msgspec.Struct](
