@@ -41,10 +41,12 @@ SETTLING = 1.0
 READ_SIZE = 16_384
 """Bytes that one connection reads before the others have their turn."""
 
-MAX_TINY_CHUNKS = 4_096
+MAX_TINY_CHUNKS = 1_024
 """Chunks of a body that may be tiny. Each takes 20 microseconds to parse, however little it holds."""
 _LINE = 64
 """Bytes between line ends, of which each chunk has two, from which on a chunk is not tiny."""
+_PIECE = 1_024
+"""Bytes after which what has many line ends is looked at again."""
 
 _LOOK_EVERY = 0.02
 """Seconds after which connections that were all busy are looked at again."""
@@ -184,10 +186,15 @@ class Connection(asyncio.BufferedProtocol):
         return self._connections.buffer
 
     def buffer_updated(self, nbytes: int) -> None:
+        data = bytes(self._connections.buffer[:nbytes])
+        size = _PIECE if data.count(b"\r\n") > nbytes // _LINE else READ_SIZE
+        for start in range(0, nbytes, size):
+            self._take(data[start : start + size])
+
+    def _take(self, data: bytes) -> None:
         if self._inner is None or self._transport.is_closing():
             return
         now = time.monotonic()
-        data = bytes(self._connections.buffer[:nbytes])
         self._inner.data_received(data)
         if self.phase is Phase.WAITING:
             self._headers_since = now if self._headers_since is None else self._headers_since
@@ -196,7 +203,7 @@ class Connection(asyncio.BufferedProtocol):
         if self._inner.cycle is not self._cycle:
             self._cycle, self.request_at, self._tiny_chunks = self._inner.cycle, now, 0
         if self.phase is Phase.UPLOADING and self._is_chunked():
-            self._tiny_chunks += max(0, data.count(b"\r\n") - nbytes // _LINE) // 2
+            self._tiny_chunks += max(0, data.count(b"\r\n") - len(data) // _LINE) // 2
             if self._tiny_chunks > MAX_TINY_CHUNKS:
                 message = f"the body comes in more than {MAX_TINY_CHUNKS} tiny chunks; send larger ones"
                 self._refuse(InvalidRequestError(message, code="tiny_chunks"))

@@ -137,6 +137,7 @@ def test_a_body_in_tiny_chunks_is_refused_before_it_holds_up_others() -> None:
         with contextlib.suppress(OSError):
             connection.sendall(b"1\r\n \r\n" * 200_000)
         wait_for(lambda: not server.server.server_state.tasks)
+        assert server.server.host.bodies.taken == 0
         with connect(server.url) as other:
             # A short body may come as it likes.
             other.sendall(HEAD + b"Transfer-Encoding: chunked\r\n\r\n")
