@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
@@ -85,6 +86,14 @@ class SamplingParams:
             raise SamplingParamsError(
                 "stop", f"stop: {length} characters in all; expected at most {MAX_STOP_CHARACTERS}"
             )
+
+    def for_sequence(self, *, max_tokens: int, seed: int) -> SamplingParams:
+        """The same with a limit and a seed, both within their ranges. Nothing is checked again, so that one call may have many
+        sequences with thousands of biases."""
+        own = copy.copy(self)
+        object.__setattr__(own, "max_tokens", max_tokens)
+        object.__setattr__(own, "seed", seed)
+        return own
 
     @property
     def is_greedy(self) -> bool:

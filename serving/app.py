@@ -10,9 +10,8 @@ from litestar import Litestar
 from litestar.config.cors import CORSConfig
 from litestar.datastructures import State
 from litestar.di import Provide
-from litestar.types import Middleware
 
-from serving.access import AllowedHosts, ApiKeys, allowed_names
+from serving.access import Access, AccessRules, allowed_names
 from serving.controllers.chat import ChatController
 from serving.controllers.completions import CompletionsController
 from serving.controllers.health import HealthController
@@ -21,10 +20,11 @@ from serving.controllers.metrics import MetricsController
 from serving.controllers.models import ModelsController
 from serving.errors import EXCEPTION_HANDLERS
 from serving.lifecycle import ServiceHost
+from serving.log_file import LogFile
 from serving.logs import configure_logging
 from serving.openapi import DocsController
 from serving.request_id import add_request_id
-from serving.request_log import LogFile, RequestLog
+from serving.request_log import RequestLog
 from serving.service import Service
 from serving.settings import Settings
 
@@ -53,16 +53,17 @@ def create_app(settings: Settings | None = None, *, service: Service | None = No
         if not logging.getLogger().handlers:  # under `litestar run`; our own command has done it
             configure_logging(settings.log_level)
         if settings.log is not None:
-            request_log.file = LogFile(settings.log)
+            request_log.file = host.log_file = LogFile(settings.log)
         host.start()
         try:
             yield
         finally:
             await host.stop()
-            if request_log.file is not None:
-                request_log.file.close()
-                request_log.file = None
+            if host.log_file is not None:
+                host.log_file.close()
+                request_log.file = host.log_file = None
 
+    cors = _cors(settings)
     app = Litestar(
         route_handlers=[
             ChatController,
@@ -75,18 +76,20 @@ def create_app(settings: Settings | None = None, *, service: Service | None = No
         ],
         dependencies={"host": Provide(provide_host)},
         exception_handlers=EXCEPTION_HANDLERS,
-        middleware=_middleware(settings),
         before_send=[add_request_id],
         lifespan=[lifespan],
-        cors_config=_cors(settings),
+        cors_config=cors,
         request_max_body_size=settings.max_body_bytes,
         openapi_config=None,
         logging_config=None,
         debug=False,
         state=State({"host": host}),
     )
-    # Around everything, so that requests for unknown addresses are told too.
-    app.state.request_log = app.asgi_handler = RequestLog(app.asgi_handler)
+    # Not as Litestar's middleware, which sees only what is routed: around the router, so that whoever may not come in learns
+    # nothing of what there is, and around that the log, which tells of everything.
+    names = allowed_names(settings.host, settings.allowed_hosts)
+    access = Access(app.asgi_handler, AccessRules(names=names, cors=cors, keys=settings.api_keys))
+    app.state.request_log = app.asgi_handler = RequestLog(access)
     return app
 
 
@@ -95,16 +98,6 @@ def build_service(settings: Settings) -> Service:
     from serving.build import build_service as build  # imports JAX, which takes its time: not before it is needed
 
     return build(settings)
-
-
-def _middleware(settings: Settings) -> list[Middleware]:
-    middleware: list[Middleware] = []
-    names = allowed_names(settings.host, settings.allowed_hosts)
-    if names is not None:
-        middleware.append(AllowedHosts(names))
-    if settings.api_keys:
-        middleware.append(ApiKeys(settings.api_keys))
-    return middleware
 
 
 def _cors(settings: Settings) -> CORSConfig | None:

@@ -8,15 +8,16 @@ import time
 from collections.abc import Sequence
 from typing import Any
 
+import anyio.to_thread
 import msgspec
 from litestar import Request, Response
 
 from serving.answers import Answer
 from serving.errors import ClientGoneError
+from serving.exchange import exchange_of
 from serving.generation import Generation
 from serving.lifecycle import ServiceHost
 from serving.request import Request as EngineRequest
-from serving.request_log import exchange_of
 from serving.service import Service
 from serving.streaming import EventStream, disconnected
 
@@ -59,7 +60,7 @@ async def respond(
         collecting.cancel()
         with contextlib.suppress(asyncio.CancelledError, Exception):
             await collecting
-    body = msgspec.json.encode(exchange.response)
+    body = await anyio.to_thread.run_sync(msgspec.json.encode, exchange.response)
     return Response(body, status_code=200, media_type="application/json")
 
 
@@ -68,4 +69,5 @@ async def _collect(generation: Generation, answer: Answer, limit: float | None) 
         async for choice_event in events:
             if choice_event is not None:
                 answer.take(choice_event)
-    return answer.whole()
+    # Off the event loop: with log-probabilities a long answer is a million objects.
+    return await anyio.to_thread.run_sync(answer.whole)

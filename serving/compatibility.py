@@ -64,7 +64,9 @@ FIELDS: tuple[Field, ...] = (
     _honoured("top_p", "above 0, up to 1"),
     _honoured("presence_penalty", "-2 to 2"),
     _honoured("frequency_penalty", "-2 to 2"),
-    _honoured("logit_bias", "-100 to 100 by token id; ids outside the vocabulary are refused by name"),
+    _honoured(
+        "logit_bias", "-100 to 100 by token id, 16384 of them at most; ids outside the vocabulary are refused by name"
+    ),
     _honoured(
         "seed", "any 64-bit integer; the answer depends on (seed, choice index, position) only, not on other requests"
     ),

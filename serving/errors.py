@@ -14,9 +14,9 @@ from litestar import Request, Response
 from litestar.exceptions import HTTPException
 from litestar.types import ExceptionHandlersMap
 
+from serving.exchange import exchange_of
 from serving.request import AdapterGoneError, EngineState, EngineUnavailableError, QueueFullError
 from serving.request_id import request_id_of
-from serving.request_log import exchange_of
 from serving.schemas import ErrorBody, ErrorResponse
 
 logger = logging.getLogger("mistral_jax.server")

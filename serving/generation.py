@@ -14,6 +14,12 @@ from serving.request import Engine, Event, Request
 MAX_PENDING_EVENTS = 8192
 """Events that one call holds for a client that reads too slowly, before the call is ended."""
 
+MAX_PENDING_ITEMS = 2**19
+"""Likewise, events and log-probabilities, with all alternatives, of about 200 bytes each."""
+
+MAX_HELD_ITEMS = 1_000_000
+"""What all calls hold for their clients together, in such items. Beyond that the call that holds most is ended."""
+
 
 @dataclass(frozen=True, slots=True)
 class ChoiceEvent:
@@ -33,6 +39,8 @@ class EventRouter:
     def __init__(self) -> None:
         self._loop: asyncio.AbstractEventLoop | None = None
         self._routes: dict[str, tuple[Generation, int]] = {}
+        self._held: dict[Generation, int] = {}
+        self._items = 0
         self.deliver = self._deliver
 
     def attach(self, loop: asyncio.AbstractEventLoop) -> None:
@@ -49,6 +57,23 @@ class EventRouter:
     def fail_all(self, message: str) -> None:
         """End every live answer with an error: for an engine that died without saying so to its requests."""
         self._route([Event(request_id=key, finish_reason="error", error=message) for key in list(self._routes)])
+
+    def hold(self, generation: Generation, items: int) -> None:
+        """Count what a call holds for its client: so many items more, or less. The call that holds most is ended if that is too
+        much."""
+        now = self._held.get(generation, 0) + items
+        if now:
+            self._held[generation] = now
+        else:
+            self._held.pop(generation, None)
+        self._items += items
+        if self._items > MAX_HELD_ITEMS:
+            max(self._held, key=lambda each: self._held[each]).overflow()
+
+    @property
+    def held(self) -> int:
+        """Items that all calls hold for their clients."""
+        return self._items
 
     @property
     def live(self) -> int:
@@ -86,6 +111,8 @@ class Generation:
         self._requests = tuple(requests)
         self._unfinished = {index: request.request_id for index, request in enumerate(requests)}
         self._pending: deque[ChoiceEvent] = deque()
+        self._items = 0
+        """In `_pending`."""
         self._ready = asyncio.Event()
         self._overflowed = False
 
@@ -109,13 +136,28 @@ class Generation:
         for request_id in self._unfinished.values():
             self._engine.cancel(request_id)
         self._unfinished.clear()
+        self._drop()
 
     def take(self, event: ChoiceEvent) -> None:
         """Accept an event from the router."""
-        if len(self._pending) >= MAX_PENDING_EVENTS:
-            self._overflowed = True
+        if len(self._pending) >= MAX_PENDING_EVENTS or self._items >= MAX_PENDING_ITEMS:
+            self.overflow()
+        if self._overflowed:
             return
         self._pending.append(event)
+        self._items += (items := _items_of(event.event))
+        self._router.hold(self, items)
+
+    def overflow(self) -> None:
+        """Drop what is held: the client is too slow, and will be told."""
+        self._overflowed = True
+        self._drop()
+        self._ready.set()
+
+    def _drop(self) -> None:
+        self._pending.clear()
+        items, self._items = self._items, 0
+        self._router.hold(self, -items)
 
     def wake(self) -> None:
         self._ready.set()
@@ -153,12 +195,20 @@ class Generation:
                             yield None
                     continue
                 choice = self._pending.popleft()
+                self._items -= (items := _items_of(choice.event))
+                self._router.hold(self, -items)
                 if choice.event.finish_reason is not None:
                     self._unfinished.pop(choice.index, None)
                     _raise_for(choice.event)
                 yield choice
         finally:
             self.cancel()
+
+
+def _items_of(event: Event) -> int:
+    """How much an event holds, about."""
+    logprobs = sum(1 + len(token.top) for token in event.logprobs)
+    return 1 + logprobs + sum(1 + token.weights.size // 32 for token in event.scalings)
 
 
 def _raise_for(event: Event) -> None:

@@ -12,8 +12,10 @@ from collections.abc import Callable
 import anyio
 import anyio.to_thread
 
+from serving.body_reading import BodyBudget
 from serving.errors import UnavailableError, without_paths
 from serving.generation import EventRouter
+from serving.log_file import LogFile
 from serving.metrics import Metrics
 from serving.request import EngineState, EngineStatus
 from serving.service import Service
@@ -34,9 +36,16 @@ class ServiceHost:
         self.router = EventRouter()
         self.encoding = anyio.CapacityLimiter(2)
         """Prompts rendered and encoded at the same time; more would take the interpreter from the engine's thread."""
+        self.decoding = anyio.CapacityLimiter(1)
+        """Large bodies decoded at the same time. Each holds the interpreter meanwhile, so more would not be faster."""
+        self.bodies = BodyBudget(settings.max_body_bytes)
         self.changing_adapters = asyncio.Lock()
         """Held while adapters are loaded or unloaded."""
-        self.metrics = Metrics(lambda: self.status, lambda: self._service)
+        self.log_file: LogFile | None = None
+        """Of `--log`, while the application runs."""
+        self.metrics = Metrics(
+            lambda: self.status, lambda: self._service, lambda: self.log_file.lost if self.log_file else None
+        )
         self.failure: str | None = None
         """Why the server cannot go on, once it cannot. Whoever runs the process ends it."""
         self._build = build

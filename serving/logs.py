@@ -1,14 +1,31 @@
-"""What the server tells on standard error."""
+"""The server's own log, on standard error."""
 
 from __future__ import annotations
 
+import asyncio
 import logging
+from datetime import datetime
+
+
+class _Formatter(logging.Formatter):
+    def formatTime(self, record: logging.LogRecord, datefmt: str | None = None) -> str:  # noqa: N802
+        """Date and time here, with the offset from UTC (ISO 8601)."""
+        return datetime.fromtimestamp(record.created).astimezone().isoformat(timespec="milliseconds")
 
 
 def configure_logging(level: str) -> None:
     """Our own messages on standard error, one line each; of the libraries, warnings."""
     handler = logging.StreamHandler()
-    handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s", datefmt="%H:%M:%S"))
+    handler.setFormatter(_Formatter("%(asctime)s %(levelname)s %(message)s"))
     logging.basicConfig(level=logging.WARNING, handlers=[handler], force=True)
     logging.getLogger("mistral_jax").setLevel(level.upper())
     logging.getLogger("uvicorn").setLevel(logging.WARNING if level != "error" else logging.ERROR)
+    logging.getLogger("uvicorn.error").addFilter(_is_news)
+
+
+def _is_news(record: logging.LogRecord) -> bool:
+    """Whether a record of uvicorn is worth a line. A request that was cancelled is no error of the application, and nobody needs a
+    library for websockets."""
+    kind = record.exc_info[0] if record.exc_info else None
+    cancelled = kind is not None and issubclass(kind, asyncio.CancelledError)
+    return not cancelled and not record.getMessage().startswith("No supported WebSocket library")

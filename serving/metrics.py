@@ -26,9 +26,15 @@ class Metrics:
     Args:
       status: of the engine.
       service: as soon as there is one.
+      lost_lines: of the request log; None where there is no such log.
     """
 
-    def __init__(self, status: Callable[[], EngineStatus], service: Callable[[], Service | None]) -> None:
+    def __init__(
+        self,
+        status: Callable[[], EngineStatus],
+        service: Callable[[], Service | None],
+        lost_lines: Callable[[], int | None] = lambda: None,
+    ) -> None:
         self._registry = CollectorRegistry(auto_describe=False)
         self._requests = Counter(
             "mistral_jax_requests",
@@ -37,6 +43,7 @@ class Metrics:
             registry=self._registry,
         )
         self._registry.register(_Engine(status, service))
+        self._registry.register(_Log(lost_lines))
 
     def count(self, use: AdapterUse, answers: int) -> None:
         """Count a request for so many answers."""
@@ -77,3 +84,17 @@ class _Engine(Collector):
             if adapter.number < len(measured):
                 shares.add_metric([adapter.name], measured[adapter.number])
         yield shares
+
+
+class _Log(Collector):
+    """What became of the lines of `--log`."""
+
+    def __init__(self, lost_lines: Callable[[], int | None]) -> None:
+        self._lost_lines = lost_lines
+
+    def collect(self) -> Iterable[Metric]:
+        lost = self._lost_lines()
+        if lost is not None:
+            yield CounterMetricFamily(
+                "mistral_jax_log_lines_lost", "Lines of --log that were dropped or could not be written", value=lost
+            )

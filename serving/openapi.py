@@ -11,7 +11,6 @@ from typing import Any
 import msgspec
 from litestar import Controller, Response, get
 
-from serving.access import PUBLIC
 from serving.schemas import (
     ChatCompletion,
     ChatCompletionChunk,
@@ -35,16 +34,17 @@ _REFERENCE = "#/components/schemas/"
 _ERRORS = {
     "400": "a wrong or unsupported value; `error.param` names the field",
     "401": "no valid API key, where the server asks for one",
-    "403": "adapters cannot be changed on this server",
+    "403": "not allowed: the host name, the web page, or a change of adapters",
     "404": "no such model or address",
+    "408": "the body did not arrive in time",
     "409": "the name is taken, or the adapter cannot be unloaded",
     "413": "the body is too large",
-    "415": "the body is not JSON",
+    "415": "the body is not sent as JSON (Content-Type: application/json)",
     "500": "the answer could not be finished",
     "503": "loading, stopping, or the queue is full; see Retry-After",
     "507": "there is no room for another adapter",
 }
-_GENERATION_ERRORS = ("400", "401", "404", "413", "415", "500", "503")
+_GENERATION_ERRORS = ("400", "401", "403", "404", "408", "413", "415", "500", "503")
 _CHANGE_ERRORS = ("400", "401", "403", "404", "409", "415", "503")
 _CURL = """curl http://localhost:1234{path} -H 'Content-Type: application/json' \\
   -d '{body}'"""
@@ -181,8 +181,6 @@ def document() -> dict[str, Any]:
 
 
 class DocsController(Controller):
-    opt = {PUBLIC: True}  # noqa: RUF012
-
     @get("/openapi.json", media_type="application/json", sync_to_thread=False)
     def openapi(self) -> Response[bytes]:
         """The OpenAPI document."""
@@ -192,7 +190,12 @@ class DocsController(Controller):
     def docs(self) -> Response[bytes]:
         """The document as a page."""
         headers = {"Content-Security-Policy": "default-src 'none'; style-src 'unsafe-inline'"}
-        return Response(page(document()).encode(), media_type="text/html", headers=headers)
+        return Response(_page(), media_type="text/html", headers=headers)
+
+
+@cache
+def _page() -> bytes:
+    return page(document()).encode()
 
 
 _STYLE = """

@@ -2,20 +2,19 @@
 
 from __future__ import annotations
 
-import asyncio
 import re
-from typing import Any
+from typing import Any, cast
 
+import anyio.to_thread
 import msgspec
 from litestar import Request
-from litestar.exceptions import InternalServerException
 
+from serving.body_reading import Reservation, read_body
 from serving.compatibility import Endpoint, refuse_unsupported
-from serving.errors import BodyTimeoutError, ClientGoneError, InvalidRequestError, UnsupportedMediaTypeError
-from serving.request_log import exchange_of
-
-BODY_TIMEOUT = 60.0
-"""Seconds that a client has to send its whole body."""
+from serving.errors import InvalidRequestError, UnsupportedMediaTypeError
+from serving.exchange import exchange_of
+from serving.json_bounds import UNCOUNTED, check_bounds, check_fields
+from serving.lifecycle import ServiceHost
 
 _FIELD = re.compile(r" - at `(?:key in )?\$\.?(.*)`$")
 _shallow = msgspec.json.Decoder(dict[str, msgspec.Raw])
@@ -32,22 +31,40 @@ async def read_request[Schema: msgspec.Struct](
     Raises:
       InvalidRequestError: it is not JSON, has a wrong type somewhere, or asks for what is not implemented.
       UnsupportedMediaTypeError: its content type is not JSON.
+      UnavailableError: other bodies take all the room.
       BodyTimeoutError: it did not arrive in time.
       ClientGoneError: the client left before it was complete.
       RequestEntityTooLarge: it is larger than the application reads.
     """
-    content_type = request.headers.get("content-type", "application/json").partition(";")[0].strip().lower()
-    if content_type != "application/json" and not content_type.endswith("+json"):
-        raise UnsupportedMediaTypeError(f"content type {content_type[:100]!r} is not supported; send application/json")
-    try:
-        async with asyncio.timeout(BODY_TIMEOUT):
-            body = await request.body()
-    except TimeoutError as error:
-        raise BodyTimeoutError(f"the body did not arrive within {BODY_TIMEOUT:g} seconds") from error
-    except InternalServerException as error:
-        raise ClientGoneError("the client closed the connection") from error
-    exchange_of(request.scope).request = body
-    return decode(body, decoder, endpoint)
+    check_content_type(request.headers.get("content-type"))
+    host = cast("ServiceHost", request.app.state["host"])
+    exchange = exchange_of(request.scope)
+    reservation = Reservation(host.bodies)
+    exchange.at_end.append(reservation.end)
+    body = await read_body(request, reservation)
+    if exchange.is_wanted:
+        exchange.request = body
+    if len(body) <= UNCOUNTED:
+        return decode(body, decoder, endpoint)
+    return await anyio.to_thread.run_sync(decode, body, decoder, endpoint, limiter=host.decoding)
+
+
+def check_content_type(content_type: str | None) -> None:
+    """Refuse a body that does not say that it is JSON.
+
+    A page of any site can make a browser post a body without a type, or as a form or plain text, and no browser asks before. For
+    JSON it asks first (a CORS preflight), and is told no.
+
+    Raises:
+      UnsupportedMediaTypeError: it says something else, or nothing.
+    """
+    given = (content_type or "").partition(";")[0].strip().lower()
+    if not given:
+        raise UnsupportedMediaTypeError("the request has no Content-Type; send it with Content-Type: application/json")
+    if given != "application/json" and not given.endswith("+json"):
+        raise UnsupportedMediaTypeError(
+            f"content type {given[:100]!r} is not supported; send it with Content-Type: application/json"
+        )
 
 
 def decode[Schema: msgspec.Struct](
@@ -59,7 +76,9 @@ def decode[Schema: msgspec.Struct](
       InvalidRequestError: as for `read_request`.
     """
     try:
+        check_bounds(body)
         fields = _shallow.decode(body)
+        check_fields(len(fields))
         if endpoint is not None:
             refuse_unsupported(endpoint, fields)
         return decoder.decode(body)

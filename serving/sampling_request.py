@@ -7,7 +7,6 @@ import itertools
 import re
 import secrets
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 from typing import Any
 
 from mistral_jax.sampling_params import SamplingParams, SamplingParamsError
@@ -19,6 +18,9 @@ from serving.schemas import ChatCompletionRequest, CompletionRequest, SamplingFi
 
 _TOKEN_ID = re.compile(r"0|[1-9][0-9]{0,11}")
 """One way of writing each number, so that no id can be given twice."""
+
+MAX_BIASES = 16_384
+"""Most token ids in `logit_bias`."""
 
 
 def choices_of(request: SamplingFields, *, most: int) -> int:
@@ -116,6 +118,10 @@ def _logprobs(request: ChatCompletionRequest | CompletionRequest) -> int | None:
 def _logit_bias(given: Mapping[str, float] | None, card: ModelCard) -> dict[int, float]:
     if not given:
         return {}
+    if len(given) > MAX_BIASES:
+        raise InvalidRequestError(
+            f"logit_bias: {len(given)} token ids; expected at most {MAX_BIASES}", param="logit_bias"
+        )
     wrong = [key for key in given if not (_TOKEN_ID.fullmatch(key) and int(key) < card.vocab_size)]
     if wrong:
         shown = ", ".join(repr(key[:20]) for key in itertools.islice(wrong, 10))
@@ -141,7 +147,7 @@ def engine_requests(
         max_tokens = room if params.max_tokens is None else min(params.max_tokens, room)
         for index in range(n):
             seed = secrets.randbits(63) if params.seed is None else derived_seed(params.seed, index)
-            own = replace(params, max_tokens=max_tokens, seed=seed)
+            own = params.for_sequence(max_tokens=max_tokens, seed=seed)
             request_id = f"{call_id}-{len(requests)}"
             requests.append(
                 Request(

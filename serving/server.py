@@ -1,4 +1,7 @@
-"""Runs the application under uvicorn: one process that listens at once, loads behind /health, and stops cleanly."""
+"""Runs the application under uvicorn: one process that listens at once, loads behind /health, and stops cleanly.
+
+The first signal lets running answers finish. The second cuts them off, and the exit status says so.
+"""
 
 from __future__ import annotations
 
@@ -13,6 +16,7 @@ import sys
 import threading
 from collections.abc import Generator
 from types import FrameType
+from typing import Any, NoReturn, cast
 
 import uvicorn
 from litestar import Litestar
@@ -20,9 +24,10 @@ from uvicorn.server import HANDLED_SIGNALS
 
 from serving.access import is_loopback
 from serving.app import create_app
+from serving.connections import Connections
 from serving.lifecycle import ServiceHost
+from serving.log_file import LogFile
 from serving.logs import configure_logging
-from serving.request_log import LogFile
 from serving.settings import Settings
 
 logger = logging.getLogger("mistral_jax.server")
@@ -33,12 +38,20 @@ KEEP_ALIVE_CONNECTION = 75
 _UNINTERRUPTIBLE = ("build", "device")
 """Names of the threads that build the service and that drive the device."""
 
+LOG_GRACE = 1.0
+"""Seconds that lines of `--log` get to be written after a second signal."""
+
+RESERVED_FILES = 256
+"""Open files that are not for connections: weights, logs, what libraries open."""
+
 FAILURE_GRACE = 2.0
 """Seconds for which /health tells a failure before the process exits."""
 
 
 def run_server(settings: Settings) -> int:
     """Serve until a signal or a failure; the process's exit code: 0 after a signal, 1 after a failure.
+
+    Where a second signal cuts answers off, the process exits with 128 and the signal's number, as a shell tells it: 130 for Ctrl-C.
 
     Raises:
       SettingsError: the settings contradict each other.
@@ -51,15 +64,30 @@ def run_server(settings: Settings) -> int:
     app = create_app(settings)
     server = Server(app, settings)
     _announce(settings, listener)
-    asyncio.run(server.serve(sockets=[listener]), loop_factory=server.config.get_loop_factory())
+    asyncio.run(_serve(server, listener), loop_factory=server.config.get_loop_factory())
     code = 1 if server.host.failure else 0
-    if server.force_exit or any(thread.name in _UNINTERRUPTIBLE for thread in threading.enumerate()):
+    if any(thread.name in _UNINTERRUPTIBLE for thread in threading.enumerate()):
         # Such a thread may be in the middle of a computation that must not meet the interpreter's own exit.
-        logging.shutdown()
-        sys.stdout.flush()
-        sys.stderr.flush()
-        os._exit(code)
+        _leave(code)
     return code
+
+
+async def _serve(server: Server, listener: socket.socket) -> None:
+    await server.serve(sockets=[listener])
+    if server.force_exit:
+        # From within the loop, whose end would cancel every request, and log each as an error of the application.
+        code = server.cut_off()
+        if server.host.log_file is not None:
+            server.host.log_file.close(LOG_GRACE)
+        _leave(1 if server.host.failure else code)
+
+
+def _leave(code: int) -> NoReturn:
+    """End the process here and now, whatever its threads do."""
+    logging.shutdown()
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(code)
 
 
 def listen(host: str, port: int) -> socket.socket:
@@ -91,6 +119,30 @@ def listen(host: str, port: int) -> socket.socket:
     return listener
 
 
+def connection_limit(wanted: int) -> int:
+    """How many connections there may be: as many as are wanted, if the process may open so many files. The limit of open files is
+    raised where that is allowed."""
+    try:
+        import resource
+    except ImportError:  # Windows, which has no such limit
+        return wanted
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft == resource.RLIM_INFINITY:
+        return wanted
+    needed = wanted + RESERVED_FILES
+    if soft < needed and (hard == resource.RLIM_INFINITY or hard > soft):
+        raised = needed if hard == resource.RLIM_INFINITY else min(needed, hard)
+        with contextlib.suppress(OSError, ValueError):
+            resource.setrlimit(resource.RLIMIT_NOFILE, (raised, hard))
+            soft = raised
+    limit = min(wanted, soft - min(RESERVED_FILES, soft // 2))
+    if limit < wanted:
+        logger.warning(
+            "the process may open %d files, so there can be %d connections at a time (ulimit -n)", soft, limit
+        )
+    return limit
+
+
 def _announce(settings: Settings, listener: socket.socket) -> None:
     port = listener.getsockname()[1]
     host = f"[{settings.host}]" if ":" in settings.host else settings.host
@@ -103,6 +155,9 @@ class Server(uvicorn.Server):
     """uvicorn's server, which also stops when the engine fails, and drains the engine while streams finish."""
 
     def __init__(self, app: Litestar, settings: Settings) -> None:
+        self.connections = Connections(
+            limit=connection_limit(settings.max_connections), idle_per_address=settings.max_idle_per_address
+        )
         super().__init__(
             uvicorn.Config(
                 app,
@@ -111,6 +166,8 @@ class Server(uvicorn.Server):
                 log_config=None,
                 server_header=False,
                 timeout_keep_alive=KEEP_ALIVE_CONNECTION,
+                http=cast("Any", self.connections.protocol),
+                ws="none",
                 # The engine ends what is left after drain_timeout; this is for clients that do not read their last bytes.
                 timeout_graceful_shutdown=int(settings.drain_timeout) + 5,
             )
@@ -118,6 +175,7 @@ class Server(uvicorn.Server):
         self.host: ServiceHost = app.state.host
         self._settings = settings
         self._failed_at: float | None = None
+        self._signal = signal.SIGINT
 
     @contextlib.contextmanager
     def capture_signals(self) -> Generator[None]:
@@ -127,6 +185,9 @@ class Server(uvicorn.Server):
             return
         for number in HANDLED_SIGNALS:
             signal.signal(number, self.handle_exit)
+        # At a terminal it still means that the terminal was closed, which ends the process.
+        if self._settings.log is not None and hasattr(signal, "SIGHUP") and not sys.stderr.isatty():
+            signal.signal(signal.SIGHUP, self._reopen_log)
         try:
             yield
         finally:
@@ -138,6 +199,21 @@ class Server(uvicorn.Server):
         if self.should_exit:
             self.force_exit = True
         self.should_exit = True
+        self._signal = signal.Signals(sig)
+
+    def _reopen_log(self, _signal: int, _frame: FrameType | None) -> None:
+        if self.host.log_file is not None:
+            self.host.log_file.reopen()
+
+    def cut_off(self) -> int:
+        """Close all connections as they are; the exit status: 0 if no request was in progress."""
+        requests = len(self.server_state.tasks)
+        for connection in list(self.connections.open):
+            connection.abort()
+        if requests:
+            logger.warning("stopped at once: %d requests were cut off", requests)
+            return 128 + self._signal
+        return 0
 
     async def on_tick(self, counter: int) -> bool:
         """Called ten times a second; True ends the server."""
@@ -146,6 +222,8 @@ class Server(uvicorn.Server):
             self._failed_at = now if self._failed_at is None else self._failed_at
             if now - self._failed_at >= FAILURE_GRACE:
                 self.should_exit = True
+        if counter % 10 == 0:
+            self.connections.sweep()
         return await super().on_tick(counter)
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
@@ -154,7 +232,9 @@ class Server(uvicorn.Server):
         status = self.host.status
         if status.running or status.waiting:
             logger.info(
-                "stopping: waiting for %d answers (signal again to stop at once)", status.running + status.waiting
+                "stopping: waiting for %d answers, %g seconds at most (Ctrl-C, or another signal, stops at once)",
+                status.running + status.waiting,
+                self._settings.drain_timeout,
             )
         else:
             logger.info("stopping")

@@ -70,6 +70,24 @@ class Settings(AdapterSettings):
     max_body_bytes: Annotated[
         int, Option(flags=("--max-body-bytes",), help="Largest request body that is read.", low=1024, high=2**31)
     ] = 10 * 2**20
+    max_connections: Annotated[
+        int,
+        Option(
+            flags=("--max-connections",),
+            help="Most connections at a time; beyond that a new one takes the place of an idle one.",
+            low=8,
+            high=10**6,
+        ),
+    ] = 4096
+    max_idle_per_address: Annotated[
+        int,
+        Option(
+            flags=("--max-idle-per-address",),
+            help="Most connections of one address without a request in progress; a proxy in front of the server is one address.",
+            low=1,
+            high=10**6,
+        ),
+    ] = 512
 
     # Requests.
     served_name: Annotated[

@@ -19,9 +19,9 @@ from litestar.types import Receive, Scope, Send
 
 from serving.answers import Answer
 from serving.errors import api_error
+from serving.exchange import Exchange
 from serving.generation import Generation
 from serving.request_id import request_id_of
-from serving.request_log import Exchange
 
 logger = logging.getLogger("mistral_jax.server")
 

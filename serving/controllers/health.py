@@ -6,7 +6,6 @@ from litestar import Controller, HttpMethod, Response, route
 from litestar.di import NamedDependency
 from msgspec import UNSET
 
-from serving.access import PUBLIC
 from serving.errors import without_paths
 from serving.lifecycle import ServiceHost, unavailable
 from serving.request import EngineState
@@ -17,8 +16,6 @@ _METHODS = [HttpMethod.GET, HttpMethod.HEAD]
 
 
 class HealthController(Controller):
-    opt = {PUBLIC: True}  # noqa: RUF012
-
     @route("/health", http_method=_METHODS, status_code=200, operation_id="health")
     async def health(self, host: NamedDependency[ServiceHost]) -> Response[Health]:
         """200 when requests are taken; 503 with the state while loading, warming up, draining, and after a failure."""

@@ -41,7 +41,9 @@ async def running(
 
 def in_process(app: Litestar) -> httpx.AsyncClient:
     transport = httpx.ASGITransport(app=app)  # type: ignore[arg-type]
-    return httpx.AsyncClient(transport=transport, base_url="http://localhost:1234")
+    # For bodies that a test writes itself; what sends no JSON is refused.
+    headers = {"Content-Type": "application/json"}
+    return httpx.AsyncClient(transport=transport, base_url="http://localhost:1234", headers=headers)
 
 
 @dataclass

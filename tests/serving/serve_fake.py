@@ -20,6 +20,8 @@ def build(plan: str) -> Service:
             return fake_service(FakeEngine("x" * 50, delay=0.01))
         case "endless":
             return fake_service(FakeEngine("x" * 200, delay=0.2))
+        case "flood":
+            return fake_service(FakeEngine("x" * 240, delay=0.001))
         case "dies":
             return fake_service(FakeEngine("x" * 100, delay=0.01, die_after=5))
         case "loading":

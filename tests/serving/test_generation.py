@@ -13,7 +13,7 @@ from mistral_jax.sampling_params import SamplingParams
 from serving.errors import DeadlineError, GenerationError
 from serving.generation import ChoiceEvent, EventRouter, Generation
 from serving.request import Event, Request
-from tests.serving.fakes import FakeEngine
+from tests.serving.fakes import FakeEngine, token_logprob
 
 pytestmark = pytest.mark.anyio
 
@@ -61,3 +61,35 @@ async def test_the_time_limit_holds_for_a_reader_who_is_always_behind() -> None:
     with pytest.raises(DeadlineError):
         await read(generation.events(limit=0.02), seconds=0.005)
     assert engine.cancelled == ["a"]
+
+
+async def test_what_slow_readers_hold_together_is_bounded_and_the_slowest_is_ended(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(serving.generation, "MAX_HELD_ITEMS", 1000)
+    router, engine = EventRouter(), FakeEngine()
+    router.attach(asyncio.get_running_loop())
+    calls: dict[str, Generation] = {}
+    for name in "abc":
+        request = Request(request_id=name, prompt=(1,), params=SamplingParams(seed=0, max_tokens=9))
+        calls[name] = Generation(engine, router, [request])
+        calls[name].submit()
+
+    async def told(name: str, events: int, *, last: bool = False) -> None:
+        logprobs = (token_logprob(65, 9),)  # with the event itself eleven items
+        news = [Event(request_id=name, text="x", logprobs=logprobs) for _ in range(events)]
+        router.deliver([*news, *([Event(request_id=name, finish_reason="stop")] if last else [])])
+        await asyncio.sleep(0)
+
+    await told("a", 50)
+    await told("b", 35)
+    assert router.held == 85 * 11
+    await told("c", 10, last=True)  # which is not the slowest
+    assert router.held == 45 * 11 + 1
+    with pytest.raises(GenerationError, match="too slowly"):
+        await read(calls["a"].events())
+    assert engine.cancelled == ["a"]
+    await read(calls["c"].events())
+    assert router.held == 35 * 11
+    calls["b"].cancel()
+    assert router.held == 0

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import logging
 from pathlib import Path
@@ -10,8 +11,9 @@ from typing import Any
 import pytest
 
 from serving.answers import ChatAnswer
-from serving.request_log import LogFile
-from tests.serving.fakes import FakeEngine
+from serving.exchange import Exchange
+from serving.log_file import LogFile
+from tests.serving.fakes import FakeChat, FakeEngine
 from tests.serving.harness import CHAT, MESSAGES, TEXT, running
 
 pytestmark = pytest.mark.anyio
@@ -86,14 +88,34 @@ def test_a_file_that_cannot_be_opened_is_named(tmp_path: Path) -> None:
     assert "\n" not in str(error.value)
 
 
-@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs /dev/full")
-def test_a_full_disk_is_told_once(caplog: pytest.LogCaptureFixture) -> None:
-    log = LogFile(Path("/dev/full"))
-    for _ in range(3):
-        log.write({"x": 1})
-    log.close()
-    assert "No space left" in caplog.text
-    assert caplog.text.count("lines are being lost") <= 1
+async def test_a_body_is_one_line_however_it_is_written(tmp_path: Path) -> None:
+    path = tmp_path / "log.jsonl"
+    body = {"messages": MESSAGES, "user": "two\nlines, ü"}
+    too_much = '{"prompt": [' + "[1]," * 70_000 + "[1]]}"
+    async with running(FakeEngine("a"), log=path) as client:
+        await client.post(CHAT, content=json.dumps(body, indent=4))
+        await client.post(CHAT, content=b'{"user": "\xff"}')
+        await client.post(TEXT, content=too_much)
+    requests = lines_of(path)[::2]
+    assert [entry["type"] for entry in requests] == ["request"] * 3
+    assert requests[0]["body"] == body
+    assert requests[1]["body"] == '{"user": "\ufffd"}'
+    assert requests[2]["body"] == too_much[:65536]  # what is refused for its size is not kept at its size
+
+
+async def test_without_a_file_bodies_are_not_kept(monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[Any] = []
+    encode = FakeChat.encode
+
+    def watched(self: FakeChat, messages: Any, **options: Any) -> list[int]:
+        seen.extend(each.request for each in gc.get_objects() if isinstance(each, Exchange))
+        return encode(self, messages, **options)
+
+    monkeypatch.setattr(FakeChat, "encode", watched)
+    async with running() as client:
+        await client.post(CHAT, json={"messages": MESSAGES})
+    assert seen
+    assert not any(seen)
 
 
 async def test_each_request_is_one_line_on_standard_error(caplog: pytest.LogCaptureFixture) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import signal
 import socket
@@ -12,6 +13,7 @@ import threading
 import time
 from collections.abc import Generator
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +21,7 @@ import httpx
 import pytest
 
 from tests.serving.harness import CHAT, MESSAGES, events_of, wait_for
+from tests.serving.test_disconnect import head_of, raw_request
 
 ROOT = Path(__file__).parents[2]
 
@@ -108,22 +111,78 @@ def test_answers_that_outlast_the_drain_timeout_end_with_an_error_event() -> Non
     assert code == 0, errors
 
 
-def test_a_second_signal_stops_at_once() -> None:
-    with fake("endless") as server, httpx.Client(timeout=20) as client:
+def check_lines(errors: str) -> None:
+    """Every line has date, time and offset, and nothing returns to its beginning."""
+    assert "\r" not in errors
+    for line in errors.splitlines():
+        stamp, level, _ = line.split(" ", 2)
+        time_told = datetime.fromisoformat(stamp)
+        assert time_told.utcoffset() is not None, line
+        assert abs((time_told - datetime.now(UTC)).total_seconds()) < 300, line
+        assert level in ("INFO", "WARNING", "ERROR"), line
+
+
+@pytest.mark.parametrize(("sig", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_a_second_signal_cuts_off_what_runs_and_says_so_in_two_lines(
+    sig: signal.Signals, status: int, tmp_path: Path
+) -> None:
+    log = tmp_path / "log.jsonl"
+    with fake("endless", "--log", str(log)) as server, contextlib.ExitStack() as stack:
         server.wait_until("ok")
-        with (
-            contextlib.suppress(httpx.TransportError),
-            client.stream("POST", f"{server.url}{CHAT}", json={"messages": MESSAGES, "stream": True}) as response,
-        ):
-            lines = response.iter_lines()  # kept: the end of a generator closes the connection
-            next(lines)
-            start = time.monotonic()
-            server.popen.send_signal(signal.SIGTERM)
+        for index in range(6):
+            body = {"messages": MESSAGES, "stream": index % 2 > 0}
+            stack.enter_context(raw_request(server.url, CHAT, body))
+        wait_for(lambda: server.health().json()["running"] == 6)
+        start = time.monotonic()
+        server.popen.send_signal(sig)
+        time.sleep(0.5)
+        assert server.popen.poll() is None
+        server.popen.send_signal(sig)
+        code, errors = server.end()
+    assert time.monotonic() - start < 8
+    assert code == status, errors
+    lines = errors.splitlines()
+    assert "stopping: waiting for 6 answers, 30 seconds at most (Ctrl-C, or another signal, stops at once)" in lines[-2]
+    assert lines[-1].endswith("WARNING stopped at once: 6 requests were cut off")
+    check_lines(errors)
+    assert "Traceback" not in errors
+    assert "Exception" not in errors
+    assert len(log.read_text().splitlines()) == 6  # the requests
+
+
+def test_streams_that_outlast_the_drain_and_are_not_read_end_without_a_traceback() -> None:
+    with fake("flood", "--drain-timeout", "0") as server:
+        server.wait_until("ok")
+        body = json.dumps({"prompt": "x", "stream": True, "logprobs": 20, "n": 8}).encode()
+        with socket.create_connection(("127.0.0.1", int(server.url.rpartition(":")[2]))) as connection:
+            connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 1024)
+            connection.sendall(head_of("/v1/completions", len(body)) + body)
+            wait_for(lambda: server.health().json()["running"] > 0)
             time.sleep(0.3)
             server.popen.send_signal(signal.SIGTERM)
-            code, _ = server.end()
+            code, errors = server.end()
+    assert code == 0, errors
+    assert "Traceback" not in errors
+    assert "Exception" not in errors
+
+
+@pytest.mark.skipif(not hasattr(signal, "SIGHUP"), reason="POSIX")
+def test_sighup_opens_the_log_again_and_nothing_else(tmp_path: Path) -> None:
+    log = tmp_path / "log.jsonl"
+    with fake("slow", "--log", str(log)) as server:
+        server.wait_until("ok")
+        httpx.get(f"{server.url}/v1/models")
+        wait_for(lambda: log.read_text().count("\n") == 2)
+        log.rename(tmp_path / "log.1")
+        server.popen.send_signal(signal.SIGHUP)
+        time.sleep(0.2)
+        httpx.get(f"{server.url}/v1/models")
+        wait_for(lambda: log.exists() and log.read_text().count("\n") == 2)
+        server.popen.send_signal(signal.SIGTERM)
+        code, errors = server.end()
     assert code == 0
-    assert time.monotonic() - start < 5
+    assert errors.count("opened again") == 1
+    assert (tmp_path / "log.1").read_text().count("\n") == 2
 
 
 def test_signals_while_the_process_ends_change_nothing() -> None:
@@ -186,6 +245,7 @@ def test_an_address_or_log_file_that_cannot_be_used_is_told(tmp_path: Path) -> N
     for options, text in (
         (("--host", "203.0.113.7"), "--host 203.0.113.7: cannot listen there"),
         (("--log", str(tmp_path / "no" / "log")), "--log"),
+        (("--log", str(tmp_path)), "it is a folder; expected a file"),
     ):
         with fake("slow", *options) as server:
             code, errors = server.end()

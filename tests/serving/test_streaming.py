@@ -101,7 +101,7 @@ async def test_the_servers_time_limit_ends_a_stream_with_an_error_event() -> Non
 
 async def test_comments_keep_a_waiting_stream_open() -> None:
     gate = threading.Event()
-    threading.Timer(0.2, gate.set).start()
+    threading.Timer(1.0, gate.set).start()
     response = await stream(FakeEngine("x", gate=gate), server={"keep_alive": 0.03})
     assert response.text.count(": keep-alive\n\n") >= 2
     assert events_of(response.text)[1]["choices"][0]["delta"] == {"content": "x"}

@@ -1,0 +1,278 @@
+"""Connections that do nothing, or as little as they can, are ended, so that they do not keep others out.
+
+uvicorn limits the time between two requests of a connection. What it leaves open is bounded here: the time that a request's headers
+take, and a response that nobody reads; how many connections there are, in all and idle ones of one address; and bodies in chunks so
+small that parsing them holds up all others.
+
+Each connection is uvicorn's own protocol in an envelope that looks on. Once a second a sweep decides; in between, a connection that
+comes when there are as many as there may be takes the place of an idle one.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import enum
+import ipaddress
+import logging
+import time
+from collections import Counter, deque
+from collections.abc import Callable
+from http import HTTPStatus
+from typing import Any, cast
+
+import msgspec
+from uvicorn.config import Config
+from uvicorn.protocols.http.h11_impl import H11Protocol
+from uvicorn.server import ServerState
+
+from serving.errors import ApiError, BodyTimeoutError, InvalidRequestError
+
+logger = logging.getLogger("mistral_jax.server")
+
+HEADER_TIMEOUT = 20.0
+"""Seconds from the first byte of a request, or from the connection's beginning, to the end of the headers."""
+
+WRITE_TIMEOUT = 60.0
+"""Seconds in which a client that is behind has to read on, and in which a connection that is closed has to be gone."""
+
+SETTLING = 1.0
+"""Seconds in which a connection may be idle without being counted: its request is on the way."""
+
+READ_SIZE = 16_384
+"""Bytes that one connection reads before the others have their turn."""
+
+MAX_TINY_CHUNKS = 1_024
+"""Chunks of a body that may be tiny. Each takes 20 microseconds to parse, however little it holds."""
+_LINE = 64
+"""Bytes between line ends, of which each chunk has two, from which on a chunk is not tiny."""
+_PIECE = 1_024
+"""Bytes after which what has many line ends is looked at again."""
+
+_LOOK_EVERY = 0.02
+"""Seconds after which connections that were all busy are looked at again."""
+
+_TELL_EVERY = 60.0
+
+
+class Phase(enum.Enum):
+    WAITING = "no request is in progress"
+    UPLOADING = "a request's body is on the way"
+    ANSWERING = "a whole request has arrived, and its response is not complete"
+
+
+class Connections:
+    """All connections of a server.
+
+    Args:
+      limit: most connections in all.
+      idle_per_address: most idle ones of one address; of IPv6, of one /64.
+    """
+
+    def __init__(self, *, limit: int, idle_per_address: int) -> None:
+        self.limit = limit
+        self.idle_per_address = idle_per_address
+        self.open: set[Connection] = set()
+        self.buffer = bytearray(READ_SIZE)
+        """All connections read into this one, which is emptied before the next is read."""
+        self._victims: deque[Connection] = deque()
+        self._full_until = 0.0
+        self._told_at = -_TELL_EVERY
+
+    def protocol(
+        self, *, config: Config, server_state: ServerState, app_state: dict[str, Any], _loop: Any = None
+    ) -> Any:
+        """A protocol for a new connection, as uvicorn asks for it."""
+        return Connection(self, lambda: H11Protocol(config, server_state, app_state, _loop))
+
+    def add(self, connection: Connection) -> bool:
+        """Take a connection in; False: there is no room, and none is idle."""
+        if len(self.open) >= self.limit and not self._make_room():
+            return False
+        self.open.add(connection)
+        return True
+
+    def remove(self, connection: Connection) -> None:
+        self.open.discard(connection)
+
+    def sweep(self) -> None:
+        """End what has taken too long and what is idle beyond the limit of its address. To be called about once a second."""
+        now = time.monotonic()
+        idle: dict[str, list[Connection]] = {}
+        for connection in list(self.open):
+            connection.check(now)
+            if connection.phase is Phase.WAITING and now - connection.busy_at > SETTLING:
+                idle.setdefault(connection.address, []).append(connection)
+        for waiting in idle.values():
+            if (excess := len(waiting) - self.idle_per_address) > 0:
+                waiting.sort(key=lambda connection: connection.busy_at)
+                for connection in waiting[:excess]:
+                    connection.close()
+
+    def _make_room(self) -> bool:
+        """Close an idle connection, or else one whose request is not complete yet."""
+        now = time.monotonic()
+        if now - self._told_at > _TELL_EVERY:
+            self._told_at = now
+            logger.warning(
+                "there are %d connections, as many as may be (--max-connections): new ones replace idle ones",
+                self.limit,
+            )
+        if not self._victims and now >= self._full_until:
+            self._victims = self._candidates()
+            if not self._victims:
+                self._full_until = now + _LOOK_EVERY
+        while self._victims:
+            victim = self._victims.popleft()
+            if victim in self.open and victim.phase is not Phase.ANSWERING:
+                victim.abort()
+                self.remove(victim)
+                return True
+        return False
+
+    def _candidates(self) -> deque[Connection]:
+        """Those to close next: idle ones first, of the address that has most of them, the oldest first. Only half of
+        them, so that the numbers are looked at again in time."""
+        waiting = [connection for connection in self.open if connection.phase is Phase.WAITING]
+        if waiting:
+            count = Counter(connection.address for connection in waiting)
+            waiting.sort(key=lambda connection: (-count[connection.address], connection.busy_at))
+        else:
+            waiting = [connection for connection in self.open if connection.phase is Phase.UPLOADING]
+            waiting.sort(key=lambda connection: connection.request_at)
+        return deque(waiting[: (len(waiting) + 1) // 2])
+
+
+class Connection(asyncio.BufferedProtocol):
+    """One connection: hands everything to uvicorn's protocol, and notes when it came."""
+
+    def __init__(self, connections: Connections, make_inner: Callable[[], H11Protocol]) -> None:
+        self.address = ""
+        self.busy_at = self.request_at = time.monotonic()
+        """When a request was last in progress, or else when the connection began; and when the last request began."""
+        self._connections = connections
+        self._make_inner = make_inner
+        self._inner: H11Protocol | None = None
+        self._transport: asyncio.Transport = cast("asyncio.Transport", None)
+        self._headers_since: float | None = self.busy_at
+        """When the headers that are on the way began; None: there are none, and uvicorn's own time between requests holds."""
+        self._stuck_since: float | None = None
+        """When the client stopped reading what it is sent."""
+        self._closed_at: float | None = None
+        self._cycle: object = None
+        self._tiny_chunks = 0
+
+    @property
+    def phase(self) -> Phase:
+        cycle = None if self._inner is None else self._inner.cycle
+        if cycle is None or cycle.response_complete:  # pyright: ignore[reportUnnecessaryComparison]
+            return Phase.WAITING
+        return Phase.UPLOADING if cycle.more_body else Phase.ANSWERING
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self._transport = cast("asyncio.Transport", transport)
+        self.address = address_of(transport.get_extra_info("peername"))
+        if not self._connections.add(self):
+            self._transport.abort()
+            return
+        self._inner = self._make_inner()
+        self._inner.connection_made(self._transport)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._connections.remove(self)
+        if self._inner is not None:
+            self._inner.connection_lost(exc)
+
+    def get_buffer(self, sizehint: int) -> bytearray:
+        return self._connections.buffer
+
+    def buffer_updated(self, nbytes: int) -> None:
+        data = bytes(self._connections.buffer[:nbytes])
+        size = _PIECE if data.count(b"\r\n") > nbytes // _LINE else READ_SIZE
+        for start in range(0, nbytes, size):
+            self._take(data[start : start + size])
+
+    def _take(self, data: bytes) -> None:
+        if self._inner is None or self._transport.is_closing():
+            return
+        now = time.monotonic()
+        self._inner.data_received(data)
+        if self.phase is Phase.WAITING:
+            self._headers_since = now if self._headers_since is None else self._headers_since
+            return
+        self._headers_since, self.busy_at = None, now
+        if self._inner.cycle is not self._cycle:
+            self._cycle, self.request_at, self._tiny_chunks = self._inner.cycle, now, 0
+        if self.phase is Phase.UPLOADING and self._is_chunked():
+            self._tiny_chunks += max(0, data.count(b"\r\n") - len(data) // _LINE) // 2
+            if self._tiny_chunks > MAX_TINY_CHUNKS:
+                message = f"the body comes in more than {MAX_TINY_CHUNKS} tiny chunks; send larger ones"
+                self._refuse(InvalidRequestError(message, code="tiny_chunks"))
+
+    def eof_received(self) -> bool | None:
+        return None if self._inner is None else self._inner.eof_received()
+
+    def pause_writing(self) -> None:
+        self._stuck_since = time.monotonic()
+        if self._inner is not None:
+            self._inner.pause_writing()
+
+    def resume_writing(self) -> None:
+        self._stuck_since = None
+        if self._inner is not None:
+            self._inner.resume_writing()
+
+    def check(self, now: float) -> None:
+        """End the connection if something takes too long."""
+        phase = self.phase
+        if phase is not Phase.WAITING:
+            self.busy_at = now
+        if self._transport.is_closing():
+            self._closed_at = now if self._closed_at is None else self._closed_at
+        for since in (self._stuck_since, self._closed_at):
+            if since is not None and now - since > WRITE_TIMEOUT:
+                self.abort()
+                return
+        if phase is Phase.WAITING and self._headers_since is not None and now - self._headers_since > HEADER_TIMEOUT:
+            message = f"the headers did not arrive within {HEADER_TIMEOUT:g} seconds"
+            self._refuse(BodyTimeoutError(message, code="headers_timeout"))
+
+    def close(self) -> None:
+        """Close the connection, which is idle."""
+        self._transport.close()
+
+    def abort(self) -> None:
+        """End the connection without sending what is left."""
+        self._transport.abort()
+
+    def _is_chunked(self) -> bool:
+        assert self._inner is not None
+        return any(name == b"transfer-encoding" for name, _ in self._inner.cycle.scope["headers"])
+
+    def _refuse(self, error: ApiError) -> None:
+        """Say why, if somebody waits for a response and none has begun, and close."""
+        assert self._inner is not None
+        begun, _ = self._inner.conn.trailing_data
+        waits = bool(begun) if self.phase is Phase.WAITING else not self._inner.cycle.response_started
+        if waits and not self._transport.is_closing():
+            body = msgspec.json.encode(error.body())
+            head = f"HTTP/1.1 {error.status} {HTTPStatus(error.status).phrase}\r\nContent-Type: application/json\r\n"
+            head += f"Content-Length: {len(body)}\r\nConnection: close\r\n\r\n"
+            self._transport.write(head.encode("ascii") + body)
+        self._transport.close()
+
+
+def address_of(peer: Any) -> str:
+    """What counts as one address: that of IPv4, a /64 of IPv6, which is what one customer gets. Empty where there is none, on a
+    Unix socket."""
+    if not isinstance(peer, tuple) or not peer:
+        return ""
+    text = str(cast("tuple[object, ...]", peer)[0]).partition("%")[0]
+    try:
+        address = ipaddress.ip_address(text)
+    except ValueError:
+        return text
+    if isinstance(address, ipaddress.IPv4Address):
+        return text
+    if address.ipv4_mapped is not None:
+        return str(address.ipv4_mapped)
+    return str(ipaddress.ip_network((address, 64), strict=False))
