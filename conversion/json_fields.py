@@ -52,9 +52,8 @@ class JSONFields:
         """A finite number in (above, most]."""
         value = self._value(key, default)
         if not is_number(value) or not above < value <= most:
-            raise self.wrong(
-                key, "a finite number" if above == -math.inf else f"a number above {above:g}, at most {most:g}"
-            )
+            plain = above == -math.inf
+            raise self.wrong(key, "a finite number" if plain else f"a number above {above:g}, at most {most:g}")
         return float(value)
 
     def flag(self, key: str, default: bool | None = None) -> bool:

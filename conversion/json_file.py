@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, cast
 
@@ -22,7 +23,7 @@ _LONE_SURROGATE = re.compile(rb"\\u[dD][89a-fA-F]")
 
 
 def read_json_object(
-    path: Path | str, *, error: type[Exception], most: int = MOST_BYTES, missing_ok: bool = False
+    path: Path | str, *, error: Callable[[str], Exception], most: int = MOST_BYTES, missing_ok: bool = False
 ) -> dict[str, Any]:
     """The object in a JSON file.
 
@@ -45,7 +46,7 @@ def read_json_object(
     return parse_json_object(data, str(path), error=error)
 
 
-def parse_json_object(data: bytes, source: str, *, error: type[Exception]) -> dict[str, Any]:
+def parse_json_object(data: bytes, source: str, *, error: Callable[[str], Exception]) -> dict[str, Any]:
     """The object that bytes spell as JSON; `source` is what messages call them.
 
     Raises:
@@ -76,7 +77,7 @@ def parse_json_object(data: bytes, source: str, *, error: type[Exception]) -> di
 
 def is_deeper(value: Any, most: int) -> bool:
     """Whether lists and objects are nested in more than `most` levels."""
-    level = [value]
+    level = [value] if isinstance(value, dict | list) else []
     for _ in range(most):
         level = [
             inner

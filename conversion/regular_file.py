@@ -59,3 +59,13 @@ def reason_of(error: Exception) -> str:
 def shortened(text: str, most: int = 300) -> str:
     """A text of at most `most` characters, with an ellipsis where something is left out."""
     return text if len(text) <= most else f"{text[: most - 1]}…"
+
+
+def quoted(text: str) -> str:
+    """A name from a file in quotes, in one line, shortened."""
+    return shortened(repr(text), 200)
+
+
+def plain(text: str) -> str:
+    """A name from a file as it is, where it fits into a line; else `quoted`."""
+    return text if text.isprintable() and len(text) <= 200 else quoted(text)
