@@ -7,9 +7,7 @@ weight of a model is read and nothing heavy is imported, so that a first look ta
 
 from __future__ import annotations
 
-import json
 import math
-import re
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -22,7 +20,9 @@ from conversion.ggml_types import BY_NAME, GGMLType
 from conversion.gguf.config import hf_config
 from conversion.gguf.fields import shortest
 from conversion.gguf.file import GGUFFile
+from conversion.json_file import read_json_object
 from conversion.memory_estimate import MemoryEstimate, StoredTensor, estimate_memory
+from conversion.regular_file import shortened
 from conversion.safetensors_io import DTYPES, SafetensorsFile
 from conversion.tensor_names import HuggingFaceText
 from conversion.tensor_source import WeightFileError
@@ -203,18 +203,13 @@ def _shortened(gguf: GGUFFile, key: str) -> Any:
 def _inspect_folder(folder: Path) -> Inspection:
     if is_adapter_folder(folder):
         return _inspect_adapters(folder)
-    name = next((name for name in ("config.json", "params.json") if (folder / name).is_file()), None)
+    name = next((name for name in ("config.json", "params.json") if (folder / name).exists()), None)
     if name is None:
         return _inspect_safetensors(folder, "folder of safetensors files", find_weight_files(folder), None)
-    try:
-        config = json.loads((folder / name).read_bytes())
-    except (OSError, ValueError) as error:
-        raise WeightFileError(f"{folder / name} cannot be read as JSON: {error}") from error
-    if not isinstance(config, dict):
-        raise WeightFileError(f"{folder / name} holds no JSON object")
+    config = read_json_object(folder / name, error=WeightFileError)
     own_format = name == "params.json"
     title = "folder in Mistral's own format" if own_format else "Hugging Face folder"
-    return _inspect_safetensors(folder, title, find_weight_files(folder), cast("dict[str, Any]", config))
+    return _inspect_safetensors(folder, title, find_weight_files(folder), config)
 
 
 def _inspect_adapters(folder: Path) -> Inspection:
@@ -272,19 +267,10 @@ def _safetensors_summary(file: SafetensorsFile, name: str, file_name: str) -> Te
     shape = file.shape(name)
     try:
         dtype = file.dtype(name)
-        kind, bits = next(kind for kind, known in DTYPES.items() if known == dtype), 8 * dtype.itemsize
+        kind = next(kind for kind, known in DTYPES.items() if known == dtype)
     except WeightFileError:
-        kind = _stored_type(file.path, name)
-        bits = int("".join(re.findall(r"\d+", kind)[:1]) or 8)  # F8_E4M3 has 8
-    return TensorSummary(name=name, shape=shape, type=kind, nbytes=math.prod(shape) * bits // 8, file=file_name)
-
-
-def _stored_type(path: Path, name: str) -> str:
-    """The type of a tensor that we cannot read."""
-    from safetensors import safe_open
-
-    with safe_open(path, framework="numpy") as file:
-        return str(file.get_slice(name).get_dtype())
+        kind = shortened(file.stored_type(name), 40)
+    return TensorSummary(name=name, shape=shape, type=kind, nbytes=file.nbytes(name), file=file_name)
 
 
 def _flat(config: Mapping[str, Any], prefix: str = "") -> Iterable[tuple[str, Any]]:

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 from conversion.class_defaults import CLASS_DEFAULTS
 from conversion.ggml_types import GGMLType
@@ -53,12 +52,19 @@ def _nbytes(tensor: StoredTensor, quant: str) -> int:
 
 def cache_bytes_per_token(config: Mapping[str, Any]) -> int | None:
     """Keys and values of one token in bfloat16; None where the configuration lacks what it takes."""
-    text = config.get("text_config") or config
-    defaults = CLASS_DEFAULTS.get(text.get("model_type") or "", {})
-    layers, heads = text.get("num_hidden_layers"), text.get("num_attention_heads")
-    kv_heads = text.get("num_key_value_heads") or defaults.get("num_key_value_heads") or heads
-    head_dim = text.get("head_dim") or defaults.get("head_dim")
-    if head_dim is None and heads and text.get("hidden_size"):
-        head_dim = text["hidden_size"] // heads
-    numbers = [n for n in (layers, kv_heads, head_dim) if isinstance(n, int) and n > 0]
-    return 2 * math.prod(numbers) * _ITEMSIZE if len(numbers) == 3 else None
+
+    def size(key: str) -> int | None:
+        value: Any = text.get(key)
+        value = defaults.get(key) if value is None else value
+        return value if type(value) is int and 0 < value < 2**31 else None
+
+    inner = config.get("text_config")
+    text: Mapping[str, Any] = cast("Mapping[str, Any]", inner) if isinstance(inner, dict) else config
+    model_type = text.get("model_type")
+    defaults = CLASS_DEFAULTS.get(model_type, {}) if isinstance(model_type, str) else {}
+    layers, heads, width = size("num_hidden_layers"), size("num_attention_heads"), size("hidden_size")
+    kv_heads = size("num_key_value_heads") or heads
+    head_dim = size("head_dim") or (width // heads if width and heads else None)
+    if not layers or not kv_heads or not head_dim:
+        return None
+    return 2 * layers * kv_heads * head_dim * _ITEMSIZE

@@ -7,7 +7,6 @@ https://huggingface.co/docs/safetensors: u64 header length, JSON header, data.
 
 from __future__ import annotations
 
-import json
 import math
 import os
 import weakref
@@ -18,6 +17,9 @@ from typing import Any
 import ml_dtypes
 import numpy as np
 
+from conversion.json_fields import shown
+from conversion.json_file import parse_json_object, read_json_object
+from conversion.regular_file import open_regular, quoted, reason_of
 from conversion.tensor_source import Array, TensorSource, WeightFileError
 
 DTYPES: dict[str, np.dtype[Any]] = {
@@ -32,7 +34,9 @@ DTYPES: dict[str, np.dtype[Any]] = {
     "U8": np.dtype(np.uint8),
     "BOOL": np.dtype(np.bool_),
 }
-_MAX_HEADER = 100 * 2**20
+_MAX_HEADER = 32 * 2**20
+"""A tensor takes some 150 bytes; the largest models have some thousand in a file."""
+_MAX_AXES = 32
 _CHUNK_BYTES = 4 * 2**20
 
 
@@ -46,9 +50,9 @@ class SafetensorsFile:
     def __init__(self, path: Path | str) -> None:
         self.path = Path(path)
         try:
-            self._fd = os.open(self.path, os.O_RDONLY | getattr(os, "O_CLOEXEC", 0))
-        except OSError as error:
-            raise WeightFileError(f"cannot open weight file {self.path}: {error.strerror or error}") from error
+            self._fd = open_regular(self.path)
+        except (OSError, ValueError) as error:
+            raise WeightFileError(f"cannot open weight file {self.path}: {reason_of(error)}") from error
         # A model is loaded and its source forgotten: the file is closed when nobody can read from it any more.
         self._finalizer = weakref.finalize(self, os.close, self._fd)
         size = os.fstat(self._fd).st_size
@@ -63,8 +67,19 @@ class SafetensorsFile:
     def dtype(self, name: str) -> np.dtype[Any]:
         kind = self._entries[name][0]
         if kind not in DTYPES:
-            raise WeightFileError(f"{self.path}: tensor {name!r} has type {kind}, which is not implemented")
+            raise WeightFileError(
+                f"{self.path}: tensor {quoted(name)} has type {shown(kind)}, which is not implemented"
+            )
         return DTYPES[kind]
+
+    def stored_type(self, name: str) -> str:
+        """The type as the file names it, also of a tensor that cannot be read."""
+        return self._entries[name][0]
+
+    def nbytes(self, name: str) -> int:
+        """What the tensor takes in the file."""
+        _, _, start, stop = self._entries[name]
+        return stop - start
 
     def read_into(self, name: str, out: Array) -> None:
         """See `TensorSource.read_into`."""
@@ -90,7 +105,7 @@ class SafetensorsFile:
             count = os.preadv(self._fd, [view[done:]], position + done)
             if count == 0:
                 raise WeightFileError(
-                    f"{self.path}: the file ends inside tensor {name!r} (was it changed while loading?)"
+                    f"{self.path}: the file ends inside tensor {quoted(name)} (was it changed while loading?)"
                 )
             done += count
 
@@ -111,35 +126,31 @@ def _read_header(fd: int, size: int, path: Path) -> tuple[dict[str, str], dict[s
     length = int.from_bytes(prefix, "little")
     if length > min(size - 8, _MAX_HEADER):
         raise broken(f"its header claims {length} bytes of a file of {size}")
-    try:
-        header: Any = json.loads(os.pread(fd, length, 8))
-    except (
-        ValueError,
-        RecursionError,
-    ) as error:  # not UTF-8, not JSON, a number of thousands of digits, or nested too deep
-        raise broken(f"its header is not JSON ({error})") from error
-    if not isinstance(header, dict):
-        raise broken("its header is not a JSON object")
+    header = parse_json_object(os.pread(fd, length, 8), "its header", error=broken)
     metadata = header.pop("__metadata__", None) or {}
-    if not isinstance(metadata, dict):
-        raise broken("its __metadata__ is not a JSON object")
+    if not isinstance(metadata, dict) or not all(isinstance(text, str) for text in metadata.values()):
+        raise broken("its __metadata__ is not a JSON object of texts")
     data_size = size - 8 - length
     entries: dict[str, Entry] = {}
     for name, entry in header.items():
         kind, shape, offsets = _entry_fields(entry)
         if kind is None or shape is None or offsets is None:
-            raise broken(f"the entry of tensor {name!r} lacks a proper dtype, shape or data_offsets")
+            raise broken(f"the entry of tensor {quoted(name)} lacks a proper dtype, shape or data_offsets")
         start, stop = offsets
         if stop < start or stop > data_size:
-            raise broken(f"tensor {name!r} lies at {start}..{stop} of {data_size} bytes of data: truncated download?")
+            raise broken(
+                f"tensor {quoted(name)} lies at {start}..{stop} of {data_size} bytes of data: truncated download?"
+            )
         if kind in DTYPES and math.prod(shape) * DTYPES[kind].itemsize != stop - start:
-            raise broken(f"tensor {name!r} of shape {list(shape)} and type {kind} does not fill {stop - start} bytes")
+            raise broken(
+                f"tensor {quoted(name)} of shape {list(shape)} and type {kind} does not fill {stop - start} bytes"
+            )
         entries[name] = (kind, shape, start, stop)
     end = 0
     for name, (_, _, start, stop) in sorted(entries.items(), key=lambda item: item[1][2:]):
         if start != end:
             raise broken(
-                f"tensor {name!r} starts at byte {start} where {end} is expected: tensors overlap or leave a hole"
+                f"tensor {quoted(name)} starts at byte {start} where {end} is expected: tensors overlap or leave a hole"
             )
         end = stop
     if end != data_size:
@@ -151,7 +162,11 @@ def _entry_fields(entry: Any) -> tuple[str | None, tuple[int, ...] | None, tuple
     """Type, shape and offsets of a tensor in the header; None for each that is not what the format says."""
 
     def naturals(value: Any) -> tuple[int, ...] | None:
-        proper = isinstance(value, list) and all(type(n) is int and 0 <= n < 2**63 for n in value)
+        proper = (
+            isinstance(value, list)
+            and len(value) <= _MAX_AXES
+            and all(type(n) is int and 0 <= n < 2**63 for n in value)
+        )
         return tuple(value) if proper else None
 
     if not isinstance(entry, dict):
@@ -177,7 +192,7 @@ class SafetensorsFiles:
         for file in self.files:
             for name in file.names():
                 if name in self._owner:
-                    raise WeightFileError(f"tensor {name!r} is in both {self._owner[name].path} and {file.path}")
+                    raise WeightFileError(f"tensor {quoted(name)} is in both {self._owner[name].path} and {file.path}")
                 self._owner[name] = file
 
     def names(self) -> Iterable[str]:
@@ -231,13 +246,14 @@ def index_files(index: Path) -> list[Path]:
     Raises:
       WeightFileError: the index is broken, or a shard that it names is missing.
     """
-    try:
-        names = sorted(set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()))
-    except (OSError, UnicodeDecodeError, json.JSONDecodeError, KeyError, TypeError, AttributeError) as error:
-        raise WeightFileError(f"{index} is not an index of safetensors files: {error!r}") from error
-    paths = [index.parent / str(name) for name in names]
-    if any(Path(str(name)).name != name for name in names):
-        raise WeightFileError(f"{index} names files outside its own folder")
+    raw = read_json_object(index, error=WeightFileError, most=_MAX_HEADER)
+    files = raw.get("weight_map")
+    if not isinstance(files, dict) or not files or not all(isinstance(name, str) for name in files.values()):
+        raise WeightFileError(f"{index} is not an index of safetensors files: expected a weight_map of names of files")
+    names = sorted(set(files.values()))
+    if strange := [name for name in names if Path(name).name != name or not name.isprintable() or len(name) > 200]:
+        raise WeightFileError(f"{index} names files outside its own folder, or such as cannot be: {quoted(strange[0])}")
+    paths = [index.parent / name for name in names]
     missing = [path.name for path in paths if not path.is_file()]
     if missing:
         raise WeightFileError(f"{index} names {len(missing)} files that are missing: {', '.join(missing[:5])}")

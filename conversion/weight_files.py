@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import glob
-import json
+import os
 import re
 from pathlib import Path
-from typing import Any, cast
 
+from conversion.json_file import read_json_object
+from conversion.regular_file import open_regular, reason_of
 from conversion.safetensors_io import index_files
 from conversion.tensor_source import WeightFileError
 
@@ -48,25 +49,31 @@ def has_configuration(folder: Path) -> bool:
 
     Repositories of GGUF files may have a config.json so that the Hub counts downloads; it says no more than the model's type.
     """
-    if (folder / "params.json").is_file():
+    if (folder / "params.json").exists():
         return True
     try:
-        config = json.loads((folder / "config.json").read_bytes())
-    except FileNotFoundError:
-        return False
-    except (OSError, ValueError, RecursionError):
+        config = read_json_object(folder / "config.json", error=WeightFileError, missing_ok=True)
+    except WeightFileError:
         return True  # what is wrong with it will be told when it is used
-    return not isinstance(config, dict) or not {"architectures", "hidden_size", "text_config"}.isdisjoint(
-        cast("dict[str, Any]", config)
-    )
+    return not {"architectures", "hidden_size", "text_config"}.isdisjoint(config)
 
 
 def is_gguf(path: Path) -> bool:
-    """Whether a file says that it is GGUF: by its name, or else by its first bytes."""
+    """Whether a file says that it is GGUF: by its name, or else by its first bytes.
+
+    Raises:
+      WeightFileError: it cannot be read.
+    """
     if path.suffix == ".gguf":
         return True
-    with path.open("rb") as file:
-        return file.read(4) == b"GGUF"
+    try:
+        fd = open_regular(path)
+        try:
+            return os.read(fd, 4) == b"GGUF"
+        finally:
+            os.close(fd)
+    except (OSError, ValueError) as error:
+        raise WeightFileError(f"{path} cannot be read: {reason_of(error)}") from error
 
 
 def is_first_part(name: str) -> bool:

@@ -7,6 +7,7 @@ into *becomes* the device's array).
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 from functools import lru_cache
@@ -37,6 +38,7 @@ from mistral_jax.quant.plan import Quantization, stored_kind
 Progress = Callable[[int, int], None]
 """Called with (bytes loaded so far, bytes in all)."""
 
+_LAYER = re.compile(r"model\.layers\.(\d{1,9})\.")
 _FUSED = {"qkv_proj": ("q_proj", "k_proj", "v_proj"), "gate_up_proj": ("gate_proj", "up_proj")}
 
 
@@ -109,6 +111,7 @@ def plan_weights(
     Raises:
       WeightFileError: see `load_weights`.
     """
+    _check_layers(config, source)
     parameters = {
         ".".join(map(str, path)): tuple(value.shape)
         for path, value in nnx.to_flat_state(_abstract(config, jnp.dtype(dtype))[1])
@@ -137,6 +140,16 @@ def _stored_shapes(source: TensorSource, parts: list[tuple[str, Form]]) -> list[
         else:
             stored += [(form, shape) for shape in shapes]
     return stored
+
+
+def _check_layers(config: MistralConfig, source: TensorSource) -> None:
+    """Whether it is worth making the model's structure, which takes its time for each layer."""
+    numbers = {match[1] for name in source.names() if (match := _LAYER.match(name))}
+    if config.num_layers > 2 * len(numbers) + 8:
+        raise WeightFileError(
+            f"the weights do not fit the configuration: it has {config.num_layers} layers, and the files have tensors of "
+            f"{len(numbers)}"
+        )
 
 
 def load_weights(
@@ -269,6 +282,8 @@ def hf_config(config: MistralConfig, *, dtype: str) -> dict[str, Any]:
         )
     scaling = {"rope_type": "linear", "factor": rope.factor} if rope.kind == "linear" else None
     is_llama = config.attention_bias or config.mlp_bias
+    if is_llama and windows != {None}:
+        raise WeightFileError("a config.json has no form for biases of projections together with a sliding window")
     return {
         "architectures": ["LlamaForCausalLM" if is_llama else "MistralForCausalLM"],
         "model_type": "llama" if is_llama else "mistral",

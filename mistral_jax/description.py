@@ -7,17 +7,19 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 from conversion.gguf.config import hf_config
 from conversion.gguf.file import GGUFFile
 from conversion.gguf.source import GGUFSource
+from conversion.json_fields import JSONFields, is_number, shown
+from conversion.json_file import read_json_object
 from conversion.tokenizer.chat_templates import read_chat_templates
 from mistral_jax.chat import ChatFormatter, load_chat_formatter
 from mistral_jax.chat.gguf import chat_formatter_from_gguf
 from mistral_jax.chat.loading import read_override
 from mistral_jax.checkpoint import stored_dtype
-from mistral_jax.config import ConfigError, MistralConfig, read_json_object
+from mistral_jax.config import ConfigError, MistralConfig
 from mistral_jax.hub import ModelFiles
 from mistral_jax.sampling_params import SAMPLING_DEFAULT_FIELDS, SamplingParams, SamplingParamsError
 from mistral_jax.tokenizer import Tokenizer, load_tokenizer
@@ -68,7 +70,7 @@ def _describe_folder(files: ModelFiles, chat_template: str | None) -> ModelDescr
     folder = files.tokenizer_folder or files.folder
     tokenizer = load_tokenizer(folder)
     path = files.folder / "generation_config.json"
-    generation = read_json_object(path) if path.is_file() else {}
+    generation = read_json_object(path, error=ConfigError, missing_ok=True)
     eos_ids = {*config.eos_token_ids, *_eos_ids(generation, path)}
     if tokenizer.eos_id is not None:
         eos_ids.add(tokenizer.eos_id)
@@ -112,11 +114,7 @@ def _describe_gguf(files: ModelFiles, chat_template: str | None) -> ModelDescrip
 
 
 def _eos_ids(generation: dict[str, Any], path: Path) -> list[int]:
-    found = generation.get("eos_token_id")
-    ids = cast("list[Any]", found) if isinstance(found, list) else [] if found is None else [found]
-    if not all(type(token) is int and token >= 0 for token in ids):
-        raise ConfigError(f"{path}: eos_token_id is {found!r}; expected a token id or a list of them")
-    return ids
+    return list(JSONFields(generation, error=ConfigError, source=str(path)).token_ids("eos_token_id"))
 
 
 def _sampling_defaults(generation: dict[str, Any], path: Path) -> dict[str, Any]:
@@ -126,8 +124,10 @@ def _sampling_defaults(generation: dict[str, Any], path: Path) -> dict[str, Any]
         defaults["top_k"] = 0
     for key, value in defaults.items():
         expected = (int,) if key == "top_k" else (int, float)
-        if type(value) not in expected:
-            raise ConfigError(f"{path}: {key} is {value!r}; expected {'an integer' if key == 'top_k' else 'a number'}")
+        if type(value) not in expected or not is_number(value):
+            raise ConfigError(
+                f"{path}: {key} is {shown(value)}; expected {'an integer' if key == 'top_k' else 'a number'}"
+            )
     try:
         SamplingParams(**defaults)
     except SamplingParamsError as error:

@@ -77,5 +77,6 @@ def attention_temperature(config: MistralConfig, positions: jax.Array) -> jax.Ar
     """Ministral 3's scale of the queries, float32 [B, T, 1, 1]; None for models without it."""
     if not config.attention_temperature_beta:
         return None
-    steps = jnp.floor(positions.astype(jnp.float32) / config.attention_temperature_length)
+    # In integers: XLA may multiply by a reciprocal, which is a step off at multiples of lengths such as 41.
+    steps = (positions // config.attention_temperature_length).astype(jnp.float32)
     return (1.0 + config.attention_temperature_beta * jnp.log1p(steps))[..., None, None]

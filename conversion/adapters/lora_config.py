@@ -14,6 +14,7 @@ from typing import Any, cast
 
 from conversion.adapters.errors import AdapterError
 from conversion.adapters.json_object import JSONObject, is_finite
+from conversion.regular_file import plain
 
 CONFIG_NAME = "adapter_config.json"
 
@@ -92,7 +93,9 @@ def read_lora_config(path: Path) -> LoRAConfig:
     fields = JSONObject.read(path)
     kind = fields.text("peft_type")
     if kind is None or kind.upper() != "LORA":
-        raise AdapterError(f'{path}: peft_type is {kind or "missing"}; only "LORA" is implemented here')
+        raise AdapterError(
+            f'{path}: peft_type is {plain(kind) if kind else "missing"}; only "LORA" is implemented here'
+        )
     for key, what in _NOT_IMPLEMENTED.items():
         if fields.values.get(key):
             raise AdapterError(f"{path}: {key} is set; {what}: that is not implemented")

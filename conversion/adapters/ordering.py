@@ -10,7 +10,6 @@ orders follow from the adapters themselves, which `derive_ordering` does.
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -22,7 +21,9 @@ from conversion.adapters.json_object import JSONObject, json_file
 from conversion.adapters.lora_files import LoRAFiles
 from conversion.adapters.modules import PARTS, ModuleKey, torch_order
 from conversion.hub_id import is_hub_id
+from conversion.json_fields import shown
 from conversion.output_files import new_file
+from conversion.regular_file import plain
 
 ORDERING_NAME = "ordering.json"
 """What the file is called beside a mixture that was written here."""
@@ -62,7 +63,7 @@ def read_ordering(path: Path | str) -> Ordering:
     fields = JSONObject.read(Path(path))
     order = fields.texts("order") or ()
     if (twice := _first_twice(order)) is not None:
-        raise AdapterError(f"{fields.path}: order names {twice} twice; expected each adapter once")
+        raise AdapterError(f"{fields.path}: order names {plain(twice)} twice; expected each adapter once")
     return Ordering(
         order=order,
         layers=_layers(fields),
@@ -118,7 +119,7 @@ def check_ordering(ordering: Ordering, adapters: Sequence[LoRAFiles], *, layerwi
     names = [adapter.name for adapter in adapters]
     for name in ordering.order:
         if name not in names:
-            raise AdapterError(f"the ordering names adapter {name}; expected one of {', '.join(names)}")
+            raise AdapterError(f"the ordering names adapter {plain(name)}; expected one of {', '.join(names)}")
     if ordering.order and len(ordering.order) != len(names):
         missing = next(name for name in names if name not in ordering.order)
         raise AdapterError(f"the ordering names {len(ordering.order)} of {len(names)} adapters; {missing} is missing")
@@ -163,12 +164,12 @@ def _layers(fields: JSONObject) -> Mapping[ModuleKey, int] | None:
         key = _module(name)
         if key is None:
             raise AdapterError(
-                f"{fields.path}: layers has {name}, which is none of the linear layers of a Mistral model "
+                f"{fields.path}: layers has {plain(name)}, which is none of the linear layers of a Mistral model "
                 f"(model.layers.0.self_attn.q_proj and so on, with {', '.join(PARTS)}): it was made for another model"
             )
         if type(index) is not int or not 0 <= index < len(found):
             raise AdapterError(
-                f"{fields.path}: {name} has index {json.dumps(index)}; expected a whole number from 0 to {len(found) - 1}, "
+                f"{fields.path}: {name} has index {shown(index)}; expected a whole number from 0 to {len(found) - 1}, "
                 "as there are so many modules"
             )
         if index in names:

@@ -18,6 +18,7 @@ from conversion.adapters.json_object import JSONObject
 from conversion.adapters.lora_config import CONFIG_NAME
 from conversion.adapters.lora_files import WEIGHTS_NAME
 from conversion.adapters.natural_sort import natural_sort
+from conversion.regular_file import plain
 
 XLORA_CONFIG_NAME = "xlora_config.json"
 CLASSIFIER_NAME = "xlora_classifier.safetensors"
@@ -111,7 +112,7 @@ def choose_adapters(
             who = "the ordering" if order else layout.config.name
             outside = f" (nor is there an adapter in {paths[missing]})" if missing in paths else ""
             raise AdapterError(
-                f"{who} names adapter {missing}, which has no folder in {layout.folder}{outside}; adapters there: "
+                f"{who} names adapter {plain(missing)}, which has no folder in {layout.folder}{outside}; adapters there: "
                 f"{', '.join(known) or 'none'}"
             )
     return {name: known[name] for name in wanted}

@@ -250,7 +250,15 @@ def _config(gguf: GGUFFile) -> dict[str, Any]:
     window = sliding_window(fields, shape, theta=theta, context=context, plain_rope=not rope)
     tempered = "llama_4_scaling_beta" in rope
     layer_types = _layer_types(fields, shape.num_layers, window.size)
-    if tempered:
+    attention_bias = _has(gguf, r"attn_(q|k|v|qkv|output)\.bias")
+    mlp_bias = _has(gguf, r"ffn_(gate|up|down)\.bias")
+    if tempered and layer_types is not None:
+        raise GGUFError("windows that differ between layers, with an attention temperature, are not implemented")
+    if (attention_bias or mlp_bias) and (tempered or window.size is not None):
+        raise GGUFError("biases of projections, with a sliding window or an attention temperature, are not implemented")
+    if attention_bias or mlp_bias:  # of these classes, only Llama's knows biases
+        architecture, model_type = "LlamaForCausalLM", "llama"
+    elif tempered:
         architecture, model_type = "Ministral3ForCausalLM", "ministral3"
     elif layer_types is not None:
         architecture, model_type = "MinistralForCausalLM", "ministral"
@@ -278,8 +286,8 @@ def _config(gguf: GGUFFile) -> dict[str, Any]:
         "rms_norm_eps": fields.real("attention.layer_norm_rms_epsilon", most=1.0),
         "sliding_window": window.size,
         "tie_word_embeddings": "output.weight" not in gguf.tensors,
-        "attention_bias": _has(gguf, r"attn_(q|k|v|qkv|output)\.bias"),
-        "mlp_bias": _has(gguf, r"ffn_(gate|up|down)\.bias"),
+        "attention_bias": attention_bias,
+        "mlp_bias": mlp_bias,
         "bos_token_id": _token(fields, "bos", 1, shape.vocab_size),
         "eos_token_id": _token(fields, "eos", 2, shape.vocab_size),
         "torch_dtype": _DTYPES.get(largest.type_name, "bfloat16"),

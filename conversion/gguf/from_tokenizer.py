@@ -17,10 +17,16 @@ import numpy as np
 
 from conversion.gguf.vocabulary import PREFIX
 from conversion.tokenizer.chat_templates import MISTRAL_FORMATS, read_chat_templates
-from conversion.tokenizer.files import TokenizerError, find_sentencepiece, find_tokenizer_file, read_json_object
+from conversion.tokenizer.files import (
+    TokenizerError,
+    find_sentencepiece,
+    find_tokenizer_file,
+    known_form,
+    read_json_object,
+)
 from conversion.tokenizer.folder_vocabulary import PADDING_SCORE, NewVocabulary, from_sentencepiece, from_tekken
 from conversion.tokenizer.json_vocabulary import added_tokens, adds_prefix, begins_with_special, from_tokenizer_json
-from conversion.tokenizer.sentencepiece_model import BPE, PieceType, SentencePieceModel, parse_sentencepiece
+from conversion.tokenizer.sentencepiece_model import BPE, PieceType, SentencePieceModel, parse_sentencepiece, read_model
 from conversion.tokenizer.special_tokens import SpecialTokens, read_special_tokens
 from conversion.tokenizer.tekken_file import read_tekken
 from conversion.tokenizer.word_splits import TEKKEN
@@ -77,15 +83,12 @@ def tokenizer_to_gguf(folder: Path, *, vocab_size: int) -> dict[str, Any]:
 
 def _read(folder: Path, special: SpecialTokens) -> NewVocabulary:
     path = find_tokenizer_file(folder)
-    if path.suffix == ".json" and ("tekken" in path.name or "config" in read_json_object(path)):
+    if path.suffix == ".json" and ("tekken" in path.name or "config" in read_json_object(path, vocabulary=True)):
         return from_tekken(read_tekken(path), special, str(path))
-    data = read_json_object(path) if path.suffix == ".json" else None
+    data = read_json_object(path, vocabulary=True) if path.suffix == ".json" else None
     model = find_sentencepiece(folder)
     if model is not None:
-        try:
-            parsed = parse_sentencepiece(model.read_bytes(), str(model))
-        except OSError as error:
-            raise TokenizerError(f"{model} cannot be read: {error.strerror}.") from error
+        parsed = parse_sentencepiece(read_model(model), str(model))
         if data is None:
             prefix = read_json_object(folder / "tokenizer_config.json", missing_ok=True).get("add_prefix_space")
             vocabulary = from_sentencepiece(parsed, special, model)
@@ -93,17 +96,21 @@ def _read(folder: Path, special: SpecialTokens) -> NewVocabulary:
             return vocabulary
         if parsed.model_type == BPE and _same_vocabulary(parsed, data):
             # Real scores are better than merges; all else is in tokenizer.json as it is used.
-            vocabulary = from_sentencepiece(parsed, replace(special, added=added_tokens(data, special)), model)
-            vocabulary.add_space_prefix = adds_prefix(data)
+            with known_form(str(path)):
+                added = added_tokens(data, special)
+                prefix, add_bos = adds_prefix(data), begins_with_special(data)
+            vocabulary = from_sentencepiece(parsed, replace(special, added=added), model)
+            vocabulary.add_space_prefix = prefix
             if special.add_bos is None:
-                vocabulary.add_bos = begins_with_special(data)
+                vocabulary.add_bos = add_bos
             return vocabulary
     assert data is not None
     return from_tokenizer_json(data, special, str(path))
 
 
 def _same_vocabulary(model: SentencePieceModel, data: Json) -> bool:
-    vocab = (data.get("model") or {}).get("vocab")
+    inner: Any = data.get("model")
+    vocab: Any = cast("Json", inner).get("vocab") if isinstance(inner, dict) else None
     return (
         isinstance(vocab, dict)
         and all(cast("Json", vocab).get(text, i) == i for i, text in enumerate(model.texts))
@@ -139,7 +146,7 @@ def _eos_ids(folder: Path) -> list[int]:
     for name in ("config.json", "generation_config.json"):
         value = read_json_object(folder / name, missing_ok=True).get("eos_token_id")
         listed = cast("list[Any]", value) if isinstance(value, list) else [value]
-        ids += [i for i in listed if isinstance(i, int) and i >= 0]
+        ids += [i for i in listed if type(i) is int and i >= 0]
     return list(dict.fromkeys(ids))
 
 

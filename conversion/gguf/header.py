@@ -17,6 +17,7 @@ from conversion.ggml_types import BY_ID, GGMLType
 from conversion.gguf.file_bytes import GGUFError, OpenedFile
 from conversion.gguf.metadata import ARRAY, FORMATS, NAMES, STRING, Value, decode, string_runs
 from conversion.gguf.not_gguf import what_it_is
+from conversion.regular_file import shortened
 
 VERSIONS = (2, 3)
 DEFAULT_ALIGNMENT = 32
@@ -359,7 +360,7 @@ class _HeadReader:
             )
 
     def _broken(self, what: str, *, at: int, remedy: str = _FETCH_AGAIN) -> GGUFError:
-        return GGUFError(f"{self._file.path} is a broken GGUF file: at byte {at}, {what}. {remedy}")
+        return GGUFError(f"{self._file.path} is a broken GGUF file: at byte {at}, {shortened(what, 500)}. {remedy}")
 
 
 def _padded(size: int, alignment: int) -> int:

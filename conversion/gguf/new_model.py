@@ -5,7 +5,6 @@ Where it comes from is forgotten here: a folder in Hugging Face's format, one in
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack
@@ -20,10 +19,12 @@ import numpy as np
 from conversion.ggml_types import GGMLType
 from conversion.gguf.config import hf_config
 from conversion.gguf.file import GGUFFile
-from conversion.gguf.from_config import gguf_architecture, gguf_metadata, rope_factors
+from conversion.gguf.from_config import gguf_architecture, gguf_metadata, has_biases, rope_factors
 from conversion.gguf.from_tokenizer import tokenizer_to_gguf
 from conversion.gguf.rope import FACTORS_TENSOR
 from conversion.gguf.source import GGUFLayout, GGUFSource
+from conversion.json_fields import JSONFields
+from conversion.json_file import read_json_object
 from conversion.params_to_config import params_to_config
 from conversion.quantize import quantize
 from conversion.safetensors_io import SafetensorsFiles, read_array
@@ -153,14 +154,24 @@ def open_folder(folder: Path, *, name: str | None = None) -> NewGGUFModel:
     source: TensorSource = HuggingFaceText(files)
     if "tok_embeddings.weight" in set(files.names()):
         source = MistralFormat(files, num_heads=heads, num_kv_heads=kv_heads)
+    if not has_biases(config) and (biases := sorted(name for name in source.names() if name.endswith(".bias"))):
+        raise WeightFileError(
+            f"{folder} has {biases[0]} and {len(biases) - 1} more, and models of its class have no biases (transformers ignores "
+            "such tensors): remove them, or name the class that the model was trained as"
+        )
     layout = GGUFLayout(source, num_heads=heads, num_kv_heads=kv_heads, tied=_is_tied(config, source))
-    generation = _read_json(folder / "generation_config.json")
-    sampling = {f"general.sampling.{key}": generation.get(theirs) for theirs, key in _SAMPLING.items()}
+    generation = folder / "generation_config.json"
+    fields = JSONFields(_read_json(generation), error=WeightFileError, source=str(generation))
+    sampling = {
+        f"general.sampling.{key}": fields.whole(theirs, least=-1) if key == "top_k" else fields.number(theirs, most=1e3)
+        for theirs, key in _SAMPLING.items()
+        if theirs in fields
+    }
     metadata = {
         "general.architecture": gguf_architecture(config),
         "general.type": "model",
         "general.name": name or model_name(folder),
-        **{key: value for key, value in sampling.items() if value is not None},
+        **sampling,
         **architecture,
         **tokenizer_to_gguf(folder, vocab_size=text["vocab_size"]),
     }
@@ -224,24 +235,16 @@ def _typed(gguf: GGUFFile, key: str) -> Any:
 
 
 def _read_config(folder: Path) -> dict[str, Any]:
-    if (folder / "config.json").is_file():
+    if (folder / "config.json").exists():
         return _read_json(folder / "config.json")
-    if (folder / "params.json").is_file():
+    if (folder / "params.json").exists():
         return params_to_config(_read_json(folder / "params.json"))
     raise WeightFileError(f"{folder} has neither config.json nor params.json: is it a model folder?")
 
 
 def _read_json(path: Path) -> dict[str, Any]:
     """An object; {} where there is no file."""
-    if not path.is_file():
-        return {}
-    try:
-        value = json.loads(path.read_bytes())
-    except (OSError, ValueError, RecursionError) as error:
-        raise WeightFileError(f"{path} cannot be read as JSON: {error}") from error
-    if not isinstance(value, dict):
-        raise WeightFileError(f"{path} holds a JSON {type(value).__name__}; expected an object")
-    return cast("dict[str, Any]", value)
+    return read_json_object(path, error=WeightFileError, missing_ok=True)
 
 
 def _head_counts(config: Mapping[str, Any]) -> Sequence[int]:

@@ -14,7 +14,7 @@ from typing import Any, cast
 import numpy as np
 
 from conversion.tokenizer.byte_level import from_letters
-from conversion.tokenizer.files import TokenizerError
+from conversion.tokenizer.files import TokenizerError, check_lengths
 from conversion.tokenizer.sentencepiece_model import SPACE, PieceType
 from conversion.tokenizer.special_tokens import is_turn_marker
 
@@ -108,6 +108,7 @@ def read_vocabulary(metadata: Mapping[str, Any]) -> GGUFVocabulary:
     tokens = _texts(metadata, "tokens")
     if not tokens:
         raise TokenizerError(f"The GGUF file lists no tokens ({PREFIX}tokens). {USE_OVERRIDE}")
+    check_lengths(tokens, "The GGUF file")
     ids = _ids(metadata, len(tokens))
     types = _types(metadata, tokens, ids)
     for name, i in list(ids.items()):

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, cast
 
-from conversion.tokenizer.files import TokenizerError, read_json_object
+from conversion.tokenizer.files import TokenizerError, read_json_object, read_text
 
 _GGUF_KEY = "tokenizer.chat_template"
 
@@ -23,9 +23,9 @@ def read_chat_templates(folder: Path) -> str | dict[str, str] | None:
     if not folder.is_dir():
         return None
     path = folder / "chat_template.jinja"
-    more = {p.stem: p.read_text(encoding="utf-8") for p in sorted(folder.glob("additional_chat_templates/*.jinja"))}
-    if path.is_file():
-        return {**more, "default": path.read_text(encoding="utf-8")}
+    more = {p.stem: read_text(p) for p in sorted(folder.glob("additional_chat_templates/*.jinja"))}
+    if path.exists():
+        return {**more, "default": read_text(path)}
     for name in ("chat_template.json", "tokenizer_config.json"):
         template = templates_in_json(read_json_object(folder / name, missing_ok=True), str(folder / name))
         if template is not None:

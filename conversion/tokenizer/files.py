@@ -2,17 +2,109 @@
 
 from __future__ import annotations
 
-import json
 import re
+from collections.abc import Generator, Iterable
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
+
+from conversion import json_file
+from conversion.json_fields import shown
+from conversion.json_file import MOST_BYTES, MOST_VOCABULARY_BYTES
+from conversion.model_sizes import MOST_TOKENS, MOST_UNUSED_TOKENS
+from conversion.regular_file import read_regular, reason_of, shortened
 
 SENTENCEPIECE_NAME = re.compile(r".*\.(?:model(?:\.v(\d+)(?:m\d+)?)?|spm)")
 """Names of sentencepiece models; Mistral's carry the version of their instruct format, such as tokenizer.model.v3."""
 
 
+_MOST_TOKEN_LENGTH = 1024
+_MOST_TEXT = 2**24
+"""Characters, or bytes, of all tokens together. All cuts of a token are looked at, so long ones cost their square."""
+
+
 class TokenizerError(ValueError):
     """A tokenizer file is missing, broken or of a kind that we do not implement."""
+
+
+@contextmanager
+def known_form(source: str) -> Generator[None]:
+    """What a file's values make code inside stumble over becomes one error that names the file.
+
+    That is also for what the tokenizers library throws: bare exceptions, and panics of Rust, which are no `Exception`.
+
+    Raises:
+      TokenizerError: instead of any other.
+    """
+    try:
+        yield
+    except (TokenizerError, MemoryError):
+        raise
+    except KeyError as error:
+        raise TokenizerError(f"{source} has a form that we do not know: no {shown(error.args[0])} in it.") from error
+    except Exception as error:
+        raise TokenizerError(f"{source} has a form that we do not know ({reason_of(error)}).") from error
+    except BaseException as error:
+        if type(error).__name__ != "PanicException":
+            raise
+        raise TokenizerError(f"{source} cannot be used by the tokenizers library ({_panic(error)}).") from error
+
+
+def _panic(error: BaseException) -> str:
+    """What a panic of Rust says, in one line."""
+    return shortened(" ".join(str(error).split()))
+
+
+def token_id(value: Any, text: str) -> int:
+    """An id as files of tokenizers give it.
+
+    Raises:
+      TokenizerError: it is no whole number, or beyond all vocabularies.
+    """
+    if type(value) is not int or not 0 <= value < MOST_TOKENS:
+        raise TokenizerError(
+            f"The token {shown(text)} has id {shown(value)}; expected a whole number from 0 to {MOST_TOKENS - 1}."
+        )
+    return value
+
+
+def check_ids(largest: int, count: int, source: str) -> None:
+    """Whether a table with a place for each id is worth making.
+
+    Raises:
+      TokenizerError: most of its places would be empty.
+    """
+    if largest >= count + MOST_UNUSED_TOKENS:
+        raise TokenizerError(
+            f"{source} has a token with id {largest} and {count} tokens: more than {MOST_UNUSED_TOKENS} ids would be unused."
+        )
+
+
+def check_lengths(tokens: Iterable[str | bytes], source: str) -> None:
+    """Whether all cuts of all tokens can be looked at in time.
+
+    Raises:
+      TokenizerError: a token is longer than any in use, or all together are.
+    """
+    total = 0
+    for token in tokens:
+        total += len(token)
+        if len(token) > _MOST_TOKEN_LENGTH or total > _MOST_TEXT:
+            raise TokenizerError(
+                f"{source} has tokens of more than {_MOST_TOKEN_LENGTH} characters, or of more than {_MOST_TEXT} together."
+            )
+
+
+def read_text(path: Path, *, most: int = MOST_BYTES) -> str:
+    """The text of a file in UTF-8.
+
+    Raises:
+      TokenizerError: it is missing, no regular file, too large, or not UTF-8.
+    """
+    try:
+        return read_regular(path, most=most).decode("utf-8-sig")
+    except (OSError, ValueError) as error:
+        raise TokenizerError(f"{path} cannot be read: {reason_of(error)}.") from error
 
 
 def find_tokenizer_file(folder: Path) -> Path:
@@ -49,24 +141,15 @@ def find_sentencepiece(folder: Path) -> Path | None:
     return max(models, key=models.__getitem__) if models else None
 
 
-def read_json_object(path: Path, *, missing_ok: bool = False) -> dict[str, Any]:
+def read_json_object(path: Path, *, missing_ok: bool = False, vocabulary: bool = False) -> dict[str, Any]:
     """A JSON file whose top is an object; {} for an absent file if `missing_ok`.
 
+    Args:
+      path: the file.
+      missing_ok: it need not be there.
+      vocabulary: it lists a vocabulary, and may be large.
     Raises:
-      TokenizerError: the file is absent, unreadable, or no JSON object.
+      TokenizerError: the file is absent, unreadable, too large, or no JSON object.
     """
-    try:
-        value: object = json.loads(path.read_bytes())
-    except FileNotFoundError:
-        if missing_ok:
-            return {}
-        raise TokenizerError(f"There is no file {path}.") from None
-    except OSError as error:
-        raise TokenizerError(f"{path} cannot be read: {error.strerror}.") from error
-    except (ValueError, RecursionError) as error:
-        raise TokenizerError(
-            f"{path} is no valid JSON ({error}). Was the download cut short? Fetch it again."
-        ) from error
-    if not isinstance(value, dict):
-        raise TokenizerError(f"{path} holds a JSON {type(value).__name__} where an object was expected.")
-    return cast("dict[str, Any]", value)
+    most = MOST_VOCABULARY_BYTES if vocabulary else MOST_BYTES
+    return json_file.read_json_object(path, error=TokenizerError, most=most, missing_ok=missing_ok)

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from conversion.tokenizer.byte_level import to_letters
-from conversion.tokenizer.files import SENTENCEPIECE_NAME, TokenizerError
+from conversion.tokenizer.files import SENTENCEPIECE_NAME, TokenizerError, check_ids, check_lengths
 from conversion.tokenizer.sentencepiece_model import BPE, SPACE, PieceType, SentencePieceModel
 from conversion.tokenizer.special_tokens import SpecialTokens
 from conversion.tokenizer.tekken_file import TekkenFile
@@ -82,6 +82,9 @@ def from_sentencepiece(model: SentencePieceModel, special: SpecialTokens, path: 
     """
     if model.model_type != BPE:
         raise TokenizerError(f"{path} is a sentencepiece model of another kind than BPE; only BPE is implemented.")
+    check_lengths(model.texts, str(path))
+    if PieceType.UNKNOWN not in model.types:
+        raise TokenizerError(f"{path} has no piece for unknown text, which a sentencepiece model must have.")
     texts, scores, types = list(model.texts), list(model.scores), list(model.types)
     for i, kind in enumerate(types):
         if kind == PieceType.USER_DEFINED:
@@ -114,7 +117,12 @@ def from_sentencepiece(model: SentencePieceModel, special: SpecialTokens, path: 
 
 
 def fill_up(texts: list[str], types: list[int], size: int) -> None:
-    """Unused tokens for ids that no file mentions."""
+    """Unused tokens for ids that no file mentions.
+
+    Raises:
+      TokenizerError: there are more of them than any vocabulary has.
+    """
+    check_ids(size - 1, len(texts), "The tokenizer")
     for i in range(len(texts), size):
         texts.append(f"[PAD{i}]")
         types.append(PieceType.UNUSED)

@@ -7,8 +7,9 @@ import re
 from collections.abc import Iterable, Mapping
 from typing import Any, cast
 
+from conversion.regular_file import plain
 from conversion.tokenizer.bpe_merges import merges_follow_scores
-from conversion.tokenizer.files import TokenizerError
+from conversion.tokenizer.files import TokenizerError, check_ids, check_lengths, known_form, token_id
 from conversion.tokenizer.folder_vocabulary import NewVocabulary, fill_up
 from conversion.tokenizer.sentencepiece_model import SPACE, PieceType
 from conversion.tokenizer.special_tokens import AddedToken, SpecialTokens
@@ -32,14 +33,15 @@ def from_tokenizer_json(data: Json, special: SpecialTokens, source: str) -> NewV
     Raises:
       TokenizerError: it is broken, of another kind, or cuts words in a way that GGUF files have no name for.
     """
-    try:
+    with known_form(source):
         model = cast("Json", data["model"])
-        vocab = {str(text): int(i) for text, i in cast("Json", model["vocab"]).items()}
+        vocab = {text: token_id(i, text) for text, i in cast("Json", model["vocab"]).items()}
+        check_lengths(vocab, source)
         merges = [_pair(merge) for merge in cast("list[Any]", model["merges"])]
         added = added_tokens(data, special)
         ids = vocab | {token.text: token.id for token in added}
         if model.get("type", "BPE") != "BPE":
-            raise TokenizerError(f"{source} holds a {model['type']} vocabulary; only BPE is implemented.")
+            raise TokenizerError(f"{source} holds a {plain(str(model['type']))} vocabulary; only BPE is implemented.")
         texts, types = _texts(
             vocab, added, special, unknown=model.get("unk_token"), byte_fallback=bool(model.get("byte_fallback"))
         )
@@ -48,10 +50,6 @@ def from_tokenizer_json(data: Json, special: SpecialTokens, source: str) -> NewV
             vocabulary = _byte_fallback(data, texts, types, merges)
         else:
             vocabulary = _byte_level(data, ids, texts, types, merges, source)
-    except (KeyError, TypeError, ValueError, AttributeError, IndexError) as error:
-        if isinstance(error, TokenizerError):
-            raise
-        raise TokenizerError(f"{source} has a form that we do not know ({error!r}).") from error
     usual = {
         "bos": ("<s>", "<|begin_of_text|>"),
         "eos": ("</s>", "<|end_of_text|>", "<|endoftext|>"),
@@ -76,7 +74,11 @@ def _pair(merge: Any) -> tuple[str, str]:
 def added_tokens(data: Json, special: SpecialTokens) -> tuple[AddedToken, ...]:
     """The file's added tokens and those of the side files, by id."""
     listed = [
-        AddedToken(id=int(token["id"]), text=str(token["content"]), special=bool(token.get("special")))
+        AddedToken(
+            id=token_id(token["id"], str(token["content"])),
+            text=str(token["content"]),
+            special=bool(token.get("special")),
+        )
         for token in cast("list[Json]", data.get("added_tokens") or [])
     ]
     flagged = {token.text for token in special.added if token.special}
@@ -100,7 +102,9 @@ def _texts(
     types: list[int] = []
     by_id = {i: text for text, i in vocab.items()}
     flags = {token.id: token for token in added}
-    for i in range(max([*by_id, *flags]) + 1):
+    largest = max([*by_id, *flags], default=-1)
+    check_ids(largest, len(by_id) + len(flags), "The tokenizer")
+    for i in range(largest + 1):
         text = by_id.get(i)
         if i in flags:
             text = flags[i].text

@@ -10,7 +10,9 @@ import struct
 from collections.abc import Iterator
 from dataclasses import dataclass
 from enum import IntEnum
+from pathlib import Path
 
+from conversion.regular_file import read_regular, reason_of
 from conversion.tokenizer.files import TokenizerError
 
 SPACE = "▁"
@@ -51,7 +53,21 @@ class SentencePieceModel:
 
 
 _Field = tuple[int, int | bytes]
+_MOST_BYTES = 32 * 2**20
+"""The largest models in use have five million."""
 _ABSENT: int = 0xFFFF_FFFF_FFFF_FFFF  # -1 as a varint: the id of a piece that does not exist
+
+
+def read_model(path: Path) -> bytes:
+    """The bytes of a model file.
+
+    Raises:
+      TokenizerError: it is missing, no regular file, or larger than any.
+    """
+    try:
+        return read_regular(path, most=_MOST_BYTES)
+    except (OSError, ValueError) as error:
+        raise TokenizerError(f"{path} cannot be read: {reason_of(error)}.") from error
 
 
 def parse_sentencepiece(data: bytes, source: str) -> SentencePieceModel:
@@ -81,7 +97,9 @@ def parse_sentencepiece(data: bytes, source: str) -> SentencePieceModel:
             elif number == 3:
                 prefix = bool(dict(_fields(_message(value))).get(3, prefix))
     except (ValueError, IndexError, KeyError, TypeError, struct.error) as error:
-        raise TokenizerError(f"{source} is no sentencepiece model ({error}). Was the download cut short?") from error
+        raise TokenizerError(
+            f"{source} is no sentencepiece model ({reason_of(error)}). Was the download cut short?"
+        ) from error
     if not texts:
         raise TokenizerError(f"{source} is no sentencepiece model: it has no pieces. Was the download cut short?")
     return SentencePieceModel(

@@ -8,7 +8,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, cast
 
-from conversion.tokenizer.files import TokenizerError, read_json_object
+from conversion.json_fields import shown
+from conversion.regular_file import quoted
+from conversion.tokenizer.files import TokenizerError, read_json_object, token_id
 
 _NAMES = ("bos_token", "eos_token", "unk_token", "pad_token", "cls_token", "sep_token", "mask_token")
 _TURN_MARKER = re.compile(r"<\|.*\|>", re.DOTALL)
@@ -69,7 +71,7 @@ class SpecialTokens:
             return ids[text]
         if name in ("bos_token", "eos_token"):
             raise TokenizerError(
-                f"The tokenizer's settings name {text!r} as {name}, but the vocabulary has no such token. Fetch "
+                f"The tokenizer's settings name {quoted(text)} as {name}, but the vocabulary has no such token. Fetch "
                 "tokenizer.json, "
                 "tokenizer_config.json and special_tokens_map.json again, all from the same repository."
             )
@@ -112,8 +114,8 @@ def special_tokens(
     others.update(text for text in names.values() if text is not None)
 
     added: dict[int, AddedToken] = {}
-    for text, token_id in added_tokens.items():
-        added[_as_id(token_id, text)] = AddedToken(id=_as_id(token_id, text), text=text, special=False)
+    for text, value in added_tokens.items():
+        added[_as_id(value, text)] = AddedToken(id=_as_id(value, text), text=text, special=False)
     decoder = config.get("added_tokens_decoder") or {}
     if not isinstance(decoder, dict):
         raise TokenizerError("added_tokens_decoder in tokenizer_config.json is no object from ids to tokens.")
@@ -137,7 +139,7 @@ def _listed(source: Mapping[str, Any], key: str) -> list[Any]:
     value = source.get(key) or []
     if isinstance(value, (list, dict)):
         return list(cast("dict[str, Any]", value).values() if isinstance(value, dict) else cast("list[Any]", value))
-    raise TokenizerError(f"{key} in the tokenizer's settings is {value!r}; expected a list of tokens.")
+    raise TokenizerError(f"{key} in the tokenizer's settings is {shown(value)}; expected a list of tokens.")
 
 
 def _token_text(value: object, where: str) -> str | None:
@@ -147,16 +149,11 @@ def _token_text(value: object, where: str) -> str | None:
     if value is None or isinstance(value, str):
         return value or None
     raise TokenizerError(
-        f"{where} in the tokenizer's settings is {value!r}; expected a text or an object with a content."
+        f"{where} in the tokenizer's settings is {shown(value)}; expected a text or an object with a content."
     )
 
 
 def _as_id(value: object, text: str) -> int:
-    if isinstance(value, (int, str)) and not isinstance(value, bool):
-        try:
-            number = int(value)
-        except ValueError:
-            number = -1
-        if number >= 0:
-            return number
-    raise TokenizerError(f"The added token {text!r} has id {value!r}; expected a whole number of 0 or more.")
+    if isinstance(value, str) and value.isascii() and value.isdecimal() and len(value) < 20:
+        value = int(value)
+    return token_id(value, text)

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import base64
-import binascii
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
 
-from conversion.tokenizer.files import TokenizerError, read_json_object
+from conversion.json_fields import JSONFields
+from conversion.model_sizes import MOST_TOKENS
+from conversion.tokenizer.files import TokenizerError, check_lengths, known_form, read_json_object, token_id
 
 # The control tokens of files that list none (versions up to 7), by their ids.
 _BUILT_IN = (
@@ -53,19 +54,23 @@ def read_tekken(path: Path) -> TekkenFile:
     Raises:
       TokenizerError: the file is absent, cut short, or of a form that we do not know.
     """
-    data = read_json_object(path)
-    try:
-        config = cast("dict[str, Any]", data["config"])
-        version, pattern = str(config["version"]), str(config["pattern"])
-        size, num_control = int(config["default_vocab_size"]), int(config["default_num_special_tokens"])
+    data = JSONFields(read_json_object(path, vocabulary=True), error=TokenizerError, source=str(path))
+    config = data.object("config")
+    if config is None:
+        raise data.wrong("config", "an object")
+    version, pattern = config.text("version"), config.text("pattern")
+    if version is None or pattern is None:
+        raise config.wrong("version" if version is None else "pattern", "a text")
+    size = config.whole("default_vocab_size", most=MOST_TOKENS)
+    num_control = config.whole("default_num_special_tokens", least=0, most=size)
+    with known_form(str(path)):
         # Files list more entries than the vocabulary takes: the rest was trained but is not used.
-        entries = cast("list[dict[str, Any]]", data["vocab"])[: size - num_control]
+        entries = cast("list[dict[str, Any]]", data.list("vocab") or [])[: size - num_control]
         ranks = [base64.b64decode(entry["token_bytes"], validate=True) for entry in entries]
-        control = _control_texts(data.get("special_tokens"), num_control, version)
-    except (KeyError, TypeError, IndexError, binascii.Error, ValueError) as error:
-        detail = f"no {error} in it" if isinstance(error, KeyError) else str(error)
-        raise TokenizerError(f"{path} is no tekken vocabulary that we can read: {detail}.") from error
-    if len(ranks) != size - num_control or any(entry["rank"] != i for i, entry in enumerate(entries)):
+        in_order = all(type(entry["rank"]) is int and entry["rank"] == i for i, entry in enumerate(entries))
+        control = _control_texts(data.list("special_tokens"), num_control, version)
+    check_lengths(ranks, str(path))
+    if len(ranks) != size - num_control or not in_order:
         raise TokenizerError(
             f"{path} promises {size - num_control} ranked tokens and lists {len(ranks)}, or not in the order of "
             "their ranks. "
@@ -81,9 +86,9 @@ def _control_texts(listed: object, count: int, version: str) -> list[str]:
             raise ValueError(f"a vocabulary of version {version} must list its special_tokens")
         texts = list(_BUILT_IN)
     else:
-        entries = sorted(cast("list[dict[str, Any]]", listed), key=lambda entry: int(entry["rank"]))
+        entries = sorted(cast("list[dict[str, Any]]", listed), key=lambda entry: token_id(entry["rank"], "of a rank"))
         texts = [str(entry["token_str"]) for entry in entries]
-        if [int(entry["rank"]) for entry in entries] != list(range(len(entries))):
+        if [entry["rank"] for entry in entries] != list(range(len(entries))):
             raise ValueError("the ranks of its special_tokens have gaps")
     if len(texts) > count:
         raise ValueError(f"it lists {len(texts)} special tokens and has room for {count}")

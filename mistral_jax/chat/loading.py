@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from conversion.tokenizer.chat_templates import read_chat_templates, templates_in_json
-from conversion.tokenizer.files import TokenizerError, read_json_object
+from conversion.tokenizer.files import TokenizerError, read_json_object, read_text
 from mistral_jax.chat.errors import ChatTemplateError
 from mistral_jax.chat.formatter import ChatFormatter
 from mistral_jax.tokenizer.base import Tokenizer
@@ -51,7 +51,7 @@ def read_override(override: str) -> str | dict[str, str]:
             if template is None:
                 raise ChatTemplateError(f"{path} has no chat_template.")
             return template
-        return path.read_text(encoding="utf-8")
+        return read_text(path)
     except (OSError, ValueError) as error:
         if isinstance(error, ChatTemplateError):
             raise

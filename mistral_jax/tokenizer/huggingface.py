@@ -13,8 +13,10 @@ from typing import Any, cast
 
 from tokenizers import Tokenizer
 
+from conversion.json_fields import shown
+from conversion.regular_file import plain, reason_of
 from conversion.tokenizer.byte_level import from_letters
-from conversion.tokenizer.files import TokenizerError, read_json_object
+from conversion.tokenizer.files import TokenizerError, check_ids, known_form, read_json_object, token_id
 from conversion.tokenizer.special_tokens import AddedToken, SpecialTokens, read_special_tokens
 from conversion.tokenizer.word_splits import TEKKEN, is_tekken
 from mistral_jax.tokenizer.byte_table import ByteTableTokenizer
@@ -43,14 +45,17 @@ class HuggingFaceTokenizer(ByteTableTokenizer):
         Raises:
           TokenizerError: the file is broken, of a kind that we do not implement, or disagrees with its side files.
         """
-        special = special or SpecialTokens()
-        try:
-            model = cast("Json", data["model"])
-            vocab = {str(piece): int(i) for piece, i in cast("Json", model["vocab"]).items()}
-        except (KeyError, TypeError, ValueError, AttributeError) as error:
-            raise TokenizerError(f"{source} is no tokenizer.json with a BPE vocabulary ({error!r}).") from error
+        with known_form(source):
+            self._build(data, special or SpecialTokens(), source)
+
+    def _build(self, data: Json, special: SpecialTokens, source: str) -> None:
+        model = cast("Json", data["model"])
         if model.get("type") not in ("BPE", None):
-            raise TokenizerError(f"{source} holds a {model['type']} vocabulary; only BPE is implemented.")
+            raise TokenizerError(f"{source} holds a {plain(str(model['type']))} vocabulary; only BPE is implemented.")
+        listed: Any = model.get("vocab")
+        if not isinstance(listed, dict):
+            raise TokenizerError(f"{source} is no tokenizer.json with a BPE vocabulary.")
+        vocab = {piece: token_id(i, piece) for piece, i in cast("Json", listed).items()}
         byte_level = _mentions(data, "ByteLevel")
         if not byte_level and not _mentions(data, _SPACE):
             raise TokenizerError(
@@ -58,15 +63,13 @@ class HuggingFaceTokenizer(ByteTableTokenizer):
             )
 
         data = {**data, "truncation": None, "padding": None}  # settings saved from somebody's training run
-        try:
-            data["added_tokens"] = added = _merge_added(data.get("added_tokens") or [], special, vocab)
-            if byte_level and _is_tekken(vocab, added):
-                data["pre_tokenizer"] = TEKKEN.pre_tokenizer()
-            without_prefix = _without_prefix(data)
-        except (KeyError, TypeError, ValueError, AttributeError) as error:
-            raise TokenizerError(f"{source} has a form that we do not know ({error!r}).") from error
-        self._at_start = _build(data, source)
-        self._inside = self._at_start if without_prefix == data else _build(without_prefix, source)
+        data["added_tokens"] = added = _merge_added(data.get("added_tokens") or [], special, vocab)
+        check_ids(max([*vocab.values(), *(token["id"] for token in added)], default=0), len(vocab) + len(added), source)
+        if byte_level and _is_tekken(vocab, added):
+            data["pre_tokenizer"] = TEKKEN.pre_tokenizer()
+        without_prefix = _without_prefix(data)
+        self._at_start = _backend(data, source)
+        self._inside = self._at_start if without_prefix == data else _backend(without_prefix, source)
         # Metaspace's scheme "first" puts the dummy prefix before a prompt but not after a control token.
         self._prefix_after_control = not _metaspaces(data, "first")
 
@@ -79,17 +82,17 @@ class HuggingFaceTokenizer(ByteTableTokenizer):
         control: dict[str, int] = {}
         self._strips: dict[int, tuple[bool, bool]] = {}
         for token in added:
-            token_id, text = int(token["id"]), str(token["content"])
-            if ids.get(text) != token_id:
+            own, text = int(token["id"]), str(token["content"])
+            if ids.get(text) != own:
                 raise TokenizerError(
-                    f"The added token {text!r} should have id {token_id}, but in {source} its id is {ids.get(text)}. "
+                    f"The added token {shown(text)} should have id {own}, but in {source} its id is {ids.get(text)}. "
                     "The tokenizer's "
                     "files belong to different models: fetch them from the same repository."
                 )
-            table[token_id] = b"" if token["special"] else text.encode()
+            table[own] = b"" if token["special"] else text.encode()
             if token["special"]:
-                control[text] = token_id
-                self._strips[token_id] = bool(token.get("lstrip")), bool(token.get("rstrip"))
+                control[text] = own
+                self._strips[own] = bool(token.get("lstrip")), bool(token.get("rstrip"))
         unk = model.get("unk_token")
         for text in {*special.others, *([unk] if unk else [])} & ids.keys():
             control[text] = ids[text]
@@ -117,7 +120,7 @@ class HuggingFaceTokenizer(ByteTableTokenizer):
         """
         path = Path(path)
         special = read_special_tokens(path.parent) if special is None else special
-        return cls(read_json_object(path), special=special, source=str(path))
+        return cls(read_json_object(path, vocabulary=True), special=special, source=str(path))
 
     def encode_after_control(self, text: str) -> list[int]:
         """Ids of template text after a control token, with the dummy prefix where the file's own pipeline puts one."""
@@ -137,28 +140,28 @@ class HuggingFaceTokenizer(ByteTableTokenizer):
         return bos_id is not None and ids[:1] == [bos_id]
 
 
-def _build(data: Json, source: str) -> Tokenizer:
+def _backend(data: Json, source: str) -> Tokenizer:
     try:
         backend = Tokenizer.from_str(json.dumps(data, ensure_ascii=False))
     except Exception as error:  # the library raises bare Exception
-        raise TokenizerError(f"{source} cannot be used by the tokenizers library: {error}.") from error
+        raise TokenizerError(f"{source} cannot be used by the tokenizers library: {reason_of(error)}.") from error
     backend.encode_special_tokens = True  # that is: in a text they are text
     return backend
 
 
 def _merge_added(listed: list[Json], special: SpecialTokens, vocab: dict[str, int]) -> list[Json]:
     """The file's added tokens and those of the side files, by id, each flagged `special` if it is a control token."""
-    merged = {int(token["id"]): dict(token) for token in listed}
+    merged = {token_id(token["id"], str(token["content"])): dict(token) for token in listed}
     known = {str(token["content"]) for token in listed}
     flagged = {token.text for token in special.added if token.special}
     for token in special.added:
         if token.id not in merged and token.text not in known:
             plain = {"lstrip": False, "rstrip": False, "single_word": False, "normalized": False}
             merged[token.id] = {"id": token.id, "content": token.text, **plain, "special": token.special}
-    for token_id, token in merged.items():
+    for i, token in merged.items():
         text = str(token["content"])
         is_special = bool(token.get("special")) or text in flagged
-        token["special"] = special.is_control(AddedToken(id=token_id, text=text, special=is_special))
+        token["special"] = special.is_control(AddedToken(id=i, text=text, special=is_special))
     # Entries of the model's own vocabulary keep their ids; the others are numbered in this order.
     return [merged[i] for i in sorted(merged, key=lambda i: (str(merged[i]["content"]) not in vocab, i))]
 

@@ -25,11 +25,11 @@ def load_tokenizer(path: str | Path) -> ByteTableTokenizer:
     path = Path(path)
     if path.is_dir():
         path = find_tokenizer_file(path)
-    elif not path.is_file():
+    elif not path.exists():
         raise TokenizerError(f"There is no tokenizer at {path}: no such file or folder.")
     special = read_special_tokens(path.parent)
     if path.suffix == ".json":
-        if "tekken" in path.name or "config" in read_json_object(path):
+        if "tekken" in path.name or "config" in read_json_object(path, vocabulary=True):
             return TekkenTokenizer.from_file(path, special=special)
         return HuggingFaceTokenizer.from_file(path, special=special)
     if SENTENCEPIECE_NAME.fullmatch(path.name):

@@ -7,7 +7,10 @@ from pathlib import Path
 
 from sentencepiece import SentencePieceProcessor
 
-from conversion.tokenizer.files import TokenizerError
+from conversion.json_fields import shown
+from conversion.regular_file import reason_of
+from conversion.tokenizer.files import TokenizerError, known_form
+from conversion.tokenizer.sentencepiece_model import read_model
 from conversion.tokenizer.special_tokens import SpecialTokens
 from mistral_jax.tokenizer.byte_table import ByteTableTokenizer
 
@@ -45,13 +48,16 @@ class SentencePieceTokenizer(ByteTableTokenizer):
         Raises:
           TokenizerError: the bytes are no sentencepiece model, or the added tokens do not continue its vocabulary.
         """
-        special = special or SpecialTokens()
+        with known_form(source):
+            self._build(model, special or SpecialTokens(), instruct_version, source)
+
+    def _build(self, model: bytes, special: SpecialTokens, instruct_version: str | None, source: str) -> None:
         try:
             self._at_start = SentencePieceProcessor(model_proto=model)
             self._inside = SentencePieceProcessor(model_proto=model + _NO_DUMMY_PREFIX)
         except (RuntimeError, TypeError, ValueError, OSError) as error:
             raise TokenizerError(
-                f"{source} is no sentencepiece model ({error}). Was the download cut short?"
+                f"{source} is no sentencepiece model ({reason_of(error)}). Was the download cut short?"
             ) from error
         processor = self._at_start
         size = processor.vocab_size()
@@ -72,7 +78,7 @@ class SentencePieceTokenizer(ByteTableTokenizer):
                 continue
             if token.id != len(pieces):
                 raise TokenizerError(
-                    f"{source} has {size} tokens and the added token {token.text!r} has id {token.id}, but the next "
+                    f"{source} has {size} tokens and the added token {shown(token.text)} has id {token.id}, but the next "
                     "free id is "
                     f"{len(pieces)}. The tokenizer's files belong to different models: fetch them from the same "
                     "repository."
@@ -110,10 +116,7 @@ class SentencePieceTokenizer(ByteTableTokenizer):
           TokenizerError: the file is absent or no sentencepiece model.
         """
         path = Path(path)
-        try:
-            model = path.read_bytes()
-        except OSError as error:
-            raise TokenizerError(f"{path} cannot be read: {error.strerror}.") from error
+        model = read_model(path)
         version = re.search(r"\.model\.(v\d+)(?:m\d+)?$", path.name)
         return cls(model, special=special, instruct_version=version[1] if version else None, source=str(path))
 

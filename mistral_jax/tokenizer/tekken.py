@@ -8,7 +8,7 @@ from pathlib import Path
 from tokenizers import Regex, Tokenizer, models, pre_tokenizers
 
 from conversion.tokenizer.byte_level import to_letters
-from conversion.tokenizer.files import TokenizerError
+from conversion.tokenizer.files import TokenizerError, known_form
 from conversion.tokenizer.special_tokens import SpecialTokens
 from conversion.tokenizer.tekken_file import read_tekken
 from mistral_jax.tokenizer.byte_table import ByteTableTokenizer
@@ -60,11 +60,9 @@ class TekkenTokenizer(ByteTableTokenizer):
             if entry[:cut] in rank_of and entry[cut:] in rank_of
         ]
         vocab = {name: rank + offset for rank, name in enumerate(letters)}
-        try:
+        with known_form("The tekken vocabulary"):
             words = pre_tokenizers.Split(Regex(pattern), "isolated")
             self._backend = Tokenizer(models.BPE(vocab=vocab, merges=merges, ignore_merges=True))
-        except Exception as error:  # the library raises bare Exception for an expression that it cannot parse
-            raise TokenizerError(f"The tekken vocabulary cannot be used: {error}.") from error
         to_bytes = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
         self._backend.pre_tokenizer = pre_tokenizers.Sequence([words, to_bytes])
 

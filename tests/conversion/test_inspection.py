@@ -105,7 +105,7 @@ def test_what_is_no_model_is_refused(tmp_path: Path) -> None:
     with pytest.raises(WeightFileError, match="neither a GGUF file, a safetensors file nor a model folder"):
         inspect(tmp_path / "x.txt")
     (tmp_path / "config.json").write_text("[1]")
-    with pytest.raises(WeightFileError, match="no JSON object"):
+    with pytest.raises(WeightFileError, match="holds a JSON list"):
         inspect(tmp_path)
 
 

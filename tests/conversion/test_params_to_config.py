@@ -53,5 +53,12 @@ def test_what_is_not_implemented_is_refused() -> None:
         params_to_config({**PARAMS, "moe": {"num_experts": 8}})
     with pytest.raises(WeightFileError, match="several sizes"):
         params_to_config({**PARAMS, "sliding_window": [4096, 8192]})
-    with pytest.raises(WeightFileError, match="lacks 'dim'"):
+    with pytest.raises(WeightFileError, match="dim is missing"):
         params_to_config({key: value for key, value in PARAMS.items() if key != "dim"})
+
+
+@pytest.mark.parametrize("value", [True, "32", 2**31, 0, [4], {"a": 1}, float("nan"), 10**400], ids=repr)
+@pytest.mark.parametrize("key", ["n_layers", "dim", "n_heads", "n_kv_heads", "head_dim", "vocab_size", "max_seq_len"])
+def test_values_of_another_kind_are_refused_by_name(key: str, value: Any) -> None:
+    with pytest.raises(WeightFileError, match=rf"params\.json: {key} is .*; expected a whole number"):
+        params_to_config({**PARAMS, key: value})

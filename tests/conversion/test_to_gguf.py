@@ -236,7 +236,7 @@ def test_bad_sources_are_refused_by_name(model: Path, tmp_path: Path) -> None:
     refused(write_folder(tmp_path / "fp8", quantization_config={"quant_method": "fp8"}), "quantised already")
     folder = write_folder(tmp_path / "broken")
     (folder / "config.json").write_text("{")
-    refused(folder, "cannot be read as JSON")
+    refused(folder, "is no valid JSON")
     folder = write_folder(tmp_path / "no tokenizer")
     for path in folder.glob("tokenizer*"):
         path.unlink()

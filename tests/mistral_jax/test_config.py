@@ -131,7 +131,8 @@ def test_a_missing_size_is_named(key: str) -> None:
             },
             "high",
         ),
-        ({**MISTRAL, "rope_parameters": {"rope_type": "default", "llama_4_scaling_beta": 0.1}}, "original_max"),
+        ({**MINISTRAL3, "rope_parameters": {"rope_type": "default", "llama_4_scaling_beta": 0.1}}, "original_max"),
+        ({**MINISTRAL3, "rope_parameters": YARN}, "llama_4_scaling_beta is missing"),
         (
             {"architectures": ["Mistral3ForConditionalGeneration"], "text_config": {"model_type": "mistral4"}},
             "mistral4",
@@ -175,7 +176,10 @@ def test_harmless_values_of_those_keys_pass() -> None:
         (without(MINISTRAL, "sliding_window"), (4096,) * 3),
         (without(MINISTRAL3, "sliding_window"), (None,) * 3),
         ({**LLAMA, "sliding_window": 7}, (None,) * 3),
-        ({**MISTRAL, "sliding_window": 7, "use_sliding_window": False}, (None,) * 3),
+        # None of the reference's classes reads `use_sliding_window`.
+        ({**MISTRAL, "sliding_window": 7, "use_sliding_window": False}, (7,) * 3),
+        ({**MINISTRAL, "sliding_window": 7, "use_sliding_window": False}, (7,) * 3),
+        ({**MINISTRAL3, "sliding_window": 7, "use_sliding_window": False}, (7,) * 3),
         # As in the reference implementation, `mistral` and `ministral3` have one window for all layers.
         ({**MISTRAL, "sliding_window": 7, "layer_types": ["full_attention"] * 3}, (7,) * 3),
         ({**MINISTRAL3, "sliding_window": 7, "layer_types": ["full_attention"] * 3}, (7,) * 3),
@@ -323,6 +327,41 @@ def test_yarn_without_an_original_context_takes_the_models_own() -> None:
 def test_attention_temperature_of_ministral_3() -> None:
     config = MistralConfig.from_hf(MINISTRAL3)
     assert (config.attention_temperature_beta, config.attention_temperature_length) == (0.1, 64)
+
+
+@pytest.mark.parametrize("raw", [MISTRAL, LLAMA, MINISTRAL])
+def test_other_classes_ignore_an_attention_temperature_and_say_so(
+    raw: dict[str, Any], caplog: pytest.LogCaptureFixture
+) -> None:
+    parameters = MINISTRAL3["rope_parameters"]
+    config = MistralConfig.from_hf({**raw, "rope_parameters": parameters})
+    assert config == MistralConfig.from_hf({**raw, "rope_parameters": without(parameters, "llama_4_scaling_beta")})
+    assert config.attention_temperature_beta == 0
+    assert [record.message for record in caplog.records] == [
+        f"models of type {raw['model_type']} do not know llama_4_scaling_beta (as in transformers): ignored"
+    ]
+    text = {
+        "architectures": ["Mistral3ForConditionalGeneration"],
+        "text_config": {**MISTRAL, "rope_parameters": parameters},
+    }
+    assert MistralConfig.from_hf(text).attention_temperature_beta == 0
+    text["text_config"] = MINISTRAL3
+    assert MistralConfig.from_hf(text).attention_temperature_beta == 0.1
+
+
+def test_the_length_of_a_temperature_is_that_of_the_rope() -> None:
+    """yarn and llama3 take the context beside their parameters before that among them; a plain rope knows only the latter."""
+    beside = {**MINISTRAL3, "original_max_position_embeddings": 32}
+    assert MistralConfig.from_hf(beside).attention_temperature_length == 32
+    plain = {"rope_type": "default", "llama_4_scaling_beta": 0.1, "original_max_position_embeddings": 64}
+    assert MistralConfig.from_hf({**beside, "rope_parameters": plain}).attention_temperature_length == 64
+
+
+@pytest.mark.parametrize("key", ["attention_bias", "mlp_bias"])
+def test_only_llama_has_biases(key: str) -> None:
+    assert getattr(MistralConfig.from_hf({**LLAMA, key: True}), key)
+    for raw in (MISTRAL, MINISTRAL, MINISTRAL3):
+        assert not getattr(MistralConfig.from_hf({**raw, key: True}), key)
 
 
 # ---- params.json

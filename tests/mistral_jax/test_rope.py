@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -123,6 +124,43 @@ def test_attention_temperature_rises_with_each_original_context() -> None:
     assert scale is not None
     expected = [1 + 0.1 * math.log(1 + position // 16) for position in (0, 15, 16, 47, 160)]
     np.testing.assert_allclose(np.asarray(scale)[0, :, 0, 0], expected, rtol=1e-6)
+
+
+def test_attention_temperature_is_exact_at_every_multiple_of_every_length() -> None:
+    """In compiled programs, where a division may become a product with a reciprocal."""
+    positions = np.arange(200_001, dtype=np.int32)
+    for length in (
+        1,
+        2,
+        3,
+        7,
+        16,
+        41,
+        47,
+        55,
+        61,
+        82,
+        83,
+        94,
+        97,
+        107,
+        113,
+        188,
+        239,
+        1000,
+        4095,
+        4096,
+        8191,
+        16384,
+        99_991,
+    ):
+        tempered = config(RopeConfig(), attention_temperature_beta=1.0, attention_temperature_length=length)
+        scale = jax.jit(lambda p, c=tempered: attention_temperature(c, p))(positions[None])
+        assert scale is not None
+        steps = np.rint(np.expm1(np.asarray(scale, np.float64)[0, :, 0, 0] - 1))
+        # What float32 leaves of a logarithm tells neighbouring steps apart up to some ten thousand.
+        told = positions // length < 20_000
+        np.testing.assert_array_equal(steps[told], (positions // length)[told], err_msg=f"length {length}")
 
 
 def test_other_models_have_no_attention_temperature() -> None:

@@ -98,9 +98,9 @@ def test_the_vocabulary_is_cut_to_its_size(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"config": {}}, "no 'version' in it"),
+        ({"config": {}}, "version is missing"),
         ({"vocab": [{"rank": 0, "token_bytes": "AA=="}]}, "promises 258 ranked tokens and lists 1"),
-        ({"vocab": [{"rank": 0, "token_bytes": "*"}] * 258}, "no tekken vocabulary that we can read"),
+        ({"vocab": [{"rank": 0, "token_bytes": "*"}] * 258}, "a form that we do not know"),
         ({"vocab": [{"rank": i, "token_bytes": _base64(b"%d" % i)} for i in range(258)]}, "lacks single bytes"),
         ({"special_tokens": [{"rank": 5, "token_str": "<s>"}]}, "have gaps"),
     ],

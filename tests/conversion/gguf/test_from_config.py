@@ -69,7 +69,7 @@ def test_windows_are_those_of_the_reference() -> None:
     missing = {key: value for key, value in MISTRAL.items() if key != "sliding_window"}
     assert gguf_metadata(missing)["llama.attention.sliding_window"] == 4096
     assert window(sliding_window=None) == (0, None)
-    assert window(use_sliding_window=False) == (0, None)
+    assert window(use_sliding_window=False) == (4096, None)  # which no class reads
     assert window(model_type="llama", architectures=["LlamaForCausalLM"]) == (0, None)
     assert window(layer_types=["full_attention"] * 32) == (4096, None)
     ministral = {"architectures": ["MinistralForCausalLM"], "model_type": "ministral", "num_hidden_layers": 3}
@@ -128,7 +128,7 @@ def test_yarn_is_written_such_that_llama_cpp_computes_the_same(
     ("config", "named"),
     [
         ({**LLAMA, "architectures": ["Qwen2ForCausalLM"]}, "Qwen2ForCausalLM"),
-        ({**LLAMA, "architectures": []}, "None"),
+        ({**LLAMA, "architectures": []}, "null"),
         ({**LLAMA, "hidden_size": None}, "hidden_size"),
         ({**LLAMA, "vocab_size": 2**40}, "vocab_size"),
         ({**LLAMA, "rope_scaling": {"type": "dynamic", "factor": 2.0}}, "dynamic"),
@@ -137,7 +137,19 @@ def test_yarn_is_written_such_that_llama_cpp_computes_the_same(
         (with_rope(truncate=False), "truncate"),
         (with_rope(factor=1.0, attention_factor=2.0), "attention factor"),
         (with_rope(factor=math.nan), "factor"),
-        ({**LLAMA, "rope_scaling": {"rope_type": "linear", "factor": 2.0, "llama_4_scaling_beta": 0.1}}, "temperature"),
+        (
+            {
+                **MISTRAL,
+                "architectures": ["Ministral3ForCausalLM"],
+                "model_type": "ministral3",
+                "rope_parameters": {"type": "linear", "factor": 2.0, "llama_4_scaling_beta": 0.1},
+            },
+            "temperature",
+        ),
+        ({**LLAMA, "num_hidden_layers": 2**31 - 1}, "num_hidden_layers"),
+        ({**LLAMA, "rope_theta": "1e4"}, "rope_theta"),
+        ({**LLAMA, "rms_norm_eps": None}, "rms_norm_eps"),
+        ({**LLAMA, "architectures": [["LlamaForCausalLM"]]}, "architecture"),
     ],
 )
 def test_what_a_file_cannot_say_is_refused_by_name(config: dict[str, Any], named: str) -> None:

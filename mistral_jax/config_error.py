@@ -1,0 +1,7 @@
+"""What goes wrong with the configuration of a model."""
+
+from __future__ import annotations
+
+
+class ConfigError(ValueError):
+    """A model's configuration is missing, contradictory, or asks for something that is not implemented."""
