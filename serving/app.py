@@ -27,6 +27,8 @@ from serving.request_id import add_request_id
 from serving.request_log import LogFile, RequestLog
 from serving.service import Service
 from serving.settings import Settings
+from serving.unknown_fields import HEADER as IGNORED_FIELDS
+from serving.unknown_fields import add_ignored_fields
 
 _CORS_HEADERS = ["Authorization", "Content-Type", "X-Api-Key", "X-Request-Id"]
 
@@ -76,7 +78,7 @@ def create_app(settings: Settings | None = None, *, service: Service | None = No
         dependencies={"host": Provide(provide_host)},
         exception_handlers=EXCEPTION_HANDLERS,
         middleware=_middleware(settings),
-        before_send=[add_request_id],
+        before_send=[add_request_id, add_ignored_fields],
         lifespan=[lifespan],
         cors_config=_cors(settings),
         request_max_body_size=settings.max_body_bytes,
@@ -114,5 +116,5 @@ def _cors(settings: Settings) -> CORSConfig | None:
         allow_origins=list(settings.allowed_origins),
         allow_methods=["GET", "POST", "OPTIONS"],
         allow_headers=list(_CORS_HEADERS),
-        expose_headers=["X-Request-Id", "Retry-After"],
+        expose_headers=["X-Request-Id", "Retry-After", IGNORED_FIELDS],
     )

@@ -1,7 +1,7 @@
 """The JSON of the OpenAI API: requests, responses, stream chunks, errors and models.
 
-In a request null means absent, and unknown fields are ignored (`serving.compatibility` refuses those that we know but
-do not implement). Fields of a response that may be missing are `UNSET`.
+In a request null means absent. `serving.compatibility` refuses fields that we know but do not implement, and
+`serving.unknown_fields` tells those that we do not know. Fields of a response that may be missing are `UNSET`.
 """
 
 from __future__ import annotations
@@ -39,6 +39,9 @@ class ChatMessage(Struct, kw_only=True):
 
 class StreamOptions(Struct, kw_only=True):
     include_usage: Annotated[bool | None, _doc("send the token counts in one more chunk at the end")] = None
+    continuous_usage_stats: Annotated[
+        bool | None, _doc("send each choice's token counts so far in every chunk (an extension)")
+    ] = None
 
 
 class XLoRAOptions(Struct, kw_only=True, forbid_unknown_fields=True):

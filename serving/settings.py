@@ -89,6 +89,13 @@ class Settings(AdapterSettings):
             help="Cut prompts that are too long from the left instead of refusing them.",
         ),
     ] = False
+    strict_fields: Annotated[
+        bool,
+        Option(
+            flags=("--strict-fields",),
+            help="Refuse requests with fields that are not known, instead of naming them in the response's headers and the log.",
+        ),
+    ] = False
     max_tokens: Annotated[
         int | None,
         Option(
