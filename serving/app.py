@@ -23,6 +23,7 @@ from serving.errors import EXCEPTION_HANDLERS
 from serving.lifecycle import ServiceHost
 from serving.logs import configure_logging
 from serving.openapi import DocsController
+from serving.path_checks import check_paths
 from serving.request_id import add_request_id
 from serving.request_log import LogFile, RequestLog
 from serving.service import Service
@@ -41,9 +42,11 @@ def create_app(settings: Settings | None = None, *, service: Service | None = No
       service: a service to use instead of building the one that the settings describe.
 
     Raises:
-      SettingsError: an environment variable has a value that cannot be used.
+      SettingsError: an environment variable has a value that cannot be used, or names what is not there.
     """
-    settings = Settings.from_env() if settings is None else settings
+    if settings is None:
+        settings = Settings.from_env()
+        check_paths(settings)
     host = ServiceHost(settings, build_service if service is None else lambda _settings: service)
 
     async def provide_host() -> ServiceHost:

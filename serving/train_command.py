@@ -20,6 +20,8 @@ from mistral_jax.training.xlora_training import train_xlora
 from serving.build import model_files, use_compilation_cache
 from serving.settings import Settings
 
+logger = logging.getLogger("mistral_jax.training")
+
 _INTERRUPTED = 130
 
 
@@ -69,6 +71,7 @@ def _base(settings: Settings, training: dict[str, Any]) -> BaseModel:
     use_compilation_cache(settings)
     prepare(training["output"], resume=training["resume"], overwrite=training["overwrite"])
     description = describe(model_files(settings), chat_template=settings.chat_template)
+    logger.info("loading %s", description.files.name)
     module = load_module(description, dtype=settings.dtype, quant=settings.quant, device=choose_device(settings.device))
     return BaseModel.described(description, module)
 
