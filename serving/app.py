@@ -1,4 +1,6 @@
-"""The web application. `litestar --app serving.app:create_app run` and `mistral-jax` serve the same one."""
+"""The web application. `mistral-jax` serves it, and so does `litestar --app serving.app:create_app run`, at the address and port of
+Litestar's own options.
+"""
 
 from __future__ import annotations
 

@@ -356,7 +356,7 @@ def train_lora(context: click.Context, training: dict[str, Any], **given: Any) -
 
     The model stays as it is. The folder that is written loads in PEFT, and is served by `lora-mistral --lora NAME=FOLDER`.
     """
-    return _later("train_command", "run_train_lora")(_settings(context, given), training)
+    return _train("run_train_lora", _settings(context, given), training)
 
 
 @cli.command("train-xlora")
@@ -369,7 +369,12 @@ def train_xlora(context: click.Context, training: dict[str, Any], **given: Any) 
     The model stays as it is; the adapters, too, unless they are trained along (--adapter-learning-rate). They are written into the
     folder beside the classifier.
     """
-    return _later("train_command", "run_train_xlora")(_settings(context, given), training)
+    return _train("run_train_xlora", _settings(context, given), training)
+
+
+def _train(function: str, settings: Settings, training: dict[str, Any]) -> int:
+    _later("path_checks", "check_training_files")(training)
+    return _later("train_command", function)(settings, training)
 
 
 def _serve(settings: Settings) -> int:

@@ -6,9 +6,10 @@ later.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 from conversion.adapters.ordering import read_ordering
 from conversion.adapters.xlora_layout import find_layout
@@ -43,6 +44,18 @@ def check_paths(settings: Settings) -> None:
     if (cache := settings.compilation_cache_dir) is not None:
         there = next(folder for folder in (cache, *cache.parents) if folder.exists())
         _expect(there.is_dir(), "--compilation-cache", str(cache), f"folder, and there cannot be: {there} is a file")
+
+
+def check_training_files(training: Mapping[str, Any]) -> None:
+    """Look for the files of `--data` and `--validation`.
+
+    Raises:
+      SettingsError: one is not there.
+    """
+    for option, paths in (("--data", training["data"]), ("--validation", [training["validation"]])):
+        for path in filter(None, paths):
+            if not Path(path).expanduser().is_file():
+                raise SettingsError(f"{option}: there is no file {path}; expected one of JSON lines")
 
 
 def _check_model(settings: Settings) -> None:

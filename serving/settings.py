@@ -236,7 +236,8 @@ class Settings(AdapterSettings):
 
     @classmethod
     def from_env(cls, env: Mapping[str, str] | None = None) -> Settings:
-        """Settings from environment variables alone, for `litestar --app serving.app:create_app run`."""
+        """Settings from environment variables alone, for `litestar --app serving.app:create_app run`, whose address and port are
+        options of its own."""
         return cls.resolve({}, env=env)
 
     @classmethod

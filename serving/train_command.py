@@ -63,9 +63,6 @@ def _base(settings: Settings, training: dict[str, Any]) -> BaseModel:
     """The model, loaded; what can be refused before is."""
     logging.basicConfig(level=logging.WARNING, format="%(message)s", stream=sys.stderr)
     logging.getLogger("mistral_jax").setLevel(logging.INFO)
-    for path in (*training["data"], *filter(None, [training["validation"]])):
-        if not Path(path).expanduser().is_file():
-            raise ValueError(f"there is no file {path}; expected one of JSON lines")
     if training["resume"] and training["overwrite"]:
         raise ValueError("--resume goes on with what is in the folder and --overwrite replaces it; give one of them")
     use_compilation_cache(settings)

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from serving.path_checks import check_paths
+from serving.path_checks import check_paths, check_training_files
 from serving.settings import Settings, SettingsError
 from tests.conversion.tiny_models import GOLDENS, write_folder
 
@@ -128,3 +128,13 @@ def test_a_command_ends_with_2_and_one_line_and_has_not_imported_jax(tmp_path: P
     assert (done.returncode, done.stdout.strip()) == (2, "False False"), done.stderr
     (line,) = done.stderr.splitlines()
     assert line.startswith("Error: --model-id: './nowhere' is neither a folder or file here nor a Hub id")
+
+
+@pytest.mark.parametrize("option", ["data", "validation"])
+def test_files_to_train_on_are_looked_for(here: Path, option: str) -> None:
+    training = {"data": ("file.txt",), "validation": None}
+    check_training_files(training)
+    check_training_files({**training, "validation": "file.txt"})
+    wrong = ("file.txt", "nowhere.jsonl") if option == "data" else "nowhere.jsonl"
+    with pytest.raises(SettingsError, match=f"--{option}: there is no file nowhere.jsonl"):
+        check_training_files({**training, option: wrong})
