@@ -76,13 +76,13 @@ class SamplingFields(Struct, kw_only=True):
     ] = None
     temperature: Annotated[float | None, _doc("0 (always the most likely token) to 2")] = None
     top_p: Annotated[
-        float | None, _doc("keep the likeliest tokens that together reach this probability; above 0, up to 1")
+        float | None, _doc("keep the most likely tokens that together reach this probability; above 0, up to 1")
     ] = None
-    top_k: Annotated[int | None, _doc("keep this many of the likeliest tokens; 0 or -1 keeps all (an extension)")] = (
+    top_k: Annotated[int | None, _doc("keep this many of the most likely tokens; 0 or -1 keeps all (an extension)")] = (
         None
     )
     min_p: Annotated[
-        float | None, _doc("keep tokens at least this fraction as likely as the likeliest (an extension)")
+        float | None, _doc("keep tokens at least this fraction as likely as the most likely (an extension)")
     ] = None
     repetition_penalty: Annotated[float | None, _doc("1 is none (an extension)")] = None
     presence_penalty: Annotated[float | None, _doc("-2 to 2")] = None
@@ -104,7 +104,7 @@ class ChatCompletionRequest(SamplingFields, kw_only=True):
     messages: list[ChatMessage]
     max_completion_tokens: Annotated[int | None, _doc("the same as max_tokens, and wins over it")] = None
     logprobs: Annotated[bool | None, _doc("tell each token's log-probability")] = None
-    top_logprobs: Annotated[int | None, _doc("and those of this many of the likeliest tokens, 0 to 20")] = None
+    top_logprobs: Annotated[int | None, _doc("and those of this many of the most likely tokens, 0 to 20")] = None
 
 
 class CompletionRequest(SamplingFields, kw_only=True):
@@ -115,9 +115,9 @@ class CompletionRequest(SamplingFields, kw_only=True):
         _doc("a text, a list of texts, a list of token ids, or a list of lists of token ids"),
     ]
     echo: Annotated[bool | None, _doc("begin the answer with the prompt; not together with logprobs")] = None
-    logprobs: Annotated[int | None, _doc("tell log-probabilities, with this many of the likeliest tokens, 0 to 20")] = (
-        None
-    )
+    logprobs: Annotated[
+        int | None, _doc("tell log-probabilities, with this many of the most likely tokens, 0 to 20")
+    ] = None
 
 
 # --- responses ---

@@ -23,7 +23,7 @@ from serving.app import create_app
 from serving.lifecycle import ServiceHost
 from serving.logs import configure_logging
 from serving.request_log import LogFile
-from serving.settings import Settings
+from serving.settings import Settings, SettingsError
 
 logger = logging.getLogger("mistral_jax.server")
 
@@ -41,13 +41,15 @@ def run_server(settings: Settings) -> int:
     """Serve until a signal or a failure; the process's exit code: 0 after a signal, 1 after a failure.
 
     Raises:
-      SettingsError: the settings contradict each other.
-      OSError: the address is in use or cannot be listened on, or the log file cannot be written.
+      SettingsError: the address is in use or cannot be listened on, or the log file cannot be written.
     """
     configure_logging(settings.log_level)
-    if settings.log is not None:
-        LogFile(settings.log).close()  # known to be writable before anything is loaded
-    listener = listen(settings.host, settings.port)
+    try:
+        if settings.log is not None:
+            LogFile(settings.log).close()  # known to be writable before anything is loaded
+        listener = listen(settings.host, settings.port)
+    except OSError as error:
+        raise SettingsError(str(error)) from error
     app = create_app(settings)
     server = Server(app, settings)
     _announce(settings, listener)

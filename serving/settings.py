@@ -143,7 +143,7 @@ class Settings(AdapterSettings):
     ] = None
     log_level: Annotated[
         Literal["debug", "info", "warning", "error"],
-        Option(flags=("--log-level",), help="What is told on standard error."),
+        Option(flags=("--log-level",), help="Least severe messages that are written to standard error."),
     ] = "info"
 
     # The engine.
@@ -164,7 +164,7 @@ class Settings(AdapterSettings):
         int,
         Option(
             flags=("--max-queue",),
-            help="Requests that may wait for a slot; more are told to come back.",
+            help="Requests that may wait for a slot; beyond this: 503 with Retry-After.",
             low=1,
             high=10**6,
         ),
