@@ -84,11 +84,7 @@ def _debugging() -> bool:
 
 
 def _settings(context: click.Context, given: Given, kind: ModelKind | None = None, *, check: bool = True) -> Settings:
-    """The settings of a command.
-
-    Args:
-      check: refuse paths that are not there now, before anything is imported that takes its time.
-    """
+    """The settings of a command; with `check`, paths that are not there are refused before anything slow is imported."""
     merged: Given = {**cast("Given", context.obj or {})}
     merged.update({name: value for name, value in given.items() if value is not None and value != ()})
     settings = Settings.resolve(merged, kind=kind)
@@ -140,7 +136,7 @@ def gguf_mistral(context: click.Context, **given: Any) -> int:
 
 
 def _also(command: click.Command, name: str) -> None:
-    """Let a command have a second name, which `--help` does not list as one more command."""
+    """Give a command a second name, which `--help` does not list."""
     alias = copy.copy(command)
     alias.hidden = True
     cli.add_command(alias, name)
@@ -382,10 +378,7 @@ def _serve(settings: Settings) -> int:
 
 
 def _later(module: str, function: str) -> Callable[..., Any]:
-    """A command's implementation, imported only when it runs: it may import JAX or the web framework.
-
-    That is after its arguments are there, so that settings which cannot be used are refused before.
-    """
+    """A command's implementation, imported when it is called, after its settings were checked: it may import JAX."""
 
     def run(*arguments: Any, **named: Any) -> Any:
         try:
