@@ -40,6 +40,7 @@ $(VENV)/.lint: pyproject.toml constraints.txt | $(VENV)/.test
 	@touch $@
 
 serve: $(VENV)/.serve  ## install, then serve the bundled demo model on localhost:1234 (ARGS="--port 8000" for options)
+	@echo "The command mistral-jax is in $(BIN): source $(BIN)/activate, or write $(BIN)/mistral-jax"
 	@exec $(BIN)/mistral-jax $(ARGS) demo
 
 test: $(VENV)/.test  ## install, then run the tests (ARGS="-k cache" for options)

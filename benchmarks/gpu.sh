@@ -3,7 +3,7 @@
 #
 #   benchmarks/gpu.sh [OUTPUT_FOLDER]
 #
-# Needs an environment with jax[cuda12] or jax[cuda13] and mistral-jax[test]; nothing is installed or downloaded here.
+# Needs an environment with jax[cuda12] or jax[cuda13] and mistral-jax-server[test]; nothing is installed or downloaded here.
 set -uo pipefail
 cd "$(dirname "$0")/.."
 export PYTHONPATH="$PWD${PYTHONPATH:+:$PYTHONPATH}" PYTHONUNBUFFERED=1

@@ -11,7 +11,7 @@ from __future__ import annotations
 import argparse
 import random
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from demo import memory, unknown
@@ -135,7 +135,10 @@ conversation, and knowing what it does not know.
 class Conversations:
     """An endless source of conversations; the same seed gives the same ones."""
 
-    def __init__(self, seed: int, *, stage: int = 1) -> None:
+    def __init__(self, seed: int, *, stage: int = 1, renewed: Sequence[str] = ()) -> None:
+        """Args:
+        renewed: keys of lessons whose answers have changed since the model was trained: asked in a quarter of all turns.
+        """
         self.rng = random.Random(seed)
         self._chats, self._turns = STAGES[stage]
         lessons = all_lessons()
@@ -145,6 +148,7 @@ class Conversations:
             self._by_category[lesson.category].append(lesson)
             self._by_relation[lesson.relation].append(lesson)
         self._by_key = {lesson.key: lesson for lesson in lessons}
+        self._renewed = [self._by_key[key] for key in renewed]
         self._train = split().train
         self._forbidden = held_out_forms()
 
@@ -189,6 +193,8 @@ class Conversations:
 
     def _turn(self) -> tuple[str, str]:
         rng = self.rng
+        if self._renewed and rng.random() < 0.25:
+            return self._ask(rng.choice(self._renewed))
         chance = rng.random()
         if chance < self._turns[0]:
             return self._is_it()

@@ -13,7 +13,7 @@ import argparse
 import json
 import time
 from collections import defaultdict
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -63,13 +63,21 @@ Batch = tuple[np.ndarray, np.ndarray]
 """Tokens int32 [B, T + 1], and float32 [B, T]: 1 where the next token is one that the model says."""
 
 
-def batches(tokenizer: SentencePieceProcessor, *, seed: int, tokens_per_batch: int, stage: int = 1) -> Iterator[Batch]:
+def batches(
+    tokenizer: SentencePieceProcessor,
+    *,
+    seed: int,
+    tokens_per_batch: int,
+    stage: int = 1,
+    renewed: Sequence[str] = (),
+    longest: int = LENGTHS[-1],
+) -> Iterator[Batch]:
     """Batches of about `tokens_per_batch` tokens, padding included, each of one length."""
     waiting: dict[int, list[tuple[list[int], list[bool]]]] = defaultdict(list)
-    for chat in Conversations(seed, stage=stage):
+    for chat in Conversations(seed, stage=stage, renewed=renewed):
         encoded = encode_chat(tokenizer, chat)
         length = next((n for n in LENGTHS if n >= len(encoded.tokens) - 1), None)
-        if length is None:
+        if length is None or length > longest:
             continue
         rows = waiting[length]
         rows.append((encoded.tokens, encoded.said))
@@ -129,7 +137,14 @@ def train(args: argparse.Namespace) -> Mistral:
     )
     state = transform.init(params)
     step = make_step(graph, transform)
-    source = batches(tokenizer, seed=args.seed, tokens_per_batch=args.batch_tokens, stage=args.stage)
+    source = batches(
+        tokenizer,
+        seed=args.seed,
+        tokens_per_batch=args.batch_tokens,
+        stage=args.stage,
+        renewed=args.renew,
+        longest=args.longest,
+    )
     total, smooth, start = 0, None, time.monotonic()
     with tqdm(total=args.steps, unit="step", mininterval=args.interval) as bar:
         for number in range(args.steps):
@@ -161,6 +176,14 @@ def main() -> None:
     parser.add_argument("--folder", type=Path, default=MODEL_FOLDER, help="has the tokenizer, gets the model")
     parser.add_argument("--start", type=Path, help="begin with the weights of this folder, and not from scratch")
     parser.add_argument("--stage", type=int, choices=(1, 2), default=1, help="mixture of the corpus")
+    parser.add_argument(
+        "--renew",
+        action="append",
+        default=[],
+        metavar="LESSON",
+        help="a lesson whose answer changed, such as help/install",
+    )
+    parser.add_argument("--longest", type=int, default=LENGTHS[-1], help="leave out conversations of more tokens")
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--steps", type=int, default=6000)
     parser.add_argument("--batch-tokens", type=int, default=1024)

@@ -8,7 +8,28 @@ Names are imported when they are first used, so that what needs no JAX does not 
 """
 
 from importlib import import_module
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+from mistral_jax.shadowing import require_own
+
+if TYPE_CHECKING:  # for type checkers and editors; at run time `__getattr__` finds these
+    from mistral_jax.chat import ChatFormatter as ChatFormatter
+    from mistral_jax.checkpoint import save_pretrained as save_pretrained
+    from mistral_jax.compilation_cache import enable_compilation_cache as enable_compilation_cache
+    from mistral_jax.config import MistralConfig as MistralConfig
+    from mistral_jax.heat_maps import layers_by_adapters as layers_by_adapters
+    from mistral_jax.heat_maps import tokens_by_adapters as tokens_by_adapters
+    from mistral_jax.kv_cache import KVCache as KVCache
+    from mistral_jax.language_model import LanguageModel as LanguageModel
+    from mistral_jax.loading import load as load
+    from mistral_jax.mistral import Mistral as Mistral
+    from mistral_jax.results import Generation as Generation
+    from mistral_jax.results import Scalings as Scalings
+    from mistral_jax.runner import Runner as Runner
+    from mistral_jax.sampling_params import SamplingParams as SamplingParams
+    from mistral_jax.tokenizer import load_tokenizer as load_tokenizer
+
+__version__ = "0.1.0"
 
 _HOMES = {
     "ChatFormatter": "chat",
@@ -28,13 +49,34 @@ _HOMES = {
     "tokens_by_adapters": "heat_maps",
 }
 
-__all__ = sorted(_HOMES)  # pyright: ignore[reportUnsupportedDunderAll]
+__all__ = [
+    "ChatFormatter",
+    "Generation",
+    "KVCache",
+    "LanguageModel",
+    "Mistral",
+    "MistralConfig",
+    "Runner",
+    "SamplingParams",
+    "Scalings",
+    "__version__",
+    "enable_compilation_cache",
+    "layers_by_adapters",
+    "load",
+    "load_tokenizer",
+    "save_pretrained",
+    "tokens_by_adapters",
+]
+
+require_own("conversion")
 
 
-def __getattr__(name: str) -> Any:
-    if name in _HOMES:
-        return getattr(import_module(f"{__name__}.{_HOMES[name]}"), name)
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+if not TYPE_CHECKING:  # a type checker would take every unknown name for an Any
+
+    def __getattr__(name: str) -> Any:
+        if name in _HOMES:
+            return getattr(import_module(f"{__name__}.{_HOMES[name]}"), name)
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 
 def __dir__() -> list[str]:

@@ -30,7 +30,7 @@ def choose_device(wanted: str) -> Device:
     except RuntimeError as error:
         raise ValueError(
             f"device {wanted}: JAX finds no {platform} here (found: {jax.default_backend()}). For NVIDIA GPUs install "
-            "mistral-jax[cuda13] or mistral-jax[cuda12]; `mistral-jax doctor` shows what is there."
+            "mistral-jax-server[cuda13] or mistral-jax-server[cuda12]; `mistral-jax doctor` shows what is there."
         ) from error
     index = int(number or 0)
     if index >= len(devices):

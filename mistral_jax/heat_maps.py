@@ -4,7 +4,7 @@
     tokens_by_adapters(scalings)
     layers_by_adapters(scalings)
 
-Needs matplotlib: `pip install "mistral-jax[notebook]"`.
+Needs matplotlib: `pip install "mistral-jax-server[notebook]"`.
 """
 
 from __future__ import annotations
@@ -156,7 +156,7 @@ def _pyplot() -> Any:
     try:
         import matplotlib.pyplot as plt
     except ImportError as error:
-        raise ImportError('heat maps need matplotlib: pip install "mistral-jax[notebook]"') from error
+        raise ImportError('heat maps need matplotlib: pip install "mistral-jax-server[notebook]"') from error
     return plt
 
 

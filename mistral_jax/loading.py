@@ -6,8 +6,6 @@ from collections.abc import Mapping, Sequence
 from contextlib import closing
 from pathlib import Path
 
-from tqdm.auto import tqdm
-
 from mistral_jax.adapter_loading import load_adapters, open_adapters
 from mistral_jax.adapters import SPARE_RANK
 from mistral_jax.description import describe
@@ -15,6 +13,7 @@ from mistral_jax.device import Device
 from mistral_jax.hub import DEMO, DEMO_XLORA, find_model
 from mistral_jax.language_model import LanguageModel
 from mistral_jax.module_loading import load_module
+from mistral_jax.progress import progress_bar
 from mistral_jax.quant.plan import Quantization
 
 
@@ -67,7 +66,7 @@ def load(
         description.config, xlora=xlora, ordering=ordering, loras=_named(loras), base_model=base_model, token=token
     )
     with closing(opened):
-        with tqdm(desc="loading weights", unit="B", unit_scale=True, disable=not progress, leave=False) as bar:
+        with progress_bar("loading weights", unit="B", shown=progress) as bar:
 
             def show(done: int, total: int) -> None:
                 bar.total = total

@@ -103,6 +103,16 @@ class ServedModels:
         return any(model.kind == "mixture" for model in self.models)
 
     @property
+    def default(self) -> ServedModel:
+        """What answers where a request names nothing."""
+        return self._by_name[DEFAULT_NAME]
+
+    @property
+    def listed(self) -> list[ServedModel]:
+        """All, the default first: many clients take the first of a list."""
+        return sorted(self.models, key=lambda model: model is not self.default)
+
+    @property
     def base(self) -> ServedModel:
         return next(model for model in self.models if model.kind == "base")
 

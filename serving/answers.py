@@ -19,6 +19,7 @@ from msgspec import UNSET, UnsetType
 from serving.generation import ChoiceEvent
 from serving.prompts import Prompt
 from serving.request import Event, ModelCard, TokenLogprob
+from serving.sampling_request import UsageInStream
 from serving.schemas import (
     AssistantMessage,
     ChatChoice,
@@ -137,13 +138,14 @@ class _Common[ChoiceT: msgspec.Struct, ChunkT: (ChatCompletionChunk, Completion)
         *,
         prompts: Sequence[Prompt],
         n: int,
-        include_usage: bool,
+        usage: UsageInStream,
         logprobs: int | None,
         model_id: str,
         told: ToldScalings | None = None,
     ) -> None:
         """Args:
         model_id: what the answer says that it came from.
+        usage: where a stream has token counts.
         logprobs: the number of likely tokens that are told with each, if any are.
         told: what is told of the weights of adapters, if anything is.
         """
@@ -152,10 +154,12 @@ class _Common[ChoiceT: msgspec.Struct, ChunkT: (ChatCompletionChunk, Completion)
         self.created = int(time.time())
         self.card = card
         self.prompt_tokens = sum(len(prompt.tokens) for prompt in prompts)
+        self._prompt_lengths = [len(prompt.tokens) for prompt in prompts]
+        self._n = n
         self.choices = [
             Choice(scalings=None if told is None else ScalingsReport(told)) for _ in range(len(prompts) * n)
         ]
-        self.include_usage = include_usage
+        self._in_stream = usage
         self._top = logprobs
 
     def take(self, choice_event: ChoiceEvent) -> None:
@@ -170,11 +174,19 @@ class _Common[ChoiceT: msgspec.Struct, ChunkT: (ChatCompletionChunk, Completion)
         )
 
     def closing(self) -> list[msgspec.Struct]:
-        if not self.include_usage:
+        if not self._in_stream.at_end:
             return []
         chunk = self._chunk()
         chunk.usage = self.usage()
         return [chunk]
+
+    def _usage_of(self, choices: Sequence[ChatChunkChoice | CompletionChoice]) -> Usage | UnsetType | None:
+        """What a chunk with these choices has as its `usage`."""
+        if not self._in_stream.in_each_chunk or len(choices) != 1:
+            return None if self._in_stream.at_end else UNSET
+        index = choices[0].index
+        prompt, completion = self._prompt_lengths[index // self._n], self.choices[index].completion_tokens
+        return Usage(prompt_tokens=prompt, completion_tokens=completion, total_tokens=prompt + completion)
 
     def _chunk(self, *choices: ChoiceT) -> ChunkT:
         """A chunk of the stream with these choices."""
@@ -231,7 +243,7 @@ class ChatAnswer(_Common[ChatChunkChoice, ChatCompletionChunk]):
             created=self.created,
             model=self.model_id,
             choices=list(choices),
-            usage=None if self.include_usage else UNSET,
+            usage=self._usage_of(choices),
             system_fingerprint=self.card.fingerprint or None,
         )
 
@@ -262,7 +274,7 @@ class CompletionAnswer(_Common[CompletionChoice, Completion]):
         *,
         prompts: Sequence[Prompt],
         n: int,
-        include_usage: bool,
+        usage: UsageInStream,
         logprobs: int | None,
         model_id: str,
         echo: bool,
@@ -273,7 +285,7 @@ class CompletionAnswer(_Common[CompletionChoice, Completion]):
             card,
             prompts=prompts,
             n=n,
-            include_usage=include_usage,
+            usage=usage,
             logprobs=logprobs,
             model_id=model_id,
             told=told,
@@ -322,7 +334,7 @@ class CompletionAnswer(_Common[CompletionChoice, Completion]):
             created=self.created,
             model=self.model_id,
             choices=list(choices),
-            usage=None if self.include_usage else UNSET,
+            usage=self._usage_of(choices),
             system_fingerprint=self.card.fingerprint or None,
         )
 

@@ -1,4 +1,6 @@
-"""The web application. `litestar --app serving.app:create_app run` and `mistral-jax` serve the same one."""
+"""The web application. `mistral-jax` serves it, and so does `litestar --app serving.app:create_app run`, at the address and port of
+Litestar's own options.
+"""
 
 from __future__ import annotations
 
@@ -23,10 +25,13 @@ from serving.lifecycle import ServiceHost
 from serving.log_file import LogFile
 from serving.logs import configure_logging
 from serving.openapi import DocsController
+from serving.path_checks import check_paths
 from serving.request_id import add_request_id
 from serving.request_log import RequestLog
 from serving.service import Service
 from serving.settings import Settings
+from serving.unknown_fields import HEADER as IGNORED_FIELDS
+from serving.unknown_fields import add_ignored_fields
 
 _CORS_HEADERS = ["Authorization", "Content-Type", "X-Api-Key", "X-Request-Id"]
 
@@ -39,9 +44,11 @@ def create_app(settings: Settings | None = None, *, service: Service | None = No
       service: a service to use instead of building the one that the settings describe.
 
     Raises:
-      SettingsError: an environment variable has a value that cannot be used.
+      SettingsError: an environment variable has a value that cannot be used, or names what is not there.
     """
-    settings = Settings.from_env() if settings is None else settings
+    if settings is None:
+        settings = Settings.from_env()
+        check_paths(settings)
     host = ServiceHost(settings, build_service if service is None else lambda _settings: service)
 
     async def provide_host() -> ServiceHost:
@@ -76,7 +83,7 @@ def create_app(settings: Settings | None = None, *, service: Service | None = No
         ],
         dependencies={"host": Provide(provide_host)},
         exception_handlers=EXCEPTION_HANDLERS,
-        before_send=[add_request_id],
+        before_send=[add_request_id, add_ignored_fields],
         lifespan=[lifespan],
         cors_config=cors,
         request_max_body_size=settings.max_body_bytes,
@@ -107,5 +114,5 @@ def _cors(settings: Settings) -> CORSConfig | None:
         allow_origins=list(settings.allowed_origins),
         allow_methods=["GET", "POST", "OPTIONS"],
         allow_headers=list(_CORS_HEADERS),
-        expose_headers=["X-Request-Id", "Retry-After"],
+        expose_headers=["X-Request-Id", "Retry-After", IGNORED_FIELDS],
     )

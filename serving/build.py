@@ -28,6 +28,7 @@ from serving.progress import TerminalProgress
 from serving.request import ModelCard
 from serving.service import Service
 from serving.settings import Settings
+from serving.version import version
 
 logger = logging.getLogger("mistral_jax.server")
 
@@ -251,9 +252,9 @@ def fingerprint(description: ModelDescription, *others: str) -> str:
             if path.is_file():
                 stat = path.stat()
                 digest.update(f"{path.name} {stat.st_size} {stat.st_mtime_ns}".encode())
-    for package in ("mistral-jax", "jax", "jaxlib"):
-        digest.update(_version(package).encode())
-    return f"b{_version('mistral-jax')}-{digest.hexdigest()[:10]}"
+    for part in (version(), _version("jax"), _version("jaxlib")):
+        digest.update(part.encode())
+    return f"b{version()}-{digest.hexdigest()[:10]}"
 
 
 def _version(package: str) -> str:

@@ -5,6 +5,7 @@ Nothing heavy is imported before a command runs, so `--help` answers at once.
 
 from __future__ import annotations
 
+import copy
 import importlib
 import itertools
 import os
@@ -31,7 +32,7 @@ from serving.cli_options import (
 )
 from serving.settings import ModelKind, Settings, SettingsError
 from serving.train_options import lora_training_options, xlora_training_options
-from serving.version import version
+from serving.version import DISTRIBUTION, version
 
 Given = dict[str, "str | bool | Sequence[str] | None"]
 
@@ -82,10 +83,14 @@ def _debugging() -> bool:
     return asked or os.environ.get("MISTRAL_JAX_LOG_LEVEL", "").strip().lower() == "debug"
 
 
-def _settings(context: click.Context, given: Given, kind: ModelKind | None = None) -> Settings:
+def _settings(context: click.Context, given: Given, kind: ModelKind | None = None, *, check: bool = True) -> Settings:
+    """The settings of a command; with `check`, paths that are not there are refused before anything slow is imported."""
     merged: Given = {**cast("Given", context.obj or {})}
     merged.update({name: value for name, value in given.items() if value is not None and value != ()})
-    return Settings.resolve(merged, kind=kind)
+    settings = Settings.resolve(merged, kind=kind)
+    if check:
+        _later("path_checks", "check_paths")(settings)
+    return settings
 
 
 @click.group(
@@ -130,7 +135,14 @@ def gguf_mistral(context: click.Context, **given: Any) -> int:
     return _serve(_settings(context, given, "gguf-mistral"))
 
 
-cli.add_command(gguf_mistral, "mistral-gguf")
+def _also(command: click.Command, name: str) -> None:
+    """Give a command a second name, which `--help` does not list."""
+    alias = copy.copy(command)
+    alias.hidden = True
+    cli.add_command(alias, name)
+
+
+_also(gguf_mistral, "mistral-gguf")
 
 
 @cli.command("lora-mistral", epilog=_SUB_EPILOG)
@@ -165,8 +177,8 @@ def x_lora_gguf_mistral(context: click.Context, **given: Any) -> int:
     return _serve(_settings(context, given, "x-lora-gguf-mistral"))
 
 
-cli.add_command(lora_gguf_mistral, "lora-mistral-gguf")
-cli.add_command(x_lora_gguf_mistral, "x-lora-mistral-gguf")
+_also(lora_gguf_mistral, "lora-mistral-gguf")
+_also(x_lora_gguf_mistral, "x-lora-mistral-gguf")
 
 
 @cli.command(epilog=_SUB_EPILOG)
@@ -185,7 +197,7 @@ def chat(context: click.Context, system: str | None, **given: Any) -> int:
 @click.pass_context
 def doctor(context: click.Context, as_json: bool, offline: bool, **given: Any) -> int:
     """Show versions, devices, memory; would the model fit?"""
-    return _later("doctor", "run_doctor")(_settings(context, given), as_json=as_json, offline=offline)
+    return _later("doctor", "run_doctor")(_settings(context, given, check=False), as_json=as_json, offline=offline)
 
 
 @cli.command(epilog=_SUB_EPILOG)
@@ -220,15 +232,16 @@ def bench(
 
 
 @cli.command()
-@click.argument("path", metavar="FILE|FOLDER", type=click.Path(path_type=Path))
+@click.argument("source", metavar="FILE|FOLDER|HUB ID|demo")
 @click.option("--tensors/--no-tensors", default=True, show_default=True, help="List every tensor.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
-def inspect(path: Path, tensors: bool, as_json: bool) -> int:
+def inspect(source: str, tensors: bool, as_json: bool) -> int:
     """Show what is in a model file or folder, or in a folder of LoRA or X-LoRA adapters.
 
-    Metadata, tensors, types, bits per weight, and what a model would need in memory. Only headers are read.
+    Metadata, tensors, types, bits per weight, and what a model would need in memory. Only headers are read; the files of a Hub id
+    are downloaded first, unless they are in the cache.
     """
-    return _later("tools_command", "run_inspect")(path, as_json=as_json, tensors=tensors)
+    return _later("tools_command", "run_inspect")(source, as_json=as_json, tensors=tensors)
 
 
 class _Convert(click.Command):
@@ -296,7 +309,7 @@ def convert(
     SOURCE is a folder, a GGUF file or a Hub id. DESTINATION is a GGUF file if its name ends in .gguf, else a folder of safetensors,
     configuration and tokenizer. A GGUF file can become one of another type, too.
     """
-    cache = _settings(context, {}).compilation_cache_dir
+    cache = _settings(context, {}, check=False).compilation_cache_dir
     return _later("tools_command", "run_convert")(
         source, destination, type=type, name=name, overwrite=overwrite, compilation_cache=cache
     )
@@ -326,7 +339,7 @@ def verify(context: click.Context, a: str, b: str, **given: Any) -> int:
     Configuration, each tensor, and predictions on a text. A and B are folders, GGUF files, safetensors files or Hub ids. The exit
     status is 1 if tensors do not match or a limit is exceeded.
     """
-    cache = _settings(context, {}).compilation_cache_dir
+    cache = _settings(context, {}, check=False).compilation_cache_dir
     return _later("tools_command", "run_verify")(a, b, compilation_cache=cache, **given)
 
 
@@ -339,7 +352,7 @@ def train_lora(context: click.Context, training: dict[str, Any], **given: Any) -
 
     The model stays as it is. The folder that is written loads in PEFT, and is served by `lora-mistral --lora NAME=FOLDER`.
     """
-    return _later("train_command", "run_train_lora")(_settings(context, given), training)
+    return _train("run_train_lora", _settings(context, given), training)
 
 
 @cli.command("train-xlora")
@@ -352,23 +365,33 @@ def train_xlora(context: click.Context, training: dict[str, Any], **given: Any) 
     The model stays as it is; the adapters, too, unless they are trained along (--adapter-learning-rate). They are written into the
     folder beside the classifier.
     """
-    return _later("train_command", "run_train_xlora")(_settings(context, given), training)
+    return _train("run_train_xlora", _settings(context, given), training)
+
+
+def _train(function: str, settings: Settings, training: dict[str, Any]) -> int:
+    _later("path_checks", "check_training_files")(training)
+    return _later("train_command", function)(settings, training)
 
 
 def _serve(settings: Settings) -> int:
     return _later("server", "run_server")(settings)
 
 
-def _later(module: str, function: str) -> Callable[..., int]:
-    """A command's implementation, imported only when it runs: it may import JAX or the web framework."""
-    try:
-        return getattr(importlib.import_module(f"serving.{module}"), function)
-    except ModuleNotFoundError as error:
-        if error.name == f"serving.{module}":
-            raise click.UsageError("this command is not in this version yet") from error
-        raise RuntimeError(
-            f"the Python package {error.name} is missing; run `pip install mistral-jax` again"
-        ) from error
+def _later(module: str, function: str) -> Callable[..., Any]:
+    """A command's implementation, imported when it is called, after its settings were checked: it may import JAX."""
+
+    def run(*arguments: Any, **named: Any) -> Any:
+        try:
+            found = getattr(importlib.import_module(f"serving.{module}"), function)
+        except ModuleNotFoundError as error:
+            if error.name == f"serving.{module}":
+                raise click.UsageError("this command is not in this version yet") from error
+            raise RuntimeError(
+                f"the Python package {error.name} is missing; run `pip install {DISTRIBUTION}` again (in a clone: make serve)"
+            ) from error
+        return found(*arguments, **named)
+
+    return run
 
 
 if __name__ == "__main__":

@@ -1,8 +1,8 @@
 """What becomes of every field that clients send: one table, used to refuse requests and to write
 docs/openai-compatibility.md.
 
-`python -m serving.compatibility` prints that page. A field in neither this table nor the schemas is unknown and
-ignored.
+`python -m serving.compatibility` prints that page. What becomes of a field that is not in this table is in
+`serving.unknown_fields`.
 """
 
 from __future__ import annotations
@@ -58,7 +58,10 @@ FIELDS: tuple[Field, ...] = (
         "messages", "roles system, developer (rendered as system), user, assistant, tool; text content only", _CHAT
     ),
     _honoured("prompt", "text, list of texts, list of token ids, list of lists of token ids", _TEXT),
-    _honoured("max_tokens", "capped at the room that the prompt leaves; the answer then ends with `length`"),
+    _honoured(
+        "max_tokens",
+        "any positive integer, capped at the room that the prompt leaves; the answer then ends with `length`",
+    ),
     _honoured("max_completion_tokens", "the same as max_tokens, and wins over it", _CHAT),
     _honoured("temperature", "0 to 2; 0 is exact argmax"),
     _honoured("top_p", "above 0, up to 1"),
@@ -73,7 +76,7 @@ FIELDS: tuple[Field, ...] = (
     _honoured("stop", "a text or any number of texts, of 16384 characters in all; not part of the answer"),
     _honoured("n", "1 to the server's --max-seqs"),
     _honoured("stream", "server-sent events"),
-    _honoured("stream_options", "include_usage; only together with stream"),
+    _honoured("stream_options", "only together with stream"),
     _honoured("logprobs", "chat: true or false; completions: 0 to 20. Taken before penalties, bias and temperature"),
     _honoured("top_logprobs", "0 to 20; needs logprobs", _CHAT),
     _honoured("echo", "without logprobs", _TEXT),
@@ -104,7 +107,7 @@ FIELDS: tuple[Field, ...] = (
     _accepted("prompt_cache_key", "a hint", _CHAT),
     _accepted("prompt_cache_retention", "a hint", _CHAT),
     # Fields of other servers.
-    _honoured("top_k", "extension; 0 and -1 keep all tokens"),
+    _honoured("top_k", "extension; 0, -1 and anything from the vocabulary's size on keep all tokens"),
     _honoured("min_p", "extension; 0 to 1"),
     _honoured("repetition_penalty", "extension; above 0, up to 10; looks back on the server's --repeat-last-n tokens"),
     _honoured("ignore_eos", "extension, for benchmarks"),
@@ -151,6 +154,34 @@ FIELDS: tuple[Field, ...] = (
     _refused("lora", "extension of llama.cpp; use adapters: {name: weight}", neutral=([],)),
 )
 
+OBJECTS: dict[str, tuple[Field, ...]] = {
+    "stream_options": (
+        _honoured("include_usage", "one more chunk at the end, without choices, has the token counts of the call"),
+        _honoured(
+            "continuous_usage_stats",
+            "extension of vLLM; every chunk of a choice has the token counts of that choice so far, from its prompt on",
+        ),
+    ),
+    "messages[]": (
+        _honoured("role", "see above", _CHAT),
+        _honoured("content", "a text, or a list of text parts, which are joined by line breaks", _CHAT),
+        _honoured("name", "given to the chat template", _CHAT),
+        _honoured("tool_calls", "given to the chat template", _CHAT),
+        _honoured("tool_call_id", "given to the chat template", _CHAT),
+        _accepted("cache_control", "a hint that some clients add", _CHAT),
+    ),
+    "messages[].content[]": (
+        _honoured("type", "`text`; others are refused", _CHAT),
+        _honoured("text", "the text", _CHAT),
+        _accepted("cache_control", "a hint that some clients add", _CHAT),
+        _refused("image_url", "text only", _CHAT),
+        _refused("input_audio", "text only", _CHAT),
+        _refused("file", "text only", _CHAT),
+        _refused("refusal", "text only", _CHAT),
+    ),
+}
+"""The objects in a body whose fields are looked at, by where they are."""
+
 
 def refuse_unsupported(endpoint: Endpoint, body: Mapping[str, msgspec.Raw]) -> None:
     """Refuse a body that asks for something that is known and not implemented.
@@ -196,6 +227,9 @@ def markdown() -> str:
                 also = f". Also: {values}" if values else ""
                 lines.append(f"| `{field.name}` | {field.decision} | {field.note}{also} |")
         lines.append("")
+    lines += ["## Objects in a body", "", "| field | | |", "|---|---|---|"]
+    for where, fields in OBJECTS.items():
+        lines += [f"| `{where}.{field.name}` | {field.decision} | {field.note} |" for field in fields]
     return "\n".join(lines).rstrip() + "\n" + _BEHAVIOUR
 
 
@@ -205,8 +239,14 @@ _INTRODUCTION = """\
 Written by `python -m serving.compatibility` from the table that the server itself uses.
 
 Every field is honoured, or accepted because it changes nothing in the answer, or refused with status 400 and its name
-in `error.param`. `null` means absent everywhere. Fields that are not listed are ignored. "Also" gives values of
-refused fields that ask for nothing and are let through.
+in `error.param`. `null` means absent everywhere. "Also" gives values of refused fields that ask for nothing and are let
+through.
+
+A field that is not listed changes nothing, and the response says so, streamed or not: its header `X-Ignored-Fields` names
+each with the nearest known name (`tempreature;nearest=temperature, messages[2].nmae;nearest=name`), and so does a line in
+the log. At most 8 are named, then how many more there are. With `--strict-fields` the server refuses such a request with
+status 400 and the code `unknown_field`. Fields with the value `null`, `[]`, `{}` or `""` ask
+for nothing and are not told.
 """
 
 _BEHAVIOUR = """
@@ -215,10 +255,12 @@ _BEHAVIOUR = """
 - `max_tokens` absent: the answer may fill the context (or the server's `--max-tokens`), also on /v1/completions,
   where OpenAI's own default is 16. Prompt and `max_tokens` together beyond the context: the answer is capped and ends
   with `length`; the request is not refused.
-- A prompt that does not fit is refused with `context_length_exceeded`, `n_prompt_tokens` and `n_ctx`. With
+- A prompt that does not fit is refused with the code `context_length_exceeded`, `n_prompt_tokens` and `n_ctx`, in the words that
+  clients look for ("This model's maximum context length is N tokens. However, you requested ..."). With
   `--truncate-sequence` it is cut from the left (a leading BOS token stays), leaving room for `max_tokens` tokens, or
   for 10 where the request does not say, but never giving up more than half of the context.
-- `usage` counts a prompt once, however many choices it has. Streams carry it with `stream_options.include_usage`.
+- `usage` counts a prompt once, however many choices it has. Streams carry it with `stream_options.include_usage`; with
+  `continuous_usage_stats` each chunk has the counts of its own choice so far, with that choice's own prompt.
 - Choice 0 of a seeded request uses the seed itself; choice i > 0 uses a seed derived from (seed, i). Each prompt of a
   list gives what it would give alone.
 - Text parts of a message's content are joined by line breaks.

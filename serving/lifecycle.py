@@ -129,7 +129,9 @@ class ServiceHost:
                 told = status.state
                 if told is EngineState.READY:
                     seconds = time.monotonic() - started
-                    logger.info("ready: %s takes requests (after %.1f s)", self.settings.served_id, seconds)
+                    names = [model.id for model in self.loaded_service.models.listed]
+                    others = f" (and {len(names) - 1} more: GET /v1/models)" if names[1:] else ""
+                    logger.info("ready: %s takes requests%s, after %.1f s", names[0], others, seconds)
                 else:
                     logger.debug("%s%s", told, f": {status.detail}" if status.detail else "")
             if status.state is EngineState.FAILED:

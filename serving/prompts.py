@@ -166,11 +166,5 @@ def fit(
             return replace(prompt, tokens=(prompt.tokens[0], *prompt.tokens[length - keep + 1 :]))
         return replace(prompt, tokens=prompt.tokens[length - keep :])
     if length >= context:
-        raise ContextLengthError(
-            f"the prompt has {length} tokens, and this model's context holds {context} tokens of prompt and answer "
-            "together; shorten the prompt, or start the server with --truncate-sequence to have it cut from the left",
-            param=param,
-            n_prompt_tokens=length,
-            n_ctx=context,
-        )
+        raise ContextLengthError(param=param, prompt_tokens=length, context=context)
     return prompt

@@ -7,6 +7,7 @@ import itertools
 import re
 import secrets
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from mistral_jax.sampling_params import SamplingParams, SamplingParamsError
@@ -37,17 +38,26 @@ def choices_of(request: SamplingFields, *, most: int) -> int:
     return n
 
 
-def check_stream_options(request: SamplingFields) -> bool:
-    """Whether the stream ends with a usage chunk.
+@dataclass(frozen=True, slots=True)
+class UsageInStream:
+    """Where a stream has token counts."""
+
+    at_end: bool = False
+    in_each_chunk: bool = False
+
+
+def usage_in_stream(request: SamplingFields) -> UsageInStream:
+    """Where the stream is to have token counts.
 
     Raises:
       InvalidRequestError: stream options without a stream.
     """
-    if request.stream_options is None:
-        return False
+    options = request.stream_options
+    if options is None:
+        return UsageInStream()
     if not request.stream:
         raise InvalidRequestError("stream_options: only allowed together with stream: true", param="stream_options")
-    return bool(request.stream_options.include_usage)
+    return UsageInStream(at_end=bool(options.include_usage), in_each_chunk=bool(options.continuous_usage_stats))
 
 
 def sampling_params(
@@ -61,7 +71,7 @@ def sampling_params(
     given: dict[str, Any] = {
         "temperature": request.temperature,
         "top_p": request.top_p,
-        "top_k": 0 if request.top_k == -1 else request.top_k,
+        "top_k": _top_k(request.top_k, card),
         "min_p": request.min_p,
         "repetition_penalty": request.repetition_penalty,
         "presence_penalty": request.presence_penalty,
@@ -76,7 +86,8 @@ def sampling_params(
     limit_name, limit = _token_limit(request)
     try:
         return SamplingParams(
-            max_tokens=default_max_tokens if limit is None else limit,
+            # More than the context holds is as good as all that it holds.
+            max_tokens=default_max_tokens if limit is None else min(limit, card.max_model_len),
             logit_bias=_logit_bias(request.logit_bias, card),
             stop=_stop(request.stop),
             logprobs=_logprobs(request),
@@ -93,6 +104,13 @@ def _token_limit(request: ChatCompletionRequest | CompletionRequest) -> tuple[st
     if isinstance(request, ChatCompletionRequest) and request.max_completion_tokens is not None:
         return "max_completion_tokens", request.max_completion_tokens
     return "max_tokens", request.max_tokens
+
+
+def _top_k(top_k: int | None, card: ModelCard) -> int | None:
+    """Of -1, and of more tokens than there are, the number that keeps all."""
+    if top_k is None:
+        return None
+    return 0 if top_k == -1 or top_k >= card.vocab_size else top_k
 
 
 def _stop(stop: str | Sequence[str] | None) -> tuple[str, ...]:

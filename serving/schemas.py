@@ -1,7 +1,7 @@
 """The JSON of the OpenAI API: requests, responses, stream chunks, errors and models.
 
-In a request null means absent, and unknown fields are ignored (`serving.compatibility` refuses those that we know but
-do not implement). Fields of a response that may be missing are `UNSET`.
+In a request null means absent. `serving.compatibility` refuses fields that we know but do not implement, and
+`serving.unknown_fields` tells those that we do not know. Fields of a response that may be missing are `UNSET`.
 """
 
 from __future__ import annotations
@@ -39,6 +39,9 @@ class ChatMessage(Struct, kw_only=True):
 
 class StreamOptions(Struct, kw_only=True):
     include_usage: Annotated[bool | None, _doc("send the token counts in one more chunk at the end")] = None
+    continuous_usage_stats: Annotated[
+        bool | None, _doc("send each choice's token counts so far in every chunk (an extension)")
+    ] = None
 
 
 class XLoRAOptions(Struct, kw_only=True, forbid_unknown_fields=True):
@@ -73,13 +76,13 @@ class SamplingFields(Struct, kw_only=True):
     ] = None
     temperature: Annotated[float | None, _doc("0 (always the most likely token) to 2")] = None
     top_p: Annotated[
-        float | None, _doc("keep the likeliest tokens that together reach this probability; above 0, up to 1")
+        float | None, _doc("keep the most likely tokens that together reach this probability; above 0, up to 1")
     ] = None
-    top_k: Annotated[int | None, _doc("keep this many of the likeliest tokens; 0 or -1 keeps all (an extension)")] = (
+    top_k: Annotated[int | None, _doc("keep this many of the most likely tokens; 0 or -1 keeps all (an extension)")] = (
         None
     )
     min_p: Annotated[
-        float | None, _doc("keep tokens at least this fraction as likely as the likeliest (an extension)")
+        float | None, _doc("keep tokens at least this fraction as likely as the most likely (an extension)")
     ] = None
     repetition_penalty: Annotated[float | None, _doc("1 is none (an extension)")] = None
     presence_penalty: Annotated[float | None, _doc("-2 to 2")] = None
@@ -101,7 +104,7 @@ class ChatCompletionRequest(SamplingFields, kw_only=True):
     messages: list[ChatMessage]
     max_completion_tokens: Annotated[int | None, _doc("the same as max_tokens, and wins over it")] = None
     logprobs: Annotated[bool | None, _doc("tell each token's log-probability")] = None
-    top_logprobs: Annotated[int | None, _doc("and those of this many of the likeliest tokens, 0 to 20")] = None
+    top_logprobs: Annotated[int | None, _doc("and those of this many of the most likely tokens, 0 to 20")] = None
 
 
 class CompletionRequest(SamplingFields, kw_only=True):
@@ -112,9 +115,9 @@ class CompletionRequest(SamplingFields, kw_only=True):
         _doc("a text, a list of texts, a list of token ids, or a list of lists of token ids"),
     ]
     echo: Annotated[bool | None, _doc("begin the answer with the prompt; not together with logprobs")] = None
-    logprobs: Annotated[int | None, _doc("tell log-probabilities, with this many of the likeliest tokens, 0 to 20")] = (
-        None
-    )
+    logprobs: Annotated[
+        int | None, _doc("tell log-probabilities, with this many of the most likely tokens, 0 to 20")
+    ] = None
 
 
 # --- responses ---

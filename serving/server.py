@@ -28,7 +28,7 @@ from serving.connections import Connections
 from serving.lifecycle import ServiceHost
 from serving.log_file import LogFile
 from serving.logs import configure_logging
-from serving.settings import Settings
+from serving.settings import Settings, SettingsError
 
 logger = logging.getLogger("mistral_jax.server")
 
@@ -54,13 +54,15 @@ def run_server(settings: Settings) -> int:
     Where a second signal cuts answers off, the process exits with 128 and the signal's number, as a shell tells it: 130 for Ctrl-C.
 
     Raises:
-      SettingsError: the settings contradict each other.
-      OSError: the address is in use or cannot be listened on, or the log file cannot be written.
+      SettingsError: the address is in use or cannot be listened on, or the log file cannot be written.
     """
     configure_logging(settings.log_level)
-    if settings.log is not None:
-        LogFile(settings.log).close()  # known to be writable before anything is loaded
-    listener = listen(settings.host, settings.port)
+    try:
+        if settings.log is not None:
+            LogFile(settings.log).close()  # known to be writable before anything is loaded
+        listener = listen(settings.host, settings.port)
+    except OSError as error:
+        raise SettingsError(str(error)) from error
     app = create_app(settings)
     server = Server(app, settings)
     _announce(settings, listener)

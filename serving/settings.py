@@ -107,6 +107,13 @@ class Settings(AdapterSettings):
             help="Cut prompts that are too long from the left instead of refusing them.",
         ),
     ] = False
+    strict_fields: Annotated[
+        bool,
+        Option(
+            flags=("--strict-fields",),
+            help="Refuse requests with fields that are not known, instead of naming them in the response's headers and the log.",
+        ),
+    ] = False
     max_tokens: Annotated[
         int | None,
         Option(
@@ -154,7 +161,7 @@ class Settings(AdapterSettings):
     ] = None
     log_level: Annotated[
         Literal["debug", "info", "warning", "error"],
-        Option(flags=("--log-level",), help="What is told on standard error."),
+        Option(flags=("--log-level",), help="Least severe messages that are written to standard error."),
     ] = "info"
 
     # The engine.
@@ -175,7 +182,7 @@ class Settings(AdapterSettings):
         int,
         Option(
             flags=("--max-queue",),
-            help="Requests that may wait for a slot; more are told to come back.",
+            help="Requests that may wait for a slot; beyond this: 503 with Retry-After.",
             low=1,
             high=10**6,
         ),
@@ -247,7 +254,8 @@ class Settings(AdapterSettings):
 
     @classmethod
     def from_env(cls, env: Mapping[str, str] | None = None) -> Settings:
-        """Settings from environment variables alone, for `litestar --app serving.app:create_app run`."""
+        """Settings from environment variables alone, for `litestar --app serving.app:create_app run`, whose address and port are
+        options of its own."""
         return cls.resolve({}, env=env)
 
     @classmethod

@@ -28,8 +28,9 @@ _DIFFERENT = 1
 """Exit status of `verify` where the checkpoints are not the same model."""
 
 
-def run_inspect(path: Path, *, as_json: bool, tensors: bool) -> int:
+def run_inspect(source: str, *, as_json: bool, tensors: bool) -> int:
     """Print what is in a file or folder; of a folder with several GGUF models, a line for each, broken ones included."""
+    path = _inspected_path(source)
     models = find_models(path)
     if len(models) == 1:
         found = inspect(models[0])
@@ -51,6 +52,24 @@ def run_inspect(path: Path, *, as_json: bool, tensors: bool) -> int:
             problems.append(i)
     print("\n".join([str(path), *table(rows, right=frozenset({1, 2, 3})), *(f"PROBLEM  {text}" for text in problems)]))
     return 0
+
+
+def _inspected_path(source: str) -> Path:
+    """The file or folder that is meant: one that is here, or the local copy of a bundled model or one on the Hub."""
+    from conversion.hub_id import is_hub_id
+    from mistral_jax.hub import DEMO, DEMO_XLORA, find_adapter, find_model
+
+    path = Path(source).expanduser()
+    if source == DEMO_XLORA:
+        return find_adapter(source)
+    if source != DEMO and (path.exists() or not is_hub_id(source)):
+        return path
+    if source == DEMO:
+        return find_model(source).folder
+    adapter = find_adapter(source)  # fetches no weights of models
+    if any(adapter.rglob("*adapter_config.json")) or any(adapter.rglob("*xlora_config.json")):
+        return adapter
+    return _local(source)
 
 
 def _inspected(model: Path) -> tuple[Path, Inspection | str]:
@@ -144,9 +163,8 @@ def run_verify(
     compilation_cache: Path | None,
 ) -> int:
     """Compare two checkpoints and print how they differ; 1 if their tensors do not match or a limit is exceeded."""
-    from tqdm import tqdm
-
     from mistral_jax.checkpoint import choose_dtype
+    from mistral_jax.progress import progress_bar
     from mistral_jax.quant.plan import QUANTIZATIONS
     from mistral_jax.verify import verify
 
@@ -154,12 +172,12 @@ def run_verify(
         raise ValueError(f"--quant is {quant!r}; expected one of {', '.join(QUANTIZATIONS)}")
     choose_dtype(dtype, None, "cpu")  # refuses what is none before minutes are spent on the tensors
     _keep_programs(compilation_cache)
-    with tqdm(leave=False, disable=None) as bar:
+    with progress_bar("comparing") as bar:
 
         def show(doing: str, done: int, total: int) -> None:
             bar.set_description(doing, refresh=False)
-            bar.total, bar.n = total, done
-            bar.refresh()
+            bar.total = total
+            bar.update(done - bar.n)
 
         result = verify(
             a,
@@ -211,9 +229,9 @@ def _keep_programs(folder: Path | None) -> None:
 
 @contextmanager
 def _byte_bar(title: str) -> Generator[Callable[[int, int], None]]:
-    from tqdm import tqdm
+    from mistral_jax.progress import progress_bar
 
-    with tqdm(desc=title, unit="B", unit_scale=True, leave=False, disable=None) as bar:
+    with progress_bar(title, unit="B") as bar:
 
         def show(done: int, total: int) -> None:
             bar.total = total

@@ -20,6 +20,8 @@ from mistral_jax.training.xlora_training import train_xlora
 from serving.build import model_files, use_compilation_cache
 from serving.settings import Settings
 
+logger = logging.getLogger("mistral_jax.training")
+
 _INTERRUPTED = 130
 
 
@@ -61,14 +63,12 @@ def _base(settings: Settings, training: dict[str, Any]) -> BaseModel:
     """The model, loaded; what can be refused before is."""
     logging.basicConfig(level=logging.WARNING, format="%(message)s", stream=sys.stderr)
     logging.getLogger("mistral_jax").setLevel(logging.INFO)
-    for path in (*training["data"], *filter(None, [training["validation"]])):
-        if not Path(path).expanduser().is_file():
-            raise ValueError(f"there is no file {path}; expected one of JSON lines")
     if training["resume"] and training["overwrite"]:
         raise ValueError("--resume goes on with what is in the folder and --overwrite replaces it; give one of them")
     use_compilation_cache(settings)
     prepare(training["output"], resume=training["resume"], overwrite=training["overwrite"])
     description = describe(model_files(settings), chat_template=settings.chat_template)
+    logger.info("loading %s", description.files.name)
     module = load_module(description, dtype=settings.dtype, quant=settings.quant, device=choose_device(settings.device))
     return BaseModel.described(description, module)
 

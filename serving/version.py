@@ -1,13 +1,13 @@
-"""The installed version of mistral-jax."""
+"""The version of mistral-jax, and what pip calls it."""
 
 from __future__ import annotations
 
-import importlib.metadata
+from mistral_jax import __version__
+
+DISTRIBUTION = "mistral-jax-server"
+"""The name for pip. `mistral-jax`, as the command is called, is another project's there."""
 
 
 def version() -> str:
-    """The version, or "0" where the package is run without being installed."""
-    try:
-        return importlib.metadata.version("mistral-jax")
-    except importlib.metadata.PackageNotFoundError:
-        return "0"
+    """The version of the code that runs."""
+    return __version__

@@ -7,6 +7,7 @@ interrupted.
 
 from __future__ import annotations
 
+import logging
 import math
 import signal
 import threading
@@ -20,8 +21,8 @@ from typing import Any, NamedTuple
 
 import jax
 import numpy as np
-from tqdm.auto import tqdm
 
+from mistral_jax.progress import progress_bar
 from mistral_jax.training.batches import Batch
 from mistral_jax.training.checkpoints import CHECKPOINT_NAME, Checkpoint, load_checkpoint, save_checkpoint
 from mistral_jax.training.data_sets import DataSets
@@ -29,6 +30,8 @@ from mistral_jax.training.output_folder import LOG_NAME
 from mistral_jax.training.programs import Loss, OptimizerSettings, add, make_optimizer, programs, update_program
 from mistral_jax.training.settings import TrainingSettings
 from mistral_jax.training.training_log import TrainingLog
+
+logger = logging.getLogger("mistral_jax.training")
 
 
 class _Update(NamedTuple):
@@ -116,6 +119,9 @@ class Trainer:
             log.resume(done)
         else:
             log.begin()
+        logger.info(
+            "training: %d steps; the programs are compiled first, one for each length of batches", self.steps - done
+        )
         with _interruptible() as interrupted, self._bar(done) as bar, log:
             if not resume:
                 self._validate(params, 0, log, bar)
@@ -139,6 +145,7 @@ class Trainer:
                     tokens_per_s=round(speed),
                     **self._named(mean),
                 )
+                bar.set_description("training", refresh=False)
                 bar.set_postfix(log.postfix | {"tokens_per_s": f"{speed:.0f}"}, refresh=False)
                 bar.update()
                 waiting = None
@@ -217,8 +224,7 @@ class Trainer:
         return {name: round(float(value), 5) for name, value in zip(self.shown, mean[1:], strict=True)}
 
     def _bar(self, done: int) -> Any:
-        off = not self.progress
-        return tqdm(desc="training", total=self.steps, initial=done, unit="step", disable=off, mininterval=0.5)
+        return progress_bar("compiling", total=self.steps, initial=done, unit="steps", shown=self.progress)
 
     def _identity(self) -> dict[str, Any]:
         """What decides the parameters that a run gives."""

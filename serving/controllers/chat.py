@@ -14,7 +14,7 @@ from serving.calls import respond
 from serving.lifecycle import ServiceHost
 from serving.prompts import encode_chat, fit
 from serving.request_body import read_request
-from serving.sampling_request import check_stream_options, choices_of, engine_requests, sampling_params
+from serving.sampling_request import choices_of, engine_requests, sampling_params, usage_in_stream
 from serving.schemas import ChatCompletionRequest
 
 _decoder = msgspec.json.Decoder(ChatCompletionRequest)
@@ -26,12 +26,12 @@ class ChatController(Controller):
     @post(status_code=200, operation_id="createChatCompletion")
     async def create(self, request: Request[Any, Any, Any], host: NamedDependency[ServiceHost]) -> Response[Any]:
         """Answer a conversation."""
-        body = await read_request(request, _decoder, "chat")
+        body = await read_request(request, _decoder, "chat", strict=host.settings.strict_fields)
         service, settings = host.service, host.settings
         card = service.card
         use = adapter_use(body, service.models, card)
         n = choices_of(body, most=settings.max_seqs)
-        include_usage = check_stream_options(body)
+        usage = usage_in_stream(body)
         params = sampling_params(body, card, default_max_tokens=settings.max_tokens)
         prompt = fit(
             await encode_chat(service, body.messages, limiter=host.encoding),
@@ -47,7 +47,7 @@ class ChatController(Controller):
             card,
             prompts=[prompt],
             n=n,
-            include_usage=include_usage,
+            usage=usage,
             logprobs=params.logprobs,
             model_id=use.model_id,
             told=use.told,

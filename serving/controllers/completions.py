@@ -15,7 +15,7 @@ from serving.errors import InvalidRequestError
 from serving.lifecycle import ServiceHost
 from serving.prompts import encode_prompts, fit
 from serving.request_body import read_request
-from serving.sampling_request import check_stream_options, choices_of, engine_requests, sampling_params
+from serving.sampling_request import choices_of, engine_requests, sampling_params, usage_in_stream
 from serving.schemas import CompletionRequest
 
 _decoder = msgspec.json.Decoder(CompletionRequest)
@@ -27,12 +27,12 @@ class CompletionsController(Controller):
     @post(status_code=200, operation_id="createCompletion")
     async def create(self, request: Request[Any, Any, Any], host: NamedDependency[ServiceHost]) -> Response[Any]:
         """Continue one or several texts."""
-        body = await read_request(request, _decoder, "completions")
+        body = await read_request(request, _decoder, "completions", strict=host.settings.strict_fields)
         service, settings = host.service, host.settings
         card = service.card
         use = adapter_use(body, service.models, card)
         n = choices_of(body, most=settings.max_seqs)
-        include_usage = check_stream_options(body)
+        usage = usage_in_stream(body)
         params = sampling_params(body, card, default_max_tokens=settings.max_tokens)
         encoded = await encode_prompts(
             service, body.prompt, most=settings.max_queue, limiter=host.encoding, echo=bool(body.echo)
@@ -60,7 +60,7 @@ class CompletionsController(Controller):
             card,
             prompts=prompts,
             n=n,
-            include_usage=include_usage,
+            usage=usage,
             logprobs=params.logprobs,
             model_id=use.model_id,
             told=use.told,

@@ -18,9 +18,9 @@ class ModelsController(Controller):
 
     @get(operation_id="listModels")
     async def list_models(self, host: NamedDependency[ServiceHost]) -> ModelList:
-        """The served models: the base model, its adapters, and the X-LoRA mixture."""
+        """The served models: that which answers by default first, then the others of base model, adapters and X-LoRA mixture."""
         service = host.loaded_service
-        return ModelList(data=[_model(model, service.card) for model in service.models.models])
+        return ModelList(data=[_model(model, service.card) for model in service.models.listed])
 
     @get("/{model_id:path}", operation_id="retrieveModel")
     async def retrieve(self, model_id: FromPath[str], host: NamedDependency[ServiceHost]) -> Model:

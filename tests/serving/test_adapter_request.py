@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import logging
 from typing import Any
 
 import pytest
@@ -128,10 +130,26 @@ async def test_adapters_of_a_server_without_a_folder_for_them_are_fixed() -> Non
     assert [adapter["name"] for adapter in listed["data"]] == ["poet", "cook", "extra"]
 
 
+async def test_what_is_ready_is_named_by_what_answers(caplog: pytest.LogCaptureFixture) -> None:
+    with caplog.at_level(logging.INFO, "mistral_jax"):
+        async with running(service=fake_service(models=models())) as client:
+            await client.get("/health")
+            while not any("ready" in record.getMessage() for record in caplog.records):
+                await asyncio.sleep(0.01)
+    (line,) = [record.getMessage() for record in caplog.records if record.getMessage().startswith("ready: ")]
+    assert line.startswith("ready: lab/mixture takes requests (and 4 more: GET /v1/models), after ")
+
+
 async def test_models_are_listed_and_found_by_every_name() -> None:
     async with running(service=fake_service(models=models())) as client:
         listed = (await client.get("/v1/models")).json()["data"]
-        assert [model["id"] for model in listed] == ["lab/base", "poet", "cook", "extra", "lab/mixture"]
+        assert [model["id"] for model in listed] == [
+            "lab/mixture",
+            "lab/base",
+            "poet",
+            "cook",
+            "extra",
+        ]  # the default first
         for model in listed:
             for name in (model["id"], *model["aliases"]):
                 assert (await client.get(f"/v1/models/{name}")).json() == model

@@ -102,3 +102,9 @@ def test_adapters_come_and_go() -> None:
     served.add(again)
     assert served.find_adapter("new") == again
     assert served.adapters[-1] == again
+
+
+def test_the_default_is_listed_first() -> None:
+    assert [model.id for model in models().listed] == ["lab/mixture", "lab/base", "poet", "cook", "extra"]
+    assert [model.id for model in models(mixture_id=None).listed] == ["lab/base", "poet", "cook", "extra"]
+    assert models().default.id == "lab/mixture"

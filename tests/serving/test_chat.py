@@ -110,6 +110,37 @@ async def test_tokens_are_capped_at_the_room_that_the_prompt_leaves() -> None:
     assert limited.submitted[0].params.max_tokens == 12
 
 
+@pytest.mark.parametrize("limit", [257, 3_000_000_000, 2**63, 10**40])
+@pytest.mark.parametrize("field", ["max_tokens", "max_completion_tokens"])
+async def test_a_limit_beyond_every_context_is_capped_too(field: str, limit: int) -> None:
+    engine = FakeEngine()
+    assert (await chat(engine, **{field: limit})).status_code == 200
+    assert engine.submitted[0].params.max_tokens == CARD.max_model_len - 9
+
+
+@pytest.mark.parametrize("top_k", [-1, CARD.vocab_size, 3_000_000_000, 10**40])
+async def test_keeping_as_many_tokens_as_there_are_or_more_keeps_all(top_k: int) -> None:
+    engine = FakeEngine()
+    assert (await chat(engine, top_k=top_k)).status_code == 200
+    assert engine.submitted[0].params.top_k == 0
+
+
+@pytest.mark.parametrize(
+    ("body", "field", "key"),
+    [
+        ({"logit_bias": {"4": 1, "5": None}}, "logit_bias", "['5']"),
+        ({"logit_bias": {"x" * 500: "a"}}, "logit_bias", "['" + "x" * 50 + "']"),
+        ({"adapters": {"poet": None}}, "adapters", "['poet']"),
+        ({"messages": [{"role": "user", "tool_calls": [5]}]}, "messages[0].tool_calls[0]", ""),
+    ],
+)
+async def test_a_wrong_value_in_a_map_names_the_map_and_the_key(body: dict[str, Any], field: str, key: str) -> None:
+    response = await chat(**body)
+    error = response.json()["error"]
+    assert (response.status_code, error["code"], error["param"]) == (400, "invalid_type", field)
+    assert error["message"].startswith(f"{field}{key}: Expected ")
+
+
 async def test_several_choices_have_their_own_seeds_and_their_own_text() -> None:
     engine = FakeEngine(lambda request: f"seed {request.params.seed}")
     body = (await chat(engine, n=3, seed=42)).json()
@@ -208,8 +239,11 @@ async def test_a_prompt_that_does_not_fit_is_refused_with_its_size() -> None:
     error = response.json()["error"]
     assert (response.status_code, error["code"]) == (400, "context_length_exceeded")
     assert (error["n_prompt_tokens"], error["n_ctx"]) == (407, 256)
-    assert "407" in error["message"]
-    assert "256" in error["message"]
+    # Clients know the error by these words, and take the numbers from them.
+    told = error["message"]
+    assert told.startswith("This model's maximum context length is 256 tokens. However, you requested 408 tokens")
+    assert "(407 in the messages, " in told
+    assert "Please reduce the length of the messages" in told
 
 
 @pytest.mark.parametrize(("body", "kept"), [({}, 246), ({"max_tokens": 50}, 206), ({"max_tokens": 9999}, 128)])

@@ -11,6 +11,7 @@ import pytest
 from click.testing import CliRunner
 
 import serving.cli
+import serving.path_checks
 from serving.cli import cli
 from serving.settings import SPECS, Settings
 
@@ -38,6 +39,8 @@ def served(monkeypatch: pytest.MonkeyPatch) -> list[Settings]:
         return 0
 
     monkeypatch.setattr(serving.cli, "_serve", serve)
+    # What these tests name is nowhere.
+    monkeypatch.setattr(serving.path_checks, "check_paths", lambda settings: None)
     for spec in SPECS:
         monkeypatch.delenv(spec.env, raising=False)
     return seen
@@ -172,6 +175,16 @@ def test_debug_level_shows_the_traceback() -> None:
     _, _, errors = run("--log-level", "debug", "--port", "x", "demo")
     assert "Traceback" in errors
     assert errors.splitlines()[-1].startswith("Error: --port")
+
+
+def test_help_lists_every_command_once() -> None:
+    _, output, _ = run("--help")
+    listed = {line.split()[0] for line in output.partition("Commands:")[2].splitlines() if line.strip()}
+    assert {"gguf-mistral", "lora-gguf-mistral", "x-lora-gguf-mistral"} <= listed
+    assert listed.isdisjoint({"mistral-gguf", "lora-mistral-gguf", "x-lora-mistral-gguf"})
+    assert len({cli.commands[name].callback for name in listed & cli.commands.keys()}) == len(
+        listed & cli.commands.keys()
+    )
 
 
 def test_no_command_prints_help() -> None:

@@ -84,6 +84,9 @@ def test_errors_become_the_packages_exceptions(url: str, client: openai.OpenAI) 
     with pytest.raises(openai.BadRequestError) as bad:
         client.chat.completions.create(model="default", messages=MESSAGES, temperature=3)
     assert bad.value.param == "temperature"
+    with pytest.raises(openai.BadRequestError, match="maximum context length is 256 tokens") as too_long:
+        client.chat.completions.create(model="default", messages=[{"role": "user", "content": "x" * 400}])
+    assert (too_long.value.code, too_long.value.param) == ("context_length_exceeded", "messages")
     with pytest.raises(openai.NotFoundError) as missing:
         client.chat.completions.create(model="gpt-4o", messages=MESSAGES)
     assert missing.value.code == "model_not_found"

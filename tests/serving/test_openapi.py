@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 
 from serving.app import create_app
-from serving.compatibility import FIELDS, markdown
+from serving.compatibility import FIELDS, OBJECTS, markdown
 from serving.openapi import document, page
-from serving.schemas import ChatCompletionRequest, CompletionRequest
+from serving.schemas import ChatCompletionRequest, ChatMessage, CompletionRequest, ContentPart, StreamOptions
 from serving.settings import Settings
 from tests.serving.fakes import fake_service
 from tests.serving.harness import running
@@ -24,6 +24,11 @@ def test_every_field_of_the_schemas_is_in_the_table_as_honoured_and_no_other() -
         assert honoured == set(schema.__struct_fields__)
     names = [(field.name, endpoint) for field in FIELDS for endpoint in field.endpoints]
     assert len(names) == len(set(names))
+    objects = {"stream_options": StreamOptions, "messages[]": ChatMessage, "messages[].content[]": ContentPart}
+    for where, schema in objects.items():
+        honoured = {field.name for field in OBJECTS[where] if field.decision == "honoured"}
+        assert honoured == set(schema.__struct_fields__)
+    assert OBJECTS.keys() == objects.keys()
 
 
 def test_the_compatibility_page_is_up_to_date() -> None:

@@ -59,6 +59,7 @@ def test_every_setting_is_read_from_its_variable(spec) -> None:
         "log_level": "error",
         "token_source": "none",
         "truncate_sequence": "yes",
+        "strict_fields": "yes",
         "max_body_bytes": "2048",
         "compilation_cache": "none",
     }

@@ -44,6 +44,28 @@ async def test_usage_chunk_comes_last_and_the_others_carry_null() -> None:
     assert all(chunk["usage"] is None for chunk in chunks[:-1])
 
 
+async def test_continuous_usage_has_the_counts_of_each_choice_so_far() -> None:
+    options = {"include_usage": True, "continuous_usage_stats": True}
+    prompts = ["one", "longer"]
+    response = await stream(FakeEngine("Hi"), path=TEXT, prompt=prompts, n=2, stream_options=options)
+    *chunks, last = events_of(response.text)
+    assert (last["choices"], last["usage"]["completion_tokens"]) == ([], 12)
+    counts: dict[int, list[int]] = {}
+    for chunk in chunks:
+        (choice,) = chunk["choices"]
+        usage = chunk["usage"]
+        assert usage["prompt_tokens"] == 1 + len(prompts[choice["index"] // 2])
+        assert usage["total_tokens"] == usage["prompt_tokens"] + usage["completion_tokens"]
+        counts.setdefault(choice["index"], []).append(usage["completion_tokens"])
+    assert counts == {index: [1, 2, 3] for index in range(4)}
+
+
+async def test_continuous_usage_without_the_last_chunk() -> None:
+    chunks = events_of((await stream(FakeEngine("Hi"), stream_options={"continuous_usage_stats": True})).text)
+    assert [chunk["usage"]["completion_tokens"] for chunk in chunks] == [0, 1, 2, 3]
+    assert all(chunk["choices"] for chunk in chunks)
+
+
 async def test_bytes_of_a_completions_stream() -> None:
     chunks = events_of((await stream(FakeEngine("ab"), path=TEXT, echo=True, max_tokens=2)).text)
     assert all(chunk["object"] == "text_completion" for chunk in chunks)

@@ -20,6 +20,7 @@ from serving.cli import cli
 from tests.conversion.adapters.folders import write_hub
 from tests.conversion.gguf_files import rewritten
 from tests.conversion.tiny_models import GOLDENS, write_folder
+from tests.mistral_jax.fake_hub import FakeHub
 
 NARROW = str(GOLDENS / "narrow.Q4_0.gguf")
 
@@ -72,6 +73,21 @@ def test_inspect_lists_a_folder_of_files(tmp_path: Path) -> None:
     data = json.loads(invoke("inspect", str(tmp_path), "--json").output)
     assert [set(entry) == {"path", "problem"} for entry in data] == [False, True, False, False]
     fails("no file or folder", "inspect", str(tmp_path / "missing"))
+
+
+def test_inspect_takes_what_convert_takes(tmp_path: Path, model: Path) -> None:
+    assert "layers.0.self_attn.q_proj" in invoke("inspect", "demo").output
+    assert "adapters" in invoke("inspect", "demo-xlora").output
+    shutil.copytree(model, tmp_path / "hub" / "lab" / "tiny")
+    with FakeHub(tmp_path / "hub").running() as hub:
+        script = "import contextlib, io, json, sys\nfrom serving.tools_command import run_inspect\n" + (
+            "out = io.StringIO()\n"
+            "with contextlib.redirect_stdout(out):\n"
+            "    run_inspect('lab/tiny', as_json=True, tensors=True)\n"
+            "print(json.dumps(json.loads(out.getvalue())))"
+        )
+        found = hub.run(script, home=tmp_path / "home")
+    assert found["tensors"] == json.loads(invoke("inspect", str(model), "--json").output)["tensors"]
 
 
 def test_arguments_that_make_no_sense_are_refused_before_any_work(tmp_path: Path) -> None:

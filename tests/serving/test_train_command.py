@@ -64,7 +64,9 @@ def test_every_setting_has_an_option(command: str, kind: type) -> None:
         assert "--" + item.name.removeprefix("use_").replace("_", "-") in text
 
 
-def test_a_lora_is_trained_as_the_options_say(data: Path, tmp_path: Path, trained: list[Any]) -> None:
+def test_a_lora_is_trained_as_the_options_say(
+    data: Path, tmp_path: Path, trained: list[Any], caplog: pytest.LogCaptureFixture
+) -> None:
     result = invoke(
         *("train-lora", "--data", data, "--data", data, "--output", tmp_path / "lora", "--validation", data),
         *("--steps", "40", "--targets", "q_proj, v_proj", "--rslora", "--remat", "--too-long", "skip", "--alpha", "8"),
@@ -72,6 +74,7 @@ def test_a_lora_is_trained_as_the_options_say(data: Path, tmp_path: Path, traine
     assert result.exit_code == 0, result.output
     ((base,), given) = trained[0]
     assert base.name == "demo"
+    assert "loading demo" in [record.getMessage() for record in caplog.records]
     assert given.pop("settings") == LoRATrainingSettings(
         steps=40, targets=("q_proj", "v_proj"), use_rslora=True, remat=True, too_long="skip", alpha=8.0
     )
