@@ -110,7 +110,7 @@ def choose_adapters(
             wanted = in_order
         else:
             who = "the ordering" if order else layout.config.name
-            outside = f" (nor is there an adapter in {paths[missing]})" if missing in paths else ""
+            outside = f" (nor is there an adapter in {plain(paths[missing])})" if missing in paths else ""
             raise AdapterError(
                 f"{who} names adapter {plain(missing)}, which has no folder in {layout.folder}{outside}; adapters there: "
                 f"{', '.join(known) or 'none'}"
