@@ -8,7 +8,7 @@ from typing import Any
 from mistral_jax.chat.errors import ConversationError
 from mistral_jax.chat.messages import check_variables, for_template, plain, plain_messages
 from mistral_jax.chat.mistral_instruct import MistralInstruct
-from mistral_jax.chat.template import ChatTemplate
+from mistral_jax.chat.render_process import IsolatedTemplate
 from mistral_jax.chat.trusted import ControlMarks, ControlToken
 from mistral_jax.tokenizer.base import Tokenizer
 from mistral_jax.tokenizer.byte_table import ByteTableTokenizer
@@ -16,7 +16,7 @@ from mistral_jax.tokenizer.byte_table import ByteTableTokenizer
 MAX_TEXT = 16_000_000
 """Most characters of a rendered conversation: several times the longest context of any model."""
 
-TIME_LIMIT = 10.0
+TIME_LIMIT = 5.0
 """Most seconds that a template may run."""
 
 
@@ -45,7 +45,7 @@ class ChatFormatter:
         self._tokenizer = tokenizer
         self._marks = ControlMarks(tokenizer.control_tokens)
         self._templates = {
-            name: ChatTemplate(source, self._marks, max_text=max_text, time_limit=time_limit)
+            name: IsolatedTemplate(source, self._marks, max_text=max_text, time_limit=time_limit)
             for name, source in sources.items()
         }
         self._instruct: MistralInstruct | None = None
@@ -139,7 +139,7 @@ class ChatFormatter:
         variables["add_generation_prompt"] = add_generation_prompt
         return self._marks.split(template.render(variables))
 
-    def _template(self, *, with_tools: bool) -> ChatTemplate:
+    def _template(self, *, with_tools: bool) -> IsolatedTemplate:
         if with_tools and "tool_use" in self._templates:
             return self._templates["tool_use"]
         if "default" in self._templates:
