@@ -68,7 +68,25 @@ class InvalidRequestError(ApiError):
 
 
 class ContextLengthError(InvalidRequestError):
+    """A prompt leaves no room for an answer. The words are those by which clients know this error, and shorten what they send."""
+
     code = "context_length_exceeded"
+
+    def __init__(self, *, param: str, prompt_tokens: int, context: int, at_least: bool = False) -> None:
+        """Args:
+        param: the field that holds the prompt.
+        prompt_tokens: its length; with `at_least`, a number that it certainly reaches.
+        context: most tokens of prompt and answer together.
+        """
+        about = "at least " if at_least else ""
+        super().__init__(
+            f"This model's maximum context length is {context} tokens. However, you requested {about}{prompt_tokens + 1} tokens "
+            f"({about}{prompt_tokens} in the {param}, at least 1 in the completion). Please reduce the length of the {param}, "
+            "or start the server with --truncate-sequence to have it cut from the left.",
+            param=param,
+            n_prompt_tokens=prompt_tokens,
+            n_ctx=context,
+        )
 
 
 class UnauthorizedError(ApiError):

@@ -33,7 +33,9 @@ class ServiceHost:
         self.settings = settings
         self.router = EventRouter()
         self.encoding = anyio.CapacityLimiter(2)
-        """Prompts rendered and encoded at the same time; more would take the interpreter from the engine's thread."""
+        """Prompts encoded at the same time; more would take the interpreter from the engine's thread."""
+        self.rendering = anyio.CapacityLimiter(4)
+        """Conversations that wait for the processes that render them."""
         self.changing_adapters = asyncio.Lock()
         """Held while adapters are loaded or unloaded."""
         self.metrics = Metrics(lambda: self.status, lambda: self._service)

@@ -1,6 +1,7 @@
 """Conversations to prompts: by a Jinja chat template, or by Mistral's own formats where a model ships none.
 
-Names are imported when they are first used: the process that renders templates imports parts of this package, and has to start fast.
+Names are imported when they are first used: the process that renders templates imports parts of this package, and has to
+start fast.
 """
 
 from importlib import import_module

@@ -1,16 +1,16 @@
 """Chat templates are compiled and rendered in processes of their own.
 
-A template comes with the weights, from anybody. The sandbox (`limits`) keeps it from Python's internals and looks at the clock, but it
-can only know the ways to waste time and memory that somebody thought of, and one long call of C code holds the interpreter, and with it
-all other requests. So templates run in a process that can be ended: the system bounds its memory, and a watch ends it when its time
-is over. The next template finds a new one.
+A template comes with the weights, from anybody. The sandbox (`limits`) keeps it from Python's internals and looks at the
+clock, but it can only know the ways to waste time and memory that somebody thought of, and one long call of C code holds the
+interpreter, and with it all other requests. So templates run in a process that can be ended: the system bounds its memory, and
+a watch ends it when its time is over. The next template finds a new one.
 
     ChatFormatter ──request──▶ pipe ──▶ render_child: compile, render (in the sandbox)
                   ◀──text────  pipe ◀──
 
-A process serves all templates, keeps what it compiled, and is used again: a rendering costs some tenths of a millisecond more than in
-this process. There are at most two. They get no environment, no open files or sockets, and end with their standard input, so that
-none is left behind even if this process is killed.
+A process serves all templates, keeps what it compiled, and is used again: a rendering costs some tenths of a millisecond more
+than in this process. There are at most two. They get no environment, no open files or sockets, and end with their standard
+input, so that none is left behind even if this process is killed.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ START_TIME = 30.0
 """Seconds for a process to start, which takes a sixth of a second on an idle machine."""
 
 GRACE = 0.25
-"""Seconds after the sandbox's own time limit at which a process is ended: with a sandbox that can still look at the clock it lives on."""
+"""Seconds after the sandbox's own time limit at which a process is ended. One that can still look at the clock lives on."""
 
 _MAX_TEMPLATES = 64
 _WATCH_INTERVAL = 0.05
