@@ -1,21 +1,22 @@
 """Loads adapters from one folder while the engine runs.
 
-Requests name folders below it; nothing outside can be reached, by `..` or by links. Files are read and checked on the calling
-thread; only what was read goes to the engine's, between two rounds.
+Requests name folders below it; nothing outside can be reached, by `..` or by links. Files are read and checked in a thread of
+their own, which is left behind if it takes too long; only what was read goes to the engine's thread, between two rounds.
 """
 
 from __future__ import annotations
 
 import itertools
+import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from concurrent.futures import Future
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
 from conversion.adapters.lora_config import CONFIG_NAME
 from conversion.adapters.lora_files import WEIGHTS_NAME, LoRAFiles, LoRAModule, check_fits, open_lora
-from conversion.adapters.modules import ModuleKey
+from conversion.adapters.modules import ModuleKey, parts_of
 from conversion.tensor_source import Array, WeightFileError
 from mistral_jax.adapters import AdapterEntry, BankFullError
 from mistral_jax.config import MistralConfig
@@ -24,6 +25,12 @@ from mistral_jax.runner import Runner
 from serving.adapters import AdapterInfo
 from serving.engine import JaxEngine
 from serving.errors import InvalidRequestError, NoRoomError, NotFoundError, UnavailableError, without_paths
+
+READ_TIMEOUT = 120.0
+"""Seconds that reading an adapter's files may take. A disk that does not answer cannot be interrupted, but it can be left."""
+
+MAX_STUCK = 4
+"""Readers that were left behind and have not ended, beyond which none is started."""
 
 LOAD_TIMEOUT = 120.0
 """Seconds that the engine has to begin taking an adapter."""
@@ -50,12 +57,21 @@ class FolderLoader:
       max_rank: the largest for which there is room.
     """
 
-    def __init__(self, engine: JaxEngine, config: MistralConfig, folder: Path, *, max_rank: int) -> None:
+    def __init__(
+        self,
+        engine: JaxEngine,
+        config: MistralConfig,
+        folder: Path,
+        *,
+        max_rank: int,
+        read_timeout: float = READ_TIMEOUT,
+    ) -> None:
         self._engine = engine
         self._config = config
         self._folder = folder.expanduser().resolve()
         self._max_rank = max_rank
         self._numbers = itertools.count(1)
+        self._readers = Readers(read_timeout)
 
     def load(self, name: str, path: str) -> AdapterInfo:
         """See `AdapterLoader.load`.
@@ -66,16 +82,10 @@ class FolderLoader:
           NoRoomError: all places are taken.
           UnavailableError: the engine is busy, or has ended.
         """
-        folder = inside(self._folder, path)
         # A name may come again while an adapter that had it is still in use.
         key = f"{name}#{next(self._numbers)}"
         try:
-            lora = open_lora(folder, name=key)
-            try:
-                read = self._read(lora)
-                parts = lora.parts
-            finally:
-                lora.close()
+            folder, read = self._readers.run(lambda: self._open(path, key))
         except WeightFileError as error:
             raise InvalidRequestError(
                 f"lora_path: {without_paths(str(error)).replace(key, name)}", param="lora_path", code="invalid_adapter"
@@ -89,8 +99,8 @@ class FolderLoader:
             name=name,
             key=key,
             number=entry.number,
-            rank=lora.rank,
-            parts=parts,
+            rank=read.rank,
+            parts=parts_of(read.modules),
             source=str(folder.relative_to(self._folder)),
             created=int(time.time()),
             removable=True,
@@ -111,6 +121,14 @@ class FolderLoader:
                 f"the engine was too busy to take the adapter for {LOAD_TIMEOUT:.0f} seconds; nothing was loaded, try again later"
             ) from error
 
+    def _open(self, path: str, key: str) -> tuple[Path, _ReadLoRA]:
+        folder = inside(self._folder, path)
+        lora = open_lora(folder, name=key)
+        try:
+            return folder, self._read(lora)
+        finally:
+            lora.close()
+
     def _read(self, lora: LoRAFiles) -> _ReadLoRA:
         check_fits(lora, num_layers=self._config.num_layers, features=part_features(self._config))
         if lora.rank > self._max_rank:
@@ -120,6 +138,52 @@ class FolderLoader:
             )
         factors = {key: lora.read(key) for key in lora.modules}
         return _ReadLoRA(name=lora.name, rank=lora.rank, modules=lora.modules, factors=factors)
+
+
+class Readers:
+    """Runs what reads files, in a thread for each, and leaves it behind when its time is over: the next one need not wait for it.
+
+    Args:
+      timeout: seconds.
+    """
+
+    def __init__(self, timeout: float) -> None:
+        self._timeout = timeout
+        self._stuck: list[threading.Thread] = []
+
+    def run[T](self, read: Callable[[], T]) -> T:
+        """What `read` returns.
+
+        Raises:
+          UnavailableError: it took too long, or too many that did have not ended.
+        """
+        self._stuck = [thread for thread in self._stuck if thread.is_alive()]
+        if len(self._stuck) >= MAX_STUCK:
+            raise UnavailableError(
+                f"{len(self._stuck)} adapters are still being read from a folder that does not answer; nothing was loaded",
+                code="adapter_folder_stuck",
+            )
+        reading: Future[T] = Future()
+
+        def work() -> None:
+            try:
+                reading.set_result(read())
+            except BaseException as error:
+                reading.set_exception(error)
+
+        # No thread of a pool: the interpreter would wait for it at exit.
+        thread = threading.Thread(target=work, name="adapter files", daemon=True)
+        thread.start()
+        try:
+            return reading.result(self._timeout)
+        except TimeoutError as error:
+            if reading.done():
+                raise
+            self._stuck.append(thread)
+            raise UnavailableError(
+                f"reading the adapter's files took more than {self._timeout:g} seconds; nothing was loaded",
+                code="adapter_read_timeout",
+            ) from error
 
 
 def inside(folder: Path, path: str) -> Path:

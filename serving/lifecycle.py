@@ -35,7 +35,9 @@ class ServiceHost:
         self.settings = settings
         self.router = EventRouter()
         self.encoding = anyio.CapacityLimiter(2)
-        """Prompts rendered and encoded at the same time; more would take the interpreter from the engine's thread."""
+        """Prompts encoded at the same time; more would take the interpreter from the engine's thread."""
+        self.rendering = anyio.CapacityLimiter(4)
+        """Conversations that wait for the processes that render them."""
         self.decoding = anyio.CapacityLimiter(1)
         """Large bodies decoded at the same time. Each holds the interpreter meanwhile, so more would not be faster."""
         self.bodies = BodyBudget(settings.max_body_bytes)

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Sequence
+from collections.abc import Generator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
 import anyio
 import anyio.to_thread
 
+from mistral_jax.chat.encoding import PromptPieces
 from mistral_jax.detokenizer import begins_text
 from mistral_jax.tokenizer.base import Tokenizer
+from serving.encoding import gather, in_turns
 from serving.errors import ContextLengthError, InvalidRequestError
 from serving.request import ModelCard
 from serving.schemas import ChatMessage, ContentPart
@@ -33,12 +35,25 @@ class Prompt:
     """See `serving.request.Request.at_start`."""
 
 
-async def encode_chat(service: Service, messages: Sequence[ChatMessage], *, limiter: anyio.CapacityLimiter) -> Prompt:
-    """The conversation through the model's chat template, off the event loop; `limiter` bounds how many do so together.
+async def encode_chat(
+    service: Service,
+    messages: Sequence[ChatMessage],
+    *,
+    limiter: anyio.CapacityLimiter,
+    rendering: anyio.CapacityLimiter,
+    truncate: bool = False,
+) -> Prompt:
+    """The conversation through the model's chat template, off the event loop.
+
+    Args:
+      limiter: bounds how many prompts are encoded at a time, and is passed on every few milliseconds.
+      rendering: bounds how many are rendered, in processes of their own.
+      truncate: whether a prompt that is too long is wanted all the same.
 
     Raises:
       InvalidRequestError: a message cannot be used, the template refuses the conversation, or the model has no
       template.
+      ContextLengthError: it is certainly longer than the context; how much longer is not found out.
     """
     if service.chat is None:
         raise InvalidRequestError(
@@ -47,15 +62,17 @@ async def encode_chat(service: Service, messages: Sequence[ChatMessage], *, limi
         )
     if not messages:
         raise InvalidRequestError("messages: expected at least one message", param="messages")
-    rendered = [_message(index, message) for index, message in enumerate(messages)]
-    return await anyio.to_thread.run_sync(_encode_chat, service.chat, rendered, limiter=limiter)
-
-
-def _encode_chat(chat: ChatEncoder, messages: list[dict[str, Any]]) -> Prompt:
     try:
-        return Prompt(tuple(chat.encode(messages)))
+        pieces = await anyio.to_thread.run_sync(_render, service.chat, messages, limiter=rendering)
+        most = None if truncate else service.card.max_model_len
+        tokens = await in_turns(gather(pieces, most=most, param="messages"), limiter)
     except ValueError as error:
         raise InvalidRequestError(f"messages: {error}", param="messages", code="invalid_messages") from error
+    return Prompt(tuple(tokens))
+
+
+def _render(chat: ChatEncoder, messages: Sequence[ChatMessage]) -> PromptPieces:
+    return chat.encode_pieces([_message(index, message) for index, message in enumerate(messages)])
 
 
 def _message(index: int, message: ChatMessage) -> dict[str, Any]:
@@ -92,18 +109,19 @@ async def encode_prompts(
     most: int,
     limiter: anyio.CapacityLimiter,
     echo: bool = False,
+    truncate: bool = False,
 ) -> list[Prompt]:
-    """The prompts of a completion request, off the event loop; `most` is how many there may be.
+    """The prompts of a completion request, off the event loop.
+
+    Args:
+      most: how many there may be.
+      limiter, truncate: see `encode_chat`.
 
     Raises:
-      InvalidRequestError: the list is empty, too long or mixed, or a token id is outside the vocabulary.
+      InvalidRequestError: the list is empty, too long or mixed, a token id is outside the vocabulary, or a text cannot be encoded.
+      ContextLengthError: one is certainly longer than the context; how much longer is not found out.
     """
-    forms = _prompt_forms(prompt)
-    if len(forms) > most:
-        raise InvalidRequestError(
-            f"prompt: {len(forms)} prompts are more than the {most} that one request may have", param="prompt"
-        )
-    return await anyio.to_thread.run_sync(_encode_prompts, service, forms, echo, limiter=limiter)
+    return await in_turns(_encode_prompts(service, prompt, most, echo, truncate), limiter)
 
 
 def _prompt_forms(prompt: str | Sequence[str | int | Sequence[int]]) -> list[str | Sequence[int]]:
@@ -118,18 +136,34 @@ def _prompt_forms(prompt: str | Sequence[str | int | Sequence[int]]) -> list[str
     raise InvalidRequestError("prompt: texts, token ids and lists of token ids cannot be mixed", param="prompt")
 
 
-def _encode_prompts(service: Service, forms: list[str | Sequence[int]], echo: bool) -> list[Prompt]:
-    return [
-        _encode_text(service.tokenizer, form)
-        if isinstance(form, str)
-        else _check_tokens(service.tokenizer, service.card, form, echo)
-        for form in forms
-    ]
+def _encode_prompts(
+    service: Service, prompt: str | Sequence[str | int | Sequence[int]], most: int, echo: bool, truncate: bool
+) -> Generator[None, None, list[Prompt]]:
+    forms = _prompt_forms(prompt)
+    if len(forms) > most:
+        raise InvalidRequestError(
+            f"prompt: {len(forms)} prompts are more than the {most} that one request may have", param="prompt"
+        )
+    prompts: list[Prompt] = []
+    for form in forms:
+        if isinstance(form, str):
+            prompts.append((yield from _encode_text(service, form, truncate)))
+        else:
+            prompts.append(_check_tokens(service.tokenizer, service.card, form, echo))
+            yield
+    return prompts
 
 
-def _encode_text(tokenizer: Tokenizer, text: str) -> Prompt:
+def _encode_text(service: Service, text: str, truncate: bool) -> Generator[None, None, Prompt]:
+    tokenizer = service.tokenizer
     bos = [tokenizer.bos_id] if tokenizer.add_bos and tokenizer.bos_id is not None else []
-    tokens = (*bos, *tokenizer.encode(text))
+    least = len(bos) + tokenizer.least_tokens(text)
+    pieces = PromptPieces(least=least, pieces=itertools.chain([bos], tokenizer.encode_pieces(text)))
+    try:
+        most = None if truncate else service.card.max_model_len
+        tokens = tuple((yield from gather(pieces, most=most, param="prompt")))
+    except ValueError as error:
+        raise InvalidRequestError(f"prompt: {error}", param="prompt", code="invalid_prompt") from error
     if not tokens:
         raise InvalidRequestError(
             "prompt: an empty text is no prompt for this model, whose prompts have no BOS token", param="prompt"

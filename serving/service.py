@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
+from mistral_jax.chat.encoding import PromptPieces
 from mistral_jax.tokenizer.base import Tokenizer
 from serving.adapters import AdapterInfo, ServedModels
 from serving.request import Engine, ModelCard
@@ -14,15 +15,15 @@ from serving.request import Engine, ModelCard
 class ChatEncoder(Protocol):
     """Renders a conversation with the model's chat template and encodes it. `mistral_jax.chat.ChatFormatter` does."""
 
-    def encode(
+    def encode_pieces(
         self,
         messages: list[dict[str, Any]],
         *,
         add_generation_prompt: bool = True,
         tools: Sequence[dict[str, Any]] | None = None,
         **kwargs: Any,
-    ) -> list[int]:
-        """Token ids of the whole prompt, control tokens and BOS included.
+    ) -> PromptPieces:
+        """Token ids of the whole prompt, control tokens and BOS included, a piece at a time. Rendered before this returns.
 
         Raises:
           ValueError: the template refuses the conversation, or cannot be rendered.

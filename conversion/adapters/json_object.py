@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, cast
 
 from conversion.adapters.errors import AdapterError
+from conversion.json_file import read_json_object
 
 
 class JSONObject:
@@ -27,17 +28,9 @@ class JSONObject:
         """Read a file.
 
         Raises:
-          AdapterError: it is missing, or holds no JSON object.
+          AdapterError: it is missing, no regular file, too large, nested too deep, or holds no JSON object.
         """
-        try:
-            values: Any = json.loads(path.read_bytes())
-        except OSError as error:
-            raise AdapterError(f"cannot read {path}: {error.strerror or error}") from error
-        except (ValueError, RecursionError) as error:
-            raise AdapterError(f"{path} cannot be read as JSON: {error}") from error
-        if not isinstance(values, dict):
-            raise AdapterError(f"{path} holds no JSON object")
-        return cls(path, cast("dict[str, Any]", values))
+        return cls(path, read_json_object(path, error=AdapterError))
 
     def __contains__(self, key: str) -> bool:
         return self.values.get(key) is not None

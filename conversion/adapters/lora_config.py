@@ -7,13 +7,15 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any, cast
 
 from conversion.adapters.errors import AdapterError
 from conversion.adapters.json_object import JSONObject, is_finite
+from conversion.adapters.name_patterns import MAX_PATTERNS, NamePattern, PatternError, PatternTable, suffixes
 from conversion.regular_file import plain
 
 CONFIG_NAME = "adapter_config.json"
@@ -62,26 +64,59 @@ class LoRAConfig:
 
     def rank_of(self, path: str) -> int:
         """Rank of the module with this name, such as `model.layers.0.self_attn.q_proj`."""
-        return _by_pattern(self.rank_pattern, path, self.rank)
+        return self._ranks.get(path, self.rank)
 
     def scale_of(self, path: str) -> float:
         """What the product of the factors of this module is multiplied by."""
-        alpha, rank = _by_pattern(self.alpha_pattern, path, self.alpha), self.rank_of(path)
+        alpha, rank = self._alphas.get(path, self.alpha), self.rank_of(path)
         return alpha / math.sqrt(rank) if self.use_rslora else alpha / rank
 
     def targets(self, path: str, layer: int) -> bool:
         """Whether the file says that the adapter changes the module with this name in this layer."""
-        if self.exclude_modules is not None and _selects(self.exclude_modules, path):
+        if self._excluded is not None and self._excluded(path):
             return False
-        if self.target_modules is None:
+        if self.target_modules is None or self._targeted is None:
             return False
         if self.target_modules == "all-linear":
             return True
-        if isinstance(self.target_modules, str):
-            return _selects(self.target_modules, path)
-        return _selects(self.target_modules, path) and (
-            self.layers_to_transform is None or layer in self.layers_to_transform
-        )
+        in_layers = self.layers_to_transform is None or layer in self.layers_to_transform
+        return self._targeted(path) and (in_layers or isinstance(self.target_modules, str))
+
+    def check_patterns(self) -> None:
+        """Whether all patterns can be matched.
+
+        Raises:
+          AdapterError: names the first field with one that cannot.
+        """
+        fields = {
+            "rank_pattern": lambda: self._ranks,
+            "alpha_pattern": lambda: self._alphas,
+            "target_modules": lambda: self._targeted,
+            "exclude_modules": lambda: self._excluded,
+        }
+        for key, compiled in fields.items():
+            try:
+                compiled()
+            except PatternError as error:
+                raise AdapterError(f"{self.path}: {key} has {error}") from error
+
+    # Compiled once, and kept.
+
+    @cached_property
+    def _ranks(self) -> PatternTable[int]:
+        return PatternTable(self.rank_pattern)
+
+    @cached_property
+    def _alphas(self) -> PatternTable[float]:
+        return PatternTable(self.alpha_pattern)
+
+    @cached_property
+    def _targeted(self) -> Callable[[str], bool] | None:
+        return None if self.target_modules is None else _selector(self.target_modules)
+
+    @cached_property
+    def _excluded(self) -> Callable[[str], bool] | None:
+        return None if self.exclude_modules is None else _selector(self.exclude_modules)
 
 
 def read_lora_config(path: Path) -> LoRAConfig:
@@ -105,7 +140,7 @@ def read_lora_config(path: Path) -> LoRAConfig:
             f"{path}: init_lora_weights is {start!r}, with which the base model's own weights were changed, too; that is not "
             "implemented. Save the adapter for the original base (PEFT: path_initial_model_for_weight_conversion)"
         )
-    return LoRAConfig(
+    config = LoRAConfig(
         path=path,
         base_model=fields.text("base_model_name_or_path"),
         rank=fields.whole("r", 8, least=1),
@@ -118,6 +153,8 @@ def read_lora_config(path: Path) -> LoRAConfig:
         exclude_modules=_modules(fields, "exclude_modules"),
         layers_to_transform=_layers(fields),
     )
+    config.check_patterns()
+    return config
 
 
 def _ranks(fields: JSONObject) -> Mapping[str, int]:
@@ -125,7 +162,7 @@ def _ranks(fields: JSONObject) -> Mapping[str, int]:
     pattern = fields.object(key) or {}
     if not all(type(rank) is int and rank >= 1 for rank in pattern.values()):
         raise fields.wrong(key, "an object of ranks of at least 1")
-    return _checked_patterns(fields, key, pattern)
+    return pattern
 
 
 def _alphas(fields: JSONObject) -> Mapping[str, float]:
@@ -133,19 +170,12 @@ def _alphas(fields: JSONObject) -> Mapping[str, float]:
     pattern = fields.object(key) or {}
     if not all(type(alpha) in (int, float) and is_finite(alpha) for alpha in pattern.values()):
         raise fields.wrong(key, "an object of finite numbers")
-    return _checked_patterns(fields, key, pattern)
-
-
-def _checked_patterns(fields: JSONObject, key: str, patterns: Mapping[str, Any]) -> Mapping[str, Any]:
-    for pattern in patterns:
-        _check_regex(fields, key, pattern)
-    return patterns
+    return pattern
 
 
 def _modules(fields: JSONObject, key: str) -> tuple[str, ...] | str | None:
     value = fields.values.get(key)
     if isinstance(value, str):
-        _check_regex(fields, key, value)
         return value
     if value is not None and not isinstance(value, list):
         raise fields.wrong(key, "a list of module names, or a regular expression")
@@ -162,22 +192,11 @@ def _layers(fields: JSONObject) -> frozenset[int] | None:
     return frozenset(layers) or None
 
 
-def _check_regex(fields: JSONObject, key: str, pattern: str) -> None:
-    try:
-        re.compile(pattern)
-    except (re.error, RecursionError, OverflowError) as error:
-        raise AdapterError(f"{fields.path}: {key} has {pattern!r}, which is no regular expression: {error}") from error
-
-
-def _selects(modules: Iterable[str] | str, path: str) -> bool:
+def _selector(modules: tuple[str, ...] | str) -> Callable[[str], bool]:
+    """Whether a module's name is one of those that are meant: by a pattern of whole names, or by what names end in."""
     if isinstance(modules, str):
-        return re.fullmatch(modules, path) is not None
-    return any(path == name or path.endswith(f".{name}") for name in modules)
-
-
-def _by_pattern[T](patterns: Mapping[str, T], path: str, default: T) -> T:
-    """The value of the first pattern that a name ends in; a match begins at a dot."""
-    for pattern, value in patterns.items():
-        if re.match(rf"(?:.*\.)?(?:{pattern})$", path):
-            return value
-    return default
+        return NamePattern(modules).matches
+    if len(modules) > MAX_PATTERNS:
+        raise PatternError(f"{len(modules):,} names; expected at most {MAX_PATTERNS:,}")
+    ends = frozenset(modules)
+    return lambda path: not ends.isdisjoint(suffixes(path))

@@ -29,6 +29,8 @@ from conversion.tensor_source import Array
 __all__ = ["AdapterError", "LoRAFiles", "LoRAModule", "check_fits", "open_lora"]
 
 WEIGHTS_NAME = "adapter_model.safetensors"
+MAX_LAYERS = 4096
+"""Of a model that an adapter can be for; the deepest have some hundred."""
 _PICKLED = ("adapter_model.bin", "adapter_model.pt", "pytorch_model.bin")
 
 
@@ -224,6 +226,10 @@ def _factors(file: SafetensorsFile) -> dict[tuple[ModuleKey, str], tuple[str, Fa
         if (other := found.get((factor.key, factor.factor))) is not None:
             raise AdapterError(
                 f"{file.path}: both {other[0]} and {name} are factor {factor.factor} of {factor.key.path}"
+            )
+        if factor.key.layer >= MAX_LAYERS:
+            raise AdapterError(
+                f"{file.path}: tensor {name} is of layer {factor.key.layer}; expected below {MAX_LAYERS:,}"
             )
         found[factor.key, factor.factor] = (name, factor)
     if not found:

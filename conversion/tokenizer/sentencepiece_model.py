@@ -114,6 +114,24 @@ def parse_sentencepiece(data: bytes, source: str) -> SentencePieceModel:
     )
 
 
+def keeps_text(data: bytes) -> bool:
+    """Whether a serialised `ModelProto` encodes every character of a text where it stands, except that spaces are written as ▁.
+
+    Others rewrite texts first (NFKC), drop spaces, or write the space behind a word. Only BPE and unigram models count.
+    """
+    normalizer: dict[int, int | bytes] = {}
+    trainer: dict[int, int | bytes] = {}
+    try:
+        for number, value in _fields(data):
+            if number in (2, 3):
+                (trainer if number == 2 else normalizer).update(_fields(_message(value)))
+    except (ValueError, IndexError, KeyError, TypeError):
+        return False
+    # precompiled_charsmap, remove_extra_whitespaces, escape_whitespaces; treat_whitespace_as_suffix, model_type
+    as_it_is = not normalizer.get(2) and normalizer.get(4, 1) == 0 and normalizer.get(5, 1) != 0
+    return as_it_is and not trainer.get(24, 0) and trainer.get(3, 1) in (1, BPE)
+
+
 def serialize_sentencepiece(model: SentencePieceModel) -> bytes:
     """Writes a `ModelProto` that `SentencePieceProcessor(model_proto=…)` loads.
 

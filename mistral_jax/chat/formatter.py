@@ -5,18 +5,18 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from mistral_jax.chat.encoding import PromptPieces, by_format, by_template
 from mistral_jax.chat.errors import ConversationError
 from mistral_jax.chat.messages import check_variables, for_template, plain, plain_messages
 from mistral_jax.chat.mistral_instruct import MistralInstruct
-from mistral_jax.chat.template import ChatTemplate
+from mistral_jax.chat.render_process import IsolatedTemplate
 from mistral_jax.chat.trusted import ControlMarks, ControlToken
 from mistral_jax.tokenizer.base import Tokenizer
-from mistral_jax.tokenizer.byte_table import ByteTableTokenizer
 
 MAX_TEXT = 16_000_000
 """Most characters of a rendered conversation: several times the longest context of any model."""
 
-TIME_LIMIT = 10.0
+TIME_LIMIT = 5.0
 """Most seconds that a template may run."""
 
 
@@ -45,7 +45,7 @@ class ChatFormatter:
         self._tokenizer = tokenizer
         self._marks = ControlMarks(tokenizer.control_tokens)
         self._templates = {
-            name: ChatTemplate(source, self._marks, max_text=max_text, time_limit=time_limit)
+            name: IsolatedTemplate(source, self._marks, max_text=max_text, time_limit=time_limit)
             for name, source in sources.items()
         }
         self._instruct: MistralInstruct | None = None
@@ -89,11 +89,25 @@ class ChatFormatter:
           ConversationError: the conversation is refused: the caller's fault.
           ChatTemplateError: the template fails or exceeds its limits.
         """
+        prompt = self.encode_pieces(messages, add_generation_prompt=add_generation_prompt, tools=tools, **kwargs)
+        return [token for piece in prompt.pieces for token in piece]
+
+    def encode_pieces(
+        self,
+        messages: Sequence[Mapping[str, Any]],
+        *,
+        add_generation_prompt: bool = True,
+        tools: Sequence[Mapping[str, Any]] | None = None,
+        **kwargs: Any,
+    ) -> PromptPieces:
+        """As `encode`, a piece at a time: the conversation is rendered before this returns, and encoded by who reads the pieces.
+
+        Raises:
+          ConversationError: the conversation is refused: the caller's fault.
+          ChatTemplateError: the template fails or exceeds its limits.
+        """
         segments = self._segments(messages, add_generation_prompt, tools, kwargs)
-        if self._instruct is not None:
-            # The format is defined on ids: each text is encoded by itself.
-            return [i for s in segments for i in ([s.id] if isinstance(s, ControlToken) else self._tokenizer.encode(s))]
-        return self._encode_template(segments)
+        return (by_template if self._instruct is None else by_format)(segments, self._tokenizer)
 
     def render(
         self,
@@ -139,7 +153,7 @@ class ChatFormatter:
         variables["add_generation_prompt"] = add_generation_prompt
         return self._marks.split(template.render(variables))
 
-    def _template(self, *, with_tools: bool) -> ChatTemplate:
+    def _template(self, *, with_tools: bool) -> IsolatedTemplate:
         if with_tools and "tool_use" in self._templates:
             return self._templates["tool_use"]
         if "default" in self._templates:
@@ -163,28 +177,3 @@ class ChatFormatter:
             for name, token_id in ids.items()
             if token_id is not None
         }
-
-    def _encode_template(self, segments: list[str | ControlToken]) -> list[int]:
-        tokenizer = self._tokenizer
-        ids: list[int] = []
-        strip = False
-        for i, segment in enumerate(segments):
-            if isinstance(segment, ControlToken):
-                ids.append(segment.id)
-                strip = _strips(tokenizer, segment.id)[1]
-                continue
-            text = segment.lstrip() if strip else segment
-            following = segments[i + 1] if i + 1 < len(segments) else None
-            if isinstance(following, ControlToken) and _strips(tokenizer, following.id)[0]:
-                text = text.rstrip()
-            if i > 0 and isinstance(tokenizer, ByteTableTokenizer):
-                ids += tokenizer.encode_after_control(text)
-            else:
-                ids += tokenizer.encode(text)
-            strip = False
-        return ids
-
-
-def _strips(tokenizer: Tokenizer, token_id: int) -> tuple[bool, bool]:
-    """Whether a control token swallows the whitespace before and after it."""
-    return tokenizer.control_strips(token_id) if isinstance(tokenizer, ByteTableTokenizer) else (False, False)

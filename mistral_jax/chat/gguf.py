@@ -15,7 +15,7 @@ from mistral_jax.tokenizer.base import Tokenizer
 from mistral_jax.tokenizer.byte_table import ByteTableTokenizer
 
 _NAMES = ("general.name", "general.basename", "general.base_model.0.name")
-_INSTRUCT_V1 = re.compile(r"(mistral|mixtral).*instruct", re.IGNORECASE | re.DOTALL)
+_FAMILY = re.compile(r"mistral|mixtral", re.IGNORECASE)
 
 
 def chat_formatter_from_gguf(
@@ -63,4 +63,7 @@ def _is_instruct_v1(metadata: Mapping[str, Any], tokenizer: Tokenizer) -> bool:
     """Whether this is one of Mistral's first instruct models, whose vocabulary is that of version 1."""
     names = " ".join(str(metadata[key]) for key in _NAMES if key in metadata)
     first = tokenizer.vocab_size == 32000 and {"<s>", "</s>"} <= tokenizer.control_tokens.keys()
-    return first and metadata.get("tokenizer.ggml.model") == "llama" and _INSTRUCT_V1.search(names) is not None
+    # In two searches: one expression for both would look for the second behind every occurrence of the first.
+    family = _FAMILY.search(names)
+    instruct = family is not None and "instruct" in names[family.end() :].lower()
+    return first and metadata.get("tokenizer.ggml.model") == "llama" and instruct

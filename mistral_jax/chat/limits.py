@@ -20,6 +20,7 @@ from __future__ import annotations
 import functools
 import json
 import re
+import string
 import threading
 import time
 from collections.abc import Callable, Generator, Iterable, Sized
@@ -43,7 +44,7 @@ _MAX_BITS = 4096
 _PADDING = frozenset({"center", "ljust", "rjust", "zfill", "expandtabs"})
 # Field widths of five digits and more, and widths given as arguments.
 _WIDE_PERCENT = re.compile(r"%[^a-zA-Z%]*(?:\*|\d{5})")
-_WIDE_BRACES = re.compile(r"\{[^{}]*(?:\d{5}|:[^{}]*\{)")
+_WIDE_FIELD = re.compile(r"\{|\d{5}")
 
 
 class BoundedEnvironment(ImmutableSandboxedEnvironment):
@@ -114,7 +115,7 @@ class BoundedEnvironment(ImmutableSandboxedEnvironment):
     def wrap_str_format(self, value: Any) -> Callable[..., str] | None:
         """The sandbox's own `str.format`, for formats without huge field widths."""
         wrapped = super().wrap_str_format(value)
-        if wrapped is not None and _WIDE_BRACES.search(value.__self__):
+        if wrapped is not None and _has_wide_field(value.__self__):
             raise SecurityError("a format with such wide fields is not allowed")
         return wrapped
 
@@ -265,12 +266,19 @@ class BoundedEnvironment(ImmutableSandboxedEnvironment):
             self._check_percent(str(value), kwargs or args)
             return _FILTERS["format"](value, *args, **kwargs)
 
-        def string(value: Any) -> str:
+        def as_string(value: Any) -> str:
             return value if isinstance(value, str) else self.join_text(value)
 
         names = ("center", "indent", "batch", "slice", "round", "wordwrap", "truncate")
         filters = {name: widths(name) for name in names}
-        return {**filters, "replace": replace, "join": join, "format": form, "string": string, "tojson": self.to_json}
+        return {
+            **filters,
+            "replace": replace,
+            "join": join,
+            "format": form,
+            "string": as_string,
+            "tojson": self.to_json,
+        }
 
     def to_json(
         self,
@@ -315,6 +323,14 @@ class _ClockInserter(NodeTransformer):
         self.generic_visit(node)
         node.body.insert(0, nodes.ExprStmt(_environment_call("check_time", [])).set_lineno(node.lineno))
         return node
+
+
+def _has_wide_field(form: str) -> bool:
+    """Whether a format of braces asks for a width of five digits, or takes one from its arguments. In one pass over the text."""
+    try:
+        return any(_WIDE_FIELD.search(spec) for *_, spec, _ in string.Formatter().parse(form) if spec)
+    except ValueError:  # no valid format: formatting says so
+        return False
 
 
 def _environment_call(name: str, args: list[nodes.Expr]) -> nodes.Expr:

@@ -18,6 +18,7 @@ import re
 import secrets
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any, cast
 
 from jinja2 import nodes
@@ -40,14 +41,30 @@ class ControlToken:
 class ControlMarks:
     """Marks control tokens in a template's text and finds them again in what it renders."""
 
-    def __init__(self, control_tokens: Mapping[str, int]) -> None:
-        """Draws a new mark for these control tokens, by their texts."""
+    def __init__(self, control_tokens: Mapping[str, int], *, mark: str | None = None) -> None:
+        """Draws a new mark for these control tokens, by their texts, unless one is given."""
         self._ids = {text: i for text, i in control_tokens.items() if text}
-        self._mark = "".join(chr(0xF0000 + secrets.randbelow(0xFFFE)) for _ in range(6))
+        self._mark = mark or "".join(chr(0xF0000 + secrets.randbelow(0xFFFE)) for _ in range(6))
         # The longest first, as tokenizers match them.
-        texts = "|".join(re.escape(text) for text in sorted(self._ids, key=len, reverse=True)) or "(?!)"
-        self._plain = re.compile(texts)
-        self._marked = re.compile(f"{self._mark}({texts}){self._mark}")
+        self._pattern = "|".join(re.escape(text) for text in sorted(self._ids, key=len, reverse=True)) or "(?!)"
+
+    @property
+    def secret(self) -> str:
+        """The mark, for the process that renders."""
+        return self._mark
+
+    @property
+    def texts(self) -> tuple[str, ...]:
+        """The control tokens."""
+        return tuple(self._ids)
+
+    @cached_property
+    def _plain(self) -> re.Pattern[str]:
+        return re.compile(self._pattern)
+
+    @cached_property
+    def _marked(self) -> re.Pattern[str]:
+        return re.compile(f"{self._mark}({self._pattern}){self._mark}")
 
     def mark(self, text: str) -> str:
         """The text with each control token in it marked."""
@@ -60,11 +77,15 @@ class ControlMarks:
     def split(self, rendered: str) -> list[str | ControlToken]:
         """Rendered text as its control tokens and the texts between them, none of them empty."""
         segments: list[str | ControlToken] = []
-        for i, part in enumerate(self._marked.split(rendered)):
-            if i % 2:
-                segments.append(ControlToken(part, self._ids[part]))
-            elif text := self.unmark(part):
+        end = 0
+        # One match after another, not all at once: other threads get their turn between two of them.
+        for match in self._marked.finditer(rendered):
+            if text := self.unmark(rendered[end : match.start()]):
                 segments.append(text)
+            segments.append(ControlToken(match[1], self._ids[match[1]]))
+            end = match.end()
+        if text := self.unmark(rendered[end:]):
+            segments.append(text)
         return segments
 
     def mark_template(self, tree: nodes.Template) -> nodes.Template:

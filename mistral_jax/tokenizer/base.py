@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Protocol
 
 
@@ -51,6 +51,18 @@ class Tokenizer(Protocol):
         `at_start` says that the text begins the prompt or follows a control token, which is where a sentencepiece model puts
         its dummy prefix space.
         """
+        ...
+
+    def encode_pieces(self, text: str, *, at_start: bool = True) -> Iterator[list[int]]:
+        """The ids of `encode`, a piece of the text at a time.
+
+        Raises:
+          ValueError: from the iterator: the text cannot be encoded.
+        """
+        ...
+
+    def least_tokens(self, text: str) -> int:
+        """A number of tokens that the text has at least, known without encoding it; 0 where nothing is known."""
         ...
 
     def token_bytes(self, token_id: int) -> bytes:

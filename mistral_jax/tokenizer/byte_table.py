@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import re
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 from conversion.tokenizer.files import TokenizerError
+from mistral_jax.tokenizer.cuts import MAX_RUN, PIECE, Cuts
 
 _LONE_SURROGATE = re.compile("[\ud800-\udfff]")
 
@@ -31,6 +32,7 @@ class ByteTableTokenizer(ABC):
         add_bos: bool,
         strips_leading_space: bool,
         instruct_version: str | None = None,
+        cuts: Cuts | None = None,
     ) -> None:
         """Takes the vocabulary as tables.
 
@@ -43,6 +45,7 @@ class ByteTableTokenizer(ABC):
           strips_leading_space: Whether one leading space of a decoded text is the dummy prefix.
           instruct_version: Mistral's name of the instruct format that the vocabulary was made for ("v1" … "v15"), where
             known.
+          cuts: Where a long text can be cut without changing its ids; None: unknown, it is encoded whole.
 
         Raises:
           TokenizerError: an id is outside the vocabulary, or the tables disagree.
@@ -66,6 +69,10 @@ class ByteTableTokenizer(ABC):
         self._add_bos = add_bos and bos_id is not None
         self._strips_leading_space = strips_leading_space
         self._instruct_version = instruct_version
+        self._cuts = cuts
+        # What cannot be written with tokens of known bytes may become one token, however long it is.
+        writes_all = cuts is not None and len({data for data in table if len(data) == 1}) == 256
+        self._longest = max(map(len, table)) if writes_all else None
 
     @property
     def vocab_size(self) -> int:
@@ -133,18 +140,51 @@ class ByteTableTokenizer(ABC):
           text: The text.
           at_start: Whether the text begins the prompt or follows a control token.
         """
-        if not text:
-            return []
+        return [token for piece in self.encode_pieces(text, at_start=at_start) for token in piece]
+
+    def encode_pieces(self, text: str, *, at_start: bool = True, piece: int = PIECE) -> Iterator[list[int]]:
+        """The ids of `encode` a piece of text at a time, so that a caller can stop early, or let others have a turn.
+
+        Args:
+          text: The text.
+          at_start: Whether the text begins the prompt or follows a control token.
+          piece: Characters of a piece, about.
+
+        Raises:
+          TokenizerError: from the iterator: the text has far too many characters without the end of a word, or the library
+            that encodes it gives up.
+        """
         if not text.isascii() and _LONE_SURROGATE.search(text):
             text = _LONE_SURROGATE.sub("\ufffd", text)
-        return self._encode_safely(text, at_start)
+        start = 0
+        while start < len(text):
+            end = len(text) if self._cuts is None else self._cuts.next(text, start, piece=piece)
+            if end is None:
+                raise TokenizerError(
+                    f"The text has more than {MAX_RUN:,} characters without the end of a word (from character {start:,} on); "
+                    "no such text is encoded."
+                )
+            yield self._encode_guarded(text[start:end], at_start and start == 0)
+            start = end
+
+    def least_tokens(self, text: str) -> int:
+        """A number of tokens that the text has at least, known without encoding it: none of them covers more than so many bytes."""
+        if self._longest is None:
+            return 0
+        size = len(text) if text.isascii() else len(text.encode("utf-8", "surrogatepass"))
+        return -(-size // self._longest)
 
     def encode_after_control(self, text: str) -> list[int]:
         """Token ids of the text that a chat template wrote after a control token.
 
         Templates are written for one tokenizer: some of them write the space that others leave to the dummy prefix.
         """
-        return self.encode(text, at_start=True)
+        return self.encode(text, at_start=self.starts_after_control(text))
+
+    def starts_after_control(self, text: str) -> bool:
+        """What `at_start` is for the text that a chat template wrote after a control token."""
+        del text
+        return True
 
     def control_strips(self, token_id: int) -> tuple[bool, bool]:
         """Whether a control token swallows the whitespace (before, after) it in a rendered template."""
@@ -154,6 +194,22 @@ class ByteTableTokenizer(ABC):
     @abstractmethod
     def _encode_text(self, text: str, at_start: bool) -> list[int]:
         """Token ids of text that is not empty and has no lone surrogates."""
+
+    def _encode_guarded(self, text: str, at_start: bool) -> list[int]:
+        """Encodes text; what a library throws becomes a `TokenizerError`.
+
+        The tokenizers library panics where its engine for regular expressions gives up, and what comes of that in Python is no
+        `Exception`: nobody else would catch it.
+        """
+        try:
+            return self._encode_safely(text, at_start)
+        except (TokenizerError, MemoryError):
+            raise
+        except BaseException as error:
+            if not isinstance(error, Exception) and type(error).__name__ != "PanicException":
+                raise
+            reason = " ".join(str(error).split())[:200] or type(error).__name__
+            raise TokenizerError(f"The text of {len(text):,} characters cannot be encoded: {reason}.") from error
 
     def _encode_safely(self, text: str, at_start: bool) -> list[int]:
         """Encodes text; where the vocabulary itself would merge letters to a control token, it is cut in two.

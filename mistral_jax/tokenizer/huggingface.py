@@ -20,6 +20,7 @@ from conversion.tokenizer.files import TokenizerError, check_ids, known_form, re
 from conversion.tokenizer.special_tokens import AddedToken, SpecialTokens, read_special_tokens
 from conversion.tokenizer.word_splits import TEKKEN, is_tekken
 from mistral_jax.tokenizer.byte_table import ByteTableTokenizer
+from mistral_jax.tokenizer.cuts import cuts_of_json
 
 type Json = dict[str, Any]
 
@@ -109,6 +110,7 @@ class HuggingFaceTokenizer(ByteTableTokenizer):
             pad_id=special.name_id("pad_token", ids, _first_of(control, "<pad>")),
             add_bos=self._starts_with(bos_id) if special.add_bos is None else special.add_bos,
             strips_leading_space=not byte_level and _decoder_strips(data.get("decoder")),
+            cuts=cuts_of_json(data, byte_level=byte_level, has_prefix=self._inside is not self._at_start),
         )
 
     @classmethod
@@ -122,9 +124,10 @@ class HuggingFaceTokenizer(ByteTableTokenizer):
         special = read_special_tokens(path.parent) if special is None else special
         return cls(read_json_object(path, vocabulary=True), special=special, source=str(path))
 
-    def encode_after_control(self, text: str) -> list[int]:
-        """Ids of template text after a control token, with the dummy prefix where the file's own pipeline puts one."""
-        return self.encode(text, at_start=self._prefix_after_control)
+    def starts_after_control(self, text: str) -> bool:
+        """The dummy prefix is where the file's own pipeline puts one."""
+        del text
+        return self._prefix_after_control
 
     def control_strips(self, token_id: int) -> tuple[bool, bool]:
         """Whether a control token swallows the whitespace (before, after) it, as its `lstrip` and `rstrip` say."""

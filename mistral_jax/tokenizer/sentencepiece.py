@@ -10,9 +10,10 @@ from sentencepiece import SentencePieceProcessor
 from conversion.json_fields import shown
 from conversion.regular_file import reason_of
 from conversion.tokenizer.files import TokenizerError, known_form
-from conversion.tokenizer.sentencepiece_model import read_model
+from conversion.tokenizer.sentencepiece_model import keeps_text, read_model
 from conversion.tokenizer.special_tokens import SpecialTokens
 from mistral_jax.tokenizer.byte_table import ByteTableTokenizer
+from mistral_jax.tokenizer.cuts import Cuts, NoPieceAcross
 
 # A second `normalizer_spec { add_dummy_prefix: false }`. Protocol buffers merge repeated messages, so that these bytes
 # behind a serialised model switch the dummy prefix off and leave everything else.
@@ -106,6 +107,7 @@ class SentencePieceTokenizer(ByteTableTokenizer):
             add_bos=True if special.add_bos is None else special.add_bos,
             strips_leading_space=bool(first) and first[0].startswith(_SPACE),
             instruct_version=instruct_version or _infer_version(control),
+            cuts=Cuts(between=NoPieceAcross(pieces[:size]), whole=tuple(text_tokens)) if keeps_text(model) else None,
         )
 
     @classmethod
@@ -120,9 +122,9 @@ class SentencePieceTokenizer(ByteTableTokenizer):
         version = re.search(r"\.model\.(v\d+)(?:m\d+)?$", path.name)
         return cls(model, special=special, instruct_version=version[1] if version else None, source=str(path))
 
-    def encode_after_control(self, text: str) -> list[int]:
-        """Ids of template text after a control token; a space that the template writes replaces the dummy prefix."""
-        return self.encode(text, at_start=not text.startswith(" "))
+    def starts_after_control(self, text: str) -> bool:
+        """A space that the template writes replaces the dummy prefix."""
+        return not text.startswith(" ")
 
     def _encode_text(self, text: str, at_start: bool) -> list[int]:
         if self._text_token_pattern is None:

@@ -11,7 +11,9 @@ from conversion.tokenizer.byte_level import to_letters
 from conversion.tokenizer.files import TokenizerError, known_form
 from conversion.tokenizer.special_tokens import SpecialTokens
 from conversion.tokenizer.tekken_file import read_tekken
+from conversion.tokenizer.word_splits import LLAMA3_PATTERN, TEKKEN_PATTERN
 from mistral_jax.tokenizer.byte_table import ByteTableTokenizer
+from mistral_jax.tokenizer.cuts import Cuts, ends_word
 
 _log = logging.getLogger(__name__)
 
@@ -78,6 +80,7 @@ class TekkenTokenizer(ByteTableTokenizer):
             add_bos=special is None or special.add_bos is not False,
             strips_leading_space=False,
             instruct_version=version,
+            cuts=Cuts(between=ends_word) if pattern in (TEKKEN_PATTERN, LLAMA3_PATTERN) else None,
         )
 
     @classmethod

@@ -34,7 +34,13 @@ class ChatController(Controller):
         usage = usage_in_stream(body)
         params = sampling_params(body, card, default_max_tokens=settings.max_tokens)
         prompt = fit(
-            await encode_chat(service, body.messages, limiter=host.encoding),
+            await encode_chat(
+                service,
+                body.messages,
+                limiter=host.encoding,
+                rendering=host.rendering,
+                truncate=settings.truncate_sequence,
+            ),
             card,
             max_tokens=params.max_tokens,
             truncate=settings.truncate_sequence,

@@ -35,7 +35,12 @@ class CompletionsController(Controller):
         usage = usage_in_stream(body)
         params = sampling_params(body, card, default_max_tokens=settings.max_tokens)
         encoded = await encode_prompts(
-            service, body.prompt, most=settings.max_queue, limiter=host.encoding, echo=bool(body.echo)
+            service,
+            body.prompt,
+            most=settings.max_queue,
+            limiter=host.encoding,
+            echo=bool(body.echo),
+            truncate=settings.truncate_sequence,
         )
         if len(encoded) * n > settings.max_queue:
             raise InvalidRequestError(

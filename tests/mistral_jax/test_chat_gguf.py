@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from pathlib import Path
 
 import pytest
@@ -90,6 +91,14 @@ def test_the_name_of_mistrals_first_instruct_models_tells_their_format(key: str,
         assert formatter.render(HI) == "<s>[INST] Hi [/INST]"
     # A vocabulary that was extended belongs to a fine-tuned model with a format of its own.
     assert chat_formatter_from_gguf(small() | {key: name}, tokenizer_from_gguf(small())) is None
+
+
+def test_a_name_of_any_length_is_looked_through_once() -> None:
+    metadata = converted_sentencepiece("v1") | {"general.name": "mistral" * 300_000}
+    plain = tokenizer_from_gguf(converted_sentencepiece("v1"))
+    start = time.monotonic()
+    assert chat_formatter_from_gguf(metadata, plain) is None
+    assert time.monotonic() - start < 10
 
 
 def test_an_override_wins(tmp_path: Path) -> None:

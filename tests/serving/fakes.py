@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import itertools
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from mistral_jax.chat.encoding import PromptPieces
 from serving.adapters import ServedModels, plain_models
 from serving.request import (
     Deliver,
@@ -44,6 +46,13 @@ class FakeTokenizer:
     def encode(self, text: str, *, at_start: bool = True) -> list[int]:
         return [byte + OFFSET for byte in text.encode()]
 
+    def encode_pieces(self, text: str, *, at_start: bool = True) -> Iterator[list[int]]:
+        for start in range(0, len(text), 1000):
+            yield self.encode(text[start : start + 1000])
+
+    def least_tokens(self, text: str) -> int:
+        return len(text)
+
     def token_bytes(self, token_id: int) -> bytes:
         return b"" if token_id < OFFSET else bytes([token_id - OFFSET])
 
@@ -57,18 +66,20 @@ class FakeTokenizer:
 class FakeChat:
     """Renders `[role]content` for each message."""
 
-    def encode(
+    def encode_pieces(
         self,
         messages: list[dict[str, Any]],
         *,
         add_generation_prompt: bool = True,
         tools: Sequence[dict[str, Any]] | None = None,
         **kwargs: Any,
-    ) -> list[int]:
+    ) -> PromptPieces:
         if messages[0]["content"] == "raise":
             raise ValueError("conversation roles must alternate")
         text = "".join(f"[{message['role']}]{message['content']}" for message in messages)
-        return [BOS, *FakeTokenizer().encode(text)]
+        tokenizer = FakeTokenizer()
+        pieces = itertools.chain([[BOS]], tokenizer.encode_pieces(text))
+        return PromptPieces(least=1 + tokenizer.least_tokens(text), pieces=pieces)
 
 
 def prompt_text(request: Request) -> str:

@@ -8,6 +8,7 @@ from typing import Any
 import httpx
 import pytest
 
+from mistral_jax.chat.encoding import PromptPieces
 from serving.errors import MAX_MESSAGE, InvalidRequestError, without_paths
 from serving.request import EngineState
 from tests.serving.fakes import FakeChat, FakeEngine, fake_service
@@ -188,7 +189,7 @@ async def test_a_full_queue_is_a_503_that_says_when_to_come_back() -> None:
 
 async def test_unexpected_exceptions_are_a_500_that_tells_nothing(caplog: pytest.LogCaptureFixture) -> None:
     class Broken(FakeChat):
-        def encode(self, messages: Any, **kwargs: Any) -> list[int]:
+        def encode_pieces(self, messages: Any, **kwargs: Any) -> PromptPieces:
             raise KeyError("/secret/path")
 
     service = fake_service()
