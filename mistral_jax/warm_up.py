@@ -81,15 +81,19 @@ def _empty_calls(runner: Runner) -> Iterator[_EmptyCall]:
         for length in lengths:
             for size in runner.chunk_sizes if runner.keeps_cache else ():
                 yield partial(_empty_prefill, runner, size=size, length=length, scaling=scaling)
+            yield partial(_empty_prefill, runner, size=runner.score_size, length=length, scaling=scaling, score=True)
             for bucket in runner.row_buckets:
                 yield partial(_empty_decode, runner, bucket=bucket, length=length, scaling=scaling)
                 if scaling and runner.can_run_ahead:
                     yield partial(_empty_decode, runner, bucket=bucket, length=length - 1, scaling=True, ahead=True)
 
 
-def _empty_prefill(runner: Runner, state: RunnerState, *, size: int, length: int, scaling: bool) -> Call[Prefilled]:
+def _empty_prefill(
+    runner: Runner, state: RunnerState, *, size: int, length: int, scaling: bool, score: bool = False
+) -> Call[Prefilled]:
     """A chunk of which no token is real: nothing is stored."""
-    return runner.prefill_call(state, 0, np.zeros((size,), np.int32), start=length, count=0, scaling=scaling)
+    tokens = np.zeros((size + int(score),), np.int32)
+    return runner.prefill_call(state, 0, tokens, start=length, count=0, scaling=scaling, score=score)
 
 
 def _empty_decode(
