@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from dataclasses import replace
 
@@ -14,7 +15,7 @@ from mistral_jax.mistral import Mistral
 from mistral_jax.runner import Runner
 from serving.engine import JaxEngine
 from serving.request import EngineState, Event, Request
-from tests.serving.fakes import EOS
+from tests.serving.fakes import EOS, VOCAB
 from tests.serving.test_engine import CONFIG, LENGTH, Inbox, make_engine, request, run, wait_for
 
 
@@ -63,6 +64,18 @@ def test_each_token_but_the_first_has_its_entry(engine: JaxEngine) -> None:
         assert [entry.token for entry in entries(events)] == list(asked.prompt[1:])
         assert (events[-1].finish_reason, events[-1].completion_tokens) == ("length", 0)
         assert all(len(entry.top) == 2 and entry.top[0].logprob >= entry.logprob for entry in entries(events))
+
+
+def test_the_probabilities_of_all_next_tokens_sum_to_one_and_one_is_the_likeliest(engine: JaxEngine) -> None:
+    context = scored("context", 20).prompt
+    asked = [
+        replace(scored(f"t{token}", logprobs=1), prompt=(*context, token)) for token in range(VOCAB) if token != DAMAGED
+    ]
+    ended = run(engine, *asked)
+    last = [entries(ended[each.request_id])[-1] for each in asked]
+    left_out = 1 - math.fsum(math.exp(entry.logprob) for entry in last)
+    assert 0 < left_out < 0.1
+    assert sum(entry.top[0].logprob == entry.logprob for entry in last) == 1
 
 
 def test_scores_have_the_same_bits_alone_and_beside_others(engine: JaxEngine) -> None:
