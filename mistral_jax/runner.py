@@ -430,7 +430,8 @@ class Runner:
                 np.int32(start),
                 np.int32(count),
             ),
-            {"num_blocks": self._blocks(start + count), "scaling": scaling},
+            # One length for all that are scored: they are few, and each length is a program.
+            {"num_blocks": self._blocks(self.length if score else start + count), "scaling": scaling},
             lambda caches, done, other: Prefilled(
                 RunnerState(caches, state.rows), done, None if score else other, other if score else None
             ),

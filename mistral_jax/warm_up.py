@@ -81,11 +81,11 @@ def _empty_calls(runner: Runner) -> Iterator[_EmptyCall]:
         for length in lengths:
             for size in runner.chunk_sizes if runner.keeps_cache else ():
                 yield partial(_empty_prefill, runner, size=size, length=length, scaling=scaling)
-            yield partial(_empty_prefill, runner, size=runner.score_size, length=length, scaling=scaling, score=True)
             for bucket in runner.row_buckets:
                 yield partial(_empty_decode, runner, bucket=bucket, length=length, scaling=scaling)
                 if scaling and runner.can_run_ahead:
                     yield partial(_empty_decode, runner, bucket=bucket, length=length - 1, scaling=True, ahead=True)
+        yield partial(_empty_prefill, runner, size=runner.score_size, length=lengths[-1], scaling=scaling, score=True)
 
 
 def _empty_prefill(

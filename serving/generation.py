@@ -14,6 +14,10 @@ from serving.request import Engine, Event, Request
 MAX_PENDING_EVENTS = 8192
 """Events that one call holds for a client that reads too slowly, before the call is ended."""
 
+MAX_PENDING_SCORES = 2**19
+"""Likewise, log-probabilities of prompts with their alternatives, of which an event may carry more than a thousand: some hundred
+megabytes."""
+
 
 @dataclass(frozen=True, slots=True)
 class ChoiceEvent:
@@ -86,6 +90,7 @@ class Generation:
         self._requests = tuple(requests)
         self._unfinished = {index: request.request_id for index, request in enumerate(requests)}
         self._pending: deque[ChoiceEvent] = deque()
+        self._pending_scores = 0
         self._ready = asyncio.Event()
         self._overflowed = False
 
@@ -112,7 +117,8 @@ class Generation:
 
     def take(self, event: ChoiceEvent) -> None:
         """Accept an event from the router."""
-        if len(self._pending) >= MAX_PENDING_EVENTS:
+        self._pending_scores += _scores(event)
+        if len(self._pending) >= MAX_PENDING_EVENTS or self._pending_scores > MAX_PENDING_SCORES:
             self._overflowed = True
             return
         self._pending.append(event)
@@ -153,12 +159,18 @@ class Generation:
                             yield None
                     continue
                 choice = self._pending.popleft()
+                self._pending_scores -= _scores(choice)
                 if choice.event.finish_reason is not None:
                     self._unfinished.pop(choice.index, None)
                     _raise_for(choice.event)
                 yield choice
         finally:
             self.cancel()
+
+
+def _scores(choice: ChoiceEvent) -> int:
+    tokens = choice.event.prompt_logprobs
+    return len(tokens) * (1 + len(tokens[0].top)) if tokens else 0
 
 
 def _raise_for(event: Event) -> None:

@@ -164,6 +164,14 @@ def test_packed_weights_score_alike_alone_and_beside_others(quant: Quantization,
     np.testing.assert_allclose(logprobs(alone), table[np.arange(69), np.array(TEXT[1:70])], atol=bound)
 
 
+def test_blocks_of_keys_that_are_read_at_once_give_the_same_numbers(float32: Runners) -> None:
+    """As on a GPU, where all lengths have one program of scores."""
+    run = Runner(model(), slots=2, length=512, block_buckets=(1, 2, 4))
+    expected = scores(float32.plain, TEXT)
+    np.testing.assert_allclose(logprobs(scores(run, TEXT)), logprobs(expected), atol=1e-5)
+    assert run._score._cache_size() == 1
+
+
 def test_of_values_that_are_not_numbers_nothing_is_told() -> None:
     logits = jnp.asarray([[0.5, 1.0, -jnp.inf], [jnp.nan, 0.0, 1.0]])
     packed = np.asarray(score_tokens(logits, jnp.asarray([2, 1])))
