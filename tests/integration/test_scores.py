@@ -99,7 +99,8 @@ def test_health_is_told_while_long_prompts_are_scored(server: ServerProcess, htt
     thread = threading.Thread(target=watch)
     thread.start()
     try:
-        prompts = [[1, *range(3, context + 2)]] * 40
+        # One and a half million entries.
+        prompts = [[1, *(3 + i % 1500 for i in range(context - 1))]] * (1_500_000 // (21 * context))
         body = complete(http, prompt=prompts, logprobs=20, max_tokens=0)
     finally:
         done.set()
