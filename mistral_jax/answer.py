@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Collection
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 from mistral_jax.detokenizer import IncrementalDetokenizer
@@ -25,6 +25,8 @@ class Piece:
     finish_reason: Literal["stop", "length", "error"] | None = None
     """Set on the last piece. "error": the model gave values that are not numbers."""
     stop_string: str | None = None
+    end: Sampled | None = None
+    """The end-of-sequence token that ended the answer, if one did."""
 
 
 class AnswerStream:
@@ -66,7 +68,7 @@ class AnswerStream:
         if sampled.token < 0:
             return Piece(finish_reason="error")
         if sampled.token in self._eos_ids:
-            return self._finish("stop", "")
+            return replace(self._finish("stop", ""), end=sampled)
         # Padding rows of the embedding beyond the vocabulary have no text.
         text = self._detokenizer.push(sampled.token) if sampled.token < self._vocab_size else ""
         self._held.append((self._decoded, self._decoded + len(text), sampled))

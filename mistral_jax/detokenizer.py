@@ -51,3 +51,11 @@ class IncrementalDetokenizer:
 def begins_text(tokenizer: Tokenizer, prompt: Sequence[int]) -> bool:
     """Whether what follows a raw prompt begins a text of its own (after a control token such as BOS) or continues one."""
     return prompt[-1] < tokenizer.vocab_size and not tokenizer.token_bytes(prompt[-1])
+
+
+def shown_token(tokenizer: Tokenizer, token: int) -> tuple[bytes, str]:
+    """A token's bytes, and what they are as text: U+FFFD where they are not UTF-8 by themselves; control tokens by name."""
+    # Padding rows of the embedding beyond the vocabulary have no text.
+    known = token < tokenizer.vocab_size
+    raw = tokenizer.token_bytes(token) if known else b""
+    return raw, raw.decode("utf-8", "replace") if raw or not known else tokenizer.token_text(token)

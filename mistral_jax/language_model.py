@@ -298,6 +298,8 @@ class LanguageModel:
         self, request: tuple[list[int], bool], params: SamplingParams, choice: AdapterChoice, keep_weights: bool = False
     ) -> Prompt:
         tokens, at_start = request
+        if params.max_tokens == 0:
+            raise ValueError("max_tokens is 0: nothing would be generated; `logprobs` tells how likely a text is")
         seed = secrets.randbits(63) if params.seed is None else params.seed
         room = self.runner.length - len(tokens)
         if not tokens or room < 1:

@@ -42,6 +42,9 @@ from mistral_jax.xlora import XLoRA
 
 DEFAULT_CHUNKS = (16, 64, 256)
 
+SCORE_CHUNK = 64
+"""Most tokens of a chunk that is scored: it needs room for the logits of all its tokens."""
+
 _COMPILER_OPTIONS = {"xla_allow_excess_precision": False}
 """By default XLA may leave out a rounding to bfloat16 between two operations that it fuses, and what it fuses differs from program
 to program: a row would have other bits in one than in another."""
@@ -57,6 +60,8 @@ class Chunk:
     start: int
     count: int
     size: int
+    score: bool = False
+    """Whether the log-probabilities of the tokens from `start + 1` on are wanted, each given those before it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,6 +108,8 @@ class Prefilled(NamedTuple):
     """A scalar that is ready when the chunk has run."""
     weights: jax.Array | None = None
     """float32 [T, M, A]: of the adapters, where the scaling pass was run."""
+    scores: jax.Array | None = None
+    """int32 [T, PACKED_WIDTH] of a chunk that is scored (see `mistral_jax.sampling.unpack`): row i is of token `start + i + 1`."""
 
 
 class Runner:
@@ -152,6 +159,8 @@ class Runner:
         self.chunk_sizes = tuple(sorted({min(size, _ceil(length, 16)) for size in chunks}))
         if self.chunk_sizes[0] < 2:
             raise ValueError("a prefill chunk needs at least two tokens: a single row has other bits on a CPU")
+        self.score_size = max((size for size in self.chunk_sizes if size <= SCORE_CHUNK), default=self.chunk_sizes[0])
+        """The one size of chunks that are scored."""
         self.slots = slots
         # A decode step runs at least two rows (see `mistral_jax.dot.dot`); an idle second slot costs nothing but memory.
         self._rows = max(slots, 2)
@@ -182,6 +191,7 @@ class Runner:
         static = ("num_blocks", "scaling")
         jit = partial(jax.jit, compiler_options=_COMPILER_OPTIONS)
         self._prefill = jit(self._prefill_program, donate_argnums=2, static_argnames=static)
+        self._score = jit(self._score_program, donate_argnums=2, static_argnames=static)
         self._decode = jit(self._decode_program, donate_argnums=(2, 3), static_argnames=static)
         self._decode_ahead = jit(self._ahead_program, donate_argnums=(2, 3), static_argnames="num_blocks")
 
@@ -205,6 +215,11 @@ class Runner:
         self, weights: list[jax.Array], extra: _Extra, caches: Caches, *args: Any, num_blocks: int | None, scaling: bool
     ) -> tuple[Caches, jax.Array, jax.Array | None]:
         return step.prefill(self._adapted(weights, extra), caches, *args, num_blocks=num_blocks, scaling=scaling)
+
+    def _score_program(
+        self, weights: list[jax.Array], extra: _Extra, caches: Caches, *args: Any, num_blocks: int | None, scaling: bool
+    ) -> tuple[Caches, jax.Array, jax.Array]:
+        return step.score(self._adapted(weights, extra), caches, *args, num_blocks=num_blocks, scaling=scaling)
 
     def _decode_program(
         self,
@@ -300,11 +315,18 @@ class Runner:
             ),
         )
 
-    def chunks(self, prompt_length: int) -> Iterator[Chunk]:
+    def chunks(self, prompt_length: int, *, score: bool = False) -> Iterator[Chunk]:
         """The chunks of a prompt: all its tokens but the last, which the first decode step runs.
 
-        None at all where nothing is kept in the cache: every decode step computes the prompt anew.
+        None at all where nothing is kept in the cache (every decode step computes the prompt anew), unless they are scored.
+
+        Args:
+          score: whether the prompt's log-probabilities are wanted.
         """
+        if score:
+            for start in range(0, prompt_length - 1, self.score_size):
+                yield Chunk(start, min(prompt_length - 1 - start, self.score_size), self.score_size, score=True)
+            return
         start, stop = 0, prompt_length - 1 if self.keeps_cache else 0
         while start < stop:
             left = stop - start
@@ -325,13 +347,12 @@ class Runner:
         Args:
           choice: which adapters it uses.
         Raises:
-          ValueError: the prompt is empty, or leaves no room for an answer, or `params.seed` is not set, or the runner has not the
-            adapters that are chosen.
+          ValueError: the prompt is empty, or leaves no room for the answer that is wanted, or `params.seed` is not set, or the
+            runner has not the adapters that are chosen.
         """
-        if not 0 < len(prompt) < self.length:
-            raise ValueError(
-                f"a prompt of {len(prompt)} tokens: expected 1 to {self.length - 1}, to leave room for an answer"
-            )
+        most = self.length if params.max_tokens == 0 else self.length - 1
+        if not 0 < len(prompt) <= most:
+            raise ValueError(f"a prompt of {len(prompt)} tokens: expected 1 to {most}, to leave room for an answer")
         if params.seed is None:
             raise ValueError("params.seed is None: choose a seed before admitting a sequence")
         window = max(self.repeat_last_n, 1)
@@ -375,16 +396,30 @@ class Runner:
         Args:
           scaling: whether the sequence was admitted with X-LoRA.
         """
-        tokens = np.zeros((chunk.size,), np.int32)
-        tokens[: chunk.count] = prompt[chunk.start : chunk.start + chunk.count]
-        return self.prefill_call(state, slot, tokens, start=chunk.start, count=chunk.count, scaling=scaling)()
+        after = int(chunk.score)
+        tokens = np.zeros((chunk.size + after,), np.int32)
+        tokens[: chunk.count + after] = prompt[chunk.start : chunk.start + chunk.count + after]
+        where = {"start": chunk.start, "count": chunk.count}
+        return self.prefill_call(state, slot, tokens, **where, scaling=scaling, score=chunk.score)()
 
     def prefill_call(
-        self, state: RunnerState, slot: int, tokens: np.ndarray, *, start: int, count: int, scaling: bool
+        self,
+        state: RunnerState,
+        slot: int,
+        tokens: np.ndarray,
+        *,
+        start: int,
+        count: int,
+        scaling: bool,
+        score: bool = False,
     ) -> Call[Prefilled]:
-        """The call that runs the first `count` of `tokens`, int32 [a chunk's size], at positions from `start` on."""
+        """The call that runs the first `count` of `tokens`, int32 [a chunk's size], at positions from `start` on.
+
+        Args:
+          score: tell the log-probabilities; `tokens` is then `score_size` long and one more, the token after the chunk.
+        """
         return Call(
-            self._prefill,
+            self._score if score else self._prefill,
             (
                 self.split.weights,
                 self._extra(),
@@ -395,8 +430,11 @@ class Runner:
                 np.int32(start),
                 np.int32(count),
             ),
-            {"num_blocks": self._blocks(start + count), "scaling": scaling},
-            lambda caches, *others: Prefilled(RunnerState(caches, state.rows), *others),
+            # One length for all that are scored: they are few, and each length is a program.
+            {"num_blocks": self._blocks(self.length if score else start + count), "scaling": scaling},
+            lambda caches, done, other: Prefilled(
+                RunnerState(caches, state.rows), done, None if score else other, other if score else None
+            ),
         )
 
     def decode(

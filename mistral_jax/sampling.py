@@ -263,6 +263,18 @@ def _logprobs(logits: jax.Array, tokens: jax.Array) -> jax.Array:
     return jnp.concatenate(parts, axis=-1)
 
 
+def score_tokens(logits: jax.Array, tokens: jax.Array) -> jax.Array:
+    """The log-probabilities of given tokens, told as `sample` tells those of chosen ones.
+
+    Args:
+      logits: float32 [T, V], the model's own.
+      tokens: int32 [T], the tokens that follow.
+    Returns: packed int32 [T, PACKED_WIDTH]: the token is -1 where the logits are not finite numbers.
+    """
+    is_number = jnp.isfinite(jnp.max(logits, axis=-1))
+    return _logprobs(logits, jnp.where(is_number, tokens, -1))
+
+
 def _no_logprobs(tokens: jax.Array) -> jax.Array:
     return jnp.zeros((tokens.shape[0], PACKED_WIDTH), jnp.int32).at[:, 0].set(tokens)
 

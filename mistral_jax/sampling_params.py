@@ -34,7 +34,7 @@ class SamplingParams:
     """
 
     max_tokens: int | None = None
-    """Most tokens to generate; None: as many as fit in the model's context."""
+    """Most tokens to generate; None: as many as fit in the model's context. 0: none, the prompt alone is of interest."""
     temperature: float = 1.0
     """0 takes the most likely token (exact argmax); otherwise logits are divided by it. [0, 2] as in OpenAI's API."""
     top_k: int = 0
@@ -71,7 +71,7 @@ class SamplingParams:
         _in_range("frequency_penalty", self.frequency_penalty, -2.0, 2.0)
         _in_range("top_k", self.top_k, 0, 2**31 - 1)
         if self.max_tokens is not None:
-            _in_range("max_tokens", self.max_tokens, 1, 2**31 - 1)
+            _in_range("max_tokens", self.max_tokens, 0, 2**31 - 1)
         if self.seed is not None:
             _in_range("seed", self.seed, -(2**63), 2**63 - 1)
         if self.logprobs is not None:

@@ -1,12 +1,13 @@
-"""The three programs that everything runs on: admit a sequence, prefill a chunk of it, decode one token of every sequence.
+"""The programs that everything runs on: admit a sequence, prefill a chunk of it, decode one token of every sequence.
 
 They are pure functions over pytrees. State goes in, is donated, and comes out: never use a state again after a call.
 
 - `prefill` runs a prompt's tokens but the last, in chunks, into the slot's cache. It computes no logits.
+- `score` does the same, and tells the log-probability of the prompt's next token after each.
 - `decode` runs the newest token of each row and samples the next. A prompt's last token is simply the first token to decode, so
   the first answer token is sampled by the same program as all others.
 
-Both exist with and without X-LoRA's scaling pass; which one a call needs, its rows decide (see `mistral_jax.mixing`).
+They exist with and without X-LoRA's scaling pass; which one a call needs, its rows decide (see `mistral_jax.mixing`).
 
 Axis letters: B slots, R rows of a decode step (the first R slots), T tokens of a chunk, V vocabulary, M scaling columns, A
 adapters.
@@ -25,7 +26,7 @@ from jax import lax
 
 from mistral_jax.config import MistralConfig
 from mistral_jax.mixing import AdaptedModel, Caches, MixingRows, RowMixing
-from mistral_jax.sampling import SamplerRows, sample
+from mistral_jax.sampling import SamplerRows, sample, score_tokens
 
 
 @partial(
@@ -187,8 +188,55 @@ def prefill(
     Returns: caches; int32 scalar, the position after the chunk (the next call donates the caches, so nobody can wait for them; the
       scalar becomes ready with them); and the weights of the adapters float32 [T, M, A], if `scaling`.
     """
+    _, caches, weights = _run_chunk(
+        model, caches, mixing, slot, tokens, start, count, num_blocks=num_blocks, scaling=scaling
+    )
+    return caches, start + count, None if weights is None else weights[0]
+
+
+def score(
+    model: AdaptedModel,
+    caches: Caches,
+    mixing: MixingRows | None,
+    slot: jax.Array,
+    tokens: jax.Array,
+    start: jax.Array,
+    count: jax.Array,
+    *,
+    num_blocks: int | None,
+    scaling: bool,
+) -> tuple[Caches, jax.Array, jax.Array]:
+    """Run a chunk of one prompt as `prefill` does, and tell how likely each token after it was.
+
+    Args: see `prefill`, but for
+      tokens: int32 [T + 1]: those of the chunk, and the one after it. Of the first T, `count` are run.
+    Returns: caches; the position after the chunk; and `packed` int32 [T, PACKED_WIDTH], a row for each token that is run, on the
+      token after it (see `mistral_jax.sampling.score_tokens`). Rows from `count` on mean nothing.
+    """
+    hidden, caches, _ = _run_chunk(
+        model, caches, mixing, slot, tokens[:-1], start, count, num_blocks=num_blocks, scaling=scaling
+    )
+    with jax.named_scope("score"):
+        # With its axis of sequences, so that packed weights are multiplied as for many tokens.
+        packed = score_tokens(model.logits(hidden)[0], tokens[1:])
+    return caches, start + count, packed
+
+
+def _run_chunk(
+    model: AdaptedModel,
+    caches: Caches,
+    mixing: MixingRows | None,
+    slot: jax.Array,
+    tokens: jax.Array,
+    start: jax.Array,
+    count: jax.Array,
+    *,
+    num_blocks: int | None,
+    scaling: bool,
+) -> tuple[jax.Array, Caches, jax.Array | None]:
+    """See `prefill`, and for what is returned `AdaptedModel.__call__`."""
     steps = jnp.arange(tokens.shape[0])
-    _, caches, weights = model(
+    return model(
         tokens[None],
         caches,
         first_slot=slot,
@@ -198,7 +246,6 @@ def prefill(
         num_blocks=num_blocks,
         scaling=scaling,
     )
-    return caches, start + count, None if weights is None else weights[0]
 
 
 def decode(

@@ -85,11 +85,15 @@ def _empty_calls(runner: Runner) -> Iterator[_EmptyCall]:
                 yield partial(_empty_decode, runner, bucket=bucket, length=length, scaling=scaling)
                 if scaling and runner.can_run_ahead:
                     yield partial(_empty_decode, runner, bucket=bucket, length=length - 1, scaling=True, ahead=True)
+        yield partial(_empty_prefill, runner, size=runner.score_size, length=lengths[-1], scaling=scaling, score=True)
 
 
-def _empty_prefill(runner: Runner, state: RunnerState, *, size: int, length: int, scaling: bool) -> Call[Prefilled]:
+def _empty_prefill(
+    runner: Runner, state: RunnerState, *, size: int, length: int, scaling: bool, score: bool = False
+) -> Call[Prefilled]:
     """A chunk of which no token is real: nothing is stored."""
-    return runner.prefill_call(state, 0, np.zeros((size,), np.int32), start=length, count=0, scaling=scaling)
+    tokens = np.zeros((size + int(score),), np.int32)
+    return runner.prefill_call(state, 0, tokens, start=length, count=0, scaling=scaling, score=score)
 
 
 def _empty_decode(

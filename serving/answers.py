@@ -16,7 +16,9 @@ from typing import Protocol, cast
 import msgspec
 from msgspec import UNSET, UnsetType
 
+from serving.echo import Echo
 from serving.generation import ChoiceEvent
+from serving.legacy_logprobs import LegacyLogprobs
 from serving.prompts import Prompt
 from serving.request import Event, ModelCard, TokenLogprob
 from serving.sampling_request import UsageInStream
@@ -31,7 +33,6 @@ from serving.schemas import (
     ChatTokenLogprob,
     Completion,
     CompletionChoice,
-    CompletionLogprobs,
     FinishReason,
     TopLogprob,
     Usage,
@@ -51,19 +52,13 @@ class Choice:
 
     text: list[str] = field(default_factory=list[str])
     length: int = 0
-    """Characters in `text`."""
-    logprobs: list[TokenLogprob] = field(default_factory=list[TokenLogprob])
-    offsets: list[int] = field(default_factory=list[int])
-    """Where each token of `logprobs` begins in the text, in characters."""
+    """Characters so far, of an echoed prompt, too."""
     completion_tokens: int = 0
     finish_reason: FinishReason | None = None
     scalings: ScalingsReport | None = None
     """Where the call wants to know the weights of the adapters."""
 
     def take(self, event: Event) -> None:
-        if event.logprobs:
-            self.offsets += token_offsets(event.logprobs, start=self.length, end=self.length + len(event.text))
-            self.logprobs += event.logprobs
         if event.scalings and self.scalings is not None:
             self.scalings.take(event.scalings)
         if event.text:
@@ -139,14 +134,12 @@ class _Common[ChoiceT: msgspec.Struct, ChunkT: (ChatCompletionChunk, Completion)
         prompts: Sequence[Prompt],
         n: int,
         usage: UsageInStream,
-        logprobs: int | None,
         model_id: str,
         told: ToldScalings | None = None,
     ) -> None:
         """Args:
         model_id: what the answer says that it came from.
         usage: where a stream has token counts.
-        logprobs: the number of likely tokens that are told with each, if any are.
         told: what is told of the weights of adapters, if anything is.
         """
         self.call_id = call_id
@@ -160,7 +153,6 @@ class _Common[ChoiceT: msgspec.Struct, ChunkT: (ChatCompletionChunk, Completion)
             Choice(scalings=None if told is None else ScalingsReport(told)) for _ in range(len(prompts) * n)
         ]
         self._in_stream = usage
-        self._top = logprobs
 
     def take(self, choice_event: ChoiceEvent) -> None:
         self.choices[choice_event.index].take(choice_event.event)
@@ -196,6 +188,26 @@ class _Common[ChoiceT: msgspec.Struct, ChunkT: (ChatCompletionChunk, Completion)
 class ChatAnswer(_Common[ChatChunkChoice, ChatCompletionChunk]):
     """Answers of /v1/chat/completions."""
 
+    def __init__(
+        self,
+        call_id: str,
+        card: ModelCard,
+        *,
+        prompts: Sequence[Prompt],
+        n: int,
+        usage: UsageInStream,
+        logprobs: int | None,
+        model_id: str,
+        told: ToldScalings | None = None,
+    ) -> None:
+        super().__init__(call_id, card, prompts=prompts, n=n, usage=usage, model_id=model_id, told=told)
+        self._top = logprobs
+        self._told: list[list[TokenLogprob]] = [[] for _ in self.choices]
+
+    def take(self, choice_event: ChoiceEvent) -> None:
+        super().take(choice_event)
+        self._told[choice_event.index] += choice_event.event.logprobs
+
     def opening(self) -> list[msgspec.Struct]:
         return [
             self._chunk(ChatChunkChoice(index=index, delta=ChatDelta(role="assistant", content=None)))
@@ -227,7 +239,7 @@ class ChatAnswer(_Common[ChatChunkChoice, ChatCompletionChunk]):
                 ChatChoice(
                     index=index,
                     message=AssistantMessage(content="".join(choice.text)),
-                    logprobs=None if self._top is None else self._logprobs(choice.logprobs),
+                    logprobs=None if self._top is None else self._logprobs(self._told[index]),
                     finish_reason=choice.finish_reason,
                     xlora=choice.xlora(),
                 )
@@ -277,39 +289,56 @@ class CompletionAnswer(_Common[CompletionChoice, Completion]):
         usage: UsageInStream,
         logprobs: int | None,
         model_id: str,
-        echo: bool,
+        echoes: Sequence[Echo] = (),
         told: ToldScalings | None = None,
     ) -> None:
-        super().__init__(
-            call_id,
-            card,
-            prompts=prompts,
-            n=n,
-            usage=usage,
-            logprobs=logprobs,
-            model_id=model_id,
-            told=told,
-        )
-        self._echoes = [prompt.text if echo else "" for prompt in prompts for _ in range(n)]
+        """Args:
+        logprobs: the number of likely tokens that are told with each, if any are.
+        echoes: what the answers to each prompt begin with.
+        """
+        super().__init__(call_id, card, prompts=prompts, n=n, usage=usage, model_id=model_id, told=told)
+        self._echoes = [echo for echo in echoes or [Echo() for _ in prompts] for _ in range(n)]
+        self._told = [None if logprobs is None else LegacyLogprobs(echo, logprobs) for echo in self._echoes]
+        for choice, echo in zip(self.choices, self._echoes, strict=True):
+            choice.length = len(echo.text)
 
     def opening(self) -> list[msgspec.Struct]:
-        return [
-            self._chunk(CompletionChoice(index=index, text=text)) for index, text in enumerate(self._echoes) if text
-        ]
+        chunks: list[msgspec.Struct] = []
+        for index, (echo, told) in enumerate(zip(self._echoes, self._told, strict=True)):
+            text, logprobs = (echo.text, None) if told is None or told.opening is None else told.opening
+            if text or logprobs is not None:
+                chunks.append(self._chunk(CompletionChoice(index=index, text=text, logprobs=logprobs)))
+        return chunks
+
+    def take(self, choice_event: ChoiceEvent) -> None:
+        self._take(choice_event)
+
+    def _take(self, choice_event: ChoiceEvent) -> list[CompletionChoice]:
+        """Keep an event. Returns what it adds to its choice."""
+        index, event = choice_event.index, choice_event.event
+        choice, told = self.choices[index], self._told[index]
+        added: list[CompletionChoice] = []
+        if event.prompt_logprobs and told is not None:
+            text, logprobs = told.prompt(event.prompt_logprobs)
+            added.append(CompletionChoice(index=index, text=text, logprobs=logprobs))
+        start = choice.length
+        choice.take(event)
+        if event.text or event.logprobs or event.scalings:
+            logprobs = None
+            if event.logprobs and told is not None:
+                offsets = token_offsets(event.logprobs, start=start, end=choice.length)
+                logprobs = told.answer(event.logprobs, offsets)
+            xlora = choice.xlora_of(event)
+            added.append(CompletionChoice(index=index, text=event.text, logprobs=logprobs, xlora=xlora))
+        return added
 
     def chunks(self, choice_event: ChoiceEvent) -> list[msgspec.Struct]:
-        index, event = choice_event.index, choice_event.event
-        choice = self.choices[index]
-        seen = len(choice.offsets)
-        self.take(choice_event)
-        chunks: list[msgspec.Struct] = []
-        if event.text or event.logprobs or event.scalings:
-            logprobs = self._logprobs(event.logprobs, choice.offsets[seen:]) if event.logprobs else None
-            xlora = choice.xlora_of(event)
-            chunks.append(self._chunk(CompletionChoice(index=index, text=event.text, logprobs=logprobs, xlora=xlora)))
+        chunks: list[msgspec.Struct] = [self._chunk(added) for added in self._take(choice_event)]
+        choice = self.choices[choice_event.index]
         if (reason := choice.finish_reason) is not None:
             xlora = choice.xlora_at_end()
-            chunks.append(self._chunk(CompletionChoice(index=index, text="", finish_reason=reason, xlora=xlora)))
+            end = CompletionChoice(index=choice_event.index, text="", finish_reason=reason, xlora=xlora)
+            chunks.append(self._chunk(end))
         return chunks
 
     def whole(self) -> Completion:
@@ -317,12 +346,12 @@ class CompletionAnswer(_Common[CompletionChoice, Completion]):
             *(
                 CompletionChoice(
                     index=index,
-                    text=self._echoes[index] + "".join(choice.text),
-                    logprobs=None if self._top is None else self._logprobs(choice.logprobs, choice.offsets),
+                    text=self._echoes[index].text + "".join(choice.text),
+                    logprobs=None if told is None else told.whole(),
                     finish_reason=choice.finish_reason,
                     xlora=choice.xlora(),
                 )
-                for index, choice in enumerate(self.choices)
+                for index, (choice, told) in enumerate(zip(self.choices, self._told, strict=True))
             )
         )
         answer.usage = self.usage()
@@ -337,18 +366,3 @@ class CompletionAnswer(_Common[CompletionChoice, Completion]):
             usage=self._usage_of(choices),
             system_fingerprint=self.card.fingerprint or None,
         )
-
-    def _logprobs(self, tokens: Sequence[TokenLogprob], offsets: Sequence[int]) -> CompletionLogprobs:
-        return CompletionLogprobs(
-            tokens=[token.text for token in tokens],
-            token_logprobs=[token.logprob for token in tokens],
-            top_logprobs=[self._top_dict(token) for token in tokens],
-            text_offset=list(offsets),
-        )
-
-    def _top_dict(self, token: TokenLogprob) -> dict[str, float]:
-        """The likeliest tokens and the chosen one; of tokens with the same text, the likelier."""
-        likeliest: dict[str, float] = {}
-        for other in (*token.top[: self._top], token):
-            likeliest.setdefault(other.text, other.logprob)
-        return likeliest

@@ -153,7 +153,7 @@ def time_runner(
             start = time.perf_counter()
             done = None
             for chunk in runner.chunks(len(prompt)):
-                state, done, _ = runner.prefill(state, slot, prompt, chunk, scaling=choice.xlora)
+                state, done, *_ = runner.prefill(state, slot, prompt, chunk, scaling=choice.xlora)
             jax.block_until_ready(done)
             prefills.append(time.perf_counter() - start)
         # As the server does: a step is dispatched before the tokens of the one before are read.

@@ -60,7 +60,8 @@ FIELDS: tuple[Field, ...] = (
     _honoured("prompt", "text, list of texts, list of token ids, list of lists of token ids", _TEXT),
     _honoured(
         "max_tokens",
-        "any positive integer, capped at the room that the prompt leaves; the answer then ends with `length`",
+        "any positive integer, capped at the room that the prompt leaves; the answer then ends with `length`. 0 generates "
+        "nothing, on /v1/completions only",
     ),
     _honoured("max_completion_tokens", "the same as max_tokens, and wins over it", _CHAT),
     _honoured("temperature", "0 to 2; 0 is exact argmax"),
@@ -79,7 +80,7 @@ FIELDS: tuple[Field, ...] = (
     _honoured("stream_options", "only together with stream"),
     _honoured("logprobs", "chat: true or false; completions: 0 to 20. Taken before penalties, bias and temperature"),
     _honoured("top_logprobs", "0 to 20; needs logprobs", _CHAT),
-    _honoured("echo", "without logprobs", _TEXT),
+    _honoured("echo", "with logprobs, the prompt's tokens have theirs", _TEXT),
     _refused("best_of", "only the value of n", _TEXT),
     _refused("suffix", "no fill-in-the-middle yet", _TEXT, neutral=("",)),
     _refused(
@@ -118,7 +119,7 @@ FIELDS: tuple[Field, ...] = (
     _refused("include_stop_str_in_output", "extension of vLLM", neutral=(False,)),
     _refused("bad_words", "extension of vLLM", neutral=([],)),
     _refused("allowed_token_ids", "extension of vLLM"),
-    _refused("prompt_logprobs", "extension of vLLM"),
+    _refused("prompt_logprobs", "extension of vLLM; /v1/completions has echo with logprobs"),
     _refused("truncate_prompt_tokens", "extension of vLLM; the server has --truncate-sequence"),
     _refused("skip_special_tokens", "extension of vLLM", neutral=(True,)),
     _refused("use_beam_search", "extension of vLLM", neutral=(False,)),
@@ -255,6 +256,14 @@ _BEHAVIOUR = """
 - `max_tokens` absent: the answer may fill the context (or the server's `--max-tokens`), also on /v1/completions,
   where OpenAI's own default is 16. Prompt and `max_tokens` together beyond the context: the answer is capped and ends
   with `length`; the request is not refused.
+- `echo` with `logprobs: k` on /v1/completions tells of the prompt what it tells of the answer, in the same lists, which
+  is what evaluation harnesses ask for. The first entry is that of the prompt's first token, of which `token_logprobs` and
+  `top_logprobs` have `null`; a text prompt's BOS token is a token, too. `text_offset` counts characters of the whole `text`. An
+  end-of-sequence token that ends the answer has an entry, so that each generated token has one, but for those of a stop
+  string. Streams begin with the prompt. One request may ask for 2,097,152 log-probabilities of prompts,
+  alternatives included.
+- `max_tokens: 0` on /v1/completions: an answer without tokens that ends with `length`. With `echo` and `logprobs` the prompt
+  alone is scored, and may fill the whole context; without them nothing is computed. On /v1/chat/completions it is refused.
 - A prompt that does not fit is refused with the code `context_length_exceeded`, `n_prompt_tokens` and `n_ctx`, in the words that
   clients look for ("This model's maximum context length is N tokens. However, you requested ..."). With
   `--truncate-sequence` it is cut from the left (a leading BOS token stays), leaving room for `max_tokens` tokens, or

@@ -40,7 +40,7 @@ from serving.request import (
     QueueFullError,
     Request,
 )
-from serving.rounds import DeviceRounds, InFlight, Sequence_
+from serving.rounds import DeviceRounds, InFlight, Sequence_, chunks_of
 from serving.scheduler import LiveSequence, Scheduler
 
 logger = logging.getLogger(__name__)
@@ -195,8 +195,9 @@ class JaxEngine:
 
     def _sequence(self, request: Request, deliver: Deliver) -> Sequence_:
         room = self._max_len - len(request.prompt)
-        if not request.prompt or room < 1:
-            raise ValueError(f"a prompt of {len(request.prompt)} tokens: expected 1 to {self._max_len - 1}")
+        needed = 0 if request.params.max_tokens == 0 else 1
+        if not request.prompt or room < needed:
+            raise ValueError(f"a prompt of {len(request.prompt)} tokens: expected 1 to {self._max_len - needed}")
         if request.params.seed is None:
             raise ValueError("the request has no seed")
         if request.request_id in self._by_id:
@@ -244,7 +245,7 @@ class JaxEngine:
                     slots=self._slots,
                     queue_limit=self._queue_limit,
                     chunk_budget=runner.chunk_sizes[-1],
-                    chunks=runner.chunks,
+                    chunks=lambda request: chunks_of(runner, request),
                 )
                 self._rounds, self._max_len = rounds, runner.length
                 if runner.adapters is not None:

@@ -208,7 +208,8 @@ class Generation:
 def _items_of(event: Event) -> int:
     """How much an event holds, about."""
     logprobs = sum(1 + len(token.top) for token in event.logprobs)
-    return 1 + logprobs + sum(1 + token.weights.size // 32 for token in event.scalings)
+    scores = len(event.prompt_logprobs) * (1 + len(event.prompt_logprobs[0].top)) if event.prompt_logprobs else 0
+    return 1 + logprobs + scores + sum(1 + token.weights.size // 32 for token in event.scalings)
 
 
 def _raise_for(event: Event) -> None:

@@ -8,7 +8,8 @@ from collections.abc import Collection
 import numpy as np
 
 from mistral_jax.answer import AnswerStream
-from mistral_jax.sampling import LOWEST_LOGPROB, Sampled
+from mistral_jax.detokenizer import shown_token
+from mistral_jax.sampling import LOWEST_LOGPROB, Sampled, unpack
 from mistral_jax.tokenizer.base import Tokenizer
 from serving.request import Event, Request, TokenLogprob, TokenScalings
 from serving.scalings import ScalingsTrack
@@ -48,10 +49,14 @@ class OutputProcessor:
             self._scalings.push(weights)
         piece = self._answer.push(sampled)
         wanted = self._request.params.logprobs is not None
+        tokens = piece.tokens
+        if self._request.score_prompt and piece.end is not None and piece.stop_string is None:
+            # Evaluations count on an entry for each token that they paid for: one that is missing shifts all others.
+            tokens = (*tokens, piece.end)
         return Event(
             request_id=self._request.request_id,
             text=piece.text,
-            logprobs=tuple(self._logprob(token) for token in piece.tokens) if wanted else (),
+            logprobs=tuple(self._logprob(token) for token in tokens) if wanted else (),
             scalings=self._taken(piece.tokens),
             completion_tokens=self._answer.count,
             finish_reason=piece.finish_reason,
@@ -59,25 +64,30 @@ class OutputProcessor:
             error=_NOT_NUMBERS if piece.finish_reason == "error" else None,
         )
 
+    def push_prompt(self, packed: np.ndarray) -> Event:
+        """Take the log-probabilities of the prompt's next tokens: int32 [T, PACKED_WIDTH], see `mistral_jax.sampling.unpack`."""
+        request = self._request
+        tokens = [unpack(row, request.params.logprobs or 0) for row in packed]
+        if any(sampled.token < 0 for sampled in tokens):
+            return Event(request_id=request.request_id, finish_reason="error", error=_NOT_NUMBERS)
+        return Event(request_id=request.request_id, prompt_logprobs=tuple(self._logprob(s) for s in tokens))
+
+    def end(self) -> Event:
+        """End an answer that is to have no tokens."""
+        return Event(request_id=self._request.request_id, finish_reason="length")
+
     def _taken(self, tokens: tuple[Sampled, ...]) -> tuple[TokenScalings, ...]:
         """The weights of tokens that are let go of, which is in the order in which they came."""
         track = self._scalings
         if track is None:
             return ()
-        return tuple(TokenScalings(text=self._text(s.token)[1], weights=track.take()) for s in tokens)
+        return tuple(TokenScalings(text=shown_token(self._tokenizer, s.token)[1], weights=track.take()) for s in tokens)
 
     def _logprob(self, sampled: Sampled) -> TokenLogprob:
         top = tuple(self._entry(token, logprob) for token, logprob in sampled.top)
         return self._entry(sampled.token, sampled.logprob, top)
 
     def _entry(self, token: int, logprob: float, top: tuple[TokenLogprob, ...] = ()) -> TokenLogprob:
-        raw, text = self._text(token)
+        raw, text = shown_token(self._tokenizer, token)
         finite = logprob if math.isfinite(logprob) else LOWEST_LOGPROB
         return TokenLogprob(token=token, text=text, raw=raw, logprob=finite, top=top)
-
-    def _text(self, token: int) -> tuple[bytes, str]:
-        """A token's bytes, and what they are as text."""
-        # Padding rows of the embedding beyond the vocabulary have no text.
-        known = token < self._tokenizer.vocab_size
-        raw = self._tokenizer.token_bytes(token) if known else b""
-        return raw, raw.decode("utf-8", "replace") if raw or not known else self._tokenizer.token_text(token)

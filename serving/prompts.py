@@ -33,6 +33,8 @@ class Prompt:
     text: str = ""
     at_start: bool = True
     """See `serving.request.Request.at_start`."""
+    cut: bool = False
+    """Whether tokens were left out at its beginning; `text` is whole all the same."""
 
 
 async def encode_chat(
@@ -188,17 +190,18 @@ def fit(
     name.
 
     Raises:
-      ContextLengthError: it leaves no room for an answer.
+      ContextLengthError: it leaves no room for an answer, of which one is wanted unless `max_tokens` is 0.
     """
     length, context = len(prompt.tokens), card.max_model_len
     if truncate:
-        reserved = min(max_tokens or RESERVED_FOR_ANSWER, max(1, context // 2))
+        wanted = RESERVED_FOR_ANSWER if max_tokens is None else max_tokens
+        reserved = min(wanted, max(1, context // 2))
         keep = context - reserved
         if length <= keep:
             return prompt
         if prompt.tokens[0] == bos_id and keep > 1:
-            return replace(prompt, tokens=(prompt.tokens[0], *prompt.tokens[length - keep + 1 :]))
-        return replace(prompt, tokens=prompt.tokens[length - keep :])
-    if length >= context:
+            return replace(prompt, tokens=(prompt.tokens[0], *prompt.tokens[length - keep + 1 :]), cut=True)
+        return replace(prompt, tokens=prompt.tokens[length - keep :], cut=True)
+    if length + (0 if max_tokens == 0 else 1) > context:
         raise ContextLengthError(param=param, prompt_tokens=length, context=context)
     return prompt

@@ -43,6 +43,8 @@ class Request:
     adapters: tuple[str, ...] = ()
     """Keys of these adapters, which tell an adapter from a later one with its number."""
     scalings: WantedScalings | None = None
+    score_prompt: bool = False
+    """Whether the prompt's own log-probabilities are wanted; `params.logprobs` says with how many alternatives."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -57,7 +59,7 @@ class TokenScalings:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class TokenLogprob:
-    """Log-probability of one generated token, and of the most likely tokens at its position."""
+    """Log-probability of one token, generated or of a prompt, and of the most likely tokens at its position."""
 
     token: int
     text: str
@@ -80,7 +82,11 @@ class Event:
     request_id: str
     text: str = ""
     logprobs: tuple[TokenLogprob, ...] = ()
-    """One entry for each token whose text this event completes; empty unless the request asked for them."""
+    """One entry for each token whose text this event completes; empty unless the request asked for them. Where it has
+    `score_prompt`, an end-of-sequence token that was generated has an entry, too."""
+    prompt_logprobs: tuple[TokenLogprob, ...] = ()
+    """Of a request with `score_prompt`: an entry for each further token of the prompt, from its second on. They come before all
+    that is generated."""
     scalings: tuple[TokenScalings, ...] = ()
     """Likewise."""
     completion_tokens: int = 0

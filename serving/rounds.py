@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Collection, Sequence
-from dataclasses import dataclass
+from collections.abc import Collection, Iterator, Sequence
+from dataclasses import dataclass, replace
+from typing import NamedTuple
 
 import jax
 import numpy as np
@@ -15,17 +16,36 @@ from mistral_jax.sampling import Features, unpack
 from mistral_jax.tokenizer.base import Tokenizer
 from serving.adapter_shares import AdapterShares
 from serving.output import OutputProcessor
-from serving.request import Event
+from serving.request import Event, Request
 from serving.scalings import ScalingsTrack
 from serving.scheduler import LiveSequence, Round
 
 Sequence_ = LiveSequence[Chunk]
 
 
+def chunks_of(runner: Runner, request: Request) -> Iterator[Chunk]:
+    """The chunks of a request's prompt; none where nothing would come of them."""
+    if request.params.max_tokens == 0 and not request.score_prompt:
+        return iter(())
+    return runner.chunks(len(request.prompt), score=request.score_prompt)
+
+
+class Scored(NamedTuple):
+    """A chunk of a prompt that was scored."""
+
+    sequence: Sequence_
+    chunk: Chunk
+    packed: jax.Array
+    """int32 [T, PACKED_WIDTH]; see `mistral_jax.runner.Prefilled.scores`."""
+
+
 @dataclass(frozen=True, kw_only=True, slots=True)
 class InFlight:
     """A dispatched round whose results were not read yet."""
 
+    scored: tuple[Scored, ...] = ()
+    ends: tuple[Sequence_, ...] = ()
+    """Sequences that end with it, without a token."""
     decodes: tuple[Sequence_, ...] = ()
     packed: jax.Array | None = None
     """int32 [R, PACKED_WIDTH] of the decode step, if the round had one."""
@@ -91,10 +111,17 @@ class DeviceRounds:
     def dispatch(self, planned: Round[Chunk]) -> InFlight:
         """Start a round on the device and return at once."""
         marker = None
+        scored: list[Scored] = []
         for sequence, chunk in planned.prefills:
             prompt, scaling = sequence.request.prompt, sequence.request.choice.xlora
-            self._state, marker, _ = self.runner.prefill(self._state, sequence.slot, prompt, chunk, scaling=scaling)
-        return self._decode(planned.decodes, marker) if planned.decodes else InFlight(marker=marker)
+            self._state, marker, _, scores = self.runner.prefill(
+                self._state, sequence.slot, prompt, chunk, scaling=scaling
+            )
+            if scores is not None:
+                scores.copy_to_host_async()
+                scored.append(Scored(sequence, chunk, scores))
+        decoded = self._decode(planned.decodes, marker) if planned.decodes else InFlight(marker=marker)
+        return replace(decoded, scored=tuple(scored), ends=planned.ends)
 
     def _decode(self, sequences: tuple[Sequence_, ...], marker: jax.Array | None) -> InFlight:
         """Dispatch a step; the scheduler has counted it already."""
@@ -130,17 +157,43 @@ class DeviceRounds:
 
     def collect(self, round_: InFlight) -> list[tuple[Sequence_, Event]]:
         """Wait for a round and turn its tokens into events."""
+        news = self._prompt_news(round_)
+        ended = {sequence for sequence, event in news if event.finish_reason is not None}
         if round_.packed is None:
             jax.block_until_ready(round_.marker)
-            return []
-        packed = np.asarray(round_.packed)
+        else:
+            news += self._token_news(round_, np.asarray(round_.packed), ended)
+        news += [
+            (sequence, self._outputs[id(sequence)].end())
+            for sequence in round_.ends
+            if not sequence.gone and sequence not in ended
+        ]
+        return news
+
+    def _prompt_news(self, round_: InFlight) -> list[tuple[Sequence_, Event]]:
+        """The log-probabilities of prompts."""
+        news: list[tuple[Sequence_, Event]] = []
+        ended: set[Sequence_] = set()
+        for sequence, chunk, packed in round_.scored:
+            if sequence.gone or sequence in ended:
+                continue
+            event = self._outputs[id(sequence)].push_prompt(np.asarray(packed)[: chunk.count])
+            if event.finish_reason is not None:
+                ended.add(sequence)
+            news.append((sequence, event))
+        return news
+
+    def _token_news(
+        self, round_: InFlight, packed: np.ndarray, ended: Collection[Sequence_]
+    ) -> list[tuple[Sequence_, Event]]:
+        """What was sampled. `ended`: sequences that had their last event already."""
         weights = None if round_.weights is None else np.asarray(round_.weights)
         emitted = self._emitted(round_)
         if weights is not None and round_.shared:
             self._shares.add(weights, [s.slot for s in emitted if s.request.choice.xlora])
         news: list[tuple[Sequence_, Event]] = []
         for sequence in emitted:
-            if sequence.gone:
+            if sequence.gone or sequence in ended:
                 continue
             self.generated += 1
             sampled = unpack(packed[sequence.slot], sequence.request.params.logprobs)

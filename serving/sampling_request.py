@@ -84,6 +84,11 @@ def sampling_params(
         values["top_k"] = int(values["top_k"])
     values |= {name: value for name, value in given.items() if value is not None}
     limit_name, limit = _token_limit(request)
+    if limit == 0 and isinstance(request, ChatCompletionRequest):
+        raise InvalidRequestError(
+            f"{limit_name} is 0; expected at least 1 (answers without tokens are made on /v1/completions only)",
+            param=limit_name,
+        )
     try:
         return SamplingParams(
             # More than the context holds is as good as all that it holds.
@@ -121,10 +126,6 @@ def _stop(stop: str | Sequence[str] | None) -> tuple[str, ...]:
 
 def _logprobs(request: ChatCompletionRequest | CompletionRequest) -> int | None:
     if isinstance(request, CompletionRequest):
-        if request.echo and request.logprobs is not None:
-            raise InvalidRequestError(
-                "echo: not supported together with logprobs yet", param="echo", code="unsupported_parameter"
-            )
         return request.logprobs
     if request.logprobs:
         return request.top_logprobs or 0
@@ -152,7 +153,14 @@ def _logit_bias(given: Mapping[str, float] | None, card: ModelCard) -> dict[int,
 
 
 def engine_requests(
-    call_id: str, prompts: Sequence[Prompt], params: SamplingParams, use: AdapterUse, *, n: int, max_model_len: int
+    call_id: str,
+    prompts: Sequence[Prompt],
+    params: SamplingParams,
+    use: AdapterUse,
+    *,
+    n: int,
+    max_model_len: int,
+    score_prompts: bool = False,
 ) -> list[Request]:
     """One engine request for each answer, prompt by prompt: answer i of prompt p has the index p * n + i.
 
@@ -176,6 +184,7 @@ def engine_requests(
                     choice=use.choice,
                     adapters=use.keys,
                     scalings=use.scalings,
+                    score_prompt=score_prompts,
                 )
             )
     return requests

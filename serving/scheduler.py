@@ -32,12 +32,12 @@ class LiveSequence[C: Chunk]:
     request: Request
     deliver: Deliver
     max_tokens: int
-    """Most tokens to sample: what the request asked for, at most what fits."""
+    """Most tokens to sample: what the request asked for, at most what fits; 0 for one that ends with its prompt."""
     slot: int = -1
     chunks: deque[C] = field(default_factory=deque[C])
     """Still to be prefilled."""
     steps: int = 0
-    """Decode steps dispatched, read back or not."""
+    """Decode steps dispatched, read back or not; 1 as well for a sequence that ends with its prompt, once it was told to end."""
     gone: bool = False
     """Retired or cancelled: whatever still comes back for it is dropped."""
 
@@ -53,9 +53,11 @@ class Round[C: Chunk]:
 
     prefills: tuple[tuple[LiveSequence[C], C], ...]
     decodes: tuple[LiveSequence[C], ...]
+    ends: tuple[LiveSequence[C], ...] = ()
+    """Sequences that generate nothing, and end with this round."""
 
     def __bool__(self) -> bool:
-        return bool(self.prefills or self.decodes)
+        return bool(self.prefills or self.decodes or self.ends)
 
 
 class Scheduler[C: Chunk]:
@@ -65,11 +67,11 @@ class Scheduler[C: Chunk]:
       slots: sequences that run at once.
       queue_limit: requests that may wait for a slot.
       chunk_budget: most tokens of prompts in a round, padding included; a single chunk may exceed it.
-      chunks: the chunks of a prompt of a given length.
+      chunks: the chunks of a request's prompt.
     """
 
     def __init__(
-        self, *, slots: int, queue_limit: int, chunk_budget: int, chunks: Callable[[int], Iterable[C]]
+        self, *, slots: int, queue_limit: int, chunk_budget: int, chunks: Callable[[Request], Iterable[C]]
     ) -> None:
         self._chunks = chunks
         self._chunk_budget = chunk_budget
@@ -103,7 +105,7 @@ class Scheduler[C: Chunk]:
         while self._free and self._waiting:
             sequence = self._waiting.popleft()
             sequence.slot = self._free.pop(0)
-            sequence.chunks = deque(self._chunks(len(sequence.request.prompt)))
+            sequence.chunks = deque(self._chunks(sequence.request))
             self._running[sequence.slot] = sequence
             admitted.append(sequence)
         return admitted
@@ -119,10 +121,14 @@ class Scheduler[C: Chunk]:
                 budget -= chunk.size
             if sequence.chunks:
                 break
-        decodes = [s for s in self._running.values() if not s.chunks and s.steps < s.max_tokens]
-        for sequence in decodes:
+        ready = [s for s in self._running.values() if not s.chunks and s.steps < max(s.max_tokens, 1)]
+        for sequence in ready:
             sequence.steps += 1
-        return Round(tuple(prefills), tuple(decodes))
+        return Round(
+            tuple(prefills),
+            decodes=tuple(s for s in ready if s.max_tokens),
+            ends=tuple(s for s in ready if not s.max_tokens),
+        )
 
     def _prefill_order(self) -> list[LiveSequence[C]]:
         """Those whose prompts are not done: by admission in one round, in the next those first who have least left.

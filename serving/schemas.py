@@ -72,7 +72,8 @@ class SamplingFields(Struct, kw_only=True):
     ] = None
     xlora: XLoRAOptions | None = None
     max_tokens: Annotated[
-        int | None, _doc("most tokens of the answer; absent: as many as the context has room for")
+        int | None,
+        _doc("most tokens of the answer; absent: as many as the context has room for; 0, on completions only: none"),
     ] = None
     temperature: Annotated[float | None, _doc("0 (always the most likely token) to 2")] = None
     top_p: Annotated[
@@ -114,7 +115,9 @@ class CompletionRequest(SamplingFields, kw_only=True):
         str | list[str | int | list[int]],
         _doc("a text, a list of texts, a list of token ids, or a list of lists of token ids"),
     ]
-    echo: Annotated[bool | None, _doc("begin the answer with the prompt; not together with logprobs")] = None
+    echo: Annotated[
+        bool | None, _doc("begin the answer with the prompt; with logprobs, its tokens have theirs, too")
+    ] = None
     logprobs: Annotated[
         int | None, _doc("tell log-probabilities, with this many of the most likely tokens, 0 to 20")
     ] = None
@@ -225,11 +228,11 @@ class ChatCompletionChunk(Struct, kw_only=True):
 
 
 class CompletionLogprobs(Struct, kw_only=True):
-    """Parallel lists, one entry for each token of the answer."""
+    """Parallel lists, one entry for each token of the answer, and before them of an echoed prompt."""
 
     tokens: list[str]
-    token_logprobs: list[float]
-    top_logprobs: list[dict[str, float]]
+    token_logprobs: Annotated[list[float | None], _doc("null for the first token of a prompt, which nothing predicts")]
+    top_logprobs: Annotated[list[dict[str, float] | None], _doc("likewise")]
     text_offset: Annotated[list[int], _doc("where each token begins in `text`, in characters")]
 
 

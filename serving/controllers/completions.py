@@ -11,6 +11,7 @@ from litestar.di import NamedDependency
 from serving.adapter_request import adapter_use
 from serving.answers import CompletionAnswer, new_id
 from serving.calls import respond
+from serving.echo import echo_prompts
 from serving.errors import InvalidRequestError
 from serving.lifecycle import ServiceHost
 from serving.prompts import encode_prompts, fit
@@ -59,6 +60,11 @@ class CompletionsController(Controller):
             )
             for prompt in encoded
         ]
+        echoes = []
+        if body.echo:
+            echoes = await echo_prompts(
+                service.tokenizer, prompts, n=n, logprobs=params.logprobs, limiter=host.encoding
+            )
         call_id = new_id("cmpl")
         answer = CompletionAnswer(
             call_id,
@@ -69,8 +75,16 @@ class CompletionsController(Controller):
             logprobs=params.logprobs,
             model_id=use.model_id,
             told=use.told,
-            echo=bool(body.echo),
+            echoes=echoes,
         )
-        requests = engine_requests(call_id, prompts, params, use, n=n, max_model_len=card.max_model_len)
+        requests = engine_requests(
+            call_id,
+            prompts,
+            params,
+            use,
+            n=n,
+            max_model_len=card.max_model_len,
+            score_prompts=bool(body.echo) and params.logprobs is not None,
+        )
         host.metrics.count(use, len(requests))
         return await respond(request, host, service, requests, answer, stream=bool(body.stream))

@@ -74,6 +74,12 @@ def test_a_stream_is_the_whole_answer_and_continues_its_prompt(model: LanguageMo
         assert whole.text.startswith(" ") != (begins and model.tokenizer.strips_leading_space)
 
 
+def test_an_answer_of_no_tokens_is_refused(model: LanguageModel) -> None:
+    for call in (model.generate, lambda *args, **settings: list(model.stream(*args, **settings))):
+        with pytest.raises(ValueError, match="nothing would be generated; `logprobs` tells"):
+            call("Once", max_tokens=0)
+
+
 def test_weights_that_are_not_numbers_are_told_where_only_text_is_returned(folder: Path) -> None:
     description = describe(find_model(str(folder)))
     module = load_module(description)

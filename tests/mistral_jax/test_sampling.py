@@ -251,7 +251,7 @@ def test_logits_that_are_not_numbers_are_told_and_spoil_no_neighbour(bad):
         ("repetition_penalty", 0.0),
         ("presence_penalty", 2.5),
         ("frequency_penalty", -2.5),
-        ("max_tokens", 0),
+        ("max_tokens", -1),
         ("seed", 2**63),
         ("logit_bias", {-1: 1.0}),
         ("logit_bias", {1: 101.0}),

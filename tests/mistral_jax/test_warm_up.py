@@ -8,7 +8,8 @@ import jax
 import pytest
 
 from mistral_jax.runner import Runner
-from tests.mistral_jax.tiny_adapters import model
+from mistral_jax.warm_up import _empty_calls
+from tests.mistral_jax.tiny_adapters import adapter_set, model, xlora
 
 
 @pytest.fixture
@@ -26,15 +27,23 @@ def test_every_program_is_compiled_once(compiled: list[str]) -> None:
     state = runner.new_state()
     reported: list[tuple[int, int]] = []
     state = runner.warm_up(state, lambda done, total: reported.append((done, total)))
-    # Two chunk lengths and a decode step.
-    assert {total for _, total in reported} == {3}
+    # Two chunk lengths, one that is scored, and a decode step.
+    assert {total for _, total in reported} == {4}
     assert [done for done, _ in reported] == sorted(done for done, _ in reported)
-    assert reported[0] == (0, 3)
-    assert reported[-1] == (3, 3)
+    assert reported[0] == (0, 4)
+    assert reported[-1] == (4, 4)
     compiled.clear()
     runner.warm_up(state)
     assert compiled == []
     assert gc.get_freeze_count() == 0
+
+
+def test_of_chunks_that_are_scored_there_is_one_program_with_and_one_without_the_scaling_pass() -> None:
+    several_lengths = Runner(model(), slots=2, length=512, chunks=(4, 16), block_buckets=(1, 2, 4))
+    mixture = Runner(model(), slots=2, length=64, chunks=(4, 16), adapters=adapter_set(), xlora=xlora())
+    for runner, expected in ((several_lengths, [False]), (mixture, [False, True])):
+        scored = [call.keywords for call in _empty_calls(runner) if call.keywords.get("score")]
+        assert [call["scaling"] for call in scored] == expected
 
 
 def test_what_fails_to_compile_is_raised(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from mistral_jax.chat.encoding import PromptPieces
+from mistral_jax.detokenizer import shown_token
 from serving.adapters import ServedModels, plain_models
 from serving.request import (
     Deliver,
@@ -93,6 +94,7 @@ class _Live:
     reply: bytes
     position: int = 0
     shown: int = 0
+    scored: int = 1
     pending: list[TokenLogprob] = field(default_factory=list[TokenLogprob])
 
 
@@ -228,6 +230,15 @@ class FakeEngine:
         if self.fail_after is not None and live.position >= self.fail_after:
             del self._live[request_id]
             return [Event(request_id=request_id, finish_reason="error", error="NaN in /opt/model/weights.bin")]
+        prompt = live.request.prompt
+        if live.request.score_prompt and live.scored < len(prompt):
+            part = prompt[live.scored : live.scored + SCORED_AT_ONCE]
+            live.scored += len(part)
+            told = tuple(prompt_logprob(token, params.logprobs or 0) for token in part)
+            return [Event(request_id=request_id, prompt_logprobs=told)]
+        if params.max_tokens == 0:
+            del self._live[request_id]
+            return [Event(request_id=request_id, finish_reason="length")]
         reason: FinishReason | None = None
         logprobs: tuple[TokenLogprob, ...] = ()
         if live.position < len(live.reply):
@@ -261,6 +272,19 @@ class FakeEngine:
                 stop_string=stop_string,
             )
         ]
+
+
+SCORED_AT_ONCE = 3
+
+
+def prompt_logprob(token: int, top: int) -> TokenLogprob:
+    """A token's log-probability is minus its number."""
+    raw, text = shown_token(FakeTokenizer(), token)
+    others = tuple(
+        TokenLogprob(token=rank + OFFSET, text=chr(65 + rank), raw=bytes([65 + rank]), logprob=-0.25 - rank)
+        for rank in range(top)
+    )
+    return TokenLogprob(token=token, text=text, raw=raw, logprob=-float(token), top=others)
 
 
 def token_logprob(byte: int, top: int) -> TokenLogprob:

@@ -99,11 +99,6 @@ async def test_echo(prompt: Any, echoed: str) -> None:
     assert body["choices"][0]["text"] == echoed + "!"
 
 
-async def test_echo_with_logprobs_is_refused() -> None:
-    response = await complete(prompt="a", echo=True, logprobs=1)
-    assert (response.status_code, response.json()["error"]["param"]) == (400, "echo")
-
-
 async def test_legacy_logprobs() -> None:
     choice = (await complete(FakeEngine("aö🙂b"), prompt="x", logprobs=2)).json()["choices"][0]
     logprobs = choice["logprobs"]

@@ -45,6 +45,7 @@ PLAUSIBLE = st.fixed_dictionaries(
         "temperature": st.one_of(st.none(), st.floats(-1, 3)),
         "n": st.one_of(st.none(), st.integers(-1, 10)),
         "stream": st.one_of(st.none(), st.booleans()),
+        "echo": st.one_of(st.none(), st.booleans()),
         "stop": st.one_of(st.none(), TEXTS, st.lists(TEXTS, max_size=3)),
         "logit_bias": st.dictionaries(st.integers(-2, 300).map(str), st.floats(-120, 120), max_size=3),
         "logprobs": st.one_of(st.none(), st.booleans(), st.integers(-1, 22)),

@@ -13,7 +13,7 @@ from mistral_jax.sampling_params import SamplingParams
 from serving.errors import DeadlineError, GenerationError
 from serving.generation import ChoiceEvent, EventRouter, Generation
 from serving.request import Event, Request
-from tests.serving.fakes import FakeEngine, token_logprob
+from tests.serving.fakes import FakeEngine, prompt_logprob, token_logprob
 
 pytestmark = pytest.mark.anyio
 
@@ -50,6 +50,21 @@ async def test_a_reader_who_lost_events_is_told_even_if_no_more_come(monkeypatch
     # While the reader is busy with the first event, more come than are held; the last of all is among those dropped.
     deliver(router, 5, last=True)
     await asyncio.sleep(0)
+    with pytest.raises(GenerationError, match="too slowly"):
+        await asyncio.wait_for(read(events), 2)
+
+
+async def test_a_reader_of_scores_may_be_so_far_behind_and_no_further(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(serving.generation, "MAX_PENDING_ITEMS", 3 * 7 + 1)
+    router, engine = EventRouter(), FakeEngine()
+    generation = submitted(router, engine)
+    events = generation.events(idle=0.01)
+    scores = Event(request_id="a", prompt_logprobs=(prompt_logprob(100, 2),) * 7)
+    # What was read is held no more.
+    for _ in range(3):
+        router.deliver([scores])
+        await anext(events)
+    router.deliver([scores, scores])
     with pytest.raises(GenerationError, match="too slowly"):
         await asyncio.wait_for(read(events), 2)
 

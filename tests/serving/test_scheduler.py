@@ -17,9 +17,9 @@ class FakeChunk:
     size: int
 
 
-def chunks_of(length: int) -> list[FakeChunk]:
+def chunks_of(request: Request) -> list[FakeChunk]:
     """Chunks of 4, the rest padded to 2 or 4; the last token is left to decoding."""
-    left, chunks = length - 1, []
+    left, chunks = len(request.prompt) - 1, []
     while left > 0:
         chunks.append(FakeChunk(2 if left <= 2 else 4))
         left -= chunks[-1].size
@@ -127,6 +127,28 @@ def test_no_more_steps_are_dispatched_than_tokens_were_asked_for():
     assert not s.next_round()
 
 
+def test_a_sequence_that_generates_nothing_ends_once_with_its_last_chunk():
+    s = scheduler(slots=2, chunk_budget=4)
+    nothing, other = sequence("nothing", 9, max_tokens=0), sequence("other", 1, max_tokens=9)
+    s.submit([nothing, other])
+    s.admit()
+    first, last, after = (s.next_round() for _ in range(3))
+    assert (first.ends, last.ends, after.ends) == ((), (nothing,), ())
+    assert [q for q, _ in last.prefills] == [nothing]
+    assert all(round_.decodes == (other,) for round_ in (first, last, after))
+
+
+def test_a_sequence_without_anything_to_run_ends_in_its_first_round():
+    s = scheduler()
+    nothing = sequence("nothing", 1, max_tokens=0)
+    s.submit([nothing])
+    s.admit()
+    round_ = s.next_round()
+    assert (round_.prefills, round_.decodes, round_.ends) == ((), (), (nothing,))
+    assert round_
+    assert not s.next_round()
+
+
 def test_tokens_held_counts_prompt_and_dispatched_steps():
     s = scheduler()
     a = sequence("a", 5)
@@ -162,7 +184,7 @@ def test_retiring_twice_or_from_the_queue_is_safe():
 
 @settings(max_examples=100, deadline=None)
 @given(
-    st.lists(st.tuples(st.integers(1, 20), st.integers(1, 5), st.integers(0, 12)), min_size=1, max_size=12),
+    st.lists(st.tuples(st.integers(1, 20), st.integers(0, 5), st.integers(0, 12)), min_size=1, max_size=12),
     st.integers(1, 4),
 )
 def test_whatever_arrives_and_leaves_every_sequence_runs_to_its_end_and_every_slot_comes_back(jobs, slots):
@@ -191,6 +213,11 @@ def test_whatever_arrives_and_leaves_every_sequence_runs_to_its_end_and_every_sl
             decoded[id(q)] += 1
             if decoded[id(q)] == q.max_tokens:
                 s.retire(q)
+        for q in round_.ends:
+            assert not q.gone
+            assert q.max_tokens == 0
+            assert prefilled[id(q)] >= len(q.request.prompt) - 1
+            s.retire(q)
         if not s.running and not s.waiting:
             break
     assert all(q.gone for q in everyone)

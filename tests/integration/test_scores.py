@@ -1,0 +1,111 @@
+"""Scores of prompts by the real server, asked for as evaluation harnesses do."""
+
+from __future__ import annotations
+
+import threading
+import time
+from itertools import pairwise
+
+import httpx
+import openai
+import pytest
+
+from tests.integration.conftest import ServerProcess
+from tests.serving.test_echo import loglikelihood
+
+# What a well-known harness sends, beside the prompts.
+HARNESS = {"temperature": 0, "max_tokens": 1, "logprobs": 1, "seed": 1234, "echo": True, "model": "demo"}
+TEXTS = ["The capital of Italy is Rome.", "Hello", "What is a KV cache? It holds keys and values.", "日本語 🎉 ok?"]
+
+
+@pytest.fixture
+def http(server: ServerProcess):
+    with httpx.Client(base_url=server.url, timeout=120) as client:
+        yield client
+
+
+def complete(http: httpx.Client, **body) -> dict:
+    response = http.post("/v1/completions", json={**HARNESS, **body})
+    assert response.status_code == 200, response.text
+    return response.json()
+
+
+def test_a_harness_gets_the_likelihood_of_continuations(http: httpx.Client):
+    """Token ids, of many contexts at once. Where the continuation is what the model would say, it is called greedy."""
+    contexts = [[1, *range(300, 300 + 7 * i)] for i in range(1, 12)]
+    asked = [[*context, 40 + i, 41, 42] for i, context in enumerate(contexts)]
+    body = complete(http, prompt=asked)
+    assert body["usage"]["completion_tokens"] == len(asked)
+    for prompt, context, choice in zip(asked, contexts, body["choices"], strict=True):
+        assert len(choice["logprobs"]["token_logprobs"]) == len(prompt) + 1
+        told, greedy = loglikelihood(choice, len(context))
+        assert told < 0
+        [alone] = complete(http, prompt=[prompt])["choices"]
+        assert loglikelihood(alone, len(context)) == (told, greedy)
+        # A continuation of no tokens is all that the model would say of it.
+        assert loglikelihood(alone, len(prompt)) == (0, True)
+
+
+def test_a_batch_is_scored_as_each_prompt_alone(http: httpx.Client):
+    together = complete(http, prompt=TEXTS, max_tokens=0, logprobs=5)
+    assert together["usage"]["completion_tokens"] == 0
+    for text, choice in zip(TEXTS, together["choices"], strict=True):
+        [alone] = complete(http, prompt=text, max_tokens=0, logprobs=5)["choices"]
+        assert {**alone, "index": 0} == {**choice, "index": 0}
+        logprobs = choice["logprobs"]
+        assert (choice["text"], choice["finish_reason"]) == (text, "length")
+        assert (logprobs["token_logprobs"][0], logprobs["top_logprobs"][0]) == (None, None)
+        assert all(value <= 0 for value in logprobs["token_logprobs"][1:])
+        # Each token's own text stands where it is said to begin.
+        offsets = [*logprobs["text_offset"], len(text)]
+        for token, (start, end) in zip(logprobs["tokens"], pairwise(offsets), strict=True):
+            assert end == start or "\ufffd" in token or text[start:end] in (token, token.removeprefix(" "))
+
+
+def test_generated_tokens_are_scored_as_they_were_told_when_generated(http: httpx.Client):
+    generated = complete(http, prompt=TEXTS[0], max_tokens=8, logprobs=3, echo=True, temperature=1, ignore_eos=True)
+    [choice] = generated["choices"]
+    again = complete(http, prompt=choice["text"], max_tokens=0, logprobs=3)["choices"][0]["logprobs"]
+    told = choice["logprobs"]
+    if again["tokens"] == told["tokens"]:
+        assert again == told
+    assert len(told["tokens"]) == generated["usage"]["total_tokens"]
+
+
+def test_streamed_scores_equal_unstreamed_ones(server: ServerProcess):
+    with openai.OpenAI(base_url=f"{server.url}/v1", api_key="none", max_retries=0, timeout=60) as client:
+        asked = {"model": "demo", "prompt": TEXTS, "echo": True, "logprobs": 2, "max_tokens": 3, "temperature": 0}
+        whole = client.completions.create(**asked)
+        chunks = list(client.completions.create(**asked, stream=True))
+    for choice in whole.choices:
+        own = [part for chunk in chunks for part in chunk.choices if part.index == choice.index]
+        assert "".join(part.text for part in own) == choice.text
+        told = [part.logprobs for part in own if part.logprobs]
+        for column in ("tokens", "token_logprobs", "top_logprobs", "text_offset"):
+            assert [item for part in told for item in getattr(part, column)] == getattr(choice.logprobs, column)
+
+
+def test_health_is_told_while_long_prompts_are_scored(server: ServerProcess, http: httpx.Client):
+    context = http.get("/v1/models").json()["data"][0]["max_model_len"]
+    slowest, done = [0.0], threading.Event()
+
+    def watch() -> None:
+        with httpx.Client(base_url=server.url, timeout=30) as client:
+            while not done.wait(0.1):
+                start = time.monotonic()
+                assert client.get("/health").status_code == 200
+                slowest[0] = max(slowest[0], time.monotonic() - start)
+
+    thread = threading.Thread(target=watch)
+    thread.start()
+    try:
+        # One and a half million entries.
+        prompts = [[1, *(3 + i % 1500 for i in range(context - 1))]] * (1_500_000 // (21 * context))
+        body = complete(http, prompt=prompts, logprobs=20, max_tokens=0)
+    finally:
+        done.set()
+        thread.join()
+    assert len({str(choice["logprobs"]) for choice in body["choices"]}) == 1
+    # A quarter of a second on a machine of its own.
+    assert slowest[0] < 1.5
+    assert server.health()["running"] == 0
