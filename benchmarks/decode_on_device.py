@@ -31,7 +31,7 @@ def pack(model: Mistral, form: str) -> None:
     """Put packed weights in the place of a model's plain matrices, one by one: a ggml type, or int8."""
     for _, module in nnx.iter_modules(model):
         if isinstance(module, Linear | Embedding):
-            plain = module.weight.get_value()
+            plain = module.weight[...]
             packed = (
                 int8_array(plain) if form == "int8" else QuantizedArray(quantize(plain, BY_NAME[form]), BY_NAME[form])
             )

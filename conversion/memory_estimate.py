@@ -16,7 +16,8 @@ _ITEMSIZE = 2
 
 @dataclass(frozen=True, kw_only=True)
 class MemoryEstimate:
-    """Bytes on the device for a model that computes in bfloat16. Beyond these, programs need room for their activations."""
+    """Bytes on the device for a model that computes in bfloat16. Beyond these, programs need room for their activations, and ragged
+    matrices for some rows of zeros."""
 
     weights: Mapping[str, int]
     """All weights, by the value of `--quant`: none (bfloat16), auto (packed where the file has them packed), q8_0, q4_k."""

@@ -20,12 +20,12 @@ BASE = "tiny-lab/tiny-base"
 LAYERS = 2
 
 
-def write_base(folder: Path) -> Path:
+def write_base(folder: Path, *, vocab_size: int = 2048) -> Path:
     """A model of two layers with the tokenizer of the demo, whose vocabulary has text for every token.
 
     Its 2 x 2048 logits are just enough for their exponentials to be computed as those of more rows are.
     """
-    write_folder(folder, num_hidden_layers=LAYERS, hidden_size=64, max_position_embeddings=1024, vocab_size=2048)
+    write_folder(folder, num_hidden_layers=LAYERS, hidden_size=64, max_position_embeddings=1024, vocab_size=vocab_size)
     for name in ("tokenizer.json", "tokenizer.model", "tokenizer_config.json"):
         shutil.copyfile(DEMO_FOLDER / name, folder / name)
     return folder

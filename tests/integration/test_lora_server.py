@@ -188,7 +188,7 @@ def test_names_lead_to_the_same_answers_as_what_they_stand_for(server: Adapted) 
     assert server.complete(model="one", adapter="one", temperature=0)["text"] == text["one"]
     assert server.complete(adapter="base", temperature=0)["text"] == text["base"]
     models = {model["id"]: model for model in httpx.get(f"{server.url}/v1/models").json()["data"]}
-    assert list(models) == ["base", "one", "two", "three", "extra", "mixture"]
+    assert list(models) == ["mixture", "base", "one", "two", "three", "extra"]
     assert models["mixture"]["aliases"] == ["default"]
     assert (models["one"]["parent"], models["one"]["root"]) == ("base", "one")
     listed = httpx.get(f"{server.url}/v1/lora_adapters").json()["data"]

@@ -253,9 +253,9 @@ def test_a_stopped_server_finishes_its_streams_and_a_second_start_is_quick(tmp_p
     assert '"finish_reason":"length"' in "".join(received)
 
 
-def test_a_model_that_is_not_there_is_one_clear_line_and_exit_status_one(tmp_path: Path):
+def test_a_model_that_is_not_there_is_one_clear_line_and_status_two(tmp_path: Path):
     process = start_server(tmp_path, command=("mistral", "-m", str(tmp_path / "nothing")))
-    assert process.popen.wait(60) == 1
+    assert process.popen.wait(60) == 2
     output = process.output.read_text()
     assert "neither a folder or file here nor a Hub id" in output
     assert "Traceback" not in output
