@@ -112,5 +112,5 @@ def test_what_cannot_be_drawn_is_told() -> None:
 
 def test_matplotlib_may_be_missing(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "matplotlib.pyplot", None)
-    with pytest.raises(ImportError, match=r"mistral-jax\[notebook\]"):
+    with pytest.raises(ImportError, match=r"mistral-jax-server\[notebook\]"):
         tokens_by_adapters(scalings())
