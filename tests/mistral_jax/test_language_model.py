@@ -101,7 +101,7 @@ def test_what_generation_config_says(folder: Path, tmp_path: Path) -> None:
     ("values", "message"),
     [
         ({"temperature": 5}, r"temperature is 5; expected a number in \[0"),
-        ({"temperature": "0.7"}, "temperature is \"0.7\"; expected a number"),
+        ({"temperature": "0.7"}, 'temperature is "0.7"; expected a number'),
         ({"temperature": True}, "temperature is true; expected a number"),
         ({"top_k": 50.5}, "top_k is 50.5; expected an integer"),
         ({"top_k": -2}, "top_k is -2"),

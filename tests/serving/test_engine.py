@@ -16,6 +16,7 @@ from flax import nnx
 
 from mistral_jax.config import MistralConfig
 from mistral_jax.mistral import Mistral
+from mistral_jax.quant.array import padded
 from mistral_jax.runner import Runner
 from mistral_jax.sampling_params import SamplingParams
 from serving.engine import JaxEngine
@@ -315,7 +316,7 @@ def test_a_load_that_fails_is_told_without_a_traceback(caplog: pytest.LogCapture
 def test_damaged_weights_fail_a_request_and_not_the_server():
     model = Mistral(CONFIG, param_dtype=jnp.float32, rngs=nnx.Rngs(0))
     # A single token's embedding is damaged: only requests that contain it are.
-    model.embed_tokens.weight[...] = model.embed_tokens.weight[...].at[200].set(jnp.nan)
+    model.embed_tokens.weight.set_value(padded(model.embed_tokens.weight[...].at[200].set(jnp.nan)))
     engine = make_engine(Runner(model, slots=2, length=64, chunks=(4,)), warm_up=False)
     engine.start()
     wait_for(lambda: engine.status.state is EngineState.READY)

@@ -12,6 +12,7 @@ import pytest
 from flax import nnx
 
 from mistral_jax.mistral import Mistral
+from mistral_jax.quant.array import padded
 from mistral_jax.runner import Runner
 from serving.engine import JaxEngine
 from serving.request import EngineState, Event, Request
@@ -23,7 +24,7 @@ from tests.serving.test_engine import CONFIG, LENGTH, Inbox, make_engine, reques
 def runner() -> Runner:
     model = Mistral(CONFIG, param_dtype=jnp.float32, rngs=nnx.Rngs(0))
     # One token's embedding is damaged: only requests that contain it are.
-    model.embed_tokens.weight[...] = model.embed_tokens.weight[...].at[DAMAGED].set(jnp.nan)
+    model.embed_tokens.weight.set_value(padded(model.embed_tokens.weight[...].at[DAMAGED].set(jnp.nan)))
     return Runner(model, slots=4, length=LENGTH, chunks=(16,), repeat_last_n=16, row_buckets=(4,))
 
 
