@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from mistral_jax.chat.encoding import PromptPieces
 from serving.answers import ChatAnswer
 from serving.exchange import Exchange
 from serving.log_file import LogFile
@@ -105,13 +106,13 @@ async def test_a_body_is_one_line_however_it_is_written(tmp_path: Path) -> None:
 
 async def test_without_a_file_bodies_are_not_kept(monkeypatch: pytest.MonkeyPatch) -> None:
     seen: list[Any] = []
-    encode = FakeChat.encode
+    encode = FakeChat.encode_pieces
 
-    def watched(self: FakeChat, messages: Any, **options: Any) -> list[int]:
+    def watched(self: FakeChat, messages: Any, **options: Any) -> PromptPieces:
         seen.extend(each.request for each in gc.get_objects() if isinstance(each, Exchange))
         return encode(self, messages, **options)
 
-    monkeypatch.setattr(FakeChat, "encode", watched)
+    monkeypatch.setattr(FakeChat, "encode_pieces", watched)
     async with running() as client:
         await client.post(CHAT, json={"messages": MESSAGES})
     assert seen
