@@ -119,10 +119,14 @@ def check_ordering(ordering: Ordering, adapters: Sequence[LoRAFiles], *, layerwi
     names = [adapter.name for adapter in adapters]
     for name in ordering.order:
         if name not in names:
-            raise AdapterError(f"the ordering names adapter {plain(name)}; expected one of {', '.join(names)}")
+            raise AdapterError(
+                f"the ordering names adapter {plain(name)}; expected one of {', '.join(map(plain, names))}"
+            )
     if ordering.order and len(ordering.order) != len(names):
         missing = next(name for name in names if name not in ordering.order)
-        raise AdapterError(f"the ordering names {len(ordering.order)} of {len(names)} adapters; {missing} is missing")
+        raise AdapterError(
+            f"the ordering names {len(ordering.order)} of {len(names)} adapters; {plain(missing)} is missing"
+        )
     owners = {key: adapter.name for adapter in reversed(adapters) for key in adapter.modules}
     if ordering.layers is None:
         if layerwise and len(owners) > 1:
@@ -202,7 +206,7 @@ def _preload_adapters(fields: JSONObject) -> tuple[PreloadAdapter, ...]:
             raise fields.wrong("preload_adapters", expected)
         found.append(PreloadAdapter(name=name, adapter_model_id=source))
     if (twice := _first_twice([adapter.name for adapter in found])) is not None:
-        raise AdapterError(f"{fields.path}: preload_adapters names {twice} twice")
+        raise AdapterError(f"{fields.path}: preload_adapters names {plain(twice)} twice; expected each adapter once")
     return tuple(found)
 
 

@@ -120,6 +120,10 @@ def test_derived_indices_are_dense_and_follow_registration(modules: set[tuple[in
             {"preload_adapters": [{"name": "a", "adapter_model_id": "b"}, {"name": "a", "adapter_model_id": "c"}]},
             "preload_adapters names a twice",
         ),
+        (
+            {"preload_adapters": [{"name": "\n\ra", "adapter_model_id": at} for at in "bc"]},
+            r"preload_adapters names .*\\n\\ra.* twice",
+        ),
     ],
 )
 def test_broken_files(tmp_path: Path, values: Any, match: str) -> None:
