@@ -15,6 +15,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from mistral_jax import __version__
 from mistral_jax.adapter_choice import BASE, AdapterChoice
 from mistral_jax.description import describe
 from mistral_jax.device import Device, choose_device
@@ -88,7 +89,7 @@ def run_bench(
         "copy_bytes_per_second": bandwidth,
         "prompt_tokens": prompt_tokens,
         "answer_tokens": answer_tokens,
-        "versions": {name: version(name) for name in ("mistral-jax", "jax", "jaxlib", "flax")},
+        "versions": {"mistral-jax": __version__, **{name: version(name) for name in ("jax", "jaxlib", "flax")}},
         "timings": [asdict(timing) for timing in timings],
     }
     print(json.dumps(result) if as_json else _table(result, timings))

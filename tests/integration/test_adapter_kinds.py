@@ -128,9 +128,9 @@ def test_a_process_serves_an_adapter_over_a_gguf_file(files: Path, tmp_path: Pat
 @pytest.mark.parametrize(
     ("command", "message"),
     [
-        (("lora-mistral", "-m", "{base}", "--lora", "x={base}"), "has no adapter_model.safetensors"),
+        (("lora-mistral", "-m", "{base}", "--lora", "x={base}"), "has no adapter_config.json"),
         (("x-lora-mistral", "-m", "{base}", "-x", "{poet}"), "is no X-LoRA model"),
-        (("x-lora-mistral", "-m", "{base}", "-x", "{mixture}", "-o", "{base}/none.json"), "cannot read"),
+        (("x-lora-mistral", "-m", "{base}", "-x", "{mixture}", "-o", "{base}/none.json"), "there is no file"),
         (("lora-mistral", "-m", "{base}"), "--lora: no adapter is named"),
         (("x-lora-mistral", "--no-xlora-kv-cache", "--tgt-non-granular-index", "1"), "exclude each other"),
     ],
