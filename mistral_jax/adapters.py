@@ -19,7 +19,7 @@ from conversion.adapters.modules import PARTS, ModuleKey, parts_of
 from conversion.tensor_source import Array
 from mistral_jax.config import MistralConfig
 from mistral_jax.device import Device
-from mistral_jax.dot import LEAST_INNER, OUTER_MULTIPLE, storable_shape
+from mistral_jax.dot import storable_axis, storable_shape
 from mistral_jax.lora import PROJECTIONS, AdapterBank, LowRank, part_features
 from mistral_jax.quant.array import dense, padded
 
@@ -270,7 +270,7 @@ def _rank_rows(loras: Sequence[Factors], spare: int, spare_rank: int) -> int:
     """Rank rows for adapters and the room beside them: a number that products need no padding for."""
     wanted = sum(lora.rank for lora in loras) + spare * spare_rank
     # They are outputs of the product with A, and what the product with B sums over.
-    return max(-(-wanted // OUTER_MULTIPLE) * OUTER_MULTIPLE, LEAST_INNER)
+    return storable_axis(wanted)
 
 
 def _adapted_parts(loras: Sequence[Factors], spare: int) -> dict[str, tuple[str, ...]]:

@@ -16,10 +16,10 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-OUTER_MULTIPLE = 16
+_OUTER_MULTIPLE = 16
 """The number of outputs is a multiple of this. In float32 the outputs beyond a multiple of 8 have bits of their own; on processors
 with AMX so have fewer than 16 outputs in bfloat16."""
-LEAST_INNER, _WIDE = 32, 64
+_LEAST_INNER, _WIDE = 32, 64
 """Least number of terms in each output's sum where there are at least `_WIDE` outputs ..."""
 _LEAST_INNER_OF_FEW = 64
 """... and where there are fewer."""
@@ -27,8 +27,13 @@ _LEAST_INNER_OF_FEW = 64
 
 def storable_shape(outer: int, inner: int) -> tuple[int, int]:
     """The least shape, in each axis not smaller than [outer, inner], that `dot` takes."""
-    outer = -(-outer // OUTER_MULTIPLE) * OUTER_MULTIPLE
-    return outer, max(inner, LEAST_INNER if outer >= _WIDE else _LEAST_INNER_OF_FEW)
+    outer = -(-outer // _OUTER_MULTIPLE) * _OUTER_MULTIPLE
+    return outer, max(inner, _LEAST_INNER if outer >= _WIDE else _LEAST_INNER_OF_FEW)
+
+
+def storable_axis(size: int) -> int:
+    """The least length, not smaller than `size`, of an axis that is the outputs of one product and the terms of a wide one."""
+    return max(storable_shape(size, 1)[0], _LEAST_INNER)
 
 
 def dot(x: jax.Array, weight: jax.Array) -> jax.Array:

@@ -26,7 +26,7 @@ import jax
 import jax.numpy as jnp
 
 from mistral_jax.config import MistralConfig
-from mistral_jax.dot import LEAST_INNER, OUTER_MULTIPLE
+from mistral_jax.dot import storable_axis
 
 BLOCK = 128
 """Keys are read in blocks of this length; S is a multiple of it."""
@@ -77,7 +77,7 @@ class KVCache:
 
 def stored_head_dim(config: MistralConfig) -> int:
     """H of the cache: the model's, with zeros beside it where products need them."""
-    return max(-(-config.head_dim // OUTER_MULTIPLE) * OUTER_MULTIPLE, LEAST_INNER)
+    return storable_axis(config.head_dim)
 
 
 def layer_lengths(config: MistralConfig, *, length: int, chunk: int) -> list[int]:
