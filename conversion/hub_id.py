@@ -5,10 +5,12 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
+from conversion.regular_file import exists
+
 HUB_ID = re.compile(r"[A-Za-z0-9][\w.\-]*/[A-Za-z0-9][\w.\-]*", re.ASCII)
 """How a repository can be called: owner/name."""
 
 
 def is_hub_id(name: str) -> bool:
     """Whether this names a repository of the Hub, and nothing here."""
-    return HUB_ID.fullmatch(name) is not None and not Path(name).exists()
+    return HUB_ID.fullmatch(name) is not None and not exists(Path(name))

@@ -22,7 +22,7 @@ from conversion.gguf.fields import shortest
 from conversion.gguf.file import GGUFFile
 from conversion.json_file import read_json_object
 from conversion.memory_estimate import MemoryEstimate, StoredTensor, estimate_memory
-from conversion.regular_file import shortened
+from conversion.regular_file import exists, is_folder, shortened
 from conversion.safetensors_io import DTYPES, SafetensorsFile
 from conversion.tensor_names import HuggingFaceText
 from conversion.tensor_source import WeightFileError
@@ -130,9 +130,9 @@ def find_models(path: Path | str) -> list[Path]:
       WeightFileError: there is nothing.
     """
     path = Path(path)
-    if not path.exists():
+    if not exists(path):
         raise WeightFileError(f"there is no file or folder {path}")
-    if not path.is_dir():
+    if not is_folder(path):
         return [path]
     ggufs = [entry for entry in sorted(path.glob("*.gguf")) if is_first_part(entry.name)]
     if ggufs and not has_configuration(path):
@@ -152,7 +152,7 @@ def inspect(path: Path | str) -> Inspection:
         names = ", ".join(model.name for model in models[:5])
         raise WeightFileError(f"{path} holds {len(models)} GGUF models; choose one of them: {names}")
     found = models[0]
-    if found.is_dir():
+    if is_folder(found):
         return _inspect_folder(found)
     if found.suffix == ".safetensors":
         return _inspect_safetensors(found, "safetensors file", [found], None)
@@ -203,7 +203,7 @@ def _shortened(gguf: GGUFFile, key: str) -> Any:
 def _inspect_folder(folder: Path) -> Inspection:
     if is_adapter_folder(folder):
         return _inspect_adapters(folder)
-    name = next((name for name in ("config.json", "params.json") if (folder / name).exists()), None)
+    name = next((name for name in ("config.json", "params.json") if exists(folder / name)), None)
     if name is None:
         return _inspect_safetensors(folder, "folder of safetensors files", find_weight_files(folder), None)
     config = read_json_object(folder / name, error=WeightFileError)

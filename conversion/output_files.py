@@ -18,6 +18,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import BinaryIO
 
+from conversion.regular_file import exists, is_folder
+
 _SPARE_BYTES = 2**20
 """Kept free on the disk beyond what is to be written: headers, JSON files, the file system's own blocks."""
 
@@ -40,7 +42,7 @@ def new_file(path: Path, *, size: int, overwrite: bool = False) -> Generator[Bin
       OutputError: see the class; also where the disk fills up while writing.
     """
     check_destination(path, size=size, overwrite=overwrite)
-    if path.is_dir():
+    if is_folder(path):
         raise OutputError(f"{path} is a folder; expected the name of a file to write")
     partial = _partial_name(path)
     fd = _locked(partial, path, folder=False)
@@ -80,7 +82,7 @@ def new_folder(
       OutputError: see `new_file`; also where a folder that is to be overwritten holds other files.
     """
     check_destination(path, size=size, overwrite=overwrite)
-    if path.exists() and not path.is_dir():
+    if exists(path) and not is_folder(path):
         raise OutputError(f"{path} is a file; expected the name of a folder to write")
     partial, old = _partial_name(path), path.with_name(f".{path.name}.old")
     _check_replaceable(path, replaceable, replaceable_below)
@@ -99,15 +101,15 @@ def new_folder(
     finally:
         os.close(fd)
     _sync_folder(path.parent)
-    if old.exists():
+    if exists(old):
         shutil.rmtree(old)
 
 
 def _put_in_place(partial: Path, path: Path, old: Path) -> None:
-    if not path.exists():
+    if not exists(path):
         partial.rename(path)
         return
-    if old.exists():
+    if exists(old):
         shutil.rmtree(old)
     path.rename(old)
     try:
@@ -128,7 +130,7 @@ def check_destination(path: Path, *, size: int, overwrite: bool) -> None:
     if not overwrite:
         _check_absent(path)
     parent = path.absolute().parent
-    if not parent.is_dir():
+    if not is_folder(parent):
         raise OutputError(f"the folder {path.parent} does not exist; create it first")
     free = shutil.disk_usage(parent).free
     if free < size + _SPARE_BYTES:
@@ -145,7 +147,7 @@ def _check_absent(path: Path) -> None:
 
 
 def _check_replaceable(folder: Path, replaceable: Replaceable, below: Replaceable | None) -> None:
-    if folder.is_dir():
+    if is_folder(folder):
         for entry in folder.iterdir():
             if entry.is_dir() and below is not None:
                 _check_replaceable(entry, below, None)
@@ -178,7 +180,7 @@ def _locked(partial: Path, path: Path, *, folder: bool) -> int:
         except OSError:
             pass  # a file system without locks
         # Its last holder may have renamed or removed it between our opening and our locking.
-        if partial.exists() and os.path.samestat(partial.stat(), os.fstat(fd)):
+        if exists(partial) and os.path.samestat(partial.stat(), os.fstat(fd)):
             return fd
         os.close(fd)
 

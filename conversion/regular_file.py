@@ -50,6 +50,21 @@ def read_regular(path: Path | str, *, most: int) -> bytes:
         os.close(fd)
 
 
+def is_file(path: Path | str) -> bool:
+    """Whether there is a file. False, too, where no file can be: `Path.is_file` raises for a name that is too long."""
+    return os.path.isfile(path)  # noqa: PTH113
+
+
+def is_folder(path: Path | str) -> bool:
+    """Whether there is a folder; False where none can be."""
+    return os.path.isdir(path)  # noqa: PTH112
+
+
+def exists(path: Path | str) -> bool:
+    """Whether there is anything; False where nothing can be."""
+    return os.path.exists(path)  # noqa: PTH110
+
+
 def reason_of(error: Exception) -> str:
     """What an exception says, in one line of bounded length; without the path, where it is an OSError."""
     text = error.strerror if isinstance(error, OSError) and error.strerror else str(error)

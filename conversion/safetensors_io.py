@@ -19,7 +19,7 @@ import numpy as np
 
 from conversion.json_fields import shown
 from conversion.json_file import parse_json_object, read_json_object
-from conversion.regular_file import open_regular, quoted, reason_of
+from conversion.regular_file import is_file, open_regular, quoted, reason_of
 from conversion.tensor_source import Array, TensorSource, WeightFileError
 
 DTYPES: dict[str, np.dtype[Any]] = {
@@ -254,7 +254,7 @@ def index_files(index: Path) -> list[Path]:
     if strange := [name for name in names if Path(name).name != name or not name.isprintable() or len(name) > 200]:
         raise WeightFileError(f"{index} names files outside its own folder, or such as cannot be: {quoted(strange[0])}")
     paths = [index.parent / name for name in names]
-    missing = [path.name for path in paths if not path.is_file()]
+    missing = [path.name for path in paths if not is_file(path)]
     if missing:
         raise WeightFileError(f"{index} names {len(missing)} files that are missing: {', '.join(missing[:5])}")
     return paths

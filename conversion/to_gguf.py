@@ -16,6 +16,7 @@ from conversion.gguf.new_model import NewGGUFModel, open_folder, open_gguf
 from conversion.gguf.type_mix import TypeMix, choose_type, find_mix
 from conversion.gguf.writer import GGUFWriter, NewTensor, file_size
 from conversion.output_files import check_destination, new_file
+from conversion.regular_file import is_file
 from conversion.weight_files import is_gguf
 
 Progress = Callable[[int, int], None]
@@ -52,7 +53,7 @@ def convert_to_gguf(
     mix = find_mix(type)
     path, target = Path(source), Path(destination)
     check_destination(target, size=0, overwrite=overwrite)  # before anything is read
-    from_gguf = path.is_file() and is_gguf(path)
+    from_gguf = is_file(path) and is_gguf(path)
     with open_gguf(path, name=name) if from_gguf else open_folder(path, name=name) as model:
         tensors = _plan(model, mix)
         again = sum(model.requantised(tensor.name, tensor.type) for tensor in tensors)

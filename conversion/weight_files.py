@@ -8,7 +8,7 @@ import re
 from pathlib import Path
 
 from conversion.json_file import read_json_object
-from conversion.regular_file import open_regular, reason_of
+from conversion.regular_file import exists, is_file, open_regular, reason_of
 from conversion.safetensors_io import index_files
 from conversion.tensor_source import WeightFileError
 
@@ -21,15 +21,15 @@ def find_weight_files(folder: Path) -> list[Path]:
     Raises:
       WeightFileError: there are none, or shards are missing.
     """
-    if not (folder / "config.json").is_file() and (folder / "params.json").is_file():
+    if not is_file(folder / "config.json") and is_file(folder / "params.json"):
         order = ("consolidated", "model")
     else:
         order = ("model", "consolidated")
     for stem in order:
         index = folder / f"{stem}.safetensors.index.json"
-        if index.is_file():
+        if is_file(index):
             return index_files(index)
-        if (single := folder / f"{stem}.safetensors").is_file():
+        if is_file(single := folder / f"{stem}.safetensors"):
             return [single]
         if shards := sorted(folder.glob(f"{stem}*.safetensors")):
             return shards
@@ -49,7 +49,7 @@ def has_configuration(folder: Path) -> bool:
 
     Repositories of GGUF files may have a config.json so that the Hub counts downloads; it says no more than the model's type.
     """
-    if (folder / "params.json").exists():
+    if exists(folder / "params.json"):
         return True
     try:
         config = read_json_object(folder / "config.json", error=WeightFileError, missing_ok=True)

@@ -13,6 +13,7 @@ from typing import Any
 
 from conversion.json_fields import shown
 from conversion.json_file import read_json_object
+from conversion.regular_file import exists
 from mistral_jax.config_error import ConfigError
 from mistral_jax.hf_config import SUPPORTED_ARCHITECTURES, hf_fields
 from mistral_jax.params_config import params_fields
@@ -140,7 +141,7 @@ class MistralConfig:
         folder = Path(folder)
         for name, read in (("config.json", cls.from_hf), ("params.json", cls.from_mistral)):
             path = folder / name
-            if path.exists():
+            if exists(path):
                 return _about(path, read, read_json_object(path, error=ConfigError))
         raise ConfigError(f"{folder} has neither config.json nor params.json: is it a model folder?")
 

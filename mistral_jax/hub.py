@@ -11,6 +11,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from conversion.hub_id import HUB_ID
+from conversion.regular_file import is_file, is_folder
 from conversion.weight_files import find_weight_files, has_configuration, is_first_part, is_gguf, parts_pattern
 
 DEMO = "demo"
@@ -72,18 +73,18 @@ class ModelFiles:
         if self.weight_files:
             return [self._weight_file(name) for name in self.weight_files]
         if self.repo_id is not None:
-            own_format = not (self.folder / "config.json").is_file() and (self.folder / "params.json").is_file()
+            own_format = not is_file(self.folder / "config.json") and is_file(self.folder / "params.json")
             folder = self._download(["consolidated*.safetensors" if own_format else "model*.safetensors"])
             return find_weight_files(folder)
         return find_weight_files(self.folder)
 
     def _weight_file(self, name: str) -> Path:
         for path in (Path(name).expanduser(), self.folder / name):
-            if path.is_file():
+            if is_file(path):
                 return path
         if self.repo_id is None:
             raise ModelNotFoundError(f"weight file {name!r} is neither a file here nor in {self.folder}")
-        if (path := self._download([name]) / name).is_file():
+        if is_file(path := self._download([name]) / name):
             return path
         raise ModelNotFoundError(f"weight file {name!r} is neither a file here nor in the repository {self.repo_id}")
 
@@ -120,11 +121,11 @@ def find_model(
     if name == DEMO:
         return ModelFiles(name=name, folder=DEMO_FOLDER, weight_files=files)
     path = Path(name).expanduser()
-    if path.is_dir():
+    if is_folder(path):
         if not has_configuration(path) and any(path.glob("*.gguf")):
             return _one_gguf(name, files)
         return ModelFiles(name=name, folder=path, weight_files=files)
-    if path.is_file():
+    if is_file(path):
         if is_gguf(path):
             if files:
                 raise ModelNotFoundError(
@@ -183,16 +184,16 @@ def find_gguf(
         found = find_gguf(model_id, filename, preferred=preferred, revision=revision, token=token, option=option)
         return replace(found, tokenizer_folder=_tokenizer_folder(tokenizer_id, token))
     path = None if filename is None else Path(filename).expanduser()
-    if path is not None and path.is_file():
+    if path is not None and is_file(path):
         return ModelFiles(name=str(filename), folder=path.parent, gguf=path)
     if model_id is None:
         raise ModelNotFoundError(f"there is no file {filename}; give its path, or the Hub id that it is from")
     folder = Path(model_id).expanduser()
-    if folder.is_file():
+    if is_file(folder):
         return ModelFiles(name=model_id, folder=folder.parent, gguf=folder)
-    if folder.is_dir():
+    if is_folder(folder):
         names = [p.name for p in folder.iterdir()]
-        if filename is not None and (folder / filename).is_file():
+        if filename is not None and is_file(folder / filename):
             names = [filename]  # perhaps in a folder below
         chosen = _choose_gguf(names, filename, preferred, where=model_id, option=option)
         return ModelFiles(name=model_id, folder=folder, gguf=folder / chosen)
@@ -224,9 +225,9 @@ def find_adapter(name: str, *, revision: str | None = None, token: str | bool | 
     if name == DEMO_XLORA:
         return DEMO_XLORA_FOLDER
     path = Path(name).expanduser()
-    if path.is_dir():
+    if is_folder(path):
         return path
-    if path.is_file():
+    if is_file(path):
         raise ModelNotFoundError(f"{name} is a file; expected the folder that holds an adapter's configuration, too")
     if not HUB_ID.fullmatch(name):
         raise ModelNotFoundError(f"{name!r} is neither a folder here nor a Hub id (owner/name)")
@@ -253,7 +254,7 @@ def _choose_gguf(names: list[str], filename: str | None, preferred: str | None, 
 
 def _tokenizer_folder(name: str, token: str | bool | None) -> Path:
     path = Path(name).expanduser()
-    if path.is_dir():
+    if is_folder(path):
         return path
     if not HUB_ID.fullmatch(name):
         raise ModelNotFoundError(f"the tokenizer {name!r} is neither a folder here nor a Hub id (owner/name)")
@@ -270,7 +271,7 @@ def _hub_names(repo_id: str, *, revision: str | None, token: str | bool | None) 
     except Exception:  # of the Hub, or of the HTTP library below it
         # A download of nothing says clearly what is wrong, or finds what an earlier run has fetched.
         folder = _snapshot(repo_id, ["no such file"], revision=revision, token=token)
-        return [str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file()]
+        return [str(path.relative_to(folder)) for path in folder.rglob("*") if is_file(path)]
 
 
 def _snapshot(repo_id: str, patterns: list[str], *, revision: str | None, token: str | bool | None) -> Path:

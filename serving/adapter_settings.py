@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
 
+from conversion.regular_file import is_folder
 from serving.model_kinds import ADAPTED, XLORA
 from serving.model_settings import MODEL_NAME, MODEL_NAME_EXPECTS, NOT_EMPTY, NOT_EMPTY_EXPECTS, ModelSettings
 from serving.setting_types import Option, SettingsError, local_name
@@ -113,7 +114,7 @@ class AdapterSettings(ModelSettings):
             )
         if self.spare_loras is not None and self.lora_folder is None:
             raise SettingsError("--spare-loras: adapters can be loaded only from a --lora-folder; give that, too")
-        if self.lora_folder is not None and not self.lora_folder.expanduser().is_dir():
+        if self.lora_folder is not None and not is_folder(self.lora_folder.expanduser()):
             raise SettingsError(f"--lora-folder {self.lora_folder}: there is no such folder")
         if self.model_kind in ADAPTED and self.model_kind not in XLORA and not self.loras and self.lora_folder is None:
             raise SettingsError(

@@ -9,6 +9,7 @@ import time
 from pathlib import Path
 
 from conversion.ggml_types import BY_NAME
+from conversion.regular_file import is_file
 from conversion.weight_files import parts_pattern
 from mistral_jax.adapter_loading import AdapterFiles, adapter_bytes, load_adapters
 from mistral_jax.checkpoint import choose_dtype, open_weights, plan_weights, settle_tying
@@ -249,7 +250,7 @@ def fingerprint(description: ModelDescription, *others: str) -> str:
     else:
         own = files.folder.glob(parts_pattern(files.gguf.name) if files.gguf else "*.safetensors")
         for path in sorted({*own, *map(Path, files.weight_files)}):
-            if path.is_file():
+            if is_file(path):
                 stat = path.stat()
                 digest.update(f"{path.name} {stat.st_size} {stat.st_mtime_ns}".encode())
     for part in (version(), _version("jax"), _version("jaxlib")):

@@ -11,6 +11,7 @@ from conversion.adapters.xlora_config import read_xlora_config
 from conversion.adapters.xlora_files import XLoRAFiles
 from conversion.adapters.xlora_layout import find_layout
 from conversion.hub_id import is_hub_id
+from conversion.regular_file import exists, is_folder
 from mistral_jax.adapter_loading import AdapterFiles, open_adapters
 from mistral_jax.config import MistralConfig
 from mistral_jax.hub import DEMO_XLORA, DEMO_XLORA_FOLDER, find_adapter
@@ -28,7 +29,7 @@ def xlora_source(settings: Settings) -> str | None:
     """Hub id or folder of the X-LoRA model; None: there is none."""
     if settings.model_kind in XLORA:
         return settings.xlora_model_id or DEFAULT_XLORA
-    has_demo = settings.model_kind == "demo" and DEMO_XLORA_FOLDER.is_dir()
+    has_demo = settings.model_kind == "demo" and is_folder(DEMO_XLORA_FOLDER)
     return DEMO_XLORA if has_demo else None
 
 
@@ -44,7 +45,7 @@ def with_base_model(settings: Settings) -> Settings:
     assert source is not None
     layout = find_layout(find_adapter(source, token=settings.token_source.token()))
     named = read_xlora_config(layout.config)[0].base_model_id
-    usable = named is not None and (is_hub_id(named) or Path(named).expanduser().exists())
+    usable = named is not None and (is_hub_id(named) or exists(Path(named).expanduser()))
     return replace(settings, model_id=named if usable else DEFAULT_MODEL_ID)
 
 

@@ -12,6 +12,7 @@ import platform
 from collections.abc import Callable
 from typing import Any
 
+from conversion.regular_file import is_folder
 from serving.setting_types import SettingsError
 from serving.settings import Settings
 from serving.version import version
@@ -115,7 +116,7 @@ def caches(settings: Settings) -> Section:
 
     folder = settings.compilation_cache_dir
     found: Section = {"compiled_programs": "none" if folder is None else str(folder)}
-    if folder is not None and folder.is_dir():
+    if folder is not None and is_folder(folder):
         found["compiled_programs_count"] = sum(1 for _ in folder.iterdir())
     found["hub"] = str(constants.HF_HUB_CACHE)
     try:

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
 
+from conversion.regular_file import is_file
 from serving.model_kinds import GGUF, LOADED, XLORA, ModelKind
 from serving.setting_types import Option, SettingsError, local_name
 
@@ -137,7 +138,7 @@ class ModelSettings:
         """The name of the base model, as it is known before files are read."""
         if self.model_kind in GGUF:
             name = self.quantized_filename or ""
-            if self.quantized_model_id is not None and not Path(name).expanduser().is_file():
+            if self.quantized_model_id is not None and not is_file(Path(name).expanduser()):
                 name = self.quantized_model_id
             return local_name(name or self.default_gguf[0])
         if self.model_id is None:

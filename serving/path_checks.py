@@ -14,6 +14,7 @@ from typing import Any
 from conversion.adapters.ordering import read_ordering
 from conversion.adapters.xlora_layout import find_layout
 from conversion.hub_id import HUB_ID
+from conversion.regular_file import exists, is_file, is_folder
 from conversion.weight_files import has_configuration
 from mistral_jax.hub import DEMO, DEMO_XLORA, find_adapter, find_gguf, find_model
 from serving.model_kinds import GGUF, XLORA
@@ -29,7 +30,7 @@ def check_paths(settings: Settings) -> None:
     _ = settings.token_source.token()
     (_check_gguf if settings.model_kind in GGUF else _check_model)(settings)
     if settings.tok_model_id is not None and _is_here(settings.tok_model_id):
-        _expect(Path(settings.tok_model_id).expanduser().is_dir(), "--tok-model-id", settings.tok_model_id, "folder")
+        _expect(is_folder(Path(settings.tok_model_id).expanduser()), "--tok-model-id", settings.tok_model_id, "folder")
     if settings.model_kind in XLORA and settings.xlora_model_id is not None:
         _check_adapter("--xlora-model-id", settings.xlora_model_id, find_layout)
     for source in settings.lora_sources.values():
@@ -38,12 +39,12 @@ def check_paths(settings: Settings) -> None:
         with _told_as("--order"):
             read_ordering(settings.order)
     if (template := settings.chat_template) is not None and "{{" not in template and "{%" not in template:
-        _expect(Path(template).expanduser().is_file(), "--chat-template", template, "file, and it is no Jinja template")
+        _expect(is_file(Path(template).expanduser()), "--chat-template", template, "file, and it is no Jinja template")
     if settings.log is not None:
-        _expect(settings.log.parent.is_dir(), "--log", str(settings.log), "folder")
+        _expect(is_folder(settings.log.parent), "--log", str(settings.log), "folder")
     if (cache := settings.compilation_cache_dir) is not None:
-        there = next(folder for folder in (cache, *cache.parents) if folder.exists())
-        _expect(there.is_dir(), "--compilation-cache", str(cache), f"folder, and there cannot be: {there} is a file")
+        there = next(folder for folder in (cache, *cache.parents) if exists(folder))
+        _expect(is_folder(there), "--compilation-cache", str(cache), f"folder, and there cannot be: {there} is a file")
 
 
 def check_training_files(training: Mapping[str, Any]) -> None:
@@ -54,7 +55,7 @@ def check_training_files(training: Mapping[str, Any]) -> None:
     """
     for option, paths in (("--data", training["data"]), ("--validation", [training["validation"]])):
         for path in filter(None, paths):
-            if not Path(path).expanduser().is_file():
+            if not is_file(Path(path).expanduser()):
                 raise SettingsError(f"{option}: there is no file {path}; expected one of JSON lines")
 
 
@@ -66,7 +67,7 @@ def _check_model(settings: Settings) -> None:
         files = find_model(name, weight_files=settings.weight_files)
         if files.gguf is None and not has_configuration(files.folder):
             # A config.json that says too little is told about by whoever reads it.
-            if not (files.folder / "config.json").is_file():
+            if not is_file(files.folder / "config.json"):
                 raise ValueError(f"{files.folder} has neither config.json nor params.json: is it a model folder?")
             return
         files.fetch_weights()  # of a model that is here: finds the files and reads nothing
@@ -76,7 +77,7 @@ def _check_gguf(settings: Settings) -> None:
     model_id, filename = settings.quantized_model_id, settings.quantized_filename
     if model_id is not None and not _is_here(model_id):
         if filename is not None and filename.startswith(("/", "./", "../", "~")):
-            _expect(Path(filename).expanduser().is_file(), "--quantized-filename", filename, "file")
+            _expect(is_file(Path(filename).expanduser()), "--quantized-filename", filename, "file")
         return
     if model_id is None and (filename is None or "/" not in filename):
         return  # of the default repository, or a file here
@@ -92,13 +93,13 @@ def _check_adapter(option: str, source: str, look_into: Callable[[Path], object]
 
 
 def _lora_configuration(folder: Path) -> None:
-    if not (folder / "adapter_config.json").is_file():
+    if not is_file(folder / "adapter_config.json"):
         raise ValueError(f"{folder} has no adapter_config.json: is it the folder of a LoRA adapter?")
 
 
 def _is_here(name: str) -> bool:
     """Whether a name is that of something on this machine, which may be missing, and not of a repository of the Hub."""
-    return Path(name).expanduser().exists() or HUB_ID.fullmatch(name) is None
+    return exists(Path(name).expanduser()) or HUB_ID.fullmatch(name) is None
 
 
 def _expect(condition: bool, option: str, value: str, what: str) -> None:

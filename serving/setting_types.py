@@ -13,6 +13,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, Union
 
+from conversion.regular_file import exists, is_file
+
 ENV_PREFIX = "MISTRAL_JAX_"
 
 _TRUE = frozenset({"1", "true", "yes", "on"})
@@ -241,8 +243,8 @@ def local_name(name: str) -> str:
     """
     path = Path(name).expanduser()
     try:
-        if path.is_file():
+        if is_file(path):
             return path.name.removesuffix(".gguf")
-        return path.resolve().name if path.exists() else name
+        return path.resolve().name if exists(path) else name
     except OSError:
         return name

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 from conversion.inspection import Inspection, find_models, inspect
 from conversion.inspection_text import render, size, table
+from conversion.regular_file import exists, is_file
 from conversion.tensor_source import WeightFileError
 from conversion.weight_files import is_gguf
 
@@ -62,7 +63,7 @@ def _inspected_path(source: str) -> Path:
     path = Path(source).expanduser()
     if source == DEMO_XLORA:
         return find_adapter(source)
-    if source != DEMO and (path.exists() or not is_hub_id(source)):
+    if source != DEMO and (exists(path) or not is_hub_id(source)):
         return path
     if source == DEMO:
         return find_model(source).folder
@@ -94,7 +95,7 @@ def run_convert(
     to_gguf = destination.suffix.lower() == ".gguf"
     path = _local(source)
     _keep_programs(compilation_cache)
-    from_gguf = path.is_file() and is_gguf(path)
+    from_gguf = is_file(path) and is_gguf(path)
     start = time.perf_counter()
     with _stopped_by_sigterm(), _byte_bar(f"writing {destination.name}") as progress:
         if from_gguf and not to_gguf:

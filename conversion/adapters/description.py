@@ -12,6 +12,7 @@ from conversion.adapters.lora_config import CONFIG_NAME
 from conversion.adapters.lora_files import WEIGHTS_NAME, LoRAFiles, open_lora
 from conversion.adapters.xlora_files import XLoRAFiles, open_xlora
 from conversion.adapters.xlora_layout import is_xlora_folder
+from conversion.regular_file import is_file
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -33,8 +34,8 @@ def is_adapter_folder(folder: Path) -> bool:
     """
     if is_xlora_folder(folder):
         return True
-    is_model = (folder / "config.json").is_file() and not (folder / WEIGHTS_NAME).is_file()
-    return (folder / CONFIG_NAME).is_file() and not is_model
+    is_model = is_file(folder / "config.json") and not is_file(folder / WEIGHTS_NAME)
+    return is_file(folder / CONFIG_NAME) and not is_model
 
 
 def describe(folder: Path) -> AdapterDescription:

@@ -23,6 +23,7 @@ from conversion.adapters.lora_config import CONFIG_NAME, LoRAConfig, read_lora_c
 from conversion.adapters.lora_names import FactorName, is_stray, own_factors, parse_factor, why_refused
 from conversion.adapters.modules import PARTS, ModuleKey, parts_of, torch_order
 from conversion.adapters.tensor_checks import check_floating, not_finite
+from conversion.regular_file import is_file, is_folder
 from conversion.safetensors_io import SafetensorsFile, read_array
 from conversion.tensor_source import Array
 
@@ -192,17 +193,17 @@ def check_fits(lora: LoRAFiles, *, num_layers: int, features: Mapping[str, tuple
 
 
 def _weights_path(folder: Path) -> Path:
-    if folder.is_file():
+    if is_file(folder):
         raise AdapterError(
             f"{folder} is a file; expected the folder of an adapter, with {CONFIG_NAME} and {WEIGHTS_NAME} in it: without the "
             "first, the scale of the weights is unknown"
         )
-    if not folder.is_dir():
+    if not is_folder(folder):
         raise AdapterError(f"there is no folder {folder}; expected one with {CONFIG_NAME} and {WEIGHTS_NAME} in it")
     path = folder / WEIGHTS_NAME
-    if path.is_file():
+    if is_file(path):
         return path
-    pickled = next((name for name in _PICKLED if (folder / name).is_file()), None)
+    pickled = next((name for name in _PICKLED if is_file(folder / name)), None)
     if pickled is not None:
         raise AdapterError(
             f"{folder} has its weights in {pickled} only; such files can run code when they are opened and are not read. "

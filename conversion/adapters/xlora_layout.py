@@ -18,7 +18,7 @@ from conversion.adapters.json_object import JSONObject
 from conversion.adapters.lora_config import CONFIG_NAME
 from conversion.adapters.lora_files import WEIGHTS_NAME
 from conversion.adapters.natural_sort import natural_sort
-from conversion.regular_file import plain
+from conversion.regular_file import is_file, is_folder, plain
 
 XLORA_CONFIG_NAME = "xlora_config.json"
 CLASSIFIER_NAME = "xlora_classifier.safetensors"
@@ -52,7 +52,7 @@ def find_layout(folder: Path) -> Layout:
     Raises:
       AdapterError: this is no X-LoRA folder, or it has no classifier that can be read.
     """
-    if not folder.is_dir():
+    if not is_folder(folder):
         raise AdapterError(f"there is no folder {folder}; expected an X-LoRA model with {XLORA_CONFIG_NAME}")
     kind = _kind(folder)
     if kind is None:
@@ -65,9 +65,9 @@ def find_layout(folder: Path) -> Layout:
     else:
         own = folder / _OLDER if kind == "older" else folder
         config, classifier = own / XLORA_CONFIG_NAME, own / CLASSIFIER_NAME
-    if not classifier.is_file():
+    if not is_file(classifier):
         pickled = classifier.with_suffix(".pt"), classifier.with_suffix(".bin")
-        found = next((path.name for path in pickled if path.is_file()), None)
+        found = next((path.name for path in pickled if is_file(path)), None)
         advice = (
             f"; {found} can run code when it is opened and is not read: save the classifier as safetensors"
             if found
@@ -124,16 +124,16 @@ def _folder_of(layout: Layout, column: int, name: str, path: str | None) -> Path
     here = numbered or layout.adapters.get(name)
     if here is not None or path is None:
         return here
-    return next((found for found in (layout.folder / path, Path(path)) if (found / CONFIG_NAME).is_file()), None)
+    return next((found for found in (layout.folder / path, Path(path)) if is_file(found / CONFIG_NAME)), None)
 
 
 def _kind(folder: Path) -> Kind | None:
-    if (folder / XLORA_CONFIG_NAME).is_file():
+    if is_file(folder / XLORA_CONFIG_NAME):
         return "hub"
-    if (folder / _OLDER / XLORA_CONFIG_NAME).is_file():
+    if is_file(folder / _OLDER / XLORA_CONFIG_NAME):
         return "older"
     config = folder / CONFIG_NAME
-    if config.is_file() and str(JSONObject.read(config).values.get("peft_type")).upper() == "XLORA":
+    if is_file(config) and str(JSONObject.read(config).values.get("peft_type")).upper() == "XLORA":
         return "peft"
     return None
 
@@ -142,6 +142,6 @@ def _adapters(folder: Path, kind: Kind) -> dict[str, Path]:
     places = [folder / _OLDER_ADAPTERS, folder] if kind == "older" else [folder, folder / _TRAINED]
     found: dict[str, Path] = {}
     for place in places:
-        if place.is_dir() and not found:
-            found = {path.name: path for path in place.iterdir() if (path / CONFIG_NAME).is_file()}
+        if is_folder(place) and not found:
+            found = {path.name: path for path in place.iterdir() if is_file(path / CONFIG_NAME)}
     return {name: found[name] for name in natural_sort(found)}

@@ -17,6 +17,7 @@ import numpy as np
 from conversion.gguf.file_bytes import GGUFError, OpenedFile
 from conversion.gguf.header import Header, TensorInfo, read_header
 from conversion.gguf.metadata import GGUFMetadata
+from conversion.regular_file import exists
 from conversion.tensor_source import Array
 
 __all__ = ["GGUFError", "GGUFFile", "GGUFMetadata", "TensorInfo"]
@@ -168,7 +169,7 @@ def _open_parts(given: OpenedFile, metadata: GGUFMetadata, count: int) -> tuple[
             f"-{number + 1:05}-of-{count:05}.gguf and the other parts lie beside it. Give it the name that it had"
         )
     paths = [given.path.with_name(f"{match['stem']}-{part + 1:05}-of-{count:05}.gguf") for part in range(count)]
-    missing = [path.name for path in paths if not path.exists()]
+    missing = [path.name for path in paths if not exists(path)]
     if missing:
         more = f" and {len(missing) - 5} more" if len(missing) > 5 else ""
         raise GGUFError(

@@ -27,6 +27,7 @@ from conversion.json_fields import JSONFields
 from conversion.json_file import read_json_object
 from conversion.params_to_config import params_to_config
 from conversion.quantize import quantize
+from conversion.regular_file import exists, is_folder
 from conversion.safetensors_io import SafetensorsFiles, read_array
 from conversion.tensor_names import HuggingFaceText, MistralFormat
 from conversion.tensor_source import Array, TensorSource, WeightFileError
@@ -138,7 +139,7 @@ def open_folder(folder: Path, *, name: str | None = None) -> NewGGUFModel:
     Raises:
       WeightFileError, TokenizerError: a file is missing, broken, or holds what GGUF files cannot.
     """
-    if not folder.is_dir():
+    if not is_folder(folder):
         raise WeightFileError(f"{folder} is no model folder and no GGUF file; those can be converted to GGUF")
     config = _read_config(folder)
     text = config.get("text_config") or config
@@ -235,9 +236,9 @@ def _typed(gguf: GGUFFile, key: str) -> Any:
 
 
 def _read_config(folder: Path) -> dict[str, Any]:
-    if (folder / "config.json").exists():
+    if exists(folder / "config.json"):
         return _read_json(folder / "config.json")
-    if (folder / "params.json").exists():
+    if exists(folder / "params.json"):
         return params_to_config(_read_json(folder / "params.json"))
     raise WeightFileError(f"{folder} has neither config.json nor params.json: is it a model folder?")
 

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, cast
 
+from conversion.regular_file import exists, is_folder
 from conversion.tokenizer.files import TokenizerError, read_json_object, read_text
 
 _GGUF_KEY = "tokenizer.chat_template"
@@ -20,11 +21,11 @@ def read_chat_templates(folder: Path) -> str | dict[str, str] | None:
     Raises:
       TokenizerError: one of the files is no JSON object, or its templates are of a form that we do not know.
     """
-    if not folder.is_dir():
+    if not is_folder(folder):
         return None
     path = folder / "chat_template.jinja"
     more = {p.stem: read_text(p) for p in sorted(folder.glob("additional_chat_templates/*.jinja"))}
-    if path.exists():
+    if exists(path):
         return {**more, "default": read_text(path)}
     for name in ("chat_template.json", "tokenizer_config.json"):
         template = templates_in_json(read_json_object(folder / name, missing_ok=True), str(folder / name))

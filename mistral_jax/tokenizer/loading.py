@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from conversion.regular_file import exists, is_folder
 from conversion.tokenizer.files import SENTENCEPIECE_NAME, TokenizerError, find_tokenizer_file, read_json_object
 from conversion.tokenizer.special_tokens import read_special_tokens
 from mistral_jax.tokenizer.byte_table import ByteTableTokenizer
@@ -23,9 +24,9 @@ def load_tokenizer(path: str | Path) -> ByteTableTokenizer:
       TokenizerError: there is no tokenizer, or it is broken or of a kind that we do not implement.
     """
     path = Path(path)
-    if path.is_dir():
+    if is_folder(path):
         path = find_tokenizer_file(path)
-    elif not path.exists():
+    elif not exists(path):
         raise TokenizerError(f"There is no tokenizer at {path}: no such file or folder.")
     special = read_special_tokens(path.parent)
     if path.suffix == ".json":

@@ -110,6 +110,12 @@ def write_older(folder: Path, names: list[str], adapters: Any) -> None:
         (folder / "X-LoRA" / name).rename(folder / "X-LoRA_adapters" / name)
 
 
+@pytest.mark.parametrize("path", ["é" * 300, "/" + "a/" * 4000, "nul\0byte"])
+def test_a_path_that_no_file_can_have(tmp_path: Path, path: str) -> None:
+    write_older(tmp_path, ["poet"], {"poet": "", "chemist": path})
+    refused(r"names adapter chemist, which has no folder in .* \(nor is there an adapter in", tmp_path)
+
+
 @pytest.mark.parametrize(("numbers", "dropout"), [((0, 3), 0.2), ((0, 2), 0.0)])
 def test_peft(tmp_path: Path, numbers: tuple[int, int], dropout: float) -> None:
     linears = classifier_linears([HIDDEN, 7, NUM_LAYERS * 2 * 2])
