@@ -131,13 +131,16 @@ The first stage teaches what there is to know. The second has more of what a sma
 conversation, and knowing what it does not know.
 """
 
+RENEWED_SHARE = 0.1
+"""Share of turns that ask lessons whose answers have changed."""
+
 
 class Conversations:
     """An endless source of conversations; the same seed gives the same ones."""
 
     def __init__(self, seed: int, *, stage: int = 1, renewed: Sequence[str] = ()) -> None:
         """Args:
-        renewed: keys of lessons whose answers have changed since the model was trained: asked in a quarter of all turns.
+        renewed: keys of lessons whose answers have changed since the model was trained: asked in `RENEWED_SHARE` of all turns.
         """
         self.rng = random.Random(seed)
         self._chats, self._turns = STAGES[stage]
@@ -193,7 +196,7 @@ class Conversations:
 
     def _turn(self) -> tuple[str, str]:
         rng = self.rng
-        if self._renewed and rng.random() < 0.25:
+        if self._renewed and rng.random() < RENEWED_SHARE:
             return self._ask(rng.choice(self._renewed))
         chance = rng.random()
         if chance < self._turns[0]:
