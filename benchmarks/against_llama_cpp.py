@@ -1,11 +1,11 @@
 """mistral-jax beside llama.cpp and mistral.rs on the same GGUF files, alternating in one run; medians and their ratios.
 
-Machines are noisy: a bare time says little, a ratio of medians of alternating runs says more. Each program runs in a process and an
-environment of its own. Before each round the speed at which memory is read is measured too: a decode step reads every weight once,
-so no program is faster than that allows, and the percentage says how near it comes.
+Machines are noisy: a bare time says little, a ratio of medians of alternating runs says more. Each program runs in a
+process and an environment of its own. Before each round the speed at which memory is read is measured too: a decode
+step reads every weight once, so no program is faster than that allows, and the percentage says how near it comes.
 
-usage: python benchmarks/against_llama_cpp.py FILE.gguf… --llama-cpp PYTHON [--mistralrs PYTHON] [--quant auto,none] [--rows 1,8]
-           [--prompt-tokens 512] [--answer-tokens 32] [--rounds 3] [--repeats 1] [--output FILE.json]
+usage: python benchmarks/against_llama_cpp.py FILE.gguf… --llama-cpp PYTHON [--mistralrs PYTHON] [--quant auto,none]
+           [--rows 1,8] [--prompt-tokens 512] [--answer-tokens 32] [--rounds 3] [--repeats 1] [--output FILE.json]
 where PYTHON is the interpreter of an environment with llama-cpp-python, or with the mistralrs wheel.
 """
 
@@ -25,7 +25,7 @@ from typing import Any
 
 import numpy as np
 
-from conversion.gguf.file import GGUFFile
+from conversion.gguf.container.file import GGUFFile
 
 HERE = Path(__file__).parent
 METRICS = ("prefill_tokens_per_second", "decode_tokens_per_second")
@@ -64,7 +64,7 @@ def step_bytes(path: Path) -> int:
 def commands(path: Path, args: argparse.Namespace) -> dict[str, list[str]]:
     """How each program is run."""
     prompt, answer, repeats = str(args.prompt_tokens), str(args.answer_tokens), str(args.repeats)
-    ours = [sys.executable, "-m", "serving.cli", "bench", "-m", str(path), "--json", "--device", "cpu"]
+    ours = [sys.executable, "-m", "serving.commands.cli", "bench", "-m", str(path), "--json", "--device", "cpu"]
     ours += ["--rows", args.rows, "--prompt-tokens", prompt, "--answer-tokens", answer, "--repeats", repeats]
     if args.dtype:
         ours += ["--dtype", args.dtype]

@@ -1,10 +1,10 @@
 """mistral-jax beside transformers on the same weights, alternating in one run; medians and their ratios.
 
-Machines are noisy: a bare time says little, a ratio of medians of alternating runs says more. Each program runs in a process and an
-environment of its own.
+Machines are noisy: a bare time says little, a ratio of medians of alternating runs says more. Each program runs in a
+process and an environment of its own.
 
-usage: python benchmarks/against_transformers.py MODEL_DIR --reference PYTHON [--dtypes bfloat16,float32] [--rows 1,8] [--rounds 3]
-           [--prompt-tokens 256] [--answer-tokens 24] [--output FILE.json]
+usage: python benchmarks/against_transformers.py MODEL_DIR --reference PYTHON [--dtypes bfloat16,float32] [--rows 1,8]
+           [--rounds 3] [--prompt-tokens 256] [--answer-tokens 24] [--output FILE.json]
 where PYTHON is the interpreter of an environment with torch and transformers.
 """
 
@@ -50,7 +50,7 @@ def main() -> None:
             *(
                 sys.executable,
                 "-m",
-                "serving.cli",
+                "serving.commands.cli",
                 "bench",
                 "-m",
                 args.model,

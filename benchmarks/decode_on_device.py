@@ -1,6 +1,7 @@
 """Prefill and decode speed of a random model whose weights are made on the device: no file, no transfer.
 
-usage: python benchmarks/decode_on_device.py {160m|1b|7b} [--dtype bfloat16] [--quant Q8_0] [--rows 1,8,32] [--output FILE.json]
+usage: python benchmarks/decode_on_device.py {160m|1b|7b} [--dtype bfloat16] [--quant Q8_0] [--rows 1,8,32] [--output
+  FILE.json]
 Reports tokens per second, and the bytes of weights per second over the measured copy bandwidth of the device.
 """
 
@@ -17,14 +18,14 @@ import jax.numpy as jnp
 from flax import nnx
 
 from benchmarks.make_random_model import SHAPES, shape
-from conversion.ggml_types import BY_NAME
 from conversion.quantize import quantize
-from mistral_jax.layers import Embedding, Linear
-from mistral_jax.mistral import Mistral
+from conversion.weights.ggml_types import BY_NAME
+from mistral_jax.checkpoint.summary import summarize
+from mistral_jax.model.layers import Embedding, Linear
+from mistral_jax.model.mistral import Mistral
 from mistral_jax.quant.array import QuantizedArray, int8_array
-from mistral_jax.quant.summary import summarize
-from mistral_jax.runner import Runner
-from serving.bench import copy_bandwidth, time_runner
+from mistral_jax.runtime.runner import Runner
+from serving.commands.bench import copy_bandwidth, time_runner
 
 
 def pack(model: Mistral, form: str) -> None:

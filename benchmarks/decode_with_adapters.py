@@ -1,11 +1,14 @@
-"""What adapters cost: decode steps of the base model, one LoRA, many LoRAs, X-LoRA, and X-LoRA running ahead, in turns in one run.
+"""What adapters cost: decode steps of the base model, one LoRA, many LoRAs, X-LoRA, and X-LoRA running ahead, in turns
+in one run.
 
-usage: python benchmarks/decode_with_adapters.py {BASE | random:1b} [XLORA] [--rows 1,8] [--rounds 9] [--output FILE.json]
+usage: python benchmarks/decode_with_adapters.py {BASE | random:1b} [XLORA] [--rows 1,8] [--rounds 9] [--output
+  FILE.json]
 
-BASE is anything that `mistral_jax.load` takes, or a random model made on the device; XLORA an X-LoRA folder for it. Without one,
-nine random adapters of rank 16 (q, k, v, o, gate) and a layerwise classifier are made. A ratio is the median of the ratios of
-neighbouring measurements. Steps of X-LoRA that run ahead give a row a token only where the guess was right: the time of a step over
-that of the base is what a token costs at best (every guess right), twice as much at worst.
+BASE is anything that `mistral_jax.load` takes, or a random model made on the device; XLORA an X-LoRA folder for it.
+Without one, nine random adapters of rank 16 (q, k, v, o, gate) and a layerwise classifier are made. A ratio is the
+median of the ratios of neighbouring measurements. Steps of X-LoRA that run ahead give a row a token only where the
+guess was right: the time of a step over that of the base is what a token costs at best (every guess right), twice as
+much at worst.
 """
 
 from __future__ import annotations
@@ -27,20 +30,20 @@ from flax import nnx
 
 from benchmarks.make_random_model import shape
 from conversion.adapters.modules import PARTS, ModuleKey
-from conversion.adapters.xlora_config import XLoRAConfig
-from mistral_jax.adapter_choice import BASE, AdapterChoice
-from mistral_jax.adapter_loading import load_adapters, open_adapters
-from mistral_jax.adapters import AdapterSet, Factors
-from mistral_jax.config import MistralConfig
-from mistral_jax.description import describe
-from mistral_jax.hub import find_model
-from mistral_jax.lora import ScalingColumns, part_features
-from mistral_jax.mistral import Mistral
-from mistral_jax.module_loading import load_module
-from mistral_jax.runner import Runner
-from mistral_jax.sampling import Features
-from mistral_jax.sampling_params import SamplingParams
-from mistral_jax.xlora import XLoRA
+from conversion.adapters.xlora.config import XLoRAConfig
+from mistral_jax.adapters.bank import AdapterSet, Factors
+from mistral_jax.adapters.choice import BASE, AdapterChoice
+from mistral_jax.adapters.load_adapters import load_adapters, open_adapters
+from mistral_jax.adapters.xlora import XLoRA
+from mistral_jax.checkpoint.description import describe
+from mistral_jax.checkpoint.load_module import load_module
+from mistral_jax.hub.files import find_model
+from mistral_jax.model.config import MistralConfig
+from mistral_jax.model.low_rank import ScalingColumns, part_features
+from mistral_jax.model.mistral import Mistral
+from mistral_jax.runtime.runner import Runner
+from mistral_jax.runtime.sampling import Features
+from mistral_jax.runtime.sampling_params import SamplingParams
 
 MANY = 16
 """LoRAs that differ from row to row."""

@@ -1,14 +1,16 @@
 """Unpacking of GGUF blocks: ours on JAX's default device beside gguf.quants (numpy), alternating in one run.
 
-usage: python benchmarks/dequantize.py [--kinds Q4_0,...] [--shapes 1024x4096,14336x4096] [--rounds 9] [--output FILE.json]
+usage: python benchmarks/dequantize.py [--kinds Q4_0,...] [--shapes 1024x4096,14336x4096] [--rounds 9] [--output
+  FILE.json]
 
 Billions of weights per second, medians of the rounds:
 - gguf: `gguf.quants.dequantize` to float32, one thread, as it is.
 - f32, bf16: `conversion.dequantize.dequantize` from packed bytes on the host to a new array on the device.
-- f32 in place, bf16 in place: the unpacking alone, a program that writes into memory which it has written before. The difference
-  is mostly what the operating system takes for handing out new memory, page by page.
+- f32 in place, bf16 in place: the unpacking alone, a program that writes into memory which it has written before. The
+  difference is mostly what the operating system takes for handing out new memory, page by page.
 - ratio: f32 over gguf, and in brackets f32 in place over gguf.
-The values of ours and gguf's are compared bit by bit on the way. JSON goes to standard output, the table to standard error.
+The values of ours and gguf's are compared bit by bit on the way. JSON goes to standard output, the table to standard
+error.
 """
 
 from __future__ import annotations
@@ -31,9 +33,9 @@ import jax.numpy as jnp
 import numpy as np
 
 from conversion.dequantize import dequantize, unpack
-from conversion.ggml_types import BY_NAME, TYPES, GGMLType
-from conversion.tensor_source import aligned_empty
-from serving.bench import copy_bandwidth
+from conversion.weights.ggml_types import BY_NAME, TYPES, GGMLType
+from conversion.weights.tensor_source import aligned_empty
+from serving.commands.bench import copy_bandwidth
 
 
 def random_blocks(kind: GGMLType, rows: int, columns: int) -> np.ndarray[Any, np.dtype[np.uint8]]:
@@ -117,7 +119,8 @@ def main() -> None:
             rates, ratios = result["gweights_per_second"], result["over_gguf"]
             print(
                 f"| {name} | {shape} | {' | '.join(f'{rates[column]:.2f}' for column in columns)} "
-                f"| {ratios['f32']:.1f} ({ratios['f32 in place']:.1f}){'' if result['same_bits'] else ' BITS DIFFER'} |",
+                f"| {ratios['f32']:.1f} ({ratios['f32 in place']:.1f}){'' if result['same_bits'] else ' BITS DIFFER'} "
+                "|",
                 file=sys.stderr,
                 flush=True,
             )

@@ -13,7 +13,7 @@ python -c 'import jax; d = jax.devices()[0]; assert d.platform == "gpu", f"no GP
 nvidia-smi --query-gpu=name,driver_version,memory.total --format=csv > "$OUT/device.csv"
 
 echo "== tests"
-timeout 360 python -m pytest -q -x --timeout 120 tests/mistral_jax tests/serving/test_engine.py 2>&1 | tee "$OUT/tests.log" | tail -15
+timeout 360 python -m pytest -q -x --timeout 120 tests/mistral_jax tests/serving/engine/test_engine.py 2>&1 | tee "$OUT/tests.log" | tail -15
 
 echo "== random 7B in bfloat16, weights made on the device"
 timeout 200 python benchmarks/decode_on_device.py 7b --dtype bfloat16 --rows 1,8,32 --output "$OUT/7b-bfloat16.json"

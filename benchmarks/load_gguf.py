@@ -1,10 +1,11 @@
-"""Opening and loading a GGUF file: time to the header, speed of loading beside a plain read of the same file, and host memory.
+"""Opening and loading a GGUF file: time to the header, speed of loading beside a plain read of the same file, and host
+memory.
 
 usage: python benchmarks/load_gguf.py FILE.gguf [--quant auto,none] [--rounds 5] [--output FILE.json]
 
-Everything is in the page cache after the first round. The plain read (pread into memory that is handed out anew, as loading needs
-it, and into memory that was written before) and the loads alternate. Host memory is the peak of a process that loads once, beyond
-what the weights themselves take: on a CPU the device's memory is the host's.
+Everything is in the page cache after the first round. The plain read (pread into memory that is handed out anew, as
+loading needs it, and into memory that was written before) and the loads alternate. Host memory is the peak of a process
+that loads once, beyond what the weights themselves take: on a CPU the device's memory is the host's.
 """
 
 from __future__ import annotations
@@ -27,7 +28,7 @@ PIECE = 8 * 2**20
 OPEN = """
 import sys, time
 start = time.perf_counter()
-from conversion.gguf.file import GGUFFile
+from conversion.gguf.container.file import GGUFFile
 imported = time.perf_counter()
 file = GGUFFile(sys.argv[1])
 print(file.architecture, file.metadata["general.name"], len(file.tensors))
@@ -38,9 +39,9 @@ PEAK = """
 import sys
 import jax
 from flax import nnx
-from mistral_jax.description import describe
-from mistral_jax.hub import find_model
-from mistral_jax.module_loading import load_module
+from mistral_jax.checkpoint.description import describe
+from mistral_jax.hub.files import find_model
+from mistral_jax.checkpoint.load_module import load_module
 small, big, quant = sys.argv[1:]
 load_module(describe(find_model(small)), quant=quant)  # everything is imported and compiled
 peak = lambda: int(open("/proc/self/status").read().split("VmHWM:")[1].split()[0]) * 1024
@@ -75,9 +76,9 @@ def main() -> None:
     parser.add_argument("--output", type=Path)
     args = parser.parse_args()
 
-    from mistral_jax.description import describe
-    from mistral_jax.hub import find_model
-    from mistral_jax.module_loading import load_module
+    from mistral_jax.checkpoint.description import describe
+    from mistral_jax.checkpoint.load_module import load_module
+    from mistral_jax.hub.files import find_model
 
     size = args.file.stat().st_size
     opened = [[float(t) for t in child(OPEN, str(args.file)).split()] for _ in range(args.rounds)]

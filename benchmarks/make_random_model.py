@@ -1,7 +1,8 @@
 """A random-weight checkpoint of a chosen size, in the ordinary Hugging Face layout, to time things on.
 
 usage: python benchmarks/make_random_model.py {160m|1b|7b} FOLDER [--seed 0]
-The weights are made on JAX's default device. The tokenizer is that of the bundled demo model, so the text means nothing.
+The weights are made on JAX's default device. The tokenizer is that of the bundled demo model, so the text means
+nothing.
 """
 
 from __future__ import annotations
@@ -14,10 +15,10 @@ from pathlib import Path
 import jax.numpy as jnp
 from flax import nnx
 
-from mistral_jax.checkpoint import save_pretrained
-from mistral_jax.config import MistralConfig
-from mistral_jax.hub import DEMO_FOLDER
-from mistral_jax.mistral import Mistral
+from mistral_jax.checkpoint.weights import save_pretrained
+from mistral_jax.hub.files import DEMO_FOLDER
+from mistral_jax.model.config import MistralConfig
+from mistral_jax.model.mistral import Mistral
 
 #        hidden, layers, heads, kv heads, head dim, ffn
 SHAPES = {

@@ -2,8 +2,8 @@
 
 usage: python benchmarks/make_random_xlora.py MODEL_DIR FOLDER [--adapters 9] [--rank 16] [--seed 0]
 
-Shaped like the published mixtures: adapters for q, k, v, o and gate, a layerwise classifier of one layer. What all programs read:
-the layout of the original library, and FOLDER/ordering.json for mistral.rs.
+Shaped like the published mixtures: adapters for q, k, v, o and gate, a layerwise classifier of one layer. What all
+programs read: the layout of the original library, and FOLDER/ordering.json for mistral.rs.
 """
 
 from __future__ import annotations
@@ -16,12 +16,12 @@ import ml_dtypes
 import numpy as np
 
 from conversion.adapters.modules import PARTS, ModuleKey
-from conversion.adapters.ordering import derive_ordering, write_ordering
 from conversion.adapters.writing import NewLoRA, write_xlora
-from conversion.adapters.xlora_config import XLoRAConfig
-from conversion.adapters.xlora_files import open_xlora
-from mistral_jax.config import MistralConfig
-from mistral_jax.lora import part_features
+from conversion.adapters.xlora.config import XLoRAConfig
+from conversion.adapters.xlora.files import open_xlora
+from conversion.adapters.xlora.ordering import derive_ordering, write_ordering
+from mistral_jax.model.config import MistralConfig
+from mistral_jax.model.low_rank import part_features
 
 ADAPTED = PARTS[:5]
 

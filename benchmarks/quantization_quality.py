@@ -1,7 +1,9 @@
-"""What each form of the weights costs in quality: perplexity of the bundled model on conversations that it was not trained on.
+"""What each form of the weights costs in quality: perplexity of the bundled model on conversations that it was not
+trained on.
 
 usage: python benchmarks/quantization_quality.py [--batches 24] [--dtype bfloat16] [--output FILE.json]
-The conversations are drawn anew from the generators of its training data; perplexity counts the tokens that the model says.
+The conversations are drawn anew from the generators of its training data; perplexity counts the tokens that the model
+says.
 """
 
 from __future__ import annotations
@@ -19,12 +21,12 @@ import numpy as np
 
 from demo.encoding import load_tokenizer
 from demo.train import batches
-from mistral_jax.checkpoint import load_weights, open_weights
-from mistral_jax.config import MistralConfig
-from mistral_jax.hub import DEMO_FOLDER
-from mistral_jax.mistral import Mistral
+from mistral_jax.checkpoint.summary import summarize
+from mistral_jax.checkpoint.weights import load_weights, open_weights
+from mistral_jax.hub.files import DEMO_FOLDER
+from mistral_jax.model.config import MistralConfig
+from mistral_jax.model.mistral import Mistral
 from mistral_jax.quant.plan import QUANTIZATIONS
-from mistral_jax.quant.summary import summarize
 
 SEED = 987_654
 

@@ -5,7 +5,8 @@ usage: python benchmarks/quantized_products.py [--kinds Q8_0,Q4_0,Q4_K,Q6_K] [--
 - used: what `mistral_jax.quant.product` chooses on this device.
 - fused: unpack, multiply and add up in one pass over the packed bytes.
 - unpack-dot: unpack the whole matrix, then a dot.
-- planes: as fused, but scales and quants split beforehand into arrays of their own, which a device can read in wide words.
+- planes: as fused, but scales and quants split beforehand into arrays of their own, which a device can read in wide
+  words.
 - bfloat16: the dot with weights that were never packed.
 Times are medians; GB/s counts the bytes of the weights as each form holds them.
 """
@@ -27,11 +28,11 @@ import numpy as np
 from jax import lax
 
 from conversion.dequantize import unpack
-from conversion.ggml_types import BY_NAME
-from mistral_jax.dot import dot
+from conversion.weights.ggml_types import BY_NAME
 from mistral_jax.quant import product
 from mistral_jax.quant.array import QuantizedArray
-from serving.bench import copy_bandwidth
+from mistral_jax.quant.dot import dot
+from serving.commands.bench import copy_bandwidth
 
 SHAPE = (28672, 4096)
 """[out, in] of the largest matrix of a 7B."""
@@ -55,7 +56,8 @@ def planes_q4_0(raw: jax.Array) -> tuple[jax.Array, ...]:
 
 
 def product_q4_0(x: jax.Array, scales: jax.Array, words: jax.Array) -> jax.Array:
-    # Word w of a block holds the elements 4w to 4w + 3 in the low halves of its bytes, and 16 + 4w to 16 + 4w + 3 in the high.
+    # Word w of a block holds the elements 4w to 4w + 3 in the low halves of its bytes, and 16 + 4w to 16 + 4w + 3 in
+    # the high.
     x = x.astype(jnp.float32).reshape(x.shape[0], 1, -1, 2, 4, 4)  # [M, 1, block, half, word, byte]
     shifts = jnp.arange(4, dtype=jnp.uint32) * 8 + jnp.arange(2, dtype=jnp.uint32)[:, None] * 4  # [half, byte]
     nibbles = (words[:, :, None, :, None] >> shifts[:, None, :]) & 15

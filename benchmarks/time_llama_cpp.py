@@ -2,7 +2,8 @@
 
 usage: python time_llama_cpp.py FILE.gguf ROWS[,ROWS…] PROMPT_TOKENS ANSWER_TOKENS REPEATS [THREADS]
 
-Rows are sequences of one context, decoded together, a batch of one token of each per step. The cache is float16, its default.
+Rows are sequences of one context, decoded together, a batch of one token of each per step. The cache is float16, its
+default.
 """
 
 from __future__ import annotations

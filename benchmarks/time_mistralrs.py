@@ -2,11 +2,11 @@
 
 usage: python time_mistralrs.py FILE.gguf ROWS[,ROWS…] PROMPT_TOKENS ANSWER_TOKENS REPEATS
 
-There is no call to run one step, so what is timed is when the tokens of streamed answers come. The first of a single request is the
-prefill. For steps of several rows it takes some care: version 0.9.5 decodes together only sequences of one length; but prompts of
-one length are prefilled together, which fails where the output matrix is quantised ("input tensor is not contiguous"). So each
-prompt is one token longer than the one before. The shorter ones run first, until all are of one length, and from then on all rows
-go in step and end together; these steps are what is timed.
+There is no call to run one step, so what is timed is when the tokens of streamed answers come. The first of a single
+request is the prefill. For steps of several rows it takes some care: version 0.9.5 decodes together only sequences of
+one length; but prompts of one length are prefilled together, which fails where the output matrix is quantised ("input
+tensor is not contiguous"). So each prompt is one token longer than the one before. The shorter ones run first, until
+all are of one length, and from then on all rows go in step and end together; these steps are what is timed.
 """
 
 from __future__ import annotations
@@ -50,7 +50,8 @@ def main(path: str, rows: str, prompt_tokens: str, answer_tokens: str, repeats: 
         return " ".join(words)
 
     def run(rows: int, answer: int) -> tuple[float, list[float], int]:
-        """Seconds to the first token of the first row, seconds of each step of all rows, and tokens of the first prompt."""
+        """Seconds to the first token of the first row, seconds of each step of all rows, and tokens of the first
+        prompt."""
         streams: list[Iterator[mistralrs.ChatCompletionChunkResponse]] = []
         texts = [text(int(prompt_tokens) + row) for row in range(rows)]
         start = time.perf_counter()

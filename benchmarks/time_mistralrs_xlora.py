@@ -2,10 +2,10 @@
 
 usage: python time_mistralrs_xlora.py MODEL_DIR XLORA_DIR {float32|bfloat16} ANSWER_TOKENS
 
-XLORA_DIR is in the original library's layout, with an ordering.json for this very MODEL_DIR. Version 0.9.5 takes some care. It
-panics on a mixture in a local folder, so one is put into a cache of the Hub, by links. And on a CPU it fails in prompts of more
-than one token ("RoPE positions length 1 does not match token count"); so the prompt is one token, and one row is all there is.
-Steps are told apart from the start by two answers of different lengths.
+XLORA_DIR is in the original library's layout, with an ordering.json for this very MODEL_DIR. Version 0.9.5 takes some
+care. It panics on a mixture in a local folder, so one is put into a cache of the Hub, by links. And on a CPU it fails
+in prompts of more than one token ("RoPE positions length 1 does not match token count"); so the prompt is one token,
+and one row is all there is. Steps are told apart from the start by two answers of different lengths.
 """
 
 from __future__ import annotations

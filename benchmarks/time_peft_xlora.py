@@ -2,8 +2,9 @@
 
 usage: python time_peft_xlora.py MODEL_DIR XLORA_DIR {float32|bfloat16} ROWS[,ROWS…] PROMPT_TOKENS ANSWER_TOKENS
 
-PEFT has no caches for X-LoRA: each token is two passes over the whole text so far. So what is timed is `generate` itself, after a
-prompt of the given length, and a token costs the more, the longer that is. The base model has its cache.
+PEFT has no caches for X-LoRA: each token is two passes over the whole text so far. So what is timed is `generate`
+itself, after a prompt of the given length, and a token costs the more, the longer that is. The base model has its
+cache.
 """
 
 from __future__ import annotations

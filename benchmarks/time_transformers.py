@@ -1,4 +1,5 @@
-"""Prefill and decode speed of transformers on a model folder, in the JSON of `mistral-jax bench`. Needs torch and transformers.
+"""Prefill and decode speed of transformers on a model folder, in the JSON of `mistral-jax bench`. Needs torch and
+transformers.
 
 usage: python time_transformers.py MODEL_DIR {float32|bfloat16} ROWS[,ROWS…] PROMPT_TOKENS ANSWER_TOKENS [DEVICE]
 """

@@ -1,14 +1,14 @@
 """X-LoRA of mistral-jax beside that of PEFT and of mistral.rs, on the same files, alternating in one run.
 
-Machines are noisy: a bare time says little, a ratio of medians of alternating runs says more. Each program runs in a process and an
-environment of its own, and times the base model too: what X-LoRA costs is its own step over its own base's. The peers differ in
-what they can do at all: see `time_peft_xlora.py` (no caches: its step grows with the text) and `time_mistralrs_xlora.py` (one row,
-a prompt of one token).
+Machines are noisy: a bare time says little, a ratio of medians of alternating runs says more. Each program runs in a
+process and an environment of its own, and times the base model too: what X-LoRA costs is its own step over its own
+base's. The peers differ in what they can do at all: see `time_peft_xlora.py` (no caches: its step grows with the text)
+and `time_mistralrs_xlora.py` (one row, a prompt of one token).
 
-usage: python benchmarks/xlora.py MODEL_DIR XLORA_DIR [--peft PYTHON] [--mistralrs PYTHON] [--dtype bfloat16] [--rows 1,8]
-           [--prompt-tokens 32] [--answer-tokens 8] [--rounds 3] [--output FILE.json]
-where XLORA_DIR is what make_random_xlora.py writes for MODEL_DIR, and PYTHON the interpreter of an environment with torch,
-transformers and peft, or with the mistralrs wheel.
+usage: python benchmarks/xlora.py MODEL_DIR XLORA_DIR [--peft PYTHON] [--mistralrs PYTHON] [--dtype bfloat16] [--rows
+           1,8] [--prompt-tokens 32] [--answer-tokens 8] [--rounds 3] [--output FILE.json]
+where XLORA_DIR is what make_random_xlora.py writes for MODEL_DIR, and PYTHON the interpreter of an environment with
+torch, transformers and peft, or with the mistralrs wheel.
 """
 
 from __future__ import annotations

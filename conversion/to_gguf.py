@@ -12,12 +12,12 @@ import logging
 from collections.abc import Callable
 from pathlib import Path
 
-from conversion.gguf.new_model import NewGGUFModel, open_folder, open_gguf
-from conversion.gguf.type_mix import TypeMix, choose_type, find_mix
-from conversion.gguf.writer import GGUFWriter, NewTensor, file_size
-from conversion.output_files import check_destination, new_file
-from conversion.regular_file import is_file
-from conversion.weight_files import is_gguf
+from conversion.files.output_files import check_destination, new_file
+from conversion.files.regular_file import is_file
+from conversion.gguf.container.writer import GGUFWriter, NewTensor, file_size
+from conversion.gguf.writing.new_model import NewGGUFModel, open_folder, open_gguf
+from conversion.gguf.writing.type_mix import TypeMix, choose_type, find_mix
+from conversion.weights.weight_files import is_gguf
 
 Progress = Callable[[int, int], None]
 """Called with (bytes written so far, bytes in all)."""
@@ -39,10 +39,10 @@ def convert_to_gguf(
     """Write a GGUF file of a model.
 
     Args:
-      source: a folder in Hugging Face's or Mistral's own format, or a GGUF file (any part of a split one). What a GGUF file has
-        packed already is unpacked and packed anew where the type is another one, which loses a little more.
+      source: a folder in Hugging Face's or Mistral's own format, or a GGUF file (any part of a split one). What a GGUF
+        file has packed already is unpacked and packed anew where the type is another one, which loses a little more.
       destination: the file to write.
-      type: one of `conversion.gguf.type_mix.MIXES`, in any case.
+      type: one of `conversion.gguf.writing.type_mix.MIXES`, in any case.
       name: `general.name`; None: the folder's name, or what a GGUF file has.
       overwrite: replace a file of this name.
     Raises:
@@ -59,7 +59,8 @@ def convert_to_gguf(
         again = sum(model.requantised(tensor.name, tensor.type) for tensor in tensors)
         if again:
             _log.warning(
-                "%d of the tensors in %s are quantised already and will be quantised again, which loses a little more each time: "
+                "%d of the tensors in %s are quantised already and will be quantised again, which loses a little more "
+                "each time: "
                 "better convert the original model",
                 again,
                 path,

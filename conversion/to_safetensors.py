@@ -18,15 +18,15 @@ from typing import Any
 import ml_dtypes
 import numpy as np
 
+from conversion.files.output_files import check_destination, new_folder
 from conversion.gguf.config import hf_config
-from conversion.gguf.fields import shortest
-from conversion.gguf.file import GGUFFile
+from conversion.gguf.container.fields import shortest
+from conversion.gguf.container.file import GGUFFile
 from conversion.gguf.source import GGUFSource
 from conversion.gguf.tokenizer import tokenizer_files
 from conversion.gguf.vocabulary import read_vocabulary
-from conversion.output_files import check_destination, new_folder
-from conversion.safetensors_writer import SHARD_BYTES, plan_shards, write_shards
-from conversion.tensor_source import Array, WeightFileError
+from conversion.weights.safetensors_writer import SHARD_BYTES, plan_shards, write_shards
+from conversion.weights.tensor_source import Array, WeightFileError
 
 Progress = Callable[[int, int], None]
 """Called with (bytes written so far, bytes in all)."""
@@ -68,7 +68,8 @@ def convert_to_safetensors(
       overwrite: replace a folder of this name, if it holds nothing but the files of a model.
       shard_bytes: most bytes of a weight file.
     Raises:
-      WeightFileError, TokenizerError: the source is missing or broken, or holds no model or tokenizer that is implemented.
+      WeightFileError, TokenizerError: the source is missing or broken, or holds no model or tokenizer that is
+        implemented.
       OutputError: the destination exists, or there is no room for it.
       ValueError: `dtype` is unknown.
     """

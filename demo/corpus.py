@@ -123,9 +123,9 @@ STAGES = {
     1: ((0.58, 0.72, 0.83, 0.94, 0.96, 0.99), (0.02, 0.58, 0.70, 0.81, 0.90)),
     2: ((0.42, 0.52, 0.58, 0.84, 0.89, 0.99), (0.02, 0.44, 0.58, 0.78, 0.89)),
 }
-"""What there is how much of, as borders between 0 and 1. Of conversations: a single turn, several, follow-ups, remembering,
-telling and asking at once, repeating, and (the rest) long ones. Of turns: yes or no, facts, help, small talk, things never
-taught, and (the rest) skills kept aside.
+"""What there is how much of, as borders between 0 and 1. Of conversations: a single turn, several, follow-ups,
+remembering, telling and asking at once, repeating, and (the rest) long ones. Of turns: yes or no, facts, help, small
+talk, things never taught, and (the rest) skills kept aside.
 
 The first stage teaches what there is to know. The second has more of what a small model learns late: copying out of the
 conversation, and knowing what it does not know.
@@ -140,7 +140,8 @@ class Conversations:
 
     def __init__(self, seed: int, *, stage: int = 1, renewed: Sequence[str] = ()) -> None:
         """Args:
-        renewed: keys of lessons whose answers have changed since the model was trained: asked in `RENEWED_SHARE` of all turns.
+        renewed: keys of lessons whose answers have changed since the model was trained: asked in `RENEWED_SHARE` of all
+          turns.
         """
         self.rng = random.Random(seed)
         self._chats, self._turns = STAGES[stage]

@@ -188,7 +188,7 @@ do computers use binary | computers use binary | Computers use binary because sw
 do we see lightning first | we see lightning first | We see lightning first because light is much faster than sound.
 is the ocean blue | the ocean is blue | The ocean is blue because water absorbs red light more than blue light.
 is snow white | snow is white | Snow is white because its many small crystals scatter all colours of light alike.
-"""  # noqa: E501
+"""
 
 HOWS = """
 do plants eat | Plants make their own food from light, water and carbon dioxide. That is called photosynthesis.

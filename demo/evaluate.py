@@ -2,7 +2,7 @@
 
     python -m demo.evaluate                      # the table, on the standard output
     python -m demo.evaluate --failures 5         # and some wrong answers of each row
-    python -m demo.evaluate --json mistral_jax/models/demo/EVALUATION.json
+    python -m demo.evaluate --json mistral_jax/hub/bundled/demo/EVALUATION.json
     python -m demo.evaluate --ask "What is JAX?" # greedy answers to questions of your own
 
 An answer counts if greedy decoding gives exactly one of the answers that were taught, and then `</s>`. That is so if
@@ -38,9 +38,9 @@ from demo.held_out import all_lessons, split
 from demo.lesson import Lesson, Phrasing
 from demo.tokenizer import MODEL_FOLDER
 from demo.typing_habits import carelessly
-from mistral_jax.checkpoint import load_weights, open_weights
-from mistral_jax.config import MistralConfig
-from mistral_jax.mistral import Mistral
+from mistral_jax.checkpoint.weights import load_weights, open_weights
+from mistral_jax.model.config import MistralConfig
+from mistral_jax.model.mistral import Mistral
 
 Turns = tuple[tuple[str, str], ...]
 _ROWS, _PAD_TO = 16, 64

@@ -14,7 +14,7 @@ Jonas Juan Julia Kai Karim Karl Kate Kim Lara Laura Lea Leila Leo Lena Lily Lind
 Martin Mary Maya Max Mei Mia Mike Mohammed Nadia Nico Nina Noah Nora Olga Oliver Omar Oscar Otto Pablo Paul Pedro Peter Petra Pia Priya Rahul
 Ravi Rita Robert Rosa Ruth Sam Sara Sarah Simon Sofia Sophie Stefan Sven Tariq Thomas Tim Tom Uma Vera Victor Wei Yara Yuki Yusuf Zara Zoe
 Alexander Elizabeth Katherine Christopher Benjamin Charlotte Isabella Matthew Nicholas Samantha Sebastian Theodore Valentina William Jennifer
-"""  # noqa: E501
+"""
 _HELD_OUT_NAMES = (
     "Bruno Carmen Dora Edgar Fiona Gustav Hugo Irene Joanna Kevin Lorenzo Miriam Nelson Pauline Ronja "
     "Silvia Tobias Ursula Walter Xenia"
@@ -22,7 +22,7 @@ _HELD_OUT_NAMES = (
 _CITIES = """
 Amsterdam Athens Barcelona Berlin Bergen Boston Bremen Budapest Cairo Chicago Cologne Dublin Florence Geneva Ghent Hamburg Istanbul Kyoto Lisbon
 London Lyon Madrid Milan Montreal Mumbai Munich Nairobi Oslo Oxford Paris Porto Prague Rome Seattle Seoul Sydney Tokyo Toronto Turin Vienna Warsaw Zurich
-"""  # noqa: E501
+"""
 _HELD_OUT_CITIES = "Antwerp Bologna Denver Glasgow Krakow Leipzig Marseille Osaka Salzburg Valencia"
 _COLOURS = "blue red green yellow orange purple pink black white brown grey turquoise violet gold silver"
 _FOODS = (

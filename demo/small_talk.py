@@ -90,7 +90,7 @@ good luck | good luck; wish me luck; I have an exam tomorrow; I have a test toda
 coin | flip a coin; roll a dice; throw a coin; pick a number; give me a random number; say a number; ~choose a number | I cannot do that by chance, so I say: seven.
 hurry | wait; one moment; just a second; hold on; hang on; ~give me a minute | Take your time. I am not going anywhere.
 opinions | what do you think?; what is your opinion?; what do you think about politics?; do you believe in God?; who should I vote for?; is there a God?; what is your religion?; ~do you have opinions? | I have no opinions of my own. I am only a small program.
-""".strip()  # noqa: E501
+""".strip()
 
 
 def lessons() -> list[Lesson]:

@@ -22,7 +22,7 @@ from demo.corpus import Conversations
 
 VOCAB_SIZE = 2048
 SEED = 7
-MODEL_FOLDER = Path(__file__).parent.parent / "mistral_jax" / "models" / "demo"
+MODEL_FOLDER = Path(__file__).parent.parent / "mistral_jax" / "hub" / "bundled" / "demo"
 
 # Mistral's format: system text in front of the user's first message, [INST] and [/INST] round each message of a user.
 CHAT_TEMPLATE = """\

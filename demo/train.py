@@ -28,9 +28,9 @@ from tqdm import tqdm
 from demo.corpus import Conversations
 from demo.encoding import encode_chat, load_tokenizer
 from demo.tokenizer import MODEL_FOLDER
-from mistral_jax.checkpoint import load_weights, open_weights, save_pretrained
-from mistral_jax.config import MistralConfig
-from mistral_jax.mistral import Mistral
+from mistral_jax.checkpoint.weights import load_weights, open_weights, save_pretrained
+from mistral_jax.model.config import MistralConfig
+from mistral_jax.model.mistral import Mistral
 
 CONFIG = {
     "architectures": ["MistralForCausalLM"],

@@ -31,14 +31,14 @@ the Treaty of Utrecht; the Silk Road; the Magna Carta; the Hanseatic League; the
 an opera; a sonata; a fugue; jazz; reggae; polka; a tango; ballet; flamenco; a marathon; a triathlon; a decathlon; a referendum; a census;
 ~a violin bow; ~a screwdriver; ~a saxophonist; ~a wardrobe; ~a gazelle; ~a pistachio; ~a ballad; ~a turbine; ~a locksmith; ~a glockenspiel;
 ~thermodynamics; ~a hovercraft; ~badminton; ~risotto; ~a marmot; ~an axolotl; ~the Hundred Years' War; ~a linguist; ~a trombone; ~a catapult
-"""  # noqa: E501
+"""
 TITLES = """
 The Silent Harbour; A Winter in Gold; The Last Beekeeper; Letters from Nowhere; The Glass Orchard; Under Red Bridges; The Clockmaker's Son;
 Seven Empty Rooms; The Paper Ocean; Midnight Gardens; The Salt Road; A Field of Owls; The Green Lantern Inn; Stone and Feather; The Tenth Door;
 Harry Potter; Game of Thrones; The Da Vinci Code; Star Wars; The Hobbit; Dune; Neuromancer; Emma; Middlemarch; Lolita; Beloved; Walden; Candide;
 Bolero; Carmen; La Traviata; Tosca; Rhapsody in Blue; Yesterday; Bohemian Rhapsody; Imagine; American Gothic; Nighthawks; The Third of May;
 ~The Old Lighthouse; ~A Song for Rivers; ~The Painted Wolf; ~Jane Eyre; ~Wuthering Heights; ~The Trial; ~Las Meninas; ~Rigoletto
-"""  # noqa: E501
+"""
 PEOPLE = """
 Elvis Presley; Michael Jackson; Madonna; Taylor Swift; Elon Musk; Bill Gates; Steve Jobs; Barack Obama; Angela Merkel; Winston Churchill;
 Charlie Chaplin; Marilyn Monroe; Walt Disney; Muhammad Ali; Pele; Diego Maradona; Lionel Messi; Roger Federer; Serena Williams; Usain Bolt;
@@ -46,13 +46,13 @@ Genghis Khan; Joan of Arc; Queen Victoria; Louis the Fourteenth; Otto von Bismar
 Sigmund Freud; Friedrich Nietzsche; Voltaire; Rousseau; Spinoza; Descartes; Leibniz; Fermat; Galois; Ramanujan; Hilbert; Laplace; Fourier;
 Mark Twain; Oscar Wilde; Ernest Hemingway; Virginia Woolf; Agatha Christie; Stephen King; Salvador Dali; Andy Warhol; Frida Kahlo; Banksy;
 ~Bob Dylan; ~Freddie Mercury; ~Margaret Thatcher; ~Hannibal; ~Kurt Gödel; ~George Orwell; ~Albert Camus; ~Paul Klee; ~Rosa Parks; ~Jimmy Carter
-"""  # noqa: E501
+"""
 PLACES = """
 Atlantis; Gondor; Narnia; Mordor; Wakanda; Bavaria; Texas; California; Sicily; Catalonia; Siberia; Tuscany; Quebec; Bali;
 Alaska; Florida; Bohemia; Andorra; Liechtenstein; Monaco; San Marino; Bhutan; Brunei; Fiji; Samoa; Tonga; Vanuatu; Togo; Benin; Niger; Malawi;
 Eritrea; Djibouti; Burundi; Lesotho; Eswatini; Guyana; Suriname; Belize; Barbados; Grenada; Tajikistan; Turkmenistan; Kyrgyzstan; Uzbekistan;
 ~Ruritania; ~Ohio; ~Normandy; ~Provence; ~Nauru; ~Palau; ~Bahrain; ~the Shire; ~Corsica; ~Gambia
-"""  # noqa: E501
+"""
 ODD_QUESTIONS = """
 how much does a car cost?; what is the price of bread?; how tall is my brother?; who is my neighbour?; what did I eat yesterday?; where are my keys?;
 where is my phone?; what am I thinking?; what am I wearing?; how many people live in Berlin?; how many people live in France?; what is the population of China?;
@@ -78,7 +78,7 @@ recommend a book; recommend a film; name ten rivers; name five trees; name three
 ~how do I cook rice?; ~what is the population of Japan?; ~how tall is the Eiffel Tower?; ~when was Goethe born?; ~who is the richest man?; ~how does a piano work?;
 ~why is the bus late?; ~what is the melting point of gold?; ~name four flowers; ~recommend a song; ~how heavy is the Moon?; ~where is my car?;
 ~what is the price of gold?; ~how do I repair a watch?; ~make me a sandwich; ~who won the match yesterday?
-"""  # noqa: E501
+"""
 
 _ASK_THING = [
     "What is {x}?",
@@ -368,7 +368,7 @@ _SENTENCES = """
 the house is big; my cat is black; where is the station; I like to read; the train is late; we are going home; this is my brother; I am hungry;
 the book is on the table; she has a red car; good luck; happy birthday; see you tomorrow; it is raining; the sun is shining; I do not know;
 a beautiful garden; the old king; freedom; mountain; butterfly; window; spoon; to swim; yesterday; cheese sandwich; ladder; my heart
-"""  # noqa: E501
+"""
 _INTO = ["French", "German", "Spanish", "Italian", "Latin", "Chinese", "Arabic", "Dutch", "Hindi", "Greek", "Korean"]
 _TRANSLATIONS = [
     "Translate '{s}' into {l}.",
@@ -384,7 +384,7 @@ _TRANSLATIONS = [
 _COMMON_WORDS = """
 apple; banana; strawberry; hello; world; house; window; garden; computer; python; mistral; elephant; butterfly; river; mountain; table; chair;
 music; summer; school; orange; kitchen; yellow; letter; number; language; picture; bottle; camera; forest; engine; silver; market; planet
-"""  # noqa: E501
+"""
 
 
 def _pick(rng: random.Random, templates: Sequence[str], held_out: bool) -> str:

@@ -228,7 +228,7 @@ five senses | The five senses are sight, hearing, smell, taste and touch.
 states of matter | The states of matter are solid, liquid, gas and plasma.
 points of the compass | The points of the compass are north, east, south and west.
 vowels | The vowels of the English alphabet are a, e, i, o and u.
-"""  # noqa: E501
+"""
 
 # language | hello | thank you | goodbye | yes | no | please | water | friend
 PHRASES = """

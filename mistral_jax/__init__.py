@@ -14,39 +14,39 @@ from mistral_jax.shadowing import require_own
 
 if TYPE_CHECKING:  # for type checkers and editors; at run time `__getattr__` finds these
     from mistral_jax.chat import ChatFormatter as ChatFormatter
-    from mistral_jax.checkpoint import save_pretrained as save_pretrained
-    from mistral_jax.compilation_cache import enable_compilation_cache as enable_compilation_cache
-    from mistral_jax.config import MistralConfig as MistralConfig
-    from mistral_jax.heat_maps import layers_by_adapters as layers_by_adapters
-    from mistral_jax.heat_maps import tokens_by_adapters as tokens_by_adapters
-    from mistral_jax.kv_cache import KVCache as KVCache
-    from mistral_jax.language_model import LanguageModel as LanguageModel
-    from mistral_jax.loading import load as load
-    from mistral_jax.mistral import Mistral as Mistral
-    from mistral_jax.results import Generation as Generation
-    from mistral_jax.results import Scalings as Scalings
-    from mistral_jax.runner import Runner as Runner
-    from mistral_jax.sampling_params import SamplingParams as SamplingParams
+    from mistral_jax.checkpoint.weights import save_pretrained as save_pretrained
+    from mistral_jax.model.config import MistralConfig as MistralConfig
+    from mistral_jax.model.kv_cache import KVCache as KVCache
+    from mistral_jax.model.mistral import Mistral as Mistral
+    from mistral_jax.notebook.heat_maps import layers_by_adapters as layers_by_adapters
+    from mistral_jax.notebook.heat_maps import tokens_by_adapters as tokens_by_adapters
+    from mistral_jax.notebook.language_model import LanguageModel as LanguageModel
+    from mistral_jax.notebook.load import load as load
+    from mistral_jax.notebook.results import Generation as Generation
+    from mistral_jax.notebook.results import Scalings as Scalings
+    from mistral_jax.runtime.compilation_cache import enable_compilation_cache as enable_compilation_cache
+    from mistral_jax.runtime.runner import Runner as Runner
+    from mistral_jax.runtime.sampling_params import SamplingParams as SamplingParams
     from mistral_jax.tokenizer import load_tokenizer as load_tokenizer
 
 __version__ = "0.1.0"
 
 _HOMES = {
     "ChatFormatter": "chat",
-    "Generation": "results",
-    "KVCache": "kv_cache",
-    "LanguageModel": "language_model",
-    "Mistral": "mistral",
-    "MistralConfig": "config",
-    "Runner": "runner",
-    "SamplingParams": "sampling_params",
-    "Scalings": "results",
-    "enable_compilation_cache": "compilation_cache",
-    "layers_by_adapters": "heat_maps",
-    "load": "loading",
+    "Generation": "notebook.results",
+    "KVCache": "model.kv_cache",
+    "LanguageModel": "notebook.language_model",
+    "Mistral": "model.mistral",
+    "MistralConfig": "model.config",
+    "Runner": "runtime.runner",
+    "SamplingParams": "runtime.sampling_params",
+    "Scalings": "notebook.results",
+    "enable_compilation_cache": "runtime.compilation_cache",
+    "layers_by_adapters": "notebook.heat_maps",
+    "load": "notebook.load",
     "load_tokenizer": "tokenizer",
-    "save_pretrained": "checkpoint",
-    "tokens_by_adapters": "heat_maps",
+    "save_pretrained": "checkpoint.weights",
+    "tokens_by_adapters": "notebook.heat_maps",
 }
 
 __all__ = [

@@ -1,4 +1,5 @@
-"""`mistral-jax`, and `python -m mistral_jax`: the command line of `serving.cli`, which no other part of this package knows.
+"""`mistral-jax`, and `python -m mistral_jax`: the command line of `serving.commands.cli`, which no other part of this
+package knows.
 
 It begins here because a stranger's `serving.py` in Python's way is found out before it is imported.
 """
@@ -16,7 +17,7 @@ def main() -> None:
         require_own("serving")
     except ImportError as error:
         sys.exit(f"Error: {error}")
-    from serving.cli import main as run
+    from serving.commands.cli import main as run
 
     run()
 

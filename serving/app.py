@@ -1,5 +1,5 @@
-"""The web application. `mistral-jax` serves it, and so does `litestar --app serving.app:create_app run`, at the address and port of
-Litestar's own options.
+"""The web application. `mistral-jax` serves it, and so does `litestar --app serving.app:create_app run`, at the address
+and port of Litestar's own options.
 """
 
 from __future__ import annotations
@@ -13,25 +13,25 @@ from litestar.config.cors import CORSConfig
 from litestar.datastructures import State
 from litestar.di import Provide
 
-from serving.access import Access, AccessRules, allowed_names
-from serving.controllers.chat import ChatController
-from serving.controllers.completions import CompletionsController
-from serving.controllers.health import HealthController
-from serving.controllers.lora_adapters import LoraAdaptersController
-from serving.controllers.metrics import MetricsController
-from serving.controllers.models import ModelsController
-from serving.errors import EXCEPTION_HANDLERS
-from serving.lifecycle import ServiceHost
-from serving.log_file import LogFile
+from serving.api.access import Access, AccessRules, allowed_names
+from serving.api.controllers.chat import ChatController
+from serving.api.controllers.completions import CompletionsController
+from serving.api.controllers.health import HealthController
+from serving.api.controllers.lora_adapters import LoraAdaptersController
+from serving.api.controllers.metrics import MetricsController
+from serving.api.controllers.models import ModelsController
+from serving.api.errors import EXCEPTION_HANDLERS
+from serving.api.lifecycle import ServiceHost
+from serving.api.log.log_file import LogFile
+from serving.api.log.request_id import add_request_id
+from serving.api.log.request_log import RequestLog
+from serving.api.openapi import DocsController
+from serving.api.requests.unknown_fields import HEADER as IGNORED_FIELDS
+from serving.api.requests.unknown_fields import add_ignored_fields
+from serving.api.service import Service
 from serving.logs import configure_logging
-from serving.openapi import DocsController
-from serving.path_checks import check_paths
-from serving.request_id import add_request_id
-from serving.request_log import RequestLog
-from serving.service import Service
-from serving.settings import Settings
-from serving.unknown_fields import HEADER as IGNORED_FIELDS
-from serving.unknown_fields import add_ignored_fields
+from serving.settings.paths import check_paths
+from serving.settings.settings import Settings
 
 _CORS_HEADERS = ["Authorization", "Content-Type", "X-Api-Key", "X-Request-Id"]
 
@@ -92,8 +92,8 @@ def create_app(settings: Settings | None = None, *, service: Service | None = No
         debug=False,
         state=State({"host": host}),
     )
-    # Not as Litestar's middleware, which sees only what is routed: around the router, so that whoever may not come in learns
-    # nothing of what there is, and around that the log, which tells of everything.
+    # Not as Litestar's middleware, which sees only what is routed: around the router, so that whoever may not come in
+    # learns nothing of what there is, and around that the log, which tells of everything.
     names = allowed_names(settings.host, settings.allowed_hosts)
     access = Access(app.asgi_handler, AccessRules(names=names, cors=cors, keys=settings.api_keys))
     app.state.request_log = app.asgi_handler = RequestLog(access)
@@ -102,7 +102,9 @@ def create_app(settings: Settings | None = None, *, service: Service | None = No
 
 def build_service(settings: Settings) -> Service:
     """The service that the settings describe."""
-    from serving.build import build_service as build  # imports JAX, which takes its time: not before it is needed
+    from serving.build.build_service import (
+        build_service as build,  # imports JAX, which takes its time: not before it is needed
+    )
 
     return build(settings)
 

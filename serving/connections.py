@@ -1,11 +1,11 @@
 """Connections that do nothing, or as little as they can, are ended, so that they do not keep others out.
 
-uvicorn limits the time between two requests of a connection. What it leaves open is bounded here: the time that a request's headers
-take, and a response that nobody reads; how many connections there are, in all and idle ones of one address; and bodies in chunks so
-small that parsing them holds up all others.
+uvicorn limits the time between two requests of a connection. What it leaves open is bounded here: the time that a
+request's headers take, and a response that nobody reads; how many connections there are, in all and idle ones of one
+address; and bodies in chunks so small that parsing them holds up all others.
 
-Each connection is uvicorn's own protocol in an envelope that looks on. Once a second a sweep decides; in between, a connection that
-comes when there are as many as there may be takes the place of an idle one.
+Each connection is uvicorn's own protocol in an envelope that looks on. Once a second a sweep decides; in between, a
+connection that comes when there are as many as there may be takes the place of an idle one.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from uvicorn.config import Config
 from uvicorn.protocols.http.h11_impl import H11Protocol
 from uvicorn.server import ServerState
 
-from serving.errors import ApiError, BodyTimeoutError, InvalidRequestError
+from serving.api.errors import ApiError, BodyTimeoutError, InvalidRequestError
 
 logger = logging.getLogger("mistral_jax.server")
 
@@ -95,7 +95,8 @@ class Connections:
         self.open.discard(connection)
 
     def sweep(self) -> None:
-        """End what has taken too long and what is idle beyond the limit of its address. To be called about once a second."""
+        """End what has taken too long and what is idle beyond the limit of its address. To be called about once a
+        second."""
         now = time.monotonic()
         idle: dict[str, list[Connection]] = {}
         for connection in list(self.open):
@@ -154,7 +155,8 @@ class Connection(asyncio.BufferedProtocol):
         self._inner: H11Protocol | None = None
         self._transport: asyncio.Transport = cast("asyncio.Transport", None)
         self._headers_since: float | None = self.busy_at
-        """When the headers that are on the way began; None: there are none, and uvicorn's own time between requests holds."""
+        """When the headers that are on the way began; None: there are none, and uvicorn's own time between requests
+        holds."""
         self._stuck_since: float | None = None
         """When the client stopped reading what it is sent."""
         self._closed_at: float | None = None
@@ -262,8 +264,8 @@ class Connection(asyncio.BufferedProtocol):
 
 
 def address_of(peer: Any) -> str:
-    """What counts as one address: that of IPv4, a /64 of IPv6, which is what one customer gets. Empty where there is none, on a
-    Unix socket."""
+    """What counts as one address: that of IPv4, a /64 of IPv6, which is what one customer gets. Empty where there is
+    none, on a Unix socket."""
     if not isinstance(peer, tuple) or not peer:
         return ""
     text = str(cast("tuple[object, ...]", peer)[0]).partition("%")[0]

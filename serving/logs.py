@@ -24,8 +24,8 @@ def configure_logging(level: str) -> None:
 
 
 def _is_news(record: logging.LogRecord) -> bool:
-    """Whether a record of uvicorn is worth a line. A request that was cancelled is no error of the application, and nobody needs a
-    library for websockets."""
+    """Whether a record of uvicorn is worth a line. A request that was cancelled is no error of the application, and
+    nobody needs a library for websockets."""
     kind = record.exc_info[0] if record.exc_info else None
     cancelled = kind is not None and issubclass(kind, asyncio.CancelledError)
     return not cancelled and not record.getMessage().startswith("No supported WebSocket library")

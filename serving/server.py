@@ -22,13 +22,13 @@ import uvicorn
 from litestar import Litestar
 from uvicorn.server import HANDLED_SIGNALS
 
-from serving.access import is_loopback
+from serving.api.access import is_loopback
+from serving.api.lifecycle import ServiceHost
+from serving.api.log.log_file import LogFile
 from serving.app import create_app
 from serving.connections import Connections
-from serving.lifecycle import ServiceHost
-from serving.log_file import LogFile
 from serving.logs import configure_logging
-from serving.settings import Settings, SettingsError
+from serving.settings.settings import Settings, SettingsError
 
 logger = logging.getLogger("mistral_jax.server")
 
@@ -51,7 +51,8 @@ FAILURE_GRACE = 2.0
 def run_server(settings: Settings) -> int:
     """Serve until a signal or a failure; the process's exit code: 0 after a signal, 1 after a failure.
 
-    Where a second signal cuts answers off, the process exits with 128 and the signal's number, as a shell tells it: 130 for Ctrl-C.
+    Where a second signal cuts answers off, the process exits with 128 and the signal's number, as a shell tells it: 130
+    for Ctrl-C.
 
     Raises:
       SettingsError: the address is in use or cannot be listened on, or the log file cannot be written.
@@ -122,8 +123,8 @@ def listen(host: str, port: int) -> socket.socket:
 
 
 def connection_limit(wanted: int) -> int:
-    """How many connections there may be: as many as are wanted, if the process may open so many files. The limit of open files is
-    raised where that is allowed."""
+    """How many connections there may be: as many as are wanted, if the process may open so many files. The limit of
+    open files is raised where that is allowed."""
     try:
         import resource
     except ImportError:  # Windows, which has no such limit
@@ -170,7 +171,8 @@ class Server(uvicorn.Server):
                 timeout_keep_alive=KEEP_ALIVE_CONNECTION,
                 http=cast("Any", self.connections.protocol),
                 ws="none",
-                # The engine ends what is left after drain_timeout; this is for clients that do not read their last bytes.
+                # The engine ends what is left after drain_timeout; this is for clients that do not read their last
+                # bytes.
                 timeout_graceful_shutdown=int(settings.drain_timeout) + 5,
             )
         )
@@ -181,7 +183,8 @@ class Server(uvicorn.Server):
 
     @contextlib.contextmanager
     def capture_signals(self) -> Generator[None]:
-        """As uvicorn does, but a signal that comes while the process ends finds nothing left to stop, and does not kill it."""
+        """As uvicorn does, but a signal that comes while the process ends finds nothing left to stop, and does not kill
+        it."""
         if threading.current_thread() is not threading.main_thread():
             yield
             return

@@ -1,9 +1,10 @@
-"""Random requests alone and under load, through the real server: their texts, log-probabilities and adapter weights must be equal.
+"""Random requests alone and under load, through the real server: their texts, log-probabilities and adapter weights
+must be equal.
 
     python -m tests.load_bits [--requests 2000] [--seed 0]
 
-A random model whose vocabulary is not round, LoRAs and an X-LoRA mixture, in float32 and bfloat16 and in every form of weights.
-Each request is sent by itself first, then all of them in another order with sixteen in flight.
+A random model whose vocabulary is not round, LoRAs and an X-LoRA mixture, in float32 and bfloat16 and in every form of
+weights. Each request is sent by itself first, then all of them in another order with sixteen in flight.
 """
 
 from __future__ import annotations

@@ -1,23 +1,24 @@
-"""How close we come to llama.cpp on GGUF files that llama.cpp itself made. The files and their maker: `tests/goldens/make_gguf.py`.
+"""How close we come to llama.cpp on GGUF files that llama.cpp itself made. The files and their maker:
+`tests/goldens/make_gguf.py`.
 
     python -m tests.parity_gguf [FOLDER [QUANT]]
 
-prints a Markdown table for all files of a folder (default: `tests/goldens/gguf`); `tests/mistral_jax/test_gguf_parity.py` holds the
-committed files to bounds. Each file is loaded by itself, in float32, its weights unpacked at load (or as QUANT of
-`mistral_jax.load` says), and compared with
+prints a Markdown table for all files of a folder (default: `tests/goldens/gguf`);
+`tests/mistral_jax/model/test_gguf_parity.py` holds the committed files to bounds. Each file is loaded by itself, in
+float32, its weights unpacked at load (or as QUANT of `mistral_jax.load` says), and compared with
 
-- llama.cpp on the very file, where it rounds the activations to 8 bits for products with quantised weights, and to bfloat16 for
-  those with bfloat16 weights;
+- llama.cpp on the very file, where it rounds the activations to 8 bits for products with quantised weights, and to
+  bfloat16 for those with bfloat16 weights;
 - exact: llama.cpp on the same weights unpacked to float32, so that it computes in float32 throughout.
 
 The columns:
 
-- three distances, max (mean) |Δlogit| over the standard deviation of the logits. That of llama.cpp to its own exact result is what
-  its rounding costs, and the tolerance that a comparison with it must grant;
+- three distances, max (mean) |Δlogit| over the standard deviation of the logits. That of llama.cpp to its own exact
+  result is what its rounding costs, and the tolerance that a comparison with it must grant;
 - greedy = exact: of 64 tokens after each prompt, as many as are equal before the first that is not;
 - greedy = llama.cpp: the same for each prompt. Once one token differs, the texts are different texts;
-- next = llama.cpp: how many of our likeliest tokens are those of llama.cpp where both continue *its* text, and in brackets the
-  largest lead, over the standard deviation, that a token of its choice had where ours is another.
+- next = llama.cpp: how many of our likeliest tokens are those of llama.cpp where both continue *its* text, and in
+  brackets the largest lead, over the standard deviation, that a token of its choice had where ours is another.
 """
 
 from __future__ import annotations
@@ -32,7 +33,7 @@ import jax
 import numpy as np
 
 import mistral_jax
-from mistral_jax.language_model import LanguageModel
+from mistral_jax.notebook.language_model import LanguageModel
 
 GOLDENS = Path(__file__).parent / "goldens" / "gguf"
 

@@ -2,12 +2,13 @@
 
     python -m tests.parity_table
 
-prints a Markdown table; `tests/mistral_jax/test_parity.py` holds the same numbers to bounds. The error is
-max |Δlogit| / max |logit| over two texts. Each model is loaded from its files by the ordinary loader and run in three ways:
+prints a Markdown table; `tests/mistral_jax/model/test_parity.py` holds the same numbers to bounds. The error is
+max |Δlogit| / max |logit| over two texts. Each model is loaded from its files by the ordinary loader and run in three
+ways:
 
 - whole: the whole text at once, without a cache;
-- loop, parallel: through the cache in both forms of attention (`mistral_jax.attention`), 3 chunks of 17 tokens and then token by
-  token, the shorter text beside the longer one.
+- loop, parallel: through the cache in both forms of attention (`mistral_jax.model.attention`), 3 chunks of 17 tokens
+  and then token by token, the shorter text beside the longer one.
 """
 
 from __future__ import annotations
@@ -20,11 +21,11 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
-from conversion.weight_files import find_weight_files
-from mistral_jax.checkpoint import load_weights, open_weights
-from mistral_jax.config import MistralConfig
-from mistral_jax.kv_cache import KVCache
-from mistral_jax.mistral import Mistral
+from conversion.weights.weight_files import find_weight_files
+from mistral_jax.checkpoint.weights import load_weights, open_weights
+from mistral_jax.model.config import MistralConfig
+from mistral_jax.model.kv_cache import KVCache
+from mistral_jax.model.mistral import Mistral
 
 GOLDENS = Path(__file__).parent / "goldens" / "parity"
 VARIANTS = sorted(folder.name for folder in GOLDENS.iterdir())
@@ -98,7 +99,8 @@ def error(folder: Path, dtype: str, way: str) -> float:
 
 def main() -> None:
     print(
-        f"jax {jax.__version__} on {jax.devices()[0].device_kind}; the error is max &#124;Δlogit&#124; / max &#124;logit&#124;.\n"
+        f"jax {jax.__version__} on {jax.devices()[0].device_kind}; the error is max &#124;Δlogit&#124; / max "
+        "&#124;logit&#124;.\n"
     )
     print(f"| variant | dtype | {' | '.join(WAYS)} |")
     print("|---|---|" + "---|" * len(WAYS))

@@ -2,17 +2,18 @@
 
     python -m tests.parity_xlora
 
-prints a Markdown table; `tests/mistral_jax/test_xlora_parity.py` holds the same numbers to bounds. Base, adapters and mixtures are
-opened by the ordinary readers, the mixtures in the layout of the original library. All is computed in float32, in two ways:
+prints a Markdown table; `tests/mistral_jax/adapters/test_xlora_parity.py` holds the same numbers to bounds. Base,
+adapters and mixtures are opened by the ordinary readers, the mixtures in the layout of the original library. All is
+computed in float32, in two ways:
 
 - whole: the whole text at once, without caches;
 - cached: through the caches, 2 chunks of 4 tokens and then token by token.
 
-Errors of logits are max |Δlogit| / max |logit|, over a prompt of two rows and, at its last token, the greedy text after it. Errors
-of scalings are max |Δscaling| / max |scaling|; what the cached way gives is not the scalings but the weights that follow from them,
-so there the error is that of the weights. The greedy texts are 32 tokens after each of two prompts, by the compiled programs of a
-`Runner`, both in one batch; PEFT computes every token anew, without a cache. PEFT's rounding is the error of its own logits, from
-those that it gives in float64.
+Errors of logits are max |Δlogit| / max |logit|, over a prompt of two rows and, at its last token, the greedy text after
+it. Errors of scalings are max |Δscaling| / max |scaling|; what the cached way gives is not the scalings but the weights
+that follow from them, so there the error is that of the weights. The greedy texts are 32 tokens after each of two
+prompts, by the compiled programs of a `Runner`, both in one batch; PEFT computes every token anew, without a cache.
+PEFT's rounding is the error of its own logits, from those that it gives in float64.
 """
 
 from __future__ import annotations
@@ -32,20 +33,20 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
-from conversion.weight_files import find_weight_files
-from mistral_jax.adapter_choice import AdapterChoice
-from mistral_jax.adapter_loading import load_adapters, open_adapters
-from mistral_jax.adapters import AdapterSet
-from mistral_jax.checkpoint import load_weights, open_weights
-from mistral_jax.config import MistralConfig
-from mistral_jax.kv_cache import KVCache
-from mistral_jax.lora import AdapterBank, Mixture
-from mistral_jax.mistral import Mistral
-from mistral_jax.mixing import AdaptedModel, Caches, MixingRows, RowMixing
-from mistral_jax.runner import Runner
-from mistral_jax.sampling import Features, unpack
-from mistral_jax.sampling_params import SamplingParams
-from mistral_jax.xlora import XLoRA
+from conversion.weights.weight_files import find_weight_files
+from mistral_jax.adapters.bank import AdapterSet
+from mistral_jax.adapters.choice import AdapterChoice
+from mistral_jax.adapters.load_adapters import load_adapters, open_adapters
+from mistral_jax.adapters.xlora import XLoRA
+from mistral_jax.checkpoint.weights import load_weights, open_weights
+from mistral_jax.model.config import MistralConfig
+from mistral_jax.model.kv_cache import KVCache
+from mistral_jax.model.low_rank import AdapterBank, Mixture
+from mistral_jax.model.mistral import Mistral
+from mistral_jax.runtime.mixing import AdaptedModel, Caches, MixingRows, RowMixing
+from mistral_jax.runtime.runner import Runner
+from mistral_jax.runtime.sampling import Features, unpack
+from mistral_jax.runtime.sampling_params import SamplingParams
 
 GOLDENS = Path(__file__).parent / "goldens" / "xlora"
 SETTINGS: dict[str, Any] = json.loads((GOLDENS / "settings.json").read_text())

@@ -1,5 +1,5 @@
-"""What is in a folder of adapters, in words: for `conversion.inspection`. Weights of adapters are not read; those of an X-LoRA
-classifier are, since they are few."""
+"""What is in a folder of adapters, in words: for `conversion.inspection.inspection`. Weights of adapters are not read;
+those of an X-LoRA classifier are, since they are few."""
 
 from __future__ import annotations
 
@@ -8,11 +8,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from conversion.adapters.errors import AdapterError
-from conversion.adapters.lora_config import CONFIG_NAME
-from conversion.adapters.lora_files import WEIGHTS_NAME, LoRAFiles, open_lora
-from conversion.adapters.xlora_files import XLoRAFiles, open_xlora
-from conversion.adapters.xlora_layout import is_xlora_folder
-from conversion.regular_file import is_file
+from conversion.adapters.lora.config import CONFIG_NAME
+from conversion.adapters.lora.files import WEIGHTS_NAME, LoRAFiles, open_lora
+from conversion.adapters.xlora.files import XLoRAFiles, open_xlora
+from conversion.adapters.xlora.layout import is_xlora_folder
+from conversion.files.regular_file import is_file
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -87,7 +87,8 @@ def _xlora_facts(xlora: XLoRAFiles) -> dict[str, str]:
         weights.append("softmax once more")
     facts = {
         "base model": config.base_model_id or "not given",
-        "classifier": f"depth {config.xlora_depth}: {' -> '.join(map(str, widths))}{between}; {parameters:,} parameters",
+        "classifier": f"depth {config.xlora_depth}: {' -> '.join(map(str, widths))}{between}; "
+        f"{parameters:,} parameters",
         "scalings": f"{count} adapters, {scalings}; {', '.join(weights)}",
         "scaling pass value": f"{config.scaling_pass_value:g}",
         "global scaling weight": f"{config.global_scaling_weight:g}",

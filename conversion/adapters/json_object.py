@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, cast
 
 from conversion.adapters.errors import AdapterError
-from conversion.json_file import read_json_object
+from conversion.files.json_file import read_json_object
 
 
 class JSONObject:

@@ -6,8 +6,8 @@ from collections.abc import Iterable
 from typing import NamedTuple
 
 PARTS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
-"""The linear layers of a decoder layer, in the order in which the reference implementation registers them; the columns of a
-layerwise X-LoRA classifier are numbered in this order."""
+"""The linear layers of a decoder layer, in the order in which the reference implementation registers them; the columns
+of a layerwise X-LoRA classifier are numbered in this order."""
 
 _PARENTS = {part: "mlp" if part in ("gate_proj", "up_proj", "down_proj") else "self_attn" for part in PARTS}
 

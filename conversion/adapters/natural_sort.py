@@ -14,7 +14,8 @@ def natural_sort(names: Iterable[str]) -> list[str]:
 
 
 def _natural(name: str) -> tuple[list[tuple[str, int, str]], str]:
-    """Texts between numbers, each with the number that follows: by length and digits, since it may be longer than an int can be."""
+    """Texts between numbers, each with the number that follows: by length and digits, since it may be longer than an
+    int can be."""
     pieces = _NUMBER.split(name)
     numbers = [digits.lstrip("0") for digits in pieces[1::2]]
     return [(text, len(number), number) for text, number in zip(pieces[0::2], [*numbers, ""], strict=True)], name

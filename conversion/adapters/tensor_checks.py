@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 
 from conversion.adapters.errors import AdapterError
-from conversion.safetensors_io import SafetensorsFile
-from conversion.tensor_source import Array
+from conversion.weights.safetensors_io import SafetensorsFile
+from conversion.weights.tensor_source import Array
 
 _FLOATS = frozenset({"float16", "bfloat16", "float32", "float64"})
 

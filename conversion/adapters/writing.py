@@ -1,9 +1,11 @@
 """LoRA adapters and X-LoRA models written as files that this library, PEFT and the original X-LoRA library read.
 
     write_lora("poet", NewLoRA(factors=factors, rank=8, alpha=16), base_model="mistralai/Mistral-7B-v0.1")
-    write_xlora("mixture", config=config, classifier=layers, adapters={"poet": Path("poet"), "clerk": Path("clerk")}, base_model=…)
+    write_xlora("mixture", config=config, classifier=layers, adapters={"poet": Path("poet"), "clerk": Path("clerk")},
+    base_model=…)
 
-Folders appear whole or not at all (`conversion.output_files`). What could not be read back is refused before anything is written.
+Folders appear whole or not at all (`conversion.files.output_files`). What could not be read back is refused before
+anything is written.
 """
 
 from __future__ import annotations
@@ -18,18 +20,18 @@ from typing import Any
 
 import numpy as np
 
-from conversion.adapters.classifier_files import Linear
 from conversion.adapters.errors import AdapterError
 from conversion.adapters.json_object import is_finite, json_file
-from conversion.adapters.lora_config import CONFIG_NAME
-from conversion.adapters.lora_files import WEIGHTS_NAME, LoRAModule, open_lora
+from conversion.adapters.lora.config import CONFIG_NAME
+from conversion.adapters.lora.files import WEIGHTS_NAME, LoRAModule, open_lora
 from conversion.adapters.modules import ModuleKey, parts_of, torch_order
 from conversion.adapters.tensor_checks import not_finite
-from conversion.adapters.xlora_config import XLoRAConfig
-from conversion.adapters.xlora_layout import CLASSIFIER_NAME, XLORA_CONFIG_NAME
-from conversion.output_files import new_folder
-from conversion.safetensors_io import write_safetensors
-from conversion.tensor_source import Array
+from conversion.adapters.xlora.classifier import Linear
+from conversion.adapters.xlora.config import XLoRAConfig
+from conversion.adapters.xlora.layout import CLASSIFIER_NAME, XLORA_CONFIG_NAME
+from conversion.files.output_files import new_folder
+from conversion.weights.safetensors_io import write_safetensors
+from conversion.weights.tensor_source import Array
 
 Factors = Mapping[ModuleKey, tuple[Array, Array]]
 """A [rank, in] and B [out, rank] of each module that an adapter changes."""
@@ -54,7 +56,8 @@ class NewLoRA:
 
 @dataclass(frozen=True, kw_only=True)
 class ChangedLoRA:
-    """An adapter on disk whose factors have changed. Its configuration, which says the ranks and scales, stays as it is."""
+    """An adapter on disk whose factors have changed. Its configuration, which says the ranks and scales, stays as it
+    is."""
 
     folder: Path
     factors: Factors
@@ -92,7 +95,8 @@ def write_xlora(
     base_model: str,
     overwrite: bool = False,
 ) -> None:
-    """Write an X-LoRA model in the layout of the original library: a configuration, a classifier, a folder for each adapter.
+    """Write an X-LoRA model in the layout of the original library: a configuration, a classifier, a folder for each
+    adapter.
 
     Args:
       folder: its parent exists.
@@ -131,19 +135,20 @@ def write_peft_xlora(
 ) -> None:
     """Write an X-LoRA model in the layout of PEFT.
 
-    Adapters are called "0", "1" and so on there. PEFT loads them from absolute paths in the configuration, which name the new
-    folder: edit them if it moves. (This library finds them in any place.)
+    Adapters are called "0", "1" and so on there. PEFT loads them from absolute paths in the configuration, which name
+    the new folder: edit them if it moves. (This library finds them in any place.)
 
     Args:
-      config, classifier, adapters, overwrite: as for `write_xlora`. PEFT's classifiers always have biases, and ReLU between their
-        layers: without `use_bias` the biases are zero, and a deeper classifier without ReLU is refused.
+      config, classifier, adapters, overwrite: as for `write_xlora`. PEFT's classifiers always have biases, and ReLU
+        between their layers: without `use_bias` the biases are zero, and a deeper classifier without ReLU is refused.
     Raises:
       AdapterError, OutputError: as `write_xlora`.
     """
     _check_mixture(config, classifier, adapters)
     if config.xlora_depth > 1 and not config.enable_relu_and_dropout:
         raise AdapterError(
-            "PEFT puts ReLU between the layers of a classifier, which this one does not have (enable_relu_and_dropout is false); "
+            "PEFT puts ReLU between the layers of a classifier, which this one does not have (enable_relu_and_dropout "
+            "is false); "
             "write it in the original layout"
         )
     path = Path(folder)
@@ -205,7 +210,8 @@ def _check_changed(changed: ChangedLoRA, modules: Mapping[ModuleKey, LoRAModule]
         module = modules[key]
         if a.shape != (module.rank, module.in_features) or b.shape != (module.out_features, module.rank):
             raise AdapterError(
-                f"adapter {name}: the factors of {key.path} have shapes {list(a.shape)} and {list(b.shape)}; expected those of "
+                f"adapter {name}: the factors of {key.path} have shapes {list(a.shape)} and {list(b.shape)}; expected "
+                "those of "
                 f"{changed.folder}, [{module.rank}, {module.in_features}] and [{module.out_features}, {module.rank}]"
             )
         _check_finite(f"adapter {name}: a factor of {key.path}", a, b)
@@ -234,7 +240,8 @@ def _check_mixture(config: XLoRAConfig, classifier: Sequence[Linear], adapters: 
     found = [list(weight.shape) for weight, _ in classifier]
     if found != expected:
         raise AdapterError(
-            f"the classifier's layers have shapes {found}; expected {expected} (hidden_size {config.hidden_size}, xlora_depth "
+            f"the classifier's layers have shapes {found}; expected {expected} (hidden_size {config.hidden_size}, "
+            "xlora_depth "
             f"{config.xlora_depth}, {columns} sets of scalings x {len(adapters)} adapters)"
         )
     for number, (weight, bias) in enumerate(classifier):
@@ -296,7 +303,8 @@ def _put_factors(folder: Path, factors: Factors) -> None:
 
 
 def _targets(keys: Sequence[ModuleKey], num_layers: int | None) -> tuple[list[str], list[int] | None]:
-    """What the configuration says of the modules: kinds, and layers unless all are meant; else the modules one by one."""
+    """What the configuration says of the modules: kinds, and layers unless all are meant; else the modules one by
+    one."""
     parts = list(parts_of(keys))
     layers = sorted({key.layer for key in keys})
     if len(keys) != len(parts) * len(layers):

@@ -1,7 +1,7 @@
 """Tensors of GGUF files as float arrays: packed bytes go to the device and are unpacked there.
 
-`unpack` is a pure function for use inside jitted programs, `dequantize` takes bytes from the host to a whole array on a device,
-`dequantize_into` to memory on the host.
+`unpack` is a pure function for use inside jitted programs, `dequantize` takes bytes from the host to a whole array on a
+device, `dequantize_into` to memory on the host.
 In float32 both give the very bits of `gguf.quants.dequantize`.
 """
 

@@ -1,9 +1,9 @@
 """The fields that blocks of every type are made of: float16 scales, codes of a few bits, tables of values.
 
-Everything here is elementwise arithmetic, in forms that become vector code on a CPU as well. There the loop over the innermost axis
-is vectorised only where it is too long to be unrolled (32 values, of some work each) and where neighbouring values come from
-neighbouring bytes: hence `side_by_side` and `centred` where a shorter axis and a plain conversion would do, and tables in words
-instead of gathers. The plain forms are 2 to 20 times slower.
+Everything here is elementwise arithmetic, in forms that become vector code on a CPU as well. There the loop over the
+innermost axis is vectorised only where it is too long to be unrolled (32 values, of some work each) and where
+neighbouring values come from neighbouring bytes: hence `side_by_side` and `centred` where a shorter axis and a plain
+conversion would do, and tables in words instead of gathers. The plain forms are 2 to 20 times slower.
 """
 
 from __future__ import annotations
@@ -29,7 +29,8 @@ def fold(block: jax.Array, *shape: int) -> jax.Array:
 
 
 def half(block: jax.Array, offset: int, extra_axes: int = 1) -> jax.Array:
-    """The little-endian float16 at a byte offset of each block, as float32, exactly: [..., block_bytes] -> [..., 1, ...]"""
+    """The little-endian float16 at a byte offset of each block, as float32, exactly: [..., block_bytes] -> [..., 1,
+    ...]"""
     low, high = (block[..., offset + i].astype(jnp.uint16) for i in (0, 1))
     value = jax.lax.bitcast_convert_type(low | (high << 8), jnp.float16).astype(jnp.float32)
     return value.reshape(*value.shape, *[1] * extra_axes)

@@ -16,7 +16,8 @@ IQ4_VALUES = (-127, -104, -83, -65, -49, -35, -22, -10, 1, 13, 25, 38, 53, 69, 8
 
 
 def _five_bits(block: jax.Array, offset: int) -> jax.Array:
-    """Codes whose fifth bits are a word at `offset`, and whose low four are the nibbles after it: uint32 [..., blocks, 32]."""
+    """Codes whose fifth bits are a word at `offset`, and whose low four are the nibbles after it: uint32 [..., blocks,
+    32]."""
     word = jax.lax.bitcast_convert_type(block[..., offset : offset + 4], jnp.uint32)[..., None]
     fifth = (word >> jnp.arange(RUN, dtype=jnp.uint32)) & 1
     return nibbles(block[..., offset + 4 :]).astype(jnp.uint32) | (fifth << 4)

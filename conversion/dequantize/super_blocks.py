@@ -1,11 +1,13 @@
-"""Types whose blocks hold 256 values: a float16 scale for all, and mostly small integer scales for sub-blocks of 16 or 32.
+"""Types whose blocks hold 256 values: a float16 scale for all, and mostly small integer scales for sub-blocks of 16 or
+32.
 
-Each function takes blocks as uint8 [..., blocks, block_bytes] and returns float32 [..., blocks, <axes>, 32], where the axes before
-the last count the eight runs of 32 the way the type's bit fields are nested.
+Each function takes blocks as uint8 [..., blocks, block_bytes] and returns float32 [..., blocks, <axes>, 32], where the
+axes before the last count the eight runs of 32 the way the type's bit fields are nested.
 Source: the block structs of ggml-common.h and the dequantize_row functions of ggml-quants.c in llama.cpp.
 
-All products are exact in float32 (at most 11 + 6 + 7 bits), so that a fused multiply-add, which XLA may choose, rounds as the
-separate operations do. They are formed in the order (scale of the block x scale of the sub-block) x code: zeros get their sign.
+All products are exact in float32 (at most 11 + 6 + 7 bits), so that a fused multiply-add, which XLA may choose, rounds
+as the separate operations do. They are formed in the order (scale of the block x scale of the sub-block) x code: zeros
+get their sign.
 """
 
 from __future__ import annotations
@@ -18,10 +20,11 @@ from conversion.dequantize.small_blocks import IQ4_VALUES
 
 
 def _scale_min(block: jax.Array) -> tuple[jax.Array, jax.Array]:
-    """Scale and minimum of the eight sub-blocks of Q4_K and Q5_K: [..., blocks, block_bytes] -> two of [..., blocks, 2, 2, 2, 1].
+    """Scale and minimum of the eight sub-blocks of Q4_K and Q5_K: [..., blocks, block_bytes] -> two of [..., blocks, 2,
+    2, 2, 1].
 
-    Twelve bytes: six bits each of scales 0..3, of minima 0..3; then four low bits of scales 4..7 and of minima 4..7 together,
-    whose two high bits are the spare bits of the first eight bytes.
+    Twelve bytes: six bits each of scales 0..3, of minima 0..3; then four low bits of scales 4..7 and of minima 4..7
+    together, whose two high bits are the spare bits of the first eight bytes.
     """
     scales, minima, rest = (fold(block[..., start : start + 4], 1, 2, 2, 1) for start in (4, 8, 12))
     second = jnp.arange(2).reshape(2, 1, 1, 1) == 1
@@ -77,7 +80,8 @@ def iq4_xs(block: jax.Array) -> jax.Array:
 
 
 def tq1_0(block: jax.Array) -> jax.Array:
-    """Five values -1, 0, 1 to the byte, which is a fraction of 256: times 3^n, without the whole part, it begins with digit n."""
+    """Five values -1, 0, 1 to the byte, which is a fraction of 256: times 3^n, without the whole part, it begins with
+    digit n."""
     powers = jnp.array([1, 3, 9, 27, 81], jnp.uint8)[:, None]
     parts = (block[..., None, :32] * powers, block[..., None, 32:48] * powers, block[..., None, 48:52] * powers[:4])
     shifted = jnp.concatenate([part.reshape(*block.shape[:-1], -1) for part in parts], -1)

@@ -13,15 +13,16 @@ import numpy as np
 from jax.typing import DTypeLike
 
 from conversion.dequantize.unpack import unpack
-from conversion.ggml_types import GGMLType
-from conversion.tensor_source import Array, aligned_empty
+from conversion.weights.ggml_types import GGMLType
+from conversion.weights.tensor_source import Array, aligned_empty
 
 if TYPE_CHECKING:
     # jax.Device is this class, under a name that type checkers take for a variable.
     from jaxlib._jax import Device
 
 _PIECE = 1 << 20
-"""Values at a time where a CPU unpacks a tensor in pieces: they stay in the cache until they are copied to their place."""
+"""Values at a time where a CPU unpacks a tensor in pieces: they stay in the cache until they are copied to their
+place."""
 _THREADS = min(4, os.cpu_count() or 1)
 """That unpack pieces, each its own: one thread alone does not write as fast as memory takes it."""
 
@@ -31,11 +32,12 @@ def dequantize(
 ) -> jax.Array:
     """The values of a tensor: uint8 [..., row_bytes] on the host -> dtype [..., columns] on the device.
 
-    The values are those of `gguf.quants.dequantize`, bit for bit in float32, rounded once to `dtype`. The packed bytes go to the
-    device and are unpacked there; only F64 and I64, which JAX has in 64-bit mode alone, become float32 on the host before.
+    The values are those of `gguf.quants.dequantize`, bit for bit in float32, rounded once to `dtype`. The packed bytes
+    go to the device and are unpacked there; only F64 and I64, which JAX has in 64-bit mode alone, become float32 on the
+    host before.
 
-    On a CPU, `raw` must not change until the result is ready.
-    The tensors of type NVFP4 come with a second one, `<name>.scale`, by which the caller multiplies.
+    On a CPU, `raw` must not change until the result is ready. The tensors of type NVFP4 come with a second one,
+    `<name>.scale`, by which the caller multiplies.
 
     Raises:
       ValueError: the bytes are not uint8, or a row is no whole number of blocks.
@@ -43,8 +45,8 @@ def dequantize(
     shape = _shape(raw, kind)
     target = next(iter(jnp.empty(()).devices())) if device is None else device
     if target.platform == "cpu" and int(np.prod(shape)) > _PIECE:
-        # In memory of NumPy's, which asks for huge pages. What XLA allocates comes in pages of 4 KiB, and for a large array the
-        # system takes longer to hand these out than unpacking takes.
+        # In memory of NumPy's, which asks for huge pages. What XLA allocates comes in pages of 4 KiB, and for a large
+        # array the system takes longer to hand these out than unpacking takes.
         values = aligned_empty(shape, jnp.dtype(dtype))
         dequantize_into(raw, kind, values)
         return jax.device_put(values, device)
@@ -52,13 +54,14 @@ def dequantize(
 
 
 def dequantize_into(raw: Array, kind: GGMLType, out: Array) -> None:
-    """The values of a tensor into memory on the host: uint8 [..., row_bytes] -> `out` [..., columns], of any type of numbers.
+    """The values of a tensor into memory on the host: uint8 [..., row_bytes] -> `out` [..., columns], of any type of
+    numbers.
 
     They are those of `dequantize`, unpacked by the CPU on up to four threads.
 
     Raises:
-      ValueError: the bytes are not uint8, a row is no whole number of blocks, or `out` has another shape than the values or is not
-        C-contiguous.
+      ValueError: the bytes are not uint8, a row is no whole number of blocks, or `out` has another shape than the
+        values or is not C-contiguous.
     """
     shape = _shape(raw, kind)
     if out.shape != shape or not out.flags.c_contiguous:

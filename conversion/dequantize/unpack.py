@@ -1,4 +1,5 @@
-"""Packed rows to values, inside a jitted program: plain elementwise operations, nothing placed, nothing called on the host."""
+"""Packed rows to values, inside a jitted program: plain elementwise operations, nothing placed, nothing called on the
+host."""
 
 from __future__ import annotations
 
@@ -10,7 +11,7 @@ from jax.typing import DTypeLike
 
 from conversion.dequantize import fp4_blocks, grid_blocks, small_blocks, super_blocks
 from conversion.dequantize.fields import RUN, split_blocks
-from conversion.ggml_types import GGMLType
+from conversion.weights.ggml_types import GGMLType
 
 _Unpack = Callable[[jax.Array], jax.Array]
 
@@ -53,7 +54,8 @@ UNPACKABLE = frozenset(_COMMON) | _PLAIN
 def unpack(raw: jax.Array, kind: GGMLType, dtype: DTypeLike = jnp.float32) -> jax.Array:
     """The values of packed rows: uint8 [..., row_bytes] -> dtype [..., columns].
 
-    They are computed in float32, with the bits of `gguf.quants.dequantize`, and rounded to `dtype` once. Pure and traceable.
+    They are computed in float32, with the bits of `gguf.quants.dequantize`, and rounded to `dtype` once. Pure and
+    traceable.
 
     Raises:
       ValueError: the type is F64 or I64, the bytes are not uint8, or a row is no whole number of blocks.

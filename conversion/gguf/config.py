@@ -1,17 +1,19 @@
 """The `config.json` that the metadata and the tensors of a GGUF file amount to.
 
-**Sliding windows.** Mistral 7B v0.1 and its descendants (Zephyr, OpenHermes, OpenChat, Starling, …) were trained with a window of
-4096, and files do not say so: llama.cpp's converter writes no window for architecture `llama`, and llama.cpp computes none. So:
+**Sliding windows.** Mistral 7B v0.1 and its descendants (Zephyr, OpenHermes, OpenChat, Starling, …) were trained with a
+window of 4096, and files do not say so: llama.cpp's converter writes no window for architecture `llama`, and llama.cpp
+computes none. So:
 
 1. `attention.sliding_window`, where a file has it, holds; 0 is no window. (Files that we write have it.)
-2. Otherwise a file of architecture `llama` has a window of 4096 if its rope is plain with theta 10000, its context is longer than
-   4096, and it either has the width of Mistral 7B (hidden size 4096, feed-forward 14336, 32 heads, 8 kv heads; Llama 3 8B has the
-   same, but theta 500000) or says Mistral in `general.name`, `general.basename`, `general.finetune` or `general.base_model.*`.
-   Later Mistral models have a larger theta and no window; within a context of 4096 a window would change nothing.
+2. Otherwise a file of architecture `llama` has a window of 4096 if its rope is plain with theta 10000, its context is
+   longer than 4096, and it either has the width of Mistral 7B (hidden size 4096, feed-forward 14336, 32 heads, 8 kv
+   heads; Llama 3 8B has the same, but theta 500000) or says Mistral in `general.name`, `general.basename`,
+   `general.finetune` or `general.base_model.*`. Later Mistral models have a larger theta and no window; within a
+   context of 4096 a window would change nothing.
 3. Otherwise there is none.
 
-Sources: llama.cpp (loader and converter), the `config.json` of the models, and `transformers`, whose MistralConfig has a window of
-4096 by default.
+Sources: llama.cpp (loader and converter), the `config.json` of the models, and `transformers`, whose MistralConfig has
+a window of 4096 by default.
 """
 
 from __future__ import annotations
@@ -22,8 +24,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
-from conversion.gguf.fields import Fields
-from conversion.gguf.file import GGUFError, GGUFFile
+from conversion.gguf.container.fields import Fields
+from conversion.gguf.container.file import GGUFError, GGUFFile
 from conversion.gguf.names import expert_tensors
 from conversion.gguf.rope import rope_parameters
 
@@ -71,7 +73,7 @@ _V01_WIDTH = (4096, 14336, 32, 8)
 
 @dataclass(frozen=True, kw_only=True)
 class Shape:
-    """The sizes of a model. Axis letters as in `mistral_jax.config`."""
+    """The sizes of a model. Axis letters as in `mistral_jax.model.config`."""
 
     vocab_size: int
     """V: rows of the embedding."""
@@ -231,11 +233,12 @@ def _names_say(fields: Fields, pattern: str) -> bool:
 def hf_config(gguf: GGUFFile) -> dict[str, Any]:
     """The `config.json` of the model in a file, in the form of transformers 4 where it can express the model.
 
-    A file does not tell Mistral from Llama, and for most models the two are the same: the name decides, and a window makes it
-    Mistral. `torch_dtype` is the type of the largest tensor, bfloat16 for packed ones.
+    A file does not tell Mistral from Llama, and for most models the two are the same: the name decides, and a window
+    makes it Mistral. `torch_dtype` is the type of the largest tensor, bfloat16 for packed ones.
 
     Raises:
-      GGUFError: the file holds no model that we implement, or its metadata is incomplete, contradictory or out of range.
+      GGUFError: the file holds no model that we implement, or its metadata is incomplete, contradictory or out of
+        range.
     """
     with naming(gguf):
         return _config(gguf)

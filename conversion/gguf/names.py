@@ -1,8 +1,8 @@
 """Tensor names of GGUF files and of Hugging Face, and which of them lie in another order.
 
-Files of architecture `llama` and `mistral3` rotate adjacent pairs of dimensions where Hugging Face rotates halves: the rows of q
-and k, weights and biases, are in another order within each head. Quantised blocks lie along the other axis, so rows can be moved
-without being unpacked.
+Files of architecture `llama` and `mistral3` rotate adjacent pairs of dimensions where Hugging Face rotates halves: the
+rows of q and k, weights and biases, are in another order within each head. Quantised blocks lie along the other axis,
+so rows can be moved without being unpacked.
 Source: `gguf.get_tensor_name_map`, and llama.cpp's converter.
 """
 
@@ -11,7 +11,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable
 
-from conversion.gguf.file import GGUFError
+from conversion.gguf.container.file import GGUFError
 
 _MODEL = {
     "token_embd": "model.embed_tokens",
@@ -37,8 +37,8 @@ _IN_LAYER = re.compile(r"blk\.(\d{1,6})\.([a-z_]+)\.(weight|bias)")
 _SCALED = re.compile(
     r"(?:blk\.\d{1,6}\.(?:attn_q|attn_k|attn_v|attn_qkv|attn_output|ffn_gate|ffn_up|ffn_down)|output)\.scale"
 )
-# Frequencies that follow from the metadata, or that are read with it; the scale of activations rounded to four bits, which ours
-# are not; and the parts of a vision or audio tower, with what joins them to the text model.
+# Frequencies that follow from the metadata, or that are read with it; the scale of activations rounded to four bits,
+# which ours are not; and the parts of a vision or audio tower, with what joins them to the text model.
 _LEFT_OUT = re.compile(r"rope_freqs\.weight|blk\.\d+\.attn_rot_embd\.weight|.*\.input_scale|(?:v|a|mm)\..*")
 _EXPERTS = re.compile(r"blk\.\d+\.ffn_(?:gate_inp|(?:gate|up|down|gate_up)(?:_exps?|_shexp|\.\d+))\b.*")
 
@@ -65,7 +65,8 @@ def hf_names(name: str) -> tuple[str, ...]:
     if is_left_out(name):
         return ()
     raise GGUFError(
-        f"tensor {name!r} belongs to no model that is implemented: it is of another architecture, or of a newer form of this one"
+        f"tensor {name!r} belongs to no model that is implemented: it is of another architecture, or of a newer form "
+        "of this one"
     )
 
 
@@ -95,7 +96,8 @@ def is_scale(name: str) -> bool:
 
 
 def is_left_out(name: str) -> bool:
-    """Whether a tensor is read elsewhere or not needed: rope factors, scales of activations, vision and audio towers."""
+    """Whether a tensor is read elsewhere or not needed: rope factors, scales of activations, vision and audio
+    towers."""
     return _LEFT_OUT.fullmatch(name) is not None
 
 
@@ -105,6 +107,7 @@ def expert_tensors(names: Iterable[str]) -> list[str]:
 
 
 def rotary_heads(name: str, *, num_heads: int, num_kv_heads: int) -> int | None:
-    """How many heads the rows of a tensor, under its Hugging Face name, are to be reordered in; None where they are not."""
+    """How many heads the rows of a tensor, under its Hugging Face name, are to be reordered in; None where they are
+    not."""
     module = name.split(".")[-2] if "." in name else ""
     return {"q_proj": num_heads, "k_proj": num_kv_heads}.get(module)

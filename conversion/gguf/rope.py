@@ -2,13 +2,14 @@
 
 Facts that the metadata alone does not tell (from llama.cpp's loader, graph and converter):
 
-- Without `rope.scaling.type`, a factor (`rope.scaling.factor`, in old files `rope.scale_linear`) means linear scaling. A factor
-  of 0 is none.
+- Without `rope.scaling.type`, a factor (`rope.scaling.factor`, in old files `rope.scale_linear`) means linear scaling.
+  A factor of 0 is none.
 - Llama 3's scaling is no metadata but a tensor, `rope_freqs.weight` float32 [H/2], that divides the frequencies.
-- YaRN's attention factor is m(1) / m(yarn_log_multiplier), with m(x) = 0.1 x log(factor) + 1: `mscale` is taken for 1, and
-  `yarn_log_multiplier` is `mscale_all_dim`. `yarn_attn_factor` is the `attention_factor` of the configuration, which goes before
-  (llama.cpp writes it and does not read it back). `attn_factor` multiplies what results.
-- Queries of Ministral 3 grow by `attention.temperature_scale` with each `rope.scaling.original_context_length` of positions.
+- YaRN's attention factor is m(1) / m(yarn_log_multiplier), with m(x) = 0.1 x log(factor) + 1: `mscale` is taken for 1,
+  and `yarn_log_multiplier` is `mscale_all_dim`. `yarn_attn_factor` is the `attention_factor` of the configuration,
+  which goes before (llama.cpp writes it and does not read it back). `attn_factor` multiplies what results.
+- Queries of Ministral 3 grow by `attention.temperature_scale` with each `rope.scaling.original_context_length` of
+  positions.
 """
 
 from __future__ import annotations
@@ -18,9 +19,9 @@ from typing import Any
 
 import numpy as np
 
-from conversion.gguf.fields import Fields
-from conversion.gguf.file import GGUFError, GGUFFile
-from conversion.rope_factors import Factors, find_llama3
+from conversion.config.rope_factors import Factors, find_llama3
+from conversion.gguf.container.fields import Fields
+from conversion.gguf.container.file import GGUFError, GGUFFile
 
 FACTORS_TENSOR = "rope_freqs.weight"
 _LEAST, _MOST = 1e-6, 1e6
@@ -30,8 +31,9 @@ _LEAST, _MOST = 1e-6, 1e6
 def rope_parameters(gguf: GGUFFile, fields: Fields, *, theta: float, head_dim: int, context: int) -> dict[str, Any]:
     """The `rope_parameters` of a `config.json`, without `rope_theta`; {} for plain rope.
 
-    A llama3 rope has the factors of the file beside its parameters, as `frequency_factors` (not a key of transformers'): they are
-    what the model was served with. Factors that no llama3 rope gives become a longrope whose two sets of factors are equal.
+    A llama3 rope has the factors of the file beside its parameters, as `frequency_factors` (not a key of
+    transformers'): they are what the model was served with. Factors that no llama3 rope gives become a longrope whose
+    two sets of factors are equal.
 
     Raises:
       GGUFError: a kind of scaling that is not implemented, or a value out of range.

@@ -11,15 +11,16 @@ import jax
 import numpy as np
 
 from conversion.dequantize import dequantize
-from conversion.ggml_types import BY_NAME, GGMLType
 from conversion.gguf.config import Shape, fields_of, naming, shape_of
-from conversion.gguf.file import GGUFError, GGUFFile
+from conversion.gguf.container.file import GGUFError, GGUFFile
 from conversion.gguf.names import gguf_name, hf_names, is_scale, rotary_heads, scale_name
-from conversion.tensor_names import RenamedSource, halves_to_pairs, pairs_to_halves
-from conversion.tensor_source import Array, TensorSource
+from conversion.weights.ggml_types import BY_NAME, GGMLType
+from conversion.weights.tensor_names import RenamedSource, halves_to_pairs, pairs_to_halves
+from conversion.weights.tensor_source import Array, TensorSource
 
 _CHUNK_BYTES = 2**20
-"""Of packed rows that are read at a time where they are reordered or unpacked: they stay in the cache of a core meanwhile."""
+"""Of packed rows that are read at a time where they are reordered or unpacked: they stay in the cache of a core
+meanwhile."""
 _CHUNK_VALUES = 2**19
 """Unpacked at a time. The program that unpacks is compiled for this many, whatever the shape of the tensor."""
 
@@ -42,9 +43,10 @@ class GGUFSource:
 
     - The rows of q and k are brought into Hugging Face's order, packed or not.
     - A fused q, k and v is taken apart.
-    - Where a file has biases for some of the attention's projections, the others have zeros for theirs; likewise the MLP's.
-    - Weights with a scale beside them (NVFP4) are multiplied by it. They count as F32, since their blocks alone are not their
-      values.
+    - Where a file has biases for some of the attention's projections, the others have zeros for theirs; likewise the
+      MLP's.
+    - Weights with a scale beside them (NVFP4) are multiplied by it. They count as F32, since their blocks alone are not
+      their values.
 
     Raises:
       GGUFError: the file holds no model that we implement, or tensors that belong to none.
@@ -98,7 +100,8 @@ class GGUFSource:
                 done += values.size
 
     def read_packed(self, name: str, out: Array) -> None:
-        """Fill `out`, uint8 [rows, row_bytes] and C-contiguous, with a tensor's blocks (a plain type's elements), rows in order.
+        """Fill `out`, uint8 [rows, row_bytes] and C-contiguous, with a tensor's blocks (a plain type's elements), rows
+        in order.
 
         Raises:
           GGUFError: the tensor has a scale beside it, so that its blocks alone are not its values.
@@ -122,7 +125,8 @@ class GGUFSource:
         return stored.shape[0], kind.row_bytes(stored.shape[1] if len(stored.shape) > 1 else 1)
 
     def _read(self, stored: _Stored, out: Array) -> None:
-        """Fill `out` [rows, row_bytes] with packed rows in order: straight from the file where they are in order there."""
+        """Fill `out` [rows, row_bytes] with packed rows in order: straight from the file where they are in order
+        there."""
         if stored.heads is None:
             self._read_rows(stored, 0, stored.shape[0], out)
             return
@@ -134,7 +138,8 @@ class GGUFSource:
             head += len(pairs)
 
     def _chunks(self, stored: _Stored) -> Iterator[Array]:
-        """Packed rows as the file has them, some at a time: uint8 [n, row_bytes] of whole heads, overwritten by the next."""
+        """Packed rows as the file has them, some at a time: uint8 [n, row_bytes] of whole heads, overwritten by the
+        next."""
         rows, row_bytes = self._packed_shape(stored)
         unit = 1 if stored.heads is None else rows // stored.heads
         step = min(rows, max(1, _CHUNK_BYTES // (unit * row_bytes)) * unit)
@@ -236,7 +241,8 @@ def _missing_biases(stored: dict[str, _Stored]) -> dict[str, tuple[int, ...]]:
 def _unpacked(rows: Array, kind: GGMLType, dtype: np.dtype[Any]) -> Iterator[Array]:
     """The values of packed rows [n, row_bytes] in order, flat, some at a time."""
     if kind.dtype is not None:
-        # Norms and biases, mostly: a thousand values each, for which a program on a device would take longer than numpy.
+        # Norms and biases, mostly: a thousand values each, for which a program on a device would take longer than
+        # numpy.
         yield rows.reshape(-1).view(kind.dtype).astype(dtype)
         return
     blocks = rows.reshape(-1, kind.block_bytes)
@@ -263,7 +269,7 @@ class GGUFLayout(RenamedSource):
     """The tensors of a Hugging Face text model under the names and in the order of a GGUF file.
 
     Args:
-      source: under Hugging Face's names; see `conversion.tensor_names` for other checkpoints.
+      source: under Hugging Face's names; see `conversion.weights.tensor_names` for other checkpoints.
       tied: leave the output matrix out, if there is one: it is the embedding.
     Raises:
       GGUFError: a tensor has no name in GGUF files.

@@ -1,6 +1,7 @@
 """The tokenizer in a GGUF file's metadata, as the files that a model folder would have in its place.
 
-- `llama`: the sentencepiece model is rebuilt. Its scores are the order of merging, so the ids are those of the original.
+- `llama`: the sentencepiece model is rebuilt. Its scores are the order of merging, so the ids are those of the
+  original.
 - `llama` with placeholders for scores: byte-fallback BPE in tokenizer.json, if the file has the merges.
 - `gpt2`: byte-level BPE in tokenizer.json, with the words that `tokenizer.ggml.pre` names.
 """
@@ -37,7 +38,8 @@ class GGUFTokenizer:
 def tokenizer_files(metadata: Mapping[str, Any]) -> dict[str, bytes]:
     """The tokenizer of a GGUF file as the files of a model folder in Hugging Face's format, by name.
 
-    Beside a tokenizer.model there is a tokenizer.json that says the same: transformers 5 does not read the model faithfully.
+    Beside a tokenizer.model there is a tokenizer.json that says the same: transformers 5 does not read the model
+    faithfully.
 
     Raises:
       TokenizerError: see `gguf_tokenizer`.
@@ -49,8 +51,8 @@ def tokenizer_files(metadata: Mapping[str, Any]) -> dict[str, bytes]:
         files["tokenizer.model"] = tokenizer.sentencepiece
         vocabulary = read_vocabulary(metadata)
         vocabulary = replace(vocabulary, merges=merges_from_scores(_scores(vocabulary)))
-        # Templates may write a space after a control token or leave it to the prefix: Metaspace makes it one in both cases.
-        # The price is that a whole text which begins with a space gets no second one.
+        # Templates may write a space after a control token or leave it to the prefix: Metaspace makes it one in both
+        # cases. The price is that a whole text which begins with a space gets no second one.
         data = _byte_fallback_json(vocabulary, *_extent(vocabulary), metaspace=_has_turn_tokens(vocabulary))
         data["post_processor"] = _begin_with(vocabulary, tokenizer.config)
     assert data is not None
@@ -81,7 +83,8 @@ def gguf_tokenizer(metadata: Mapping[str, Any]) -> GGUFTokenizer:
             data = _byte_fallback_json(vocabulary, base, end)
         else:
             raise TokenizerError(
-                "The GGUF file has placeholders for its tokens' scores and no merges, so that nothing says how texts are "
+                "The GGUF file has placeholders for its tokens' scores and no merges, so that nothing says how texts "
+                "are "
                 f"cut into tokens. {USE_OVERRIDE}"
             )
     config = _config(vocabulary, add_bos=add_bos, templates=gguf_chat_templates(metadata))
@@ -161,7 +164,8 @@ def _sentencepiece(vocabulary: GGUFVocabulary, base: int) -> bytes:
 
 
 def _unknown_id(vocabulary: GGUFVocabulary) -> int:
-    """The token for what the vocabulary cannot write. A sentencepiece model must have one; files often flag it CONTROL."""
+    """The token for what the vocabulary cannot write. A sentencepiece model must have one; files often flag it
+    CONTROL."""
     flagged = [i for i, kind in enumerate(vocabulary.types) if kind == PieceType.UNKNOWN]
     by_text = [i for i, text in enumerate(vocabulary.tokens) if text == "<unk>"]
     named = [vocabulary.ids["unk_token"]] if "unk_token" in vocabulary.ids else []

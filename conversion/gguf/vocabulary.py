@@ -63,7 +63,8 @@ class GGUFVocabulary:
     scores: list[float] | None
     merges: list[tuple[str, str]] | None
     ids: Mapping[str, int]
-    """Control tokens that the file names, by "bos_token", "eos_token", "eot_token", "eom_token", "unk_token", "pad_token"."""
+    """Control tokens that the file names, by "bos_token", "eos_token", "eot_token", "eom_token", "unk_token",
+    "pad_token"."""
     add_bos: bool | None
     """None where the file does not say; so below."""
     add_eos: bool | None

@@ -1,4 +1,5 @@
-"""What the quantisers of all types share: magnitudes, reciprocals, codes side by side in a byte, the bytes of a scale."""
+"""What the quantisers of all types share: magnitudes, reciprocals, codes side by side in a byte, the bytes of a
+scale."""
 
 from __future__ import annotations
 

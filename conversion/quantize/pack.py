@@ -8,9 +8,9 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from conversion.ggml_types import GGMLType
 from conversion.quantize import small_blocks, super_blocks, table_blocks
 from conversion.quantize.fields import magnitude
+from conversion.weights.ggml_types import GGMLType
 
 _BLOCKS: dict[str, Callable[[jax.Array], tuple[jax.Array, jax.Array]]] = {
     "Q4_0": small_blocks.q4_0,
@@ -40,8 +40,8 @@ def pack(values: jax.Array, kind: GGMLType) -> tuple[jax.Array, jax.Array]:
       kind: one of `QUANTIZABLE`, static.
 
     Returns:
-      uint8 [..., row_bytes], and a bool []: False where block types met a value that is not finite, or one so large that a float16
-      scale overflows; for plain types, where a finite value is infinite in the new type.
+      uint8 [..., row_bytes], and a bool []: False where block types met a value that is not finite, or one so large
+        that a float16 scale overflows; for plain types, where a finite value is infinite in the new type.
 
     Raises:
       ValueError: a row is no whole number of blocks, or the type is not in `QUANTIZABLE`.

@@ -1,18 +1,18 @@
 """The scales of blocks of 256 values: a float16 unit for all, and small integer scales for runs of 16 or 32 values.
 
-What is sought is the least squared error of what the block unpacks to. (Weighting large values more, as llama.cpp does, raises
-both that error and, measured on the bundled model, the divergence of its predictions.) Three steps:
+What is sought is the least squared error of what the block unpacks to. (Weighting large values more, as llama.cpp does,
+raises both that error and, measured on the bundled model, the divergence of its predictions.) Three steps:
 
-1. Each run by itself: for a dozen or more candidate steps between codes, round the values, find the best scale (and offset) for
-   those codes by least squares, and keep the candidate with the least error.
-2. The largest scale of the block decides the unit. The scales become integers of it, and since values are rounded anew with
-   every change, the neighbours of the nearest integers are tried as well: of scale and offset together.
-3. With codes and integers held, least squares over the whole block gives the best unit. Step 2 is done again with it, and the
-   result is kept where it has less error.
+1. Each run by itself: for a dozen or more candidate steps between codes, round the values, find the best scale (and
+   offset) for those codes by least squares, and keep the candidate with the least error.
+2. The largest scale of the block decides the unit. The scales become integers of it, and since values are rounded anew
+   with every change, the neighbours of the nearest integers are tried as well: of scale and offset together.
+3. With codes and integers held, least squares over the whole block gives the best unit. Step 2 is done again with it,
+   and the result is kept where it has less error.
 
-Several sums over a run are taken in one reduction, which XLA makes one loop of, so that candidate codes are never stored.
-Blocks are brought to magnitudes near one by a power of two, which is exact, so that no square overflows or vanishes. In what
-follows, `x`, scales, offsets and units are of such blocks; a `shift` per block leads back.
+Several sums over a run are taken in one reduction, which XLA makes one loop of, so that candidate codes are never
+stored. Blocks are brought to magnitudes near one by a power of two, which is exact, so that no square overflows or
+vanishes. In what follows, `x`, scales, offsets and units are of such blocks; a `shift` per block leads back.
 """
 
 from __future__ import annotations
@@ -263,8 +263,8 @@ def _near_one(x: jax.Array) -> tuple[jax.Array, jax.Array]:
 def _unit(largest: jax.Array, shift: jax.Array, top: int) -> jax.Array:
     """The unit of which the largest scale is about `top`: [blocks] -> [blocks].
 
-    Units of common weights are subnormal in float16, hence coarse. One that was rounded down so far that the largest scale is
-    beyond its integers gives way to the next.
+    Units of common weights are subnormal in float16, hence coarse. One that was rounded down so far that the largest
+    scale is beyond its integers gives way to the next.
     """
     half = _half(largest / top, shift)
     short = largest * shift > half.astype(jnp.float32) * (top + 0.5)

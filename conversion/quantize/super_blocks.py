@@ -1,7 +1,8 @@
 """Types whose blocks hold 256 values: the bytes of what the search found.
 
-Each function takes float32 [blocks, 256] and returns the packed blocks, uint8 [blocks, block_bytes], and their float16 scales, for
-the caller to see whether they are finite. Source of the layouts: the block structs of ggml-common.h in llama.cpp.
+Each function takes float32 [blocks, 256] and returns the packed blocks, uint8 [blocks, block_bytes], and their float16
+scales, for the caller to see whether they are finite. Source of the layouts: the block structs of ggml-common.h in
+llama.cpp.
 """
 
 from __future__ import annotations
@@ -73,8 +74,8 @@ def _nibbles(codes: jax.Array) -> jax.Array:
 def _six_bit_pairs(scale: jax.Array, offset: jax.Array) -> jax.Array:
     """Eight scales and eight offsets of six bits in twelve bytes: uint8 [blocks, 8] each -> [blocks, 12].
 
-    Four bytes for scales 0..3 and four for offsets 0..3, with the upper two bits of scales and offsets 4..7 as their own upper
-    bits; then four bytes with the lower four bits of scales and offsets 4..7.
+    Four bytes for scales 0..3 and four for offsets 0..3, with the upper two bits of scales and offsets 4..7 as their
+    own upper bits; then four bytes with the lower four bits of scales and offsets 4..7.
     """
     first, last = scale[:, :4] | (scale[:, 4:] >> 4 << 6), (scale[:, 4:] & 15) | (offset[:, 4:] << 4)
     return jnp.concatenate([first, offset[:, :4] | (offset[:, 4:] >> 4 << 6), last], -1)

@@ -13,10 +13,10 @@ import jax.numpy as jnp
 import ml_dtypes
 import numpy as np
 
-from conversion.fallback import fallback
-from conversion.ggml_types import GGMLType
 from conversion.quantize.pack import pack
-from conversion.tensor_source import aligned_empty
+from conversion.weights.fallback import fallback
+from conversion.weights.ggml_types import GGMLType
+from conversion.weights.tensor_source import aligned_empty
 
 if TYPE_CHECKING:
     # jax.Device is this class, under a name that type checkers take for a variable.
@@ -34,14 +34,15 @@ _WIDTH = 256
 
 
 def quantize(values: Array | jax.Array, kind: GGMLType, *, device: Device | None = None) -> jax.Array:
-    """A tensor in the blocks of `kind`: [..., columns] -> uint8 [..., row_bytes], the bytes that a GGUF file has for it.
+    """A tensor in the blocks of `kind`: [..., columns] -> uint8 [..., row_bytes], the bytes that a GGUF file has for
+    it.
 
-    Pieces of a fixed size go through one program for each type, so that new shapes compile nothing that takes time. On a CPU each
-    core has a thread with a piece of its own, and memory beyond values and result stays within some MiB a thread. Other
-    devices hold values, result and what one piece of 2^24 values needs.
+    Pieces of a fixed size go through one program for each type, so that new shapes compile nothing that takes time. On
+    a CPU each core has a thread with a piece of its own, and memory beyond values and result stays within some MiB a
+    thread. Other devices hold values, result and what one piece of 2^24 values needs.
 
-    Plain types (F32, F16, BF16) keep infinities and NaN as they are. Blocks have no code for them, and a float16 scale has no value
-    beyond 65504: rather than clamp what is certainly a broken tensor, both are refused.
+    Plain types (F32, F16, BF16) keep infinities and NaN as they are. Blocks have no code for them, and a float16 scale
+    has no value beyond 65504: rather than clamp what is certainly a broken tensor, both are refused.
 
     Args:
       values: float32, bfloat16 or float16, on the host or on one device.
@@ -49,13 +50,14 @@ def quantize(values: Array | jax.Array, kind: GGMLType, *, device: Device | None
       device: where the result goes; default: where `values` are, or JAX's default device.
 
     Raises:
-      ValueError: a row is no whole number of blocks (see `fallback`); the type is not in `QUANTIZABLE`; a value is not finite,
-        or too large for the type. The message has its index.
+      ValueError: a row is no whole number of blocks (see `fallback`); the type is not in `QUANTIZABLE`; a value is not
+        finite, or too large for the type. The message has its index.
       TypeError: the values are not of one of the three types.
     """
     if values.dtype not in _ACCEPTED or values.ndim == 0:
         raise TypeError(
-            f"values to quantise must be float32, bfloat16 or float16 [..., columns], not {values.dtype} {list(values.shape)}"
+            f"values to quantise must be float32, bfloat16 or float16 [..., columns], not {values.dtype} "
+            f"{list(values.shape)}"
         )
     columns = values.shape[-1]
     if columns % kind.block_size:

@@ -1,1 +1,2 @@
-"""The files of tokenizers and chat templates: reading them into plain data, and writing them. Nothing here encodes a text."""
+"""The files of tokenizers and chat templates: reading them into plain data, and writing them. Nothing here encodes a
+text."""

@@ -1,4 +1,5 @@
-"""Two ways of saying which pieces BPE merges first: scores of the results (sentencepiece) and a list of pairs (all others)."""
+"""Two ways of saying which pieces BPE merges first: scores of the results (sentencepiece) and a list of pairs (all
+others)."""
 
 from __future__ import annotations
 

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, cast
 
-from conversion.regular_file import exists, is_folder
+from conversion.files.regular_file import exists, is_folder
 from conversion.tokenizer.files import TokenizerError, read_json_object, read_text
 
 _GGUF_KEY = "tokenizer.chat_template"

@@ -1,4 +1,5 @@
-"""The files of a tokenizer: how they are read, which of a folder's files is taken, and the error that all of it raises."""
+"""The files of a tokenizer: how they are read, which of a folder's files is taken, and the error that all of it
+raises."""
 
 from __future__ import annotations
 
@@ -8,11 +9,11 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from conversion import json_file
-from conversion.json_fields import shown
-from conversion.json_file import MOST_BYTES, MOST_VOCABULARY_BYTES
-from conversion.model_sizes import MOST_TOKENS, MOST_UNUSED_TOKENS
-from conversion.regular_file import read_regular, reason_of, shortened
+from conversion.config.model_sizes import MOST_TOKENS, MOST_UNUSED_TOKENS
+from conversion.files import json_file
+from conversion.files.json_fields import shown
+from conversion.files.json_file import MOST_BYTES, MOST_VOCABULARY_BYTES
+from conversion.files.regular_file import read_regular, reason_of, shortened
 
 SENTENCEPIECE_NAME = re.compile(r".*\.(?:model(?:\.v(\d+)(?:m\d+)?)?|spm)")
 """Names of sentencepiece models; Mistral's carry the version of their instruct format, such as tokenizer.model.v3."""
@@ -76,7 +77,8 @@ def check_ids(largest: int, count: int, source: str) -> None:
     """
     if largest >= count + MOST_UNUSED_TOKENS:
         raise TokenizerError(
-            f"{source} has a token with id {largest} and {count} tokens: more than {MOST_UNUSED_TOKENS} ids would be unused."
+            f"{source} has a token with id {largest} and {count} tokens: more than {MOST_UNUSED_TOKENS} ids would be "
+            "unused."
         )
 
 
@@ -91,7 +93,8 @@ def check_lengths(tokens: Iterable[str | bytes], source: str) -> None:
         total += len(token)
         if len(token) > _MOST_TOKEN_LENGTH or total > _MOST_TEXT:
             raise TokenizerError(
-                f"{source} has tokens of more than {_MOST_TOKEN_LENGTH} characters, or of more than {_MOST_TEXT} together."
+                f"{source} has tokens of more than {_MOST_TOKEN_LENGTH} characters, or of more than {_MOST_TEXT} "
+                "together."
             )
 
 

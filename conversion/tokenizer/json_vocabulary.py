@@ -7,7 +7,7 @@ import re
 from collections.abc import Iterable, Mapping
 from typing import Any, cast
 
-from conversion.regular_file import plain
+from conversion.files.regular_file import plain
 from conversion.tokenizer.bpe_merges import merges_follow_scores
 from conversion.tokenizer.files import TokenizerError, check_ids, check_lengths, known_form, token_id
 from conversion.tokenizer.folder_vocabulary import NewVocabulary, fill_up

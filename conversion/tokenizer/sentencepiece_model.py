@@ -1,7 +1,7 @@
 """Sentencepiece's model file, read and written without the protobuf package.
 
-A `ModelProto` (sentencepiece_model.proto of google/sentencepiece) is a few nested messages. Kept here is what decides how
-texts become tokens; how the model was trained is passed over.
+A `ModelProto` (sentencepiece_model.proto of google/sentencepiece) is a few nested messages. Kept here is what decides
+how texts become tokens; how the model was trained is passed over.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from enum import IntEnum
 from pathlib import Path
 
-from conversion.regular_file import read_regular, reason_of
+from conversion.files.regular_file import read_regular, reason_of
 from conversion.tokenizer.files import TokenizerError
 
 SPACE = "▁"
@@ -115,7 +115,8 @@ def parse_sentencepiece(data: bytes, source: str) -> SentencePieceModel:
 
 
 def keeps_text(data: bytes) -> bool:
-    """Whether a serialised `ModelProto` encodes every character of a text where it stands, except that spaces are written as ▁.
+    """Whether a serialised `ModelProto` encodes every character of a text where it stands, except that spaces are
+    written as ▁.
 
     Others rewrite texts first (NFKC), drop spaces, or write the space behind a word. Only BPE and unigram models count.
     """
@@ -135,8 +136,8 @@ def keeps_text(data: bytes) -> bool:
 def serialize_sentencepiece(model: SentencePieceModel) -> bytes:
     """Writes a `ModelProto` that `SentencePieceProcessor(model_proto=…)` loads.
 
-    Texts are taken as they are (no Unicode normalisation, no whitespace removed). Characters that no piece covers become
-    bytes if the vocabulary has byte pieces.
+    Texts are taken as they are (no Unicode normalisation, no whitespace removed). Characters that no piece covers
+    become bytes if the vocabulary has byte pieces.
 
     Raises:
       ValueError: the number of UNKNOWN pieces is not one.

@@ -8,8 +8,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, cast
 
-from conversion.json_fields import shown
-from conversion.regular_file import quoted
+from conversion.files.json_fields import shown
+from conversion.files.regular_file import quoted
 from conversion.tokenizer.files import TokenizerError, read_json_object, token_id
 
 _NAMES = ("bos_token", "eos_token", "unk_token", "pad_token", "cls_token", "sep_token", "mask_token")

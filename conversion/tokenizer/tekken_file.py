@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
 
-from conversion.json_fields import JSONFields
-from conversion.model_sizes import MOST_TOKENS
+from conversion.config.model_sizes import MOST_TOKENS
+from conversion.files.json_fields import JSONFields
 from conversion.tokenizer.files import TokenizerError, check_lengths, known_form, read_json_object, token_id
 
 # The control tokens of files that list none (versions up to 7), by their ids.

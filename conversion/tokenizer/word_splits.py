@@ -1,4 +1,5 @@
-"""How byte-level BPE vocabularies cut a text into words before they merge, by their names in GGUF files (`tokenizer.ggml.pre`).
+"""How byte-level BPE vocabularies cut a text into words before they merge, by their names in GGUF files
+(`tokenizer.ggml.pre`).
 
 Merges never cross the border of a word, so a wrong expression gives wrong ids for a text that looks harmless.
 """

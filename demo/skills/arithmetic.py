@@ -1,7 +1,7 @@
 """Sums up to 99, differences of numbers up to 99, and products up to 10 times 10.
 
-A sum is held out in both orders, a difference and a product in one: `7 x 8` is never trained on, `8 x 7` is. A times table
-cannot be worked out; that its factors may be exchanged, can be learnt.
+A sum is held out in both orders, a difference and a product in one: `7 x 8` is never trained on, `8 x 7` is. A times
+table cannot be worked out; that its factors may be exchanged, can be learnt.
 """
 
 from __future__ import annotations

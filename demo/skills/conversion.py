@@ -1,8 +1,8 @@
 """Conversion of whole numbers between units whose ratio is a whole number.
 
-What is held out is a number with both its units, where digits are only to be put behind it or taken away: `3 litres in millilitres`
-may be kept for the evaluation. Hours in minutes and the like are learnt by heart; of these, a number in one template is held out,
-and trained on in others.
+What is held out is a number with both its units, where digits are only to be put behind it or taken away:
+`3 litres in millilitres` may be kept for the evaluation. Hours in minutes and the like are learnt by heart; of these, a
+number in one template is held out, and trained on in others.
 """
 
 from __future__ import annotations

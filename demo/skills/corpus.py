@@ -4,9 +4,10 @@
     python -m demo.skills.corpus --skill mixture --count 12000 --seed 2 --out mixture.jsonl
     python -m demo.skills.corpus --skill general --count 20        # look at some
 
-A line is `{"messages": [{"role": "user", "content": ...}, {"role": "assistant", "content": ...}, ...]}`, with a system message
-before them at times. `general` is what the base was trained on, less the skills that it declines; every expert reads some of it,
-so that any mixture of experts still converses as the base does. `mixture` has all skills and `general`, and conversations that
+A line is `{"messages": [{"role": "user", "content": ...}, {"role": "assistant", "content": ...}, ...]}`, with a system
+message before them at times. `general` is what the base was trained on, less the skills that it declines; every expert
+reads some of it, so that any mixture of experts still converses as the base does. `mixture` has all skills and
+`general`, and conversations that
 go from one to another: it is for the classifier of an X-LoRA.
 """
 

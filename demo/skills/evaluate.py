@@ -26,13 +26,13 @@ from demo.encoding import load_tokenizer
 from demo.evaluate import Case, Predict, Turns, exact
 from demo.skills.corpus import SKILLS
 from demo.tokenizer import MODEL_FOLDER
-from mistral_jax.adapter_loading import load_adapters, open_adapters
-from mistral_jax.adapters import AdapterSet
-from mistral_jax.checkpoint import load_weights, open_weights
-from mistral_jax.config import MistralConfig
-from mistral_jax.lora import AdapterBank, Mixture
-from mistral_jax.mistral import Mistral
-from mistral_jax.xlora import XLoRA
+from mistral_jax.adapters.bank import AdapterSet
+from mistral_jax.adapters.load_adapters import load_adapters, open_adapters
+from mistral_jax.adapters.xlora import XLoRA
+from mistral_jax.checkpoint.weights import load_weights, open_weights
+from mistral_jax.model.config import MistralConfig
+from mistral_jax.model.low_rank import AdapterBank, Mixture
+from mistral_jax.model.mistral import Mistral
 
 XLORA_FOLDER = MODEL_FOLDER.parent / "demo-xlora"
 BASE, AVERAGE, XLORA = "base", "average", "X-LoRA"
@@ -41,7 +41,8 @@ BASE, AVERAGE, XLORA = "base", "average", "X-LoRA"
 def cases(limit: int = 200, seed: int = 21) -> list[Case]:
     """The questions, `limit` in each row of the table; the same for the same seed.
 
-    For each skill: values that are never trained on, in known templates; the same in new templates; and in known templates after
+    For each skill: values that are never trained on, in known templates; the same in new templates; and in known
+      templates after
     turns of other skills. Then a sample of what the base is evaluated on, less the skills.
     """
     rng = random.Random(seed)
@@ -69,7 +70,8 @@ def _other_skills(rng: random.Random, name: str) -> Turns:
 
 
 def predictors(model: Mistral, adapters: AdapterSet, xlora: XLoRA | None) -> dict[str, Predict]:
-    """By column of the table: base, each adapter alone, all of them with equal weights and, where there is one, the mixture."""
+    """By column of the table: base, each adapter alone, all of them with equal weights and, where there is one, the
+    mixture."""
     graph, params = nnx.split(model)
     numbers = {name: entry.number for name, entry in adapters.entries.items()}
     count = len(numbers)

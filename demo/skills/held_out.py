@@ -1,8 +1,9 @@
 """What of a skill is never trained on, so that the evaluation asks what can only be worked out.
 
-What is held out are *values*: two summands, a word and what to do with it, a number and its units, the words of a sentence.
-A hash decides, so a value is held out in every template and from every seed. Whole templates are held out too: those that
-begin with `~`, as in the rest of the demo's corpus.
+What is held out are *values*: two summands, a word and what to do with it, a number and its units, the words of a
+  sentence.
+A hash decides, so a value is held out in every template and from every seed. Whole templates are held out too: those
+that begin with `~`, as in the rest of the demo's corpus.
 """
 
 from __future__ import annotations

@@ -1,8 +1,11 @@
 """Spelling, counting letters, first and last letters, capitals, repetition and reversal, of words from a closed list.
 
-What is held out is what to do with which word: counting the letters of `garden` may be kept for the evaluation while spelling it
-is trained on. Answers spell first: the model reads whole words as tokens, and what it has spelled it can count and copy. To
-reverse and to capitalise it learns by heart, word by word; of these, a word in one template is held out, and trained on in others.
+What is held out is what to do with which word: counting the letters of `garden` may be kept for the evaluation while
+  spelling it
+is trained on. Answers spell first: the model reads whole words as tokens, and what it has spelled it can count and
+  copy. To
+reverse and to capitalise it learns by heart, word by word; of these, a word in one template is held out, and trained on
+in others.
 """
 
 from __future__ import annotations

@@ -1,6 +1,7 @@
 """Short sentences such as "the cat is black" in German, French and Spanish, put together from a closed list of words.
 
-What is held out are combinations: a sentence of this noun, this adjective and this language is never trained on, but each two of
+What is held out are combinations: a sentence of this noun, this adjective and this language is never trained on, but
+  each two of
 them are.
 """
 

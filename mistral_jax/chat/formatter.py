@@ -100,7 +100,8 @@ class ChatFormatter:
         tools: Sequence[Mapping[str, Any]] | None = None,
         **kwargs: Any,
     ) -> PromptPieces:
-        """As `encode`, a piece at a time: the conversation is rendered before this returns, and encoded by who reads the pieces.
+        """As `encode`, a piece at a time: the conversation is rendered before this returns, and encoded by who reads
+        the pieces.
 
         Raises:
           ConversationError: the conversation is refused: the caller's fault.

@@ -10,7 +10,7 @@ from conversion.tokenizer.chat_templates import MISTRAL_FORMATS, gguf_chat_templ
 from conversion.tokenizer.files import TokenizerError
 from mistral_jax.chat.errors import ChatTemplateError
 from mistral_jax.chat.formatter import ChatFormatter
-from mistral_jax.chat.loading import read_override
+from mistral_jax.chat.from_files import read_override
 from mistral_jax.tokenizer.base import Tokenizer
 from mistral_jax.tokenizer.byte_table import ByteTableTokenizer
 
@@ -23,9 +23,9 @@ def chat_formatter_from_gguf(
 ) -> ChatFormatter | None:
     """The chat format of a GGUF file: its template, else Mistral's own format where it can be told, else None.
 
-    It can be told from the name of a format in the template's place (llama.cpp's converter writes such names for models in
-    Mistral's own file format), from control tokens such as `[INST]`, and, for vocabularies of version 1, which have none,
-    from the model's name: Mistral or Mixtral, and Instruct.
+    It can be told from the name of a format in the template's place (llama.cpp's converter writes such names for models
+    in Mistral's own file format), from control tokens such as `[INST]`, and, for vocabularies of version 1, which have
+    none, from the model's name: Mistral or Mixtral, and Instruct.
 
     Args:
       metadata: As `GGUFFile.metadata`.
@@ -33,8 +33,8 @@ def chat_formatter_from_gguf(
       override: A template to use instead: the path of a file, or a template itself.
 
     Raises:
-      ChatTemplateError: the template is broken, or a format that is not implemented is named in its place; or `override` is
-        neither a file nor a template.
+      ChatTemplateError: the template is broken, or a format that is not implemented is named in its place; or
+        `override` is neither a file nor a template.
     """
     if override is not None:
         return ChatFormatter(read_override(override), tokenizer)

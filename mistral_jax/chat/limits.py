@@ -6,8 +6,7 @@ memory, so that
 
 - every loop iteration, macro, call and filter looks at the clock (`check_time`; the parse tree is changed to call it),
 - every operation that can make a small value huge (`*`, `**`, `%`, `+`, `~`, joining, replacing, padding, JSON) is
-refused before it
-  is carried out if its result would be larger than `max_text`,
+refused before it is carried out if its result would be larger than `max_text`,
 - the text as a whole may not be larger than `max_text` either.
 
 What a single operation can do between two looks at the clock is then bounded by `max_text`.
@@ -326,7 +325,8 @@ class _ClockInserter(NodeTransformer):
 
 
 def _has_wide_field(form: str) -> bool:
-    """Whether a format of braces asks for a width of five digits, or takes one from its arguments. In one pass over the text."""
+    """Whether a format of braces asks for a width of five digits, or takes one from its arguments. In one pass over the
+    text."""
     try:
         return any(_WIDE_FIELD.search(spec) for *_, spec, _ in string.Formatter().parse(form) if spec)
     except ValueError:  # no valid format: formatting says so

@@ -7,8 +7,9 @@
                ("render", key, variables)
     answer     1 byte of kind, 8 bytes of length, then UTF-8
 
-It imports nothing but the sandbox, so that it starts fast and has little to offer to a template that escapes; it may not open
-files for writing, start processes, or take more than its memory. It ends with its standard input, that is, with whoever started it.
+It imports nothing but the sandbox, so that it starts fast and has little to offer to a template that escapes; it may
+not open files for writing, start processes, or take more than its memory. It ends with its standard input, that is,
+with whoever started it.
 """
 
 from __future__ import annotations

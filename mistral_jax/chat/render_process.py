@@ -1,16 +1,16 @@
 """Chat templates are compiled and rendered in processes of their own.
 
-A template comes with the weights, from anybody. The sandbox (`limits`) keeps it from Python's internals and looks at the
-clock, but it can only know the ways to waste time and memory that somebody thought of, and one long call of C code holds the
-interpreter, and with it all other requests. So templates run in a process that can be ended: the system bounds its memory, and
-a watch ends it when its time is over. The next template finds a new one.
+A template comes with the weights, from anybody. The sandbox (`limits`) keeps it from Python's internals and looks at
+the clock, but it can only know the ways to waste time and memory that somebody thought of, and one long call of C code
+holds the interpreter, and with it all other requests. So templates run in a process that can be ended: the system
+bounds its memory, and a watch ends it when its time is over. The next template finds a new one.
 
     ChatFormatter ──request──▶ pipe ──▶ render_child: compile, render (in the sandbox)
                   ◀──text────  pipe ◀──
 
-A process serves all templates, keeps what it compiled, and is used again: a rendering costs some tenths of a millisecond more
-than in this process. There are at most two. They get no environment, no open files or sockets, and end with their standard
-input, so that none is left behind even if this process is killed.
+A process serves all templates, keeps what it compiled, and is used again: a rendering costs some tenths of a
+millisecond more than in this process. There are at most two. They get no environment, no open files or sockets, and end
+with their standard input, so that none is left behind even if this process is killed.
 """
 
 from __future__ import annotations
@@ -38,7 +38,8 @@ from mistral_jax.chat.render_child import DONE, EXHAUSTED, FAILED, REFUSED, requ
 from mistral_jax.chat.trusted import ControlMarks
 
 MEMORY = 1 << 30
-"""Bytes that a process may take: the longest conversation, of four bytes a character, is in memory several times at once."""
+"""Bytes that a process may take: the longest conversation, of four bytes a character, is in memory several times at
+once."""
 
 MAX_SOURCE = 1_000_000
 """Most characters of a template; the longest that are in use have some tens of thousands."""
@@ -48,13 +49,17 @@ START_TIME = 30.0
 """Seconds for a process to start, which takes a sixth of a second on an idle machine."""
 
 GRACE = 0.25
-"""Seconds after the sandbox's own time limit at which a process is ended. One that can still look at the clock lives on."""
+"""Seconds after the sandbox's own time limit at which a process is ended. One that can still look at the clock lives
+on."""
 
 _MAX_TEMPLATES = 64
 _WATCH_INTERVAL = 0.05
 _PIPE_BYTES = 1 << 20
 _KEPT_VARIABLES = ("TZ", "LD_LIBRARY_PATH", "DYLD_LIBRARY_PATH", "SYSTEMROOT")
-_START = "import sys; sys.path += sys.argv[3:]; import importlib; importlib.import_module(sys.argv[1]).main(int(sys.argv[2]))"
+_START = (
+    "import sys; sys.path += sys.argv[3:]; import importlib; "
+    "importlib.import_module(sys.argv[1]).main(int(sys.argv[2]))"
+)
 
 _keys = itertools.count()
 
@@ -81,7 +86,8 @@ class IsolatedTemplate:
         """
         if len(source) > MAX_SOURCE:
             raise ChatTemplateError(
-                f"The chat template has {len(source):,} characters; one of at most {MAX_SOURCE:,} was expected. Give another with "
+                f"The chat template has {len(source):,} characters; one of at most {MAX_SOURCE:,} was expected. Give "
+                "another with "
                 "--chat-template."
             )
         self._key: Final = next(_keys)
@@ -154,7 +160,8 @@ class RenderProcess:
             _widen(self._process)
         except OSError as error:
             raise ChatTemplateError(
-                f"The process that renders chat templates cannot be started with {sys.executable!r}: {error.strerror or error}."
+                f"The process that renders chat templates cannot be started with {sys.executable!r}: "
+                f"{error.strerror or error}."
             ) from error
 
     @property
@@ -221,7 +228,8 @@ class RenderProcess:
 
 
 def _widen(process: subprocess.Popen[bytes]) -> None:
-    """Lets more than the usual 64 KiB be on their way at a time, where the system can: a long text takes a fifth of the time."""
+    """Lets more than the usual 64 KiB be on their way at a time, where the system can: a long text takes a fifth of the
+    time."""
     for pipe in (process.stdin, process.stdout):
         if pipe is not None and fcntl is not None and hasattr(fcntl, "F_SETPIPE_SZ"):
             with contextlib.suppress(OSError):
@@ -252,7 +260,8 @@ class _Watch:
             return f"The chat template takes more than {MEMORY >> 20} MiB of memory, and was stopped."
         if self._too_long or status == -getattr(signal, "SIGXCPU", 0):
             return (
-                f"The chat template was stopped after {limit:g} seconds. Does it loop over too much, or was the conversation "
+                f"The chat template was stopped after {limit:g} seconds. Does it loop over too much, or was the "
+                "conversation "
                 "extremely long?"
             )
         return f"The chat template was stopped: the process that renders it crashed (status {status})."

@@ -49,7 +49,8 @@ class ChatTemplate:
             self._template = self._environment.compile_bounded(marks.mark_template(tree))
         except jinja2.TemplateSyntaxError as error:
             raise ChatTemplateError(
-                f"The chat template is broken in line {error.lineno}: {error.message}. Give another with --chat-template."
+                f"The chat template is broken in line {error.lineno}: {error.message}. Give another with "
+                "--chat-template."
             ) from error
         except RecursionError as error:
             raise ChatTemplateError("The chat template is nested too deeply.") from error

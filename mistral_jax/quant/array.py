@@ -1,6 +1,7 @@
 """The forms that a weight matrix takes on the device, beside a plain array.
 
-Each is a pytree: the leaves are arrays on the device, the rest is static. Any of them can stand where a module has its `weight`.
+Each is a pytree: the leaves are arrays on the device, the rest is static. Any of them can stand where a module has its
+`weight`.
 """
 
 from __future__ import annotations
@@ -13,8 +14,8 @@ import jax
 import jax.numpy as jnp
 
 from conversion.dequantize import unpack
-from conversion.ggml_types import GGMLType
-from mistral_jax.dot import storable_shape
+from conversion.weights.ggml_types import GGMLType
+from mistral_jax.quant.dot import storable_shape
 
 
 @partial(jax.tree_util.register_dataclass, data_fields=["raw"], meta_fields=["kind"])
@@ -71,8 +72,8 @@ class Int8Array:
 @partial(jax.tree_util.register_dataclass, data_fields=["values"], meta_fields=["shape"])
 @dataclass(frozen=True)
 class PaddedArray:
-    """A plain matrix with zeros below and beside it, because products with its own shape would have bits that depend on the number
-    of rows (see `mistral_jax.dot`). Made by `padded`."""
+    """A plain matrix with zeros below and beside it, because products with its own shape would have bits that depend on
+    the number of rows (see `mistral_jax.quant.dot`). Made by `padded`."""
 
     values: jax.Array
     """[out', in'], the `storable_shape` of `shape`; zeros beyond it."""
@@ -98,7 +99,8 @@ class PaddedArray:
 
 
 def padded(matrix: jax.Array) -> jax.Array | PaddedArray:
-    """A plain matrix [out, in] in a form that products take: as it is where its shape allows it, else with zeros round it."""
+    """A plain matrix [out, in] in a form that products take: as it is where its shape allows it, else with zeros round
+    it."""
     rows, columns = matrix.shape
     stored_rows, stored_columns = storable_shape(rows, columns)
     if (rows, columns) == (stored_rows, stored_columns):

@@ -1,19 +1,21 @@
-"""What can be asked of the loader, and what it finds stored; `conversion.weight_forms` decides which form each weight takes."""
+"""What can be asked of the loader, and what it finds stored; `conversion.weights.weight_forms` decides which form each
+weight takes."""
 
 from __future__ import annotations
 
 from typing import Literal, get_args
 
-from conversion.ggml_types import GGMLType
-from conversion.tensor_source import PackedSource, TensorSource
+from conversion.weights.ggml_types import GGMLType
+from conversion.weights.tensor_source import PackedSource, TensorSource
 
 Quantization = Literal["none", "auto", "q8_0", "q4_0", "q4_k", "int8"]
 """What to do with weights while loading.
 
 - none: plain arrays in the type of the activations.
-- auto: packed where the file has them packed (`conversion.weight_forms.KEPT_PACKED`), plain where it has them plain.
-- q8_0, q4_0, q4_k: every matrix in this type. As llama.cpp has it, the output matrix of a 4-bit model gets six bits; rows that are
-  no whole number of blocks get the fallback of the type.
+- auto: packed where the file has them packed (`conversion.weights.weight_forms.KEPT_PACKED`), plain where it has them
+  plain.
+- q8_0, q4_0, q4_k: every matrix in this type. As llama.cpp has it, the output matrix of a 4-bit model gets six bits;
+  rows that are no whole number of blocks get the fallback of the type.
 - int8: 8-bit weights with a scale for each row, and products of 8-bit integers.
 """
 QUANTIZATIONS: tuple[str, ...] = get_args(Quantization)

@@ -1,13 +1,13 @@
 """Products of activations with packed weights.
 
-Which form is fastest depends on the device and on how many tokens of a sequence are computed together. It never depends on how
-many *sequences* there are: a row has the same bits alone and beside others.
+Which form is fastest depends on the device and on how many tokens of a sequence are computed together. It never depends
+on how many *sequences* there are: a row has the same bits alone and beside others.
 
-- On a CPU, one token of each sequence (decoding) goes to the native kernel, which unpacks in registers and reads each weight
-  once, at the speed of memory. Many tokens (prefill) unpack a tile that fits into the cache and use XLA's own dot on it. Where
-  there is no compiler for the kernel, XLA unpacks the tiles, too.
-- On other devices, a few rows are multiplied and added up in one fused pass over the packed bytes; for many, the whole matrix is
-  unpacked and multiplied by a dot.
+- On a CPU, one token of each sequence (decoding) goes to the native kernel, which unpacks in registers and reads each
+  weight once, at the speed of memory. Many tokens (prefill) unpack a tile that fits into the cache and use XLA's own
+  dot on it. Where there is no compiler for the kernel, XLA unpacks the tiles, too.
+- On other devices, a few rows are multiplied and added up in one fused pass over the packed bytes; for many, the whole
+  matrix is unpacked and multiplied by a dot.
 """
 
 from __future__ import annotations
@@ -19,9 +19,9 @@ import jax.numpy as jnp
 from jax import lax
 
 from conversion.dequantize import unpack
-from conversion.ggml_types import GGMLType
-from mistral_jax.dot import dot
+from conversion.weights.ggml_types import GGMLType
 from mistral_jax.quant.array import Int8Array, Packed, PaddedArray, Plain, QuantizedArray, RowStack, Weight, padded
+from mistral_jax.quant.dot import dot
 from mistral_jax.quant.native import native
 
 _CPU_TILE_BYTES = 4 * 2**20
@@ -33,7 +33,8 @@ _FUSED_ROWS = 8
 def matmul(x: jax.Array, weight: Weight) -> jax.Array:
     """`x` [..., in] times `weight` [out, in] transposed, in whatever form: float32 [..., out].
 
-    The result is not fused with what follows it, so a row has the same bits in every program and beside any number of rows.
+    The result is not fused with what follows it, so a row has the same bits in every program and beside any number of
+    rows.
     """
     return packed_product(x, weight) if isinstance(weight, Packed) else _plain_product(x, weight)
 
@@ -89,11 +90,13 @@ def _int8_product(x: jax.Array, weight: Int8Array) -> jax.Array:
     y = x.astype(jnp.float32)
     largest = jnp.max(jnp.abs(y), axis=-1, keepdims=True)
     scale = jnp.where(largest > 0, largest, 1.0) / 127
-    # The barriers keep XLA's CPU backend from fusing rounding or scales with the product, which then runs at half its speed.
+    # The barriers keep XLA's CPU backend from fusing rounding or scales with the product, which then runs at half its
+    # speed.
     rounded = lax.optimization_barrier(jnp.round(y / scale).astype(jnp.int8))
     axes = (((x.ndim - 1,), (1,)), ((), ()))
     exact = lax.optimization_barrier(lax.dot_general(rounded, weight.values, axes, preferred_element_type=jnp.int32))
-    # Without this one the last multiplication is fused with the sum that follows it in some programs, and not in others.
+    # Without this one the last multiplication is fused with the sum that follows it in some programs, and not in
+    # others.
     return lax.optimization_barrier(exact.astype(jnp.float32) * scale * weight.scales)
 
 

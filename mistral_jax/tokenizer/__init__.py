@@ -3,8 +3,8 @@
 from conversion.tokenizer.files import TokenizerError
 from conversion.tokenizer.special_tokens import AddedToken, SpecialTokens
 from mistral_jax.tokenizer.base import Tokenizer
+from mistral_jax.tokenizer.from_files import load_tokenizer
 from mistral_jax.tokenizer.huggingface import HuggingFaceTokenizer
-from mistral_jax.tokenizer.loading import load_tokenizer
 from mistral_jax.tokenizer.sentencepiece import SentencePieceTokenizer
 from mistral_jax.tokenizer.tekken import TekkenTokenizer
 

@@ -9,8 +9,8 @@ from typing import Protocol
 class Tokenizer(Protocol):
     """Text to token ids and back, byte-exact.
 
-    `encode` never produces a control token: `</s>` or `[INST]` in the text of a user is text. Control tokens are inserted by
-    id, through `control_id`, by whoever renders a prompt (see `mistral_jax.chat`).
+    `encode` never produces a control token: `</s>` or `[INST]` in the text of a user is text. Control tokens are
+    inserted by id, through `control_id`, by whoever renders a prompt (see `mistral_jax.chat`).
     """
 
     @property
@@ -48,8 +48,8 @@ class Tokenizer(Protocol):
     def encode(self, text: str, *, at_start: bool = True) -> list[int]:
         """Token ids of plain text; no BOS, no EOS, no control tokens.
 
-        `at_start` says that the text begins the prompt or follows a control token, which is where a sentencepiece model puts
-        its dummy prefix space.
+        `at_start` says that the text begins the prompt or follows a control token, which is where a sentencepiece model
+        puts its dummy prefix space.
         """
         ...
 
@@ -78,5 +78,6 @@ class Tokenizer(Protocol):
         ...
 
     def decode(self, token_ids: Sequence[int], *, skip_control: bool = True) -> str:
-        """Text of a whole sequence; invalid UTF-8 becomes U+FFFD. With `skip_control=False` control tokens appear as text."""
+        """Text of a whole sequence; invalid UTF-8 becomes U+FFFD. With `skip_control=False` control tokens appear as
+        text."""
         ...

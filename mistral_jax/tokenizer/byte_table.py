@@ -151,8 +151,8 @@ class ByteTableTokenizer(ABC):
           piece: Characters of a piece, about.
 
         Raises:
-          TokenizerError: from the iterator: the text has far too many characters without the end of a word, or the library
-            that encodes it gives up.
+          TokenizerError: from the iterator: the text has far too many characters without the end of a word, or the
+            library that encodes it gives up.
         """
         if not text.isascii() and _LONE_SURROGATE.search(text):
             text = _LONE_SURROGATE.sub("\ufffd", text)
@@ -161,14 +161,16 @@ class ByteTableTokenizer(ABC):
             end = len(text) if self._cuts is None else self._cuts.next(text, start, piece=piece)
             if end is None:
                 raise TokenizerError(
-                    f"The text has more than {MAX_RUN:,} characters without the end of a word (from character {start:,} on); "
+                    f"The text has more than {MAX_RUN:,} characters without the end of a word (from character "
+                    f"{start:,} on); "
                     "no such text is encoded."
                 )
             yield self._encode_guarded(text[start:end], at_start and start == 0)
             start = end
 
     def least_tokens(self, text: str) -> int:
-        """A number of tokens that the text has at least, known without encoding it: none of them covers more than so many bytes."""
+        """A number of tokens that the text has at least, known without encoding it: none of them covers more than so
+        many bytes."""
         if self._longest is None:
             return 0
         size = len(text) if text.isascii() else len(text.encode("utf-8", "surrogatepass"))
@@ -198,8 +200,8 @@ class ByteTableTokenizer(ABC):
     def _encode_guarded(self, text: str, at_start: bool) -> list[int]:
         """Encodes text; what a library throws becomes a `TokenizerError`.
 
-        The tokenizers library panics where its engine for regular expressions gives up, and what comes of that in Python is no
-        `Exception`: nobody else would catch it.
+        The tokenizers library panics where its engine for regular expressions gives up, and what comes of that in
+        Python is no `Exception`: nobody else would catch it.
         """
         try:
             return self._encode_safely(text, at_start)

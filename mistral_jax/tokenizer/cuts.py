@@ -1,13 +1,14 @@
 """Where a long text can be cut so that its pieces, encoded one by one, give the ids of the whole.
 
-Encoding ten megabytes at once takes seconds, in which nobody else gets a turn and nobody can say that it is too long already. Two
-facts make pieces possible; a vocabulary for which neither is known is encoded in one piece:
+Encoding ten megabytes at once takes seconds, in which nobody else gets a turn and nobody can say that it is too long
+already. Two facts make pieces possible; a vocabulary for which neither is known is encoded in one piece:
 
-- **Byte-level BPE** merges within words only, and the known expressions that cut words (`conversion.tokenizer.word_splits`)
-  look at what follows, never at what came before. No alternative of theirs has a space after what is no space, a digit after a
-  letter, and so on, so a word always ends there, and the words of the rest are the same with or without what is before it.
-- **BPE and unigram vocabularies over the whole text** (sentencepiece) can only join two neighbours if some piece holds them side by
-  side. Where none does, nothing reaches across.
+- **Byte-level BPE** merges within words only, and the known expressions that cut words
+  (`conversion.tokenizer.word_splits`) look at what follows, never at what came before. No alternative of theirs has a
+  space after what is no space, a digit after a letter, and so on, so a word always ends there, and the words of the
+  rest are the same with or without what is before it.
+- **BPE and unigram vocabularies over the whole text** (sentencepiece) can only join two neighbours if some piece holds
+  them side by side. Where none does, nothing reaches across.
 """
 
 from __future__ import annotations
@@ -26,8 +27,8 @@ PIECE = 16_384
 """Characters of a piece, about ten milliseconds of work."""
 
 MAX_RUN = 1_048_576
-"""Most characters without a place to cut: what people write has one every few words, and the time that a word takes grows faster
-than its length."""
+"""Most characters without a place to cut: what people write has one every few words, and the time that a word takes
+grows faster than its length."""
 
 _MAX_KNOWN = 65_536
 _SPACE = "▁"
@@ -49,7 +50,8 @@ class Cuts:
     _known: dict[str, bool] = field(default_factory=dict[str, bool], init=False, repr=False, compare=False)
 
     def next(self, text: str, start: int, *, piece: int = PIECE) -> int | None:
-        """Where the piece that begins at `start` ends, at most `MAX_RUN` characters later; None: there is no such place."""
+        """Where the piece that begins at `start` ends, at most `MAX_RUN` characters later; None: there is no such
+        place."""
         if len(text) - start <= piece:
             return len(text)
         before = range(start + piece, start, -1)
@@ -120,7 +122,8 @@ class NoPieceAcross:
 
 
 def joins_bytes(pieces: Iterable[str]) -> bool:
-    """Whether some piece is made of a byte and something else: what its neighbours are in the text is not in its spelling."""
+    """Whether some piece is made of a byte and something else: what its neighbours are in the text is not in its
+    spelling."""
     return any("<0x" in piece and _BYTE_PIECE.search(piece) and not _BYTE_PIECE.fullmatch(piece) for piece in pieces)
 
 

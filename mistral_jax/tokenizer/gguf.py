@@ -47,8 +47,8 @@ def end_of_generation_ids(
 ) -> frozenset[int]:
     """The tokens that end an answer.
 
-    Those that the file names (eos, eot, eom), the tokenizer's EOS, and every control token with a usual text for the end
-    of a turn, such as `<|im_end|>`, that the chat template writes: files of fine-tuned models often name the EOS of
+    Those that the file names (eos, eot, eom), the tokenizer's EOS, and every control token with a usual text for the
+    end of a turn, such as `<|im_end|>`, that the chat template writes: files of fine-tuned models often name the EOS of
     their base model. A token that merely looks like an end, and that the template never writes, ends nothing.
 
     Args:
@@ -68,8 +68,8 @@ def end_of_generation_ids(
 def check_same_tokens(metadata: Mapping[str, Any], tokenizer: Tokenizer) -> None:
     """Checks that a tokenizer from elsewhere gives the same meaning to every id as the GGUF file does.
 
-    Compared are the bytes that an id stands for (for control tokens: their names), so that it does not matter how either
-    side spells spaces and bytes. Ids that only fill the file's vocabulary up may be anything. A file without
+    Compared are the bytes that an id stands for (for control tokens: their names), so that it does not matter how
+    either side spells spaces and bytes. Ids that only fill the file's vocabulary up may be anything. A file without
     vocabulary has nothing to compare with.
 
     Raises:
@@ -94,13 +94,15 @@ def check_same_tokens(metadata: Mapping[str, Any], tokenizer: Tokenizer) -> None
                 continue
             other = repr(text)
         raise TokenizerError(
-            f"The tokenizer given with -t/--tok-model-id is not that of the GGUF file: its token {i} is {other}, in the "
+            f"The tokenizer given with -t/--tok-model-id is not that of the GGUF file: its token {i} is {other}, in "
+            "the "
             f"file it is {vocabulary.tokens[i]!r}. Name the model that the file was made from, or leave -t out to use "
             "the file's own tokenizer."
         )
     if tokenizer.vocab_size > size:
         raise TokenizerError(
-            f"The tokenizer given with -t/--tok-model-id has {tokenizer.vocab_size} tokens, the GGUF file's has {size}: "
+            f"The tokenizer given with -t/--tok-model-id has {tokenizer.vocab_size} tokens, the GGUF file's has "
+            f"{size}: "
             "the model knows nothing of the others. Name the model that the file was made from, or leave -t out."
         )
 

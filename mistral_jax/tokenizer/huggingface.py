@@ -13,8 +13,8 @@ from typing import Any, cast
 
 from tokenizers import Tokenizer
 
-from conversion.json_fields import shown
-from conversion.regular_file import plain, reason_of
+from conversion.files.json_fields import shown
+from conversion.files.regular_file import plain, reason_of
 from conversion.tokenizer.byte_level import from_letters
 from conversion.tokenizer.files import TokenizerError, check_ids, known_form, read_json_object, token_id
 from conversion.tokenizer.special_tokens import AddedToken, SpecialTokens, read_special_tokens

@@ -7,8 +7,8 @@ from pathlib import Path
 
 from sentencepiece import SentencePieceProcessor
 
-from conversion.json_fields import shown
-from conversion.regular_file import reason_of
+from conversion.files.json_fields import shown
+from conversion.files.regular_file import reason_of
 from conversion.tokenizer.files import TokenizerError, known_form
 from conversion.tokenizer.sentencepiece_model import keeps_text, read_model
 from conversion.tokenizer.special_tokens import SpecialTokens
@@ -79,7 +79,8 @@ class SentencePieceTokenizer(ByteTableTokenizer):
                 continue
             if token.id != len(pieces):
                 raise TokenizerError(
-                    f"{source} has {size} tokens and the added token {shown(token.text)} has id {token.id}, but the next "
+                    f"{source} has {size} tokens and the added token {shown(token.text)} has id {token.id}, but the "
+                    "next "
                     "free id is "
                     f"{len(pieces)}. The tokenizer's files belong to different models: fetch them from the same "
                     "repository."
@@ -153,7 +154,8 @@ def _id_or_none(token_id: int) -> int | None:
 def _infer_version(control: dict[str, int]) -> str | None:
     """The instruct version that has exactly these control tokens; None for v1, which has the same ones as Llama 2.
 
-    Models of others may have `[INST]` and `[/INST]` as tokens and none of those for tools: that is no version of Mistral's.
+    Models of others may have `[INST]` and `[/INST]` as tokens and none of those for tools: that is no version of
+    Mistral's.
     """
     if not {"[INST]", "[/INST]", "[AVAILABLE_TOOLS]", "[TOOL_CALLS]", "[TOOL_RESULTS]"} <= control.keys():
         return None

@@ -1,4 +1,5 @@
-"""Training adapters on a frozen model: one LoRA, or an X-LoRA mixture, whose classifier learns with or without its experts.
+"""Training adapters on a frozen model: one LoRA, or an X-LoRA mixture, whose classifier learns with or without its
+experts.
 
     from mistral_jax.training import LoRATrainingSettings, train_lora
     result = train_lora(model, "questions.jsonl", settings=LoRATrainingSettings(steps=300), output="my-adapter")

@@ -9,10 +9,10 @@ import jax
 from flax import nnx
 
 from mistral_jax.chat import ChatFormatter
-from mistral_jax.description import ModelDescription
+from mistral_jax.checkpoint.description import ModelDescription
 from mistral_jax.device import Device
-from mistral_jax.language_model import LanguageModel
-from mistral_jax.mistral import Mistral
+from mistral_jax.model.mistral import Mistral
+from mistral_jax.notebook.language_model import LanguageModel
 from mistral_jax.quant.array import Int8Array, Packed
 from mistral_jax.tokenizer import Tokenizer
 
@@ -66,7 +66,8 @@ class BaseModel:
         packed = [leaf for leaf in leaves if isinstance(leaf, Packed)]
         if any(isinstance(x, Int8Array) for leaf in packed for x in _parts(leaf)):
             raise ValueError(
-                "the model's weights are held as int8, whose products round what flows through them, so that no gradient "
+                "the model's weights are held as int8, whose products round what flows through them, so that no "
+                "gradient "
                 "passes; load it with --quant none, or with q8_0"
             )
 

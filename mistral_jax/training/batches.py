@@ -1,8 +1,8 @@
 """Examples to batches: few lengths, little padding, and an order that follows from a seed.
 
-Texts of about the same length are batched together and padded to one of a few lengths, so that a run compiles few programs. Each
-row is one text that begins at position 0, as in serving; texts are not put behind one another in a row, where they would see each
-other.
+Texts of about the same length are batched together and padded to one of a few lengths, so that a run compiles few
+programs. Each row is one text that begins at position 0, as in serving; texts are not put behind one another in a row,
+where they would see each other.
 """
 
 from __future__ import annotations
@@ -51,7 +51,8 @@ def limit_lengths(
         if len(example) > most:
             if too_long == "refuse":
                 raise DataError(
-                    f"example {number + 1} of {len(examples)} has {len(example)} tokens, and max_length is {most}; raise it, or "
+                    f"example {number + 1} of {len(examples)} has {len(example)} tokens, and max_length is {most}; "
+                    "raise it, or "
                     "say what becomes of longer ones (too_long: skip or cut)"
                 )
             changed += 1
@@ -76,7 +77,8 @@ def check_tokens(examples: Sequence[Example], vocabulary: int) -> None:
         for token in (int(example.tokens.min()), int(example.tokens.max())):
             if not 0 <= token < vocabulary:
                 raise DataError(
-                    f"example {number + 1} has token {token}, and the model has {vocabulary}: it was made with another tokenizer"
+                    f"example {number + 1} has token {token}, and the model has {vocabulary}: it was made with "
+                    "another tokenizer"
                 )
 
 
@@ -91,7 +93,8 @@ def split_off(examples: Sequence[Example], fraction: float, seed: int) -> tuple[
     count = round(len(examples) * fraction)
     if not 0 < count < len(examples):
         raise DataError(
-            f"validation_split is {fraction} of {len(examples)} examples, which leaves none for one of the two; give another "
+            f"validation_split is {fraction} of {len(examples)} examples, which leaves none for one of the two; give "
+            "another "
             "fraction, or a file"
         )
     held_out = set(np.random.default_rng([seed, 1]).permutation(len(examples))[:count].tolist())

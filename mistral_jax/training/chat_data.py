@@ -6,9 +6,10 @@ Each line is an object of one of these kinds:
     {"prompt": "…", "completion": "…"}
     {"text": "…"}
 
-Conversations are rendered with the model's own chat template, so that training and serving see the same tokens. What the assistant
-says counts in the loss, with the token that ends its turn; an assistant's message with `"weight": 0` does not. A conversation may
-bring `tools`. Of a prompt and its completion, raw texts both, the completion counts; of a text, all of it.
+Conversations are rendered with the model's own chat template, so that training and serving see the same tokens. What
+the assistant says counts in the loss, with the token that ends its turn; an assistant's message with `"weight": 0` does
+not. A conversation may bring `tools`. Of a prompt and its completion, raw texts both, the completion counts; of a text,
+all of it.
 """
 
 from __future__ import annotations
@@ -93,8 +94,9 @@ class ChatEncoder:
             raise DataError(f"the chat template refuses it: {error}") from error
 
     def _turns(self, messages: list[dict[str, Any]], said: list[int], tools: Any) -> list[Example]:
-        """One example for the conversation. Turns that a template writes otherwise once the conversation goes on (without their
-        reasoning, or without the system message) get examples of their own, as the model sees them when it answers.
+        """One example for the conversation. Turns that a template writes otherwise once the conversation goes on
+        (without their reasoning, or without the system message) get examples of their own, as the model sees them when
+        it answers.
         """
         assert self._chat is not None
         chat = self._chat
@@ -110,7 +112,8 @@ class ChatEncoder:
             upto = whole if i == said[-1] else rendered(i + 1, asks=False)
             if upto[: len(before)] != before:
                 raise DataError(
-                    f"the chat template does not write messages[{i}] after the prompt that asks for it, so it cannot be told which "
+                    f"the chat template does not write messages[{i}] after the prompt that asks for it, so it cannot "
+                    "be told which "
                     "tokens are the assistant's; give another template (--chat-template)"
                 )
             end = self._end_of_turn(upto, len(before), i)
@@ -128,7 +131,8 @@ class ChatEncoder:
         ends = [i for i in range(start, len(tokens)) if tokens[i] in self._eos_ids]
         if not ends:
             raise DataError(
-                f"the chat template ends messages[{index}] with none of the model's end tokens {sorted(self._eos_ids)}, so the "
+                f"the chat template ends messages[{index}] with none of the model's end tokens "
+                f"{sorted(self._eos_ids)}, so the "
                 "model would not learn where to stop; give another template (--chat-template)"
             )
         return ends[-1] + 1
@@ -143,7 +147,8 @@ class ChatEncoder:
         before = tokenizer.encode(prompt) if prompt else []
         if tokens[: len(before)] != before:
             raise DataError(
-                "the last token of the prompt and the first of the completion become one token when they meet, which never happens "
+                "the last token of the prompt and the first of the completion become one token when they meet, which "
+                "never happens "
                 "in serving; end the prompt before a space, or use messages"
             )
         end = [tokenizer.eos_id] if tokenizer.eos_id is not None else []

@@ -1,6 +1,8 @@
-"""Checkpoints of a run: one safetensors file with parameters and optimizer state, and in its header, as JSON, what run it is of.
+"""Checkpoints of a run: one safetensors file with parameters and optimizer state, and in its header, as JSON, what run
+it is of.
 
-One file, since one file is replaced in one step: a run that is cut off while it writes leaves the last checkpoint whole.
+One file, since one file is replaced in one step: a run that is cut off while it writes leaves the last checkpoint
+whole.
 """
 
 from __future__ import annotations
@@ -14,9 +16,9 @@ import jax
 import numpy as np
 from safetensors.numpy import save
 
-from conversion.output_files import new_file
-from conversion.safetensors_io import SafetensorsFile, read_array
-from conversion.tensor_source import WeightFileError
+from conversion.files.output_files import new_file
+from conversion.weights.safetensors_io import SafetensorsFile, read_array
+from conversion.weights.tensor_source import WeightFileError
 
 CHECKPOINT_NAME = "checkpoint.safetensors"
 
@@ -52,7 +54,8 @@ def load_checkpoint(path: Path, like: Checkpoint, *, identity: dict[str, Any]) -
     """Read a checkpoint into the structure of `like`.
 
     Raises:
-      CheckpointError: there is none, it is broken, or of a run with another identity; the message names the first difference.
+      CheckpointError: there is none, it is broken, or of a run with another identity; the message names the first
+        difference.
     """
     if not path.is_file():
         raise CheckpointError(f"there is no checkpoint {path} to resume from; start the run without --resume")
@@ -66,7 +69,8 @@ def load_checkpoint(path: Path, like: Checkpoint, *, identity: dict[str, Any]) -
     for name in [*expected, *run]:
         if run.get(name) != expected.get(name):
             raise CheckpointError(
-                f"{path} is of a run with {name} = {run.get(name)!r}, and this one has {expected.get(name)!r}; resume it with "
+                f"{path} is of a run with {name} = {run.get(name)!r}, and this one has {expected.get(name)!r}; resume "
+                "it with "
                 "what it was started with, or start a new run in another folder"
             )
     leaves: list[jax.Array] = []

@@ -1,7 +1,8 @@
 """The experts of a mixture that is trained: opened, checked, told apart, and trained along.
 
-What the device holds is the bank of an `AdapterSet`, in which the experts lie side by side in rank rows; what files and callers
-hold is the factors of each module. Rank rows in which an expert has no factors have the scale 0: training leaves them at zero.
+What the device holds is the bank of an `AdapterSet`, in which the experts lie side by side in rank rows; what files and
+callers hold is the factors of each module. Rank rows in which an expert has no factors have the scale 0: training
+leaves them at zero.
 """
 
 from __future__ import annotations
@@ -16,13 +17,13 @@ import jax.numpy as jnp
 import numpy as np
 
 from conversion.adapters.errors import AdapterError
-from conversion.adapters.lora_files import LoRAFiles, LoRAModule
+from conversion.adapters.lora.files import LoRAFiles, LoRAModule
 from conversion.adapters.modules import ModuleKey
 from conversion.adapters.writing import Adapter, ChangedLoRA, Factors
-from conversion.tensor_source import Array
-from mistral_jax.adapter_loading import open_adapters
-from mistral_jax.adapters import AdapterSet
-from mistral_jax.lora import AdapterBank, LowRank, part_features
+from conversion.weights.tensor_source import Array
+from mistral_jax.adapters.bank import AdapterSet
+from mistral_jax.adapters.load_adapters import open_adapters
+from mistral_jax.model.low_rank import AdapterBank, LowRank, part_features
 from mistral_jax.quant.array import Plain, dense, padded
 from mistral_jax.training.base import BaseModel
 from mistral_jax.training.lora_training import BankFactors, TrainedLoRA

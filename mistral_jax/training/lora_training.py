@@ -1,7 +1,8 @@
 """Training one LoRA on a frozen model.
 
-What is trained is what is served: the factors lie in an `AdapterBank` of one adapter, and the loss runs the very operation that
-serving runs, with the weight 1 for every token. The factors are float32; the loss rounds them to the model's type, as loading does.
+What is trained is what is served: the factors lie in an `AdapterBank` of one adapter, and the loss runs the very
+operation that serving runs, with the weight 1 for every token. The factors are float32; the loss rounds them to the
+model's type, as loading does.
 """
 
 from __future__ import annotations
@@ -18,13 +19,13 @@ import ml_dtypes
 import numpy as np
 from flax import nnx
 
-from conversion.adapters.lora_files import LoRAModule
+from conversion.adapters.lora.files import LoRAModule
 from conversion.adapters.modules import ModuleKey, torch_order
 from conversion.adapters.writing import Factors, NewLoRA, write_lora
-from conversion.tensor_source import Array
-from mistral_jax.config import MistralConfig
-from mistral_jax.language_model import LanguageModel
-from mistral_jax.lora import PROJECTIONS, AdapterBank, LayerMixture, LowRank, Mixture, part_features
+from conversion.weights.tensor_source import Array
+from mistral_jax.model.config import MistralConfig
+from mistral_jax.model.low_rank import PROJECTIONS, AdapterBank, LayerMixture, LowRank, Mixture, part_features
+from mistral_jax.notebook.language_model import LanguageModel
 from mistral_jax.quant.array import padded
 from mistral_jax.training.base import BaseModel
 from mistral_jax.training.chat_data import Data
@@ -35,8 +36,8 @@ from mistral_jax.training.settings import LoRATrainingSettings
 from mistral_jax.training.trainer import Fitted, Trainer
 
 BankFactors = tuple[dict[str, dict[str, Any]], ...]
-"""Laid out as in an `AdapterBank`. For each layer and projection: "a" [P * R, in] and "b", [out_p, R] for each of its P parts;
-float32."""
+"""Laid out as in an `AdapterBank`. For each layer and projection: "a" [P * R, in] and "b", [out_p, R] for each of its P
+parts; float32."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -92,15 +93,15 @@ def train_lora(
 ) -> TrainedLoRA:
     """Train a LoRA on chat data.
 
-    Ctrl-C ends the run after the update that is under way, and saves a checkpoint; `run.finished` of the result is then False, and
-    no adapter is written.
+    Ctrl-C ends the run after the update that is under way, and saves a checkpoint; `run.finished` of the result is then
+    False, and no adapter is written.
 
     Args:
       model: stays as it is. Its weights may be packed, but not as int8.
       data: see `mistral_jax.training.chat_data`.
       validation: held out; None: what `settings.validation_split` says.
-      output: folder for the adapter in PEFT's format, `training_log.jsonl`, and checkpoints while the run goes on. None: nothing
-        is written.
+      output: folder for the adapter in PEFT's format, `training_log.jsonl`, and checkpoints while the run goes on.
+        None: nothing is written.
       name: of the adapter; None: the folder's.
       resume: go on with the run whose checkpoint is in `output`.
       overwrite: replace what is in `output`.
@@ -193,7 +194,8 @@ class LoRALoss:
 
 
 def initial_factors(config: MistralConfig, settings: LoRATrainingSettings) -> BankFactors:
-    """A uniform between -1 / sqrt(in) and 1 / sqrt(in), as PEFT has it; B zero, so that training begins with the base model."""
+    """A uniform between -1 / sqrt(in) and 1 / sqrt(in), as PEFT has it; B zero, so that training begins with the base
+    model."""
     key = jax.random.fold_in(jax.random.key(settings.seed), 2**31 - 1)
     features = part_features(config)
     layers: list[dict[str, dict[str, Any]]] = []
@@ -231,7 +233,8 @@ def _adapted(projection: str, targets: tuple[str, ...]) -> tuple[str, ...]:
 
 @dataclass(frozen=True, kw_only=True)
 class _DroppingMixture(Mixture):
-    """A mixture that drops some of what goes into the factors. The parts of a fused projection share what is dropped."""
+    """A mixture that drops some of what goes into the factors. The parts of a fused projection share what is
+    dropped."""
 
     key: jax.Array
     rate: float

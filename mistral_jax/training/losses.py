@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from mistral_jax.mistral import Mistral
+from mistral_jax.model.mistral import Mistral
 
 
 def next_token_loss(model: Mistral, hidden: jax.Array, tokens: jax.Array, weights: jax.Array) -> jax.Array:

@@ -6,11 +6,11 @@ import shutil
 from collections.abc import Callable
 from pathlib import Path
 
-from conversion.adapters.lora_config import CONFIG_NAME
-from conversion.adapters.lora_files import WEIGHTS_NAME
-from conversion.adapters.ordering import ORDERING_NAME
-from conversion.adapters.xlora_layout import CLASSIFIER_NAME, XLORA_CONFIG_NAME
-from conversion.output_files import OutputError
+from conversion.adapters.lora.config import CONFIG_NAME
+from conversion.adapters.lora.files import WEIGHTS_NAME
+from conversion.adapters.xlora.layout import CLASSIFIER_NAME, XLORA_CONFIG_NAME
+from conversion.adapters.xlora.ordering import ORDERING_NAME
+from conversion.files.output_files import OutputError
 from mistral_jax.training.checkpoints import CHECKPOINT_NAME
 
 LOG_NAME = "training_log.jsonl"
@@ -24,7 +24,8 @@ def prepare(output: Path | str | None, *, resume: bool, overwrite: bool) -> Path
       output: it; None: there is to be none.
     Returns: the folder, with ~ replaced.
     Raises:
-      OutputError: it holds something already, and the run is neither resumed nor may it overwrite; or it cannot be made.
+      OutputError: it holds something already, and the run is neither resumed nor may it overwrite; or it cannot be
+        made.
     """
     if output is None:
         return None

@@ -20,8 +20,8 @@ class Loss(Protocol):
     def __call__(
         self, params: Any, frozen: Any, tokens: jax.Array, weights: jax.Array, key: jax.Array | None
     ) -> tuple[jax.Array, jax.Array]:
-        """Two sums over the tokens that count: of their losses, float32 scalar, and of other numbers that the log is to show,
-        float32 [n].
+        """Two sums over the tokens that count: of their losses, float32 scalar, and of other numbers that the log is to
+        show, float32 [n].
 
         Args:
           params: the parameters.
@@ -97,8 +97,8 @@ class OptimizerSettings:
 
 
 def make_optimizer(settings: OptimizerSettings) -> tuple[optax.GradientTransformation, Callable[[int], Any]]:
-    """AdamW with warm-up and cosine, and its learning rate by number of updates done. Where `rates` are given, the parameters are
-    a dictionary that has these parts.
+    """AdamW with warm-up and cosine, and its learning rate by number of updates done. Where `rates` are given, the
+    parameters are a dictionary that has these parts.
     """
     warmup = settings.warmup_steps
     # The first update should learn something, too.
@@ -121,8 +121,8 @@ def make_optimizer(settings: OptimizerSettings) -> tuple[optax.GradientTransform
 
 @lru_cache(maxsize=8)
 def update_program(settings: OptimizerSettings) -> Callable[..., tuple[Any, Any, jax.Array]]:
-    """Jitted: (params, optimizer state, summed gradient, number of tokens) -> params, state, length of the mean gradient
-    before it is clipped. The first two are donated.
+    """Jitted: (params, optimizer state, summed gradient, number of tokens) -> params, state, length of the mean
+    gradient before it is clipped. The first two are donated.
     """
     transform, _ = make_optimizer(settings)
 

@@ -114,7 +114,8 @@ class LoRATrainingSettings(TrainingSettings):
 
 @dataclass(frozen=True, kw_only=True)
 class XLoRATrainingSettings(TrainingSettings):
-    """How to train the classifier of an X-LoRA mixture. The fields of the classifier mean what they do in `XLoRAConfig`."""
+    """How to train the classifier of an X-LoRA mixture. The fields of the classifier mean what they do in
+    `XLoRAConfig`."""
 
     depth: Annotated[int, "Linear layers of the classifier."] = 1
     size: Annotated[int, "Width between them."] = 2048
@@ -134,7 +135,8 @@ class XLoRATrainingSettings(TrainingSettings):
     ] = None
     alone: Annotated[
         float | None,
-        "Fraction of the texts that run with one expert alone, the one that the classifier prefers, while experts are trained: it "
+        "Fraction of the texts that run with one expert alone, the one that the classifier prefers, while experts are "
+        "trained: it "
         "keeps them usable by themselves. None: a quarter.",
     ] = None
 

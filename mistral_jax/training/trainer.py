@@ -1,8 +1,8 @@
 """The loop that all trainings share: batches in, updated parameters out; a log, validation, checkpoints.
 
-What an update does is a function of (parameters, optimizer state, number of the update) alone: the number decides which batches it
-takes and what dropout drops. So a checkpoint needs no more than these, and a resumed run gives the bits of one that was never
-interrupted.
+What an update does is a function of (parameters, optimizer state, number of the update) alone: the number decides which
+batches it takes and what dropout drops. So a checkpoint needs no more than these, and a resumed run gives the bits of
+one that was never interrupted.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
-from mistral_jax.progress import progress_bar
+from mistral_jax.checkpoint.progress import progress_bar
 from mistral_jax.training.batches import Batch
 from mistral_jax.training.checkpoints import CHECKPOINT_NAME, Checkpoint, load_checkpoint, save_checkpoint
 from mistral_jax.training.data_sets import DataSets
@@ -108,7 +108,8 @@ class Trainer:
         """
         transform, schedule = make_optimizer(self._optimizer)
         self._programs, self._apply = programs(self.loss), update_program(self._optimizer)
-        # Where the model is, and said so: arrays that JAX places by itself take other programs than those that updates return.
+        # Where the model is, and said so: arrays that JAX places by itself take other programs than those that updates
+        # return.
         place = jax.tree.leaves(self.frozen)[0].sharding
         params = jax.device_put(params, place)
         state = jax.device_put(transform.init(params), place)
@@ -180,7 +181,8 @@ class Trainer:
     def _update(
         self, params: Any, state: Any, batches: Sequence[Batch], step: int
     ) -> tuple[Any, Any, jax.Array, jax.Array]:
-        """One update from several batches, as from one large one. Returns parameters, state, sums of the loss, gradient norm."""
+        """One update from several batches, as from one large one. Returns parameters, state, sums of the loss, gradient
+        norm."""
         key = jax.random.fold_in(jax.random.key(self.settings.seed), step)
         summed: Any = None
         for i, batch in enumerate(batches):
@@ -203,7 +205,8 @@ class Trainer:
             else "; the last checkpoint is kept"
         )
         raise TrainingError(
-            f"the {what} of update {step} is {loss if what == 'loss' else norm}: the run diverged. Take a smaller learning rate "
+            f"the {what} of update {step} is {loss if what == 'loss' else norm}: the run diverged. Take a smaller "
+            "learning rate "
             f"(it is {self.settings.learning_rate}), a longer warm-up or a smaller clip_norm{saved}"
         )
 

@@ -12,7 +12,7 @@ import json
 from pathlib import Path
 from typing import Any, Self, TextIO
 
-from conversion.output_files import new_file
+from conversion.files.output_files import new_file
 
 
 class TrainingLog:

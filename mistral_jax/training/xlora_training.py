@@ -1,10 +1,11 @@
-"""Training the classifier of an X-LoRA mixture: the model stays as it is, and so do its experts unless they are trained along.
+"""Training the classifier of an X-LoRA mixture: the model stays as it is, and so do its experts unless they are trained
+along.
 
-The loss is the next-token loss of the scaled pass. The scaling pass, whose hidden states do not depend on the classifier, runs
-without gradients, so one update costs about as much as one of a LoRA and a forward pass.
+The loss is the next-token loss of the scaled pass. The scaling pass, whose hidden states do not depend on the
+classifier, runs without gradients, so one update costs about as much as one of a LoRA and a forward pass.
 
-Experts that were trained by themselves have never met the keys and values of a mixture, and every text begins with tokens that no
-classifier can tell the subject from. Trained along, they learn to go on from these.
+Experts that were trained by themselves have never met the keys and values of a mixture, and every text begins with
+tokens that no classifier can tell the subject from. Trained along, they learn to go on from these.
 """
 
 from __future__ import annotations
@@ -20,14 +21,15 @@ import numpy as np
 from flax import nnx
 
 from conversion.adapters.errors import AdapterError
-from conversion.adapters.lora_files import LoRAFiles
-from conversion.adapters.ordering import ORDERING_NAME, derive_layers, derive_ordering, write_ordering
+from conversion.adapters.lora.files import LoRAFiles
 from conversion.adapters.writing import write_xlora
-from conversion.adapters.xlora_config import XLoRAConfig
-from conversion.adapters.xlora_files import open_xlora
-from mistral_jax.adapters import AdapterSet
-from mistral_jax.language_model import LanguageModel
-from mistral_jax.lora import SHARED, AdapterBank, Mixture, ScalingColumns
+from conversion.adapters.xlora.config import XLoRAConfig
+from conversion.adapters.xlora.files import open_xlora
+from conversion.adapters.xlora.ordering import ORDERING_NAME, derive_layers, derive_ordering, write_ordering
+from mistral_jax.adapters.bank import AdapterSet
+from mistral_jax.adapters.xlora import XLoRA
+from mistral_jax.model.low_rank import SHARED, AdapterBank, Mixture, ScalingColumns
+from mistral_jax.notebook.language_model import LanguageModel
 from mistral_jax.quant.array import dense
 from mistral_jax.training.base import BaseModel
 from mistral_jax.training.chat_data import Data
@@ -47,7 +49,6 @@ from mistral_jax.training.losses import next_token_loss
 from mistral_jax.training.output_folder import finish, prepare
 from mistral_jax.training.settings import XLoRATrainingSettings
 from mistral_jax.training.trainer import Fitted, Trainer
-from mistral_jax.xlora import XLoRA
 
 CLASSIFIER, EXPERTS = "classifier", "experts"
 """Parts of the parameters."""
@@ -107,12 +108,13 @@ def train_xlora(
 ) -> TrainedXLoRA:
     """Train the classifier of a mixture, and its experts if the settings say so, on chat data that needs all of them.
 
-    Ctrl-C ends the run after the update that is under way, and saves a checkpoint; `run.finished` of the result is then False, and
-    no mixture is written.
+    Ctrl-C ends the run after the update that is under way, and saves a checkpoint; `run.finished` of the result is then
+    False, and no mixture is written.
 
     Args:
       model: stays as it is. Its weights may be packed, but not as int8.
-      adapters: the experts by name, in the order of the classifier's columns: LoRA folders, Hub ids, or LoRAs in memory.
+      adapters: the experts by name, in the order of the classifier's columns: LoRA folders, Hub ids, or LoRAs in
+        memory.
       output: folder for the mixture in the layout of the original library, with its adapters and `ordering.json`; for
         `training_log.jsonl`, and for checkpoints while the run goes on. None: nothing is written.
       data, validation, resume, overwrite: see `train_lora`.
@@ -172,8 +174,8 @@ def train_xlora(
 
 @dataclass(frozen=True, kw_only=True)
 class XLoRALoss:
-    """The loss as a function of the classifier's parameters, and of the experts' factors if they are trained; what is frozen is the
-    state of the model, and the bank of the experts.
+    """The loss as a function of the classifier's parameters, and of the experts' factors if they are trained; what is
+    frozen is the state of the model, and the bank of the experts.
 
     It also gives the sum of each expert's weight, averaged over the modules.
     """
@@ -210,8 +212,8 @@ class XLoRALoss:
 def _with_one_expert(
     mixture: Mixture, shares: jax.Array, weights: jax.Array, drawn: jax.Array
 ) -> tuple[Mixture, jax.Array]:
-    """Give some texts to the expert that has most of the weight where they count, if one has. Of these texts, what another expert
-    is preferred for counts no more.
+    """Give some texts to the expert that has most of the weight where they count, if one has. Of these texts, what
+    another expert is preferred for counts no more.
 
     Args:
       shares: float32 [B, T, E].

@@ -9,8 +9,8 @@ from typing import Any
 
 import numpy as np
 
-from conversion.ggml_types import BY_NAME
-from conversion.gguf.file import TensorInfo
+from conversion.gguf.container.file import TensorInfo
+from conversion.weights.ggml_types import BY_NAME
 
 
 def tensor_info(name: str, shape: tuple[int, ...], kind: str = "F32") -> TensorInfo:

@@ -11,10 +11,10 @@ import numpy as np
 from gguf import GGMLQuantizationType, GGUFWriter
 from gguf.quants import quantize
 
-from conversion.ggml_types import BY_NAME
-from conversion.gguf.file import GGUFFile
-from conversion.gguf.writer import GGUFWriter as OwnWriter
-from conversion.gguf.writer import NewTensor
+from conversion.gguf.container.file import GGUFFile
+from conversion.gguf.container.writer import GGUFWriter as OwnWriter
+from conversion.gguf.container.writer import NewTensor
+from conversion.weights.ggml_types import BY_NAME
 
 RNG = np.random.default_rng(5)
 FLOATS = {
@@ -98,7 +98,8 @@ def rewritten(
     *,
     only: frozenset[str] | None = None,
 ) -> Path:
-    """A copy of a GGUF file with other metadata (None: without that key), and F32 tensors beside its own (or `only` some)."""
+    """A copy of a GGUF file with other metadata (None: without that key), and F32 tensors beside its own (or `only`
+    some)."""
     with GGUFFile(source) as file, path.open("wb") as out:
         copied = {name: info for name, info in file.tensors.items() if only is None or name in only}
         tensors = {name: NewTensor(name=name, shape=info.shape, type=info.type) for name, info in copied.items()}

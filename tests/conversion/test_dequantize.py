@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from conversion.dequantize import PACKED, UNPACKABLE, dequantize, dequantize_into, to_device, unpack, unpack_runs
-from conversion.ggml_types import BY_NAME, TYPES, GGMLType
+from conversion.weights.ggml_types import BY_NAME, TYPES, GGMLType
 
 HALVES = {
     **dict.fromkeys(

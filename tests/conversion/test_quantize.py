@@ -18,8 +18,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from conversion.ggml_types import BY_NAME, TYPES
 from conversion.quantize import QUANTIZABLE, fallback, pack, quantize, to_device
+from conversion.weights.ggml_types import BY_NAME, TYPES
 from tests.goldens.quantizer_weights import borders, families, root_mean_square
 
 GOLDENS = json.loads((Path(__file__).parents[1] / "goldens" / "quantizers.json").read_text())

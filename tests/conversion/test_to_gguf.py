@@ -14,20 +14,20 @@ import gguf
 import numpy as np
 import pytest
 
+from conversion.files.output_files import OutputError
 from conversion.gguf.config import hf_config
-from conversion.gguf.file import GGUFFile
+from conversion.gguf.container.file import GGUFFile
 from conversion.gguf.source import GGUFSource
-from conversion.gguf.type_mix import MIXES
-from conversion.output_files import OutputError
-from conversion.safetensors_io import SafetensorsFile, read_array
-from conversion.tensor_source import WeightFileError
+from conversion.gguf.writing.type_mix import MIXES
 from conversion.to_gguf import convert_to_gguf
 from conversion.tokenizer.files import TokenizerError
+from conversion.weights.safetensors_io import SafetensorsFile, read_array
+from conversion.weights.tensor_source import WeightFileError
 from tests.conversion.gguf_files import rewritten
 from tests.conversion.tiny_models import CONFIG, GOLDENS, random_tensors, write_folder, write_mistral_folder
 
-# Relative RMS error of normally distributed values: what gguf.quants has, or our own quantiser for the K types that it cannot
-# write, and 5 % more.
+# Relative RMS error of normally distributed values: what gguf.quants has, or our own quantiser for the K types that it
+# cannot write, and 5 % more.
 ERRORS = {
     **{"F32": 0.0, "BF16": 0.00175, "F16": 0.00022, "Q8_0": 0.0057, "Q4_0": 0.0905, "Q4_1": 0.0825, "Q5_0": 0.045},
     **{"Q5_1": 0.040, "Q4_K": 0.0735, "Q5_K": 0.0362, "Q6_K": 0.0174},

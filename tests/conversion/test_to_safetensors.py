@@ -14,15 +14,15 @@ import numpy as np
 import pytest
 from safetensors import safe_open
 
-from conversion.gguf.file import GGUFFile
+from conversion.files.output_files import OutputError
+from conversion.gguf.container.file import GGUFFile
 from conversion.gguf.source import GGUFSource
-from conversion.output_files import OutputError
-from conversion.safetensors_io import SafetensorsFiles, read_array
-from conversion.tensor_source import WeightFileError
 from conversion.to_gguf import convert_to_gguf
 from conversion.to_safetensors import convert_to_safetensors
-from conversion.weight_files import find_weight_files
-from mistral_jax.config import MistralConfig
+from conversion.weights.safetensors_io import SafetensorsFiles, read_array
+from conversion.weights.tensor_source import WeightFileError
+from conversion.weights.weight_files import find_weight_files
+from mistral_jax.model.config import MistralConfig
 from mistral_jax.tokenizer import load_tokenizer
 from tests.conversion.tiny_models import CONFIG, DEMO, GOLDENS, random_tensors, write_folder
 

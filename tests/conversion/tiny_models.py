@@ -10,12 +10,12 @@ from typing import Any
 
 import numpy as np
 
-from conversion.gguf.file import GGUFFile
+from conversion.gguf.container.file import GGUFFile
 from conversion.gguf.tokenizer import tokenizer_files
-from conversion.safetensors_io import write_safetensors
-from conversion.tensor_names import halves_to_pairs
+from conversion.weights.safetensors_io import write_safetensors
+from conversion.weights.tensor_names import halves_to_pairs
 
-DEMO = Path(__file__).parents[2] / "mistral_jax" / "models" / "demo"
+DEMO = Path(__file__).parents[2] / "mistral_jax" / "hub" / "bundled" / "demo"
 GOLDENS = Path(__file__).parents[1] / "goldens" / "gguf"
 CONFIG: dict[str, Any] = {
     "architectures": ["MistralForCausalLM"],

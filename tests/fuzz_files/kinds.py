@@ -13,23 +13,23 @@ from typing import Any
 
 import numpy as np
 
-from conversion.adapters.lora_files import open_lora
-from conversion.adapters.ordering import read_ordering
-from conversion.adapters.xlora_files import open_xlora
+from conversion.adapters.lora.files import open_lora
+from conversion.adapters.xlora.files import open_xlora
+from conversion.adapters.xlora.ordering import read_ordering
+from conversion.config.params_to_config import params_to_config
+from conversion.files.json_file import read_json_object
 from conversion.gguf.config import hf_config
-from conversion.gguf.file import GGUFFile
-from conversion.gguf.from_config import gguf_metadata, rope_factors
-from conversion.gguf.new_model import open_folder
+from conversion.gguf.container.file import GGUFFile
+from conversion.gguf.writing.from_config import gguf_metadata, rope_factors
+from conversion.gguf.writing.new_model import open_folder
 from conversion.inspection import inspect
-from conversion.json_file import read_json_object
-from conversion.params_to_config import params_to_config
-from conversion.safetensors_io import SafetensorsFile, read_array
-from conversion.tensor_source import WeightFileError
-from conversion.weight_files import find_weight_files
+from conversion.weights.safetensors_io import SafetensorsFile, read_array
+from conversion.weights.tensor_source import WeightFileError
+from conversion.weights.weight_files import find_weight_files
 from mistral_jax.chat.errors import ChatTemplateError
-from mistral_jax.config import ConfigError, MistralConfig
-from mistral_jax.description import describe
-from mistral_jax.hub import ModelFiles
+from mistral_jax.checkpoint.description import describe
+from mistral_jax.hub.files import ModelFiles
+from mistral_jax.model.config import ConfigError, MistralConfig
 from mistral_jax.tokenizer import TokenizerError, load_tokenizer
 from mistral_jax.tokenizer.gguf import end_of_generation_ids, tokenizer_from_gguf
 from tests.conversion import tiny_models

@@ -10,7 +10,7 @@ import struct
 from collections.abc import Callable
 from typing import Any
 
-from conversion.json_file import is_deeper
+from conversion.files.json_file import is_deeper
 
 _NUMBERS = (0, 1, 2, 3, 7, 31, 32, 64, 255, 256, 2**15, 2**16, 2**20, 2**31 - 1, 2**31, 2**32 - 1, 2**32, 2**53)
 _NUMBERS += (2**62, 2**63 - 1, 2**63, 2**64 - 1, 2**64, 10**30, 10**400, -1, -2, -(2**31), -(2**63))
@@ -20,7 +20,8 @@ _TEXTS += ("([a-z]+)+!", "(", "<0x00>", "<0xZZ>", "<unk>", "<s>", "BPE", "\ud83d
 
 
 def mutated_bytes(good: bytes, chance: random.Random, head: int | None = None) -> bytes:
-    """A few faults, most of them in the head: flipped bits, wild numbers, pieces cut out, doubled, moved or made again."""
+    """A few faults, most of them in the head: flipped bits, wild numbers, pieces cut out, doubled, moved or made
+    again."""
     data = bytearray(good)
     for _ in range(chance.choice((1, 1, 1, 2, 3, 8))):
         most = len(data) if head is None or chance.random() < 0.1 else min(len(data), head)
@@ -144,7 +145,8 @@ def mutated_protobuf(good: bytes, chance: random.Random) -> bytes:
 
 
 def mutated_safetensors(good: bytes, chance: random.Random) -> bytes:
-    """Faults in a safetensors file: in its bytes, the length of its header, what the header says, or the data's length."""
+    """Faults in a safetensors file: in its bytes, the length of its header, what the header says, or the data's
+    length."""
     length = int.from_bytes(good[:8], "little")
     if chance.random() < 0.3:
         return mutated_bytes(good, chance, 8 + length)
@@ -157,7 +159,8 @@ def mutated_safetensors(good: bytes, chance: random.Random) -> bytes:
 
 
 def _places(value: Any) -> list[tuple[Any, Any]]:
-    """Every place in a value that holds another; of long lists and objects only some, so that the frame is hit as well."""
+    """Every place in a value that holds another; of long lists and objects only some, so that the frame is hit as
+    well."""
     found: list[tuple[Any, Any]] = []
     level = [value] if isinstance(value, dict | list) else []
     while level:

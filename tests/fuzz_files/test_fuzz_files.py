@@ -47,7 +47,8 @@ def test_a_mutated_file_loads_or_is_refused_in_one_line(results: dict[str, dict[
         for found in result["escaped"]
         for problem in found["problems"]
     )
-    # Some faults harm nothing, such as a changed letter in a text. Were that none or most, the faults would test little.
+    # Some faults harm nothing, such as a changed letter in a text. Were that none or most, the faults would test
+    # little.
     assert 0.01 * COUNT <= result["loaded"] <= 0.7 * COUNT
     # Measured: at most 0.75 s and 90 MiB. A tokenizer of two million ids may take 200 MiB.
     assert result["slowest"] < 5

@@ -1,7 +1,7 @@
 """Random models of awkward shapes, as Hugging Face folders, for `make_gguf.py` to convert.
 
-Sizes are chosen so that the files stay small, that no two axes are equal by chance, and that rows of some tensors are not whole
-blocks of the wanted type, for which llama.cpp falls back to others.
+Sizes are chosen so that the files stay small, that no two axes are equal by chance, and that rows of some tensors are
+not whole blocks of the wanted type, for which llama.cpp falls back to others.
 """
 
 from __future__ import annotations
@@ -41,7 +41,8 @@ class RandomModel:
     """Integers to add to the metadata of the file: keys that readers honour and the converter does not write."""
 
 
-# Rows are whole blocks of 256, except those of the output projection (two query heads of 48 dimensions) and the down projection.
+# Rows are whole blocks of 256, except those of the output projection (two query heads of 48 dimensions) and the down
+# projection.
 WIDE: dict[str, Any] = {
     "hidden_size": 256,
     "intermediate_size": 96,
@@ -90,7 +91,8 @@ def plain_rope(theta: float) -> dict[str, Any]:
 
 
 def sentencepiece_tokenizer(folder: Path, *, add_space_prefix: bool) -> int:
-    """The demo's tokenizer cut down to control tokens, bytes, 19 merged pieces, the space and the lower-case letters."""
+    """The demo's tokenizer cut down to control tokens, bytes, 19 merged pieces, the space and the lower-case
+    letters."""
     model = sentencepiece_model.ModelProto()
     model.ParseFromString((DEMO / "tokenizer.model").read_bytes())
     pieces = list(model.pieces)
@@ -185,7 +187,8 @@ MODELS: dict[str, RandomModel] = {
 
 
 def randomise(model: torch.nn.Module, seed: int) -> None:
-    """Weights that make attention sharp and every bias and norm matter. Seeded by name: independent of the order of modules."""
+    """Weights that make attention sharp and every bias and norm matter. Seeded by name: independent of the order of
+    modules."""
     for index, (name, parameter) in enumerate(sorted(model.named_parameters())):
         generator = torch.Generator().manual_seed(1000 * seed + index)
         values = torch.randn(parameter.shape, generator=generator)

@@ -1,26 +1,28 @@
 """Makes GGUF files with llama.cpp itself, and records beside them what llama.cpp computes from them.
 
-Run it in an environment of its own, with llama-cpp-python, torch, transformers 5, gguf and sentencepiece. The converter is not in
-the wheel of llama-cpp-python but in its source archive:
+Run it in an environment of its own, with llama-cpp-python, torch, transformers 5, gguf and sentencepiece. The converter
+is not in the wheel of llama-cpp-python but in its source archive:
 
     pip download llama-cpp-python==0.3.36 --no-deps --no-binary :all: && tar xf llama_cpp_python-0.3.36.tar.gz
     CONVERTER=llama_cpp_python-0.3.36/vendor/llama.cpp/convert_hf_to_gguf.py
-    python tests/goldens/make_gguf.py $CONVERTER                                  # the random models, to tests/goldens/gguf
-    python tests/goldens/make_gguf.py $CONVERTER mistral_jax/models/demo OUT      # any model, to a folder OUT
+    python tests/goldens/make_gguf.py $CONVERTER                                  # the random models, to
+    tests/goldens/gguf python tests/goldens/make_gguf.py $CONVERTER mistral_jax/hub/bundled/demo OUT      # any model,
+    to a folder OUT
 
 Of each model it writes `<model>.<TYPE>.gguf` in each type; `<model>.<TYPE>.npz` with, for each prompt `i`,
 
 - `tokens_i` [T]: ids that llama.cpp's tokenizer gives for the prompt;
-- `positions_i` [P], `llama_i` and `exact_i` float32 [P, V]: logits after these tokens, `llama` by llama.cpp on the very file,
-  `exact` by llama.cpp on the same weights unpacked to float32 (by `gguf.quants`);
+- `positions_i` [P], `llama_i` and `exact_i` float32 [P, V]: logits after these tokens, `llama` by llama.cpp on the very
+  file, `exact` by llama.cpp on the same weights unpacked to float32 (by `gguf.quants`);
 - `greedy_llama_i`, `greedy_exact_i` [64]: the likeliest tokens after the prompt, one by one, past any end token, and
   `margin_llama_i` float32 [64]: by how much each led before the second likeliest;
 
 and `<model>.json` with the prompts, the texts of `greedy_exact_i`, and the token ids of more texts.
 
-Why two references: llama.cpp rounds the activations to 8 bits for each product with quantised weights, and to bfloat16 for one with
-bfloat16 weights. The distance between the two is what that costs. The cache is float32 in both. Of a file with metadata that
-llama.cpp ignores there is only `exact`, by transformers.
+Why two references: llama.cpp rounds the activations to 8 bits for each product with quantised weights, and to bfloat16
+  for one with
+bfloat16 weights. The distance between the two is what that costs. The cache is float32 in both. Of a file with metadata
+that llama.cpp ignores there is only `exact`, by transformers.
 """
 
 from __future__ import annotations

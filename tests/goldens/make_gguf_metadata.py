@@ -1,4 +1,5 @@
-"""Records what llama.cpp's converter writes of the shape and rope of published models, in `tests/conversion/model_configs.py`.
+"""Records what llama.cpp's converter writes of the shape and rope of published models, in
+`tests/conversion/model_configs.py`.
 
 Run it in the environment of `make_gguf.py`, with the converter's source archive (see there):
 

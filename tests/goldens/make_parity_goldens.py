@@ -4,10 +4,10 @@ Run it in an environment of its own, with torch and transformers 5; the tests ne
 
     python tests/goldens/make_parity_goldens.py [variant ...]
 
-Each folder is a model as people download it (safetensors and config.json), with `expected.npz` beside it: for each text `i`, the
-token ids `tokens_i` and float32 logits `logits_i` [T, V], computed in float32 with eager attention *from the files as saved*.
-Weights are random but large enough that positions, windows and heads all show in the logits; sizes are odd, so that a swapped axis
-cannot pass. `python tests/parity_table.py` prints how close our logits come.
+Each folder is a model as people download it (safetensors and config.json), with `expected.npz` beside it: for each text
+`i`, the token ids `tokens_i` and float32 logits `logits_i` [T, V], computed in float32 with eager attention *from the
+files as saved*. Weights are random but large enough that positions, windows and heads all show in the logits; sizes are
+odd, so that a swapped axis cannot pass. `python tests/parity_table.py` prints how close our logits come.
 """
 
 from __future__ import annotations
@@ -100,7 +100,8 @@ MINISTRAL3 = {
 
 
 def randomise(model: torch.nn.Module, seed: int) -> None:
-    """Weights that make attention sharp and every bias and norm matter. Seeded by name: independent of the order of modules."""
+    """Weights that make attention sharp and every bias and norm matter. Seeded by name: independent of the order of
+    modules."""
     for index, (name, parameter) in enumerate(sorted(model.named_parameters())):
         generator = torch.Generator().manual_seed(1000 * seed + index)
         values = torch.randn(parameter.shape, generator=generator)
@@ -136,7 +137,8 @@ def write_model(
     edit: Callable[[dict[str, Any]], None] | None = None,
     rewrite: Callable[[Path], None] | None = None,
 ) -> None:
-    """A model as the reference saves it, then its config.json as an older version or a careless author would have it."""
+    """A model as the reference saves it, then its config.json as an older version or a careless author would have
+    it."""
     model_class = getattr(transformers, config.architectures[0])
     model = model_class(config)
     randomise(model, seed)
@@ -197,7 +199,8 @@ def without(*keys: str) -> Callable[[dict[str, Any]], None]:
 
 
 def rename_to_modules(folder: Path) -> None:
-    """Rename the tensors of a wrapped model from the names on the hub to those of the modules in memory, which some tools save."""
+    """Rename the tensors of a wrapped model from the names on the hub to those of the modules in memory, which some
+    tools save."""
     path = folder / "model.safetensors"
 
     def rename(name: str) -> str:
@@ -220,7 +223,8 @@ def tie_in_wrapper_only(config: dict[str, Any]) -> None:
 
 
 def write_mistral_format(folder: Path, source: Path) -> None:
-    """The model in `source` in Mistral's own format. Written row by row from the definition of the layout, not by reshaping."""
+    """The model in `source` in Mistral's own format. Written row by row from the definition of the layout, not by
+    reshaping."""
     raw = json.loads((source / "config.json").read_text())
     tensors = load_file(source / "model.safetensors")
 

@@ -1,11 +1,14 @@
-"""Writes `quantizers.json`: what llama.cpp, without an importance matrix, makes of the weights in `quantizer_weights.py`.
+"""Writes `quantizers.json`: what llama.cpp, without an importance matrix, makes of the weights in
+`quantizer_weights.py`.
 
 Run it in an environment with llama-cpp-python (0.3.36 wrote the file) and gguf; the tests need only what it writes:
 
     python tests/goldens/make_quantizers.py
 
-`blocks`: for types that we must match to the bit, the packed `borders()`. `rms`: for the others, the root mean square error on each
-family. `weights`: the root mean square of the families themselves, so that a test notices should a new numpy make others.
+`blocks`: for types that we must match to the bit, the packed `borders()`. `rms`: for the others, the root mean square
+  error on each
+family. `weights`: the root mean square of the families themselves, so that a test notices should a new numpy make
+  others.
 """
 
 from __future__ import annotations

@@ -5,21 +5,25 @@ Run it in an environment of its own, with torch, transformers 5 and peft; the te
     python tests/goldens/make_xlora_goldens.py
     python tests/goldens/make_xlora_goldens.py peft-layout      # with PEFT 0.18 or 0.19
 
-- `base/`: a random model as transformers saves it. `adapters/a` … `adapters/d`: random adapters as PEFT saves them, of unequal
-  ranks, alphas, targets and layers.
+- `base/`: a random model as transformers saves it. `adapters/a` … `adapters/d`: random adapters as PEFT saves them, of
+  unequal ranks, alphas, targets and layers.
 - `lora/<name>.npz`: logits and greedy text without and with one adapter, and with a weighted sum of all (`sum`).
-- `mixtures/<number>/`: xlora_config.json and xlora_classifier.safetensors as the original library writes them; with the adapter
-  folders that the config lists beside them they are a mixture as people download it. `expected.npz`: what PEFT computes with it in
-  float32 and eval mode, both passes anew over the whole text for each token. Each pair of values of any two settings occurs, and
-  each triple of those that decide the weights most. `settings.json` says which; the first `pairs` of them have all the pairs.
-- `peft/`: the mixture `peft_saved` of settings.json once more, as PEFT saved it before version 0.20, which forgets most of it.
+- `mixtures/<number>/`: xlora_config.json and xlora_classifier.safetensors as the original library writes them; with the
+  adapter folders that the config lists beside them they are a mixture as people download it. `expected.npz`: what PEFT
+  computes with it in float32 and eval mode, both passes anew over the whole text for each token. Each pair of values of
+  any two settings occurs, and each triple of those that decide the weights most. `settings.json` says which; the first
+  `pairs` of them have all the pairs.
+- `peft/`: the mixture `peft_saved` of settings.json once more, as PEFT saved it before version 0.20, which forgets most
+  of it.
 
 Arrays of an npz, with B rows, T tokens, M adapted modules, A adapters and V tokens in the vocabulary: `tokens` [B, T],
-`logits` [B, T, V] and `scalings` [B, T, M, A] (before top-k) float32, `greedy` [B, 32] what generation chose after `tokens`,
-`margins` [B, 32] the lead of each chosen token's logit, `last_logits` [B, V] those that chose the last one; and `rounding`, how far
-`logits` and `last_logits` are from what the same model gives in float64, over the largest logit. (Norms stay in float32 there.)
+`logits` [B, T, V] and `scalings` [B, T, M, A] (before top-k) float32, `greedy` [B, 32] what generation chose after
+`tokens`, `margins` [B, 32] the lead of each chosen token's logit, `last_logits` [B, V] those that chose the last one;
+and `rounding`, how far `logits` and `last_logits` are from what the same model gives in float64, over the largest
+logit. (Norms stay in float32 there.)
 
-Two settings of the original library do not exist in PEFT: without bias is computed with biases of zero, and without ReLU and
+Two settings of the original library do not exist in PEFT: without bias is computed with biases of zero, and without
+  ReLU and
 dropout with the ReLUs taken out of the classifier.
 """
 
@@ -68,7 +72,8 @@ ADAPTERS: dict[str, dict[str, Any]] = {
 SUM = {"a": 0.7, "b": -0.4, "c": 1.0, "d": 0.3}
 """Weights of the adapters in `lora/sum.npz`."""
 
-# In `dca` and `dcab` the columns are not in alphabetical order; in `dca` layer 1 has one adapted module less than the others.
+# In `dca` and `dcab` the columns are not in alphabetical order; in `dca` layer 1 has one adapted module less than the
+# others.
 FACTORS: dict[str, tuple[Any, ...]] = {
     "adapters": ("abc", "dca", "dcab"),
     "depth": (1, 2, 3),
@@ -89,8 +94,9 @@ CORE = ("depth", "layerwise", "temperature", "top_k", "scaling_pass")
 def possible(case: dict[str, Any]) -> bool:
     """Whether these settings, all or some, make a case.
 
-    A classifier of one layer has no ReLU. And PEFT's result must be defined: with a scaling pass value other than 0 it takes the
-    top k of equal numbers; of up to three it takes the first ones, of more it takes what its selection algorithm leaves in front.
+    A classifier of one layer has no ReLU. And PEFT's result must be defined: with a scaling pass value other than 0 it
+    takes the top k of equal numbers; of up to three it takes the first ones, of more it takes what its selection
+    algorithm leaves in front.
     """
     if case.get("depth") == 1 and not case.get("relu", True):
         return False
@@ -98,8 +104,8 @@ def possible(case: dict[str, Any]) -> bool:
 
 
 def choose_cases() -> tuple[list[dict[str, Any]], int]:
-    """Few cases in which each pair of values of any two settings occurs, then more until each triple of `CORE` does; and how many
-    the pairs took."""
+    """Few cases in which each pair of values of any two settings occurs, then more until each triple of `CORE` does;
+    and how many the pairs took."""
     chooser = random.Random(0)
 
     def tuples(names: tuple[str, ...], size: int) -> set[tuple[tuple[str, Any], ...]]:
@@ -195,7 +201,8 @@ def write_adapter(name: str, settings: dict[str, Any]) -> None:
 
 @torch.no_grad()
 def compute(model: Any, *seed: object) -> dict[str, np.ndarray]:
-    """The arrays of an npz, for the first random texts after which no choice of a token is too close for rounding to change it."""
+    """The arrays of an npz, for the first random texts after which no choice of a token is too close for rounding to
+    change it."""
     for attempt in itertools.count():
         tokens = torch.randint(3, VOCAB, (ROWS, LENGTH), generator=generator("prompt", *seed, attempt))
         arrays = compute_text(model, tokens)

@@ -10,7 +10,7 @@ import numpy as np
 
 Floats = np.ndarray[Any, np.dtype[np.float32]]
 
-DEMO = Path(__file__).parents[2] / "mistral_jax" / "models" / "demo" / "model.safetensors"
+DEMO = Path(__file__).parents[2] / "mistral_jax" / "hub" / "bundled" / "demo" / "model.safetensors"
 ROWS, COLUMNS = 128, 1024
 
 

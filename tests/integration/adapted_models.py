@@ -10,10 +10,10 @@ import numpy as np
 
 from conversion.adapters.modules import PARTS, ModuleKey
 from conversion.adapters.writing import Factors, NewLoRA, write_lora, write_xlora
-from conversion.adapters.xlora_config import XLoRAConfig
-from mistral_jax.config import MistralConfig
-from mistral_jax.hub import DEMO_FOLDER
-from mistral_jax.lora import part_features
+from conversion.adapters.xlora.config import XLoRAConfig
+from mistral_jax.hub.files import DEMO_FOLDER
+from mistral_jax.model.config import MistralConfig
+from mistral_jax.model.low_rank import part_features
 from tests.conversion.tiny_models import write_folder
 
 BASE = "tiny-lab/tiny-base"

@@ -48,7 +48,7 @@ def start_server(folder: Path, *arguments: str, command: tuple[str, ...] = ("dem
         port = listener.getsockname()[1]
     log, output = folder / "requests.jsonl", folder / "output.txt"
     command_line = [
-        *(sys.executable, "-m", "serving.cli", "--port", str(port), "--log", str(log)),
+        *(sys.executable, "-m", "serving.commands.cli", "--port", str(port), "--log", str(log)),
         *("--compilation-cache", os.environ["JAX_COMPILATION_CACHE_DIR"]),
         *arguments,
         *command,

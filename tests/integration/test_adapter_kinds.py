@@ -1,4 +1,5 @@
-"""Every way to start a server with adapters: its answers agree with the others', and what is wrong is one clear line."""
+"""Every way to start a server with adapters: its answers agree with the others', and what is wrong is one clear
+line."""
 
 from __future__ import annotations
 
@@ -14,9 +15,9 @@ import numpy as np
 import pytest
 
 from conversion.to_gguf import convert_to_gguf
-from serving.build import build_service
-from serving.request import EngineState
-from serving.settings import Settings
+from serving.build.build_service import build_service
+from serving.engine.messages import EngineState
+from serving.settings.settings import Settings
 from tests.integration.adapted_models import write_all
 from tests.integration.conftest import start_server
 from tests.serving.harness import TEXT, listening, wait_for

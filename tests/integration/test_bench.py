@@ -12,7 +12,7 @@ import pytest
 
 def test_bench_times_each_number_of_rows():
     command = [
-        *(sys.executable, "-m", "serving.cli", "--compilation-cache", os.environ["JAX_COMPILATION_CACHE_DIR"]),
+        *(sys.executable, "-m", "serving.commands.cli", "--compilation-cache", os.environ["JAX_COMPILATION_CACHE_DIR"]),
         *("bench", "--rows", "1,3", "--prompt-tokens", "20", "--answer-tokens", "6", "--repeats", "1", "--json"),
     ]
     done = subprocess.run(command, capture_output=True, text=True, timeout=240, check=False)

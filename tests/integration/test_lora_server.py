@@ -16,12 +16,12 @@ import jax
 import numpy as np
 import pytest
 
-from serving import adapter_loader
-from serving.build import build_service
-from serving.engine import JaxEngine
-from serving.request import EngineState
-from serving.rounds import DeviceRounds, InFlight
-from serving.settings import Settings
+from serving.build import adapter_loader
+from serving.build.build_service import build_service
+from serving.engine.engine import JaxEngine
+from serving.engine.messages import EngineState
+from serving.engine.rounds import DeviceRounds, InFlight
+from serving.settings.settings import Settings
 from tests.integration.adapted_models import write_adapter, write_base, write_mixture
 from tests.serving.harness import TEXT, events_of, listening, wait_for
 
@@ -126,7 +126,8 @@ def compiled() -> Iterator[list[str]]:
 
 
 def mixed_requests() -> list[dict[str, Any]]:
-    """Sixteen: the base, single adapters, mixtures by hand, X-LoRA with and without frozen weights; greedy and sampled."""
+    """Sixteen: the base, single adapters, mixtures by hand, X-LoRA with and without frozen weights; greedy and
+    sampled."""
     uses: list[dict[str, Any]] = [
         {"model": "base"},
         {"model": "mixture"},

@@ -17,10 +17,10 @@ from typing import Any
 import pytest
 from click.testing import CliRunner
 
-import serving.cli
-import serving.path_checks
-from mistral_jax.hub import DEMO_FOLDER
-from serving.cli import cli
+import serving.commands.cli
+import serving.settings.paths
+from mistral_jax.hub.files import DEMO_FOLDER
+from serving.commands.cli import cli
 from tests.integration.conftest import ROOT, ServerProcess
 
 README = (ROOT / "README.md").read_text("utf-8")
@@ -101,7 +101,7 @@ def test_the_command_line_takes_what_is_written(command: str, monkeypatch: pytes
     def later(module: str, function: str) -> Any:
         return lambda *_given, **_named: called.append(function)
 
-    monkeypatch.setattr(serving.cli, "_later", later)
+    monkeypatch.setattr(serving.commands.cli, "_later", later)
     result = CliRunner().invoke(cli, arguments, catch_exceptions=False, standalone_mode=False)
     assert called or result.output.startswith("mistral-jax, version ")
 
@@ -154,7 +154,10 @@ def test_the_client_prints_an_answer(server: ServerProcess, tmp_path: Path) -> N
 
 def test_the_library_does_what_is_written(tmp_path: Path) -> None:
     (block,) = [block for block in python_blocks() if "mistral_jax" in block]
-    checks = "\nassert len(answers) == 2\nassert logits.ndim == 2 and str(logits.dtype) == 'float32'\nassert state is not None\n"
+    checks = (
+        "\nassert len(answers) == 2\nassert logits.ndim == 2 and str(logits.dtype) == 'float32'\n"
+        "assert state is not None\n"
+    )
     assert python(block + checks, cwd=tmp_path).stdout.strip()
 
 

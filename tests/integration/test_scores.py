@@ -15,7 +15,7 @@ import openai
 import pytest
 
 from tests.integration.conftest import ServerProcess
-from tests.serving.test_echo import loglikelihood
+from tests.serving.api.responses.test_echo import loglikelihood
 
 # What a well-known harness sends, beside the prompts.
 HARNESS = {"temperature": 0, "max_tokens": 1, "logprobs": 1, "seed": 1234, "echo": True, "model": "demo"}

@@ -138,7 +138,10 @@ def test_a_wheel_holds_all_that_runs_outside_the_repository(tmp_path: Path) -> N
         there = {path.relative_to(ROOT) for path in (ROOT / "mistral_jax" / folder).rglob("*") if path.is_file()}
         missing = {path for path in there if not (site / path).is_file() and "__pycache__" not in path.parts}
         assert not missing
-    script = "import mistral_jax; print(mistral_jax.__file__); print(mistral_jax.load('demo').chat('What is JAX?', max_tokens=2))"
+    script = (
+        "import mistral_jax; print(mistral_jax.__file__); "
+        "print(mistral_jax.load('demo').chat('What is JAX?', max_tokens=2))"
+    )
     done = subprocess.run(
         [sys.executable, "-c", script],
         cwd=tmp_path,

@@ -10,15 +10,15 @@ import numpy as np
 from flax import nnx
 
 from conversion.adapters.modules import PARTS, ModuleKey
-from conversion.adapters.xlora_config import XLoRAConfig
-from conversion.ggml_types import BY_NAME
+from conversion.adapters.xlora.config import XLoRAConfig
 from conversion.quantize import quantize
-from mistral_jax.adapters import AdapterSet
-from mistral_jax.config import MistralConfig
-from mistral_jax.lora import ScalingColumns, part_features
-from mistral_jax.mistral import Mistral
+from conversion.weights.ggml_types import BY_NAME
+from mistral_jax.adapters.bank import AdapterSet
+from mistral_jax.adapters.xlora import XLoRA
+from mistral_jax.model.config import MistralConfig
+from mistral_jax.model.low_rank import ScalingColumns, part_features
+from mistral_jax.model.mistral import Mistral
 from mistral_jax.quant.array import QuantizedArray, int8_array
-from mistral_jax.xlora import XLoRA
 
 CONFIG = MistralConfig.from_hf(
     {
@@ -92,7 +92,8 @@ def model(dtype: str = "float32") -> Mistral:
 
 
 def hold_matrices_as(form: str, module: Mistral) -> Mistral:
-    """Quantise all matrices of a model in place, as loading would: "int8", or a block type that their rows are made of."""
+    """Quantise all matrices of a model in place, as loading would: "int8", or a block type that their rows are made
+    of."""
     for path, variable in nnx.to_flat_state(nnx.state(module)):
         if path[-1] == "weight" and len(variable.get_value().shape) == 2:
             owner = module

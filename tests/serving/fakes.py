@@ -10,9 +10,10 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from mistral_jax.chat.encoding import PromptPieces
-from mistral_jax.detokenizer import shown_token
-from serving.adapters import ServedModels, plain_models
-from serving.request import (
+from mistral_jax.text.detokenizer import shown_token
+from serving.api.served_models import ServedModels, plain_models
+from serving.api.service import AdapterLoader, Service
+from serving.engine.messages import (
     Deliver,
     EngineState,
     EngineStatus,
@@ -24,7 +25,6 @@ from serving.request import (
     Request,
     TokenLogprob,
 )
-from serving.service import AdapterLoader, Service
 
 BOS, EOS, OFFSET = 1, 2, 3
 """Token id of byte b is b + OFFSET."""

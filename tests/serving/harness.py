@@ -14,12 +14,12 @@ from typing import Any
 import httpx
 from litestar import Litestar
 
+from serving.api.errors import UnavailableError
+from serving.api.lifecycle import ServiceHost
+from serving.api.service import Service
 from serving.app import create_app
-from serving.errors import UnavailableError
-from serving.lifecycle import ServiceHost
 from serving.server import Server, listen
-from serving.service import Service
-from serving.settings import Settings
+from serving.settings.settings import Settings
 from tests.serving.fakes import FakeEngine, fake_service
 
 CHAT = "/v1/chat/completions"

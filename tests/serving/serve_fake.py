@@ -7,10 +7,10 @@ import time
 
 import serving.app
 import serving.server
-from serving.cli import main
-from serving.request import EngineState
-from serving.service import Service
-from serving.settings import Settings
+from serving.api.service import Service
+from serving.commands.cli import main
+from serving.engine.messages import EngineState
+from serving.settings.settings import Settings
 from tests.serving.fakes import FakeEngine, fake_service
 
 

@@ -20,8 +20,8 @@ from typing import Any
 import httpx
 import pytest
 
+from tests.serving.api.test_disconnect import head_of, raw_request
 from tests.serving.harness import CHAT, MESSAGES, events_of, wait_for
-from tests.serving.test_disconnect import head_of, raw_request
 
 ROOT = Path(__file__).parents[2]
 

@@ -1,9 +1,9 @@
 """Products with packed weights on a CPU, and unpacking them, in machine code of our own.
 
-XLA's CPU backend unpacks blocks an element at a time, far slower than memory delivers them. The C++ files beside this one do it
-at the speed of memory. They are compiled when they are first needed, by the C++ compiler of the machine and for its processor,
-and the result is kept in the user's cache folder. Without a compiler everything falls back to XLA: ask `available` before
-calling `matmul` or `dequantize`.
+XLA's CPU backend unpacks blocks an element at a time, far slower than memory delivers them. The C++ files beside this
+one do it at the speed of memory. They are compiled when they are first needed, by the C++ compiler of the machine and
+for its processor, and the result is kept in the user's cache folder. Without a compiler everything falls back to XLA:
+ask `available` before calling `matmul` or `dequantize`.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ import jax.ffi
 import jax.numpy as jnp
 import numpy as np
 
-from conversion.ggml_types import GGMLType
+from conversion.weights.ggml_types import GGMLType
 
 _log = logging.getLogger(__name__)
 
@@ -64,7 +64,8 @@ class NativeError(Exception):
 
 
 def available(kind: GGMLType | None = None) -> bool:
-    """Whether `matmul` and `dequantize` work here: for weights of type `kind`, or at all. The first call compiles (seconds)."""
+    """Whether `matmul` and `dequantize` work here: for weights of type `kind`, or at all. The first call compiles
+    (seconds)."""
     return (kind is None or kind.name in KINDS) and unavailable_because() is None
 
 
@@ -74,10 +75,12 @@ def unavailable_because() -> str | None:
 
 
 def matmul(x: jax.Array, raw: jax.Array, kind: GGMLType) -> jax.Array:
-    """`x` times the packed matrix transposed: float32 [R, in], uint8 [out, row_bytes] of type `kind` -> float32 [R, out].
+    """`x` times the packed matrix transposed: float32 [R, in], uint8 [out, row_bytes] of type `kind` -> float32 [R,
+    out].
 
-    Computed in float32 with activations as they are. A row of the result has the same bits for every number and order of rows,
-    and for every number of threads. Reads each weight once for up to 64 rows. Only on a CPU; works under `jax.jit`.
+    Computed in float32 with activations as they are. A row of the result has the same bits for every number and order
+    of rows, and for every number of threads. Reads each weight once for up to 64 rows. Only on a CPU; works under
+    `jax.jit`.
 
     Raises:
       ValueError: types or shapes do not fit together.
@@ -104,9 +107,10 @@ def dequantize(
 ) -> jax.Array:
     """The plain matrix: uint8 [rows, row_bytes] of type `kind` -> float32 or bfloat16 [count, columns].
 
-    `count` rows from row `first` on, which may be traced (int32 scalar); None: all after it, and then `first` must be an int.
-    A slice of `raw` would be a copy; this is none. In float32 the result has the bits of `gguf.quants`; bfloat16 is that, rounded
-    to nearest, ties to even. Only on a CPU; works under `jax.jit`, where rows that are not there are an error at run time.
+    `count` rows from row `first` on, which may be traced (int32 scalar); None: all after it, and then `first` must be
+    an int. A slice of `raw` would be a copy; this is none. In float32 the result has the bits of `gguf.quants`;
+    bfloat16 is that, rounded to nearest, ties to even. Only on a CPU; works under `jax.jit`, where rows that are not
+    there are an error at run time.
 
     Raises:
       ValueError: types or shapes do not fit together.
@@ -129,7 +133,8 @@ def _check(raw: jax.Array, kind: GGMLType) -> None:
         raise ValueError(f"there is no kernel for {kind.name}; there are for {', '.join(sorted(KINDS))}")
     if raw.ndim != 2 or raw.dtype != jnp.uint8 or raw.shape[1] % kind.block_bytes:
         raise ValueError(
-            f"packed weights must be uint8 [rows, bytes], whole {kind.name} blocks of {kind.block_bytes} bytes in each row,"
+            f"packed weights must be uint8 [rows, bytes], whole {kind.name} blocks of {kind.block_bytes} bytes in "
+            "each row,"
             f" not {raw.dtype} {list(raw.shape)}"
         )
     if reason := unavailable_because():

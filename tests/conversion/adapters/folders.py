@@ -1,4 +1,5 @@
-"""Folders of adapters for tests, made by hand as other libraries write them, for a tiny model whose sizes all differ."""
+"""Folders of adapters for tests, made by hand as other libraries write them, for a tiny model whose sizes all
+differ."""
 
 from __future__ import annotations
 
@@ -11,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from conversion.adapters.modules import PARTS, ModuleKey
-from conversion.safetensors_io import write_safetensors
+from conversion.weights.safetensors_io import write_safetensors
 
 HIDDEN = 20
 NUM_LAYERS = 3

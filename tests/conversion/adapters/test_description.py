@@ -10,8 +10,8 @@ import pytest
 
 from conversion.adapters.description import is_adapter_folder
 from conversion.inspection import inspect
-from conversion.inspection_text import render
-from conversion.tensor_source import WeightFileError
+from conversion.inspection.report import render
+from conversion.weights.tensor_source import WeightFileError
 from tests.conversion.adapters.folders import (
     BASE,
     HIDDEN,

@@ -14,12 +14,12 @@ import numpy as np
 import pytest
 
 from conversion.adapters.errors import AdapterError
-from conversion.adapters.lora_files import check_fits, open_lora
+from conversion.adapters.lora.files import check_fits, open_lora
 from conversion.adapters.modules import PARTS, ModuleKey
 from conversion.adapters.writing import ChangedLoRA, NewLoRA, write_lora, write_peft_xlora, write_xlora
-from conversion.adapters.xlora_config import XLoRAConfig
-from conversion.adapters.xlora_files import open_xlora
-from conversion.output_files import OutputError
+from conversion.adapters.xlora.config import XLoRAConfig
+from conversion.adapters.xlora.files import open_xlora
+from conversion.files.output_files import OutputError
 from tests.conversion.adapters.folders import (
     BASE,
     FEATURES,

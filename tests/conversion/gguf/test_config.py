@@ -17,10 +17,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from conversion.gguf.config import fields_of, hf_config, shape_of, sliding_window
-from conversion.gguf.file import GGUFError
-from conversion.gguf.from_config import gguf_architecture, gguf_metadata, rope_factors
-from mistral_jax.config import MistralConfig
-from mistral_jax.rope import inverse_frequencies
+from conversion.gguf.container.file import GGUFError
+from conversion.gguf.writing.from_config import gguf_architecture, gguf_metadata, rope_factors
+from mistral_jax.model.config import MistralConfig
+from mistral_jax.model.rope import inverse_frequencies
 from tests.conversion.fake_gguf import FakeGGUF, model
 from tests.conversion.model_configs import CONFIGS
 
@@ -69,7 +69,8 @@ def token_ids(config: dict[str, Any]) -> dict[str, int]:
 
 
 def comparable(config: MistralConfig) -> MistralConfig:
-    """Without what a file cannot tell or tells otherwise: the class, the type, all but one end id, and exact rope factors."""
+    """Without what a file cannot tell or tells otherwise: the class, the type, all but one end id, and exact rope
+    factors."""
     rope = replace(config.rope, frequency_factors=(), attention_factor=round(config.rope.attention_factor, 6))
     length = config.attention_temperature_length if config.attention_temperature_beta else 0
     return replace(
@@ -175,7 +176,7 @@ def test_what_a_file_cannot_say_is_not_written() -> None:
 
 
 def test_files_of_llama_cpp() -> None:
-    from conversion.gguf.file import GGUFFile
+    from conversion.gguf.container.file import GGUFFile
 
     def opened(name: str) -> MistralConfig:
         with GGUFFile(GOLDENS.parent / "gguf" / f"{name}.gguf") as gguf:

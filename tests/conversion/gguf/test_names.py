@@ -5,7 +5,7 @@ from __future__ import annotations
 import gguf
 import pytest
 
-from conversion.gguf.file import GGUFError
+from conversion.gguf.container.file import GGUFError
 from conversion.gguf.names import (
     expert_tensors,
     gguf_name,

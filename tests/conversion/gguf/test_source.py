@@ -13,11 +13,11 @@ import pytest
 from gguf import GGMLQuantizationType as Kind
 from gguf import quants
 
-from conversion.ggml_types import BY_NAME
 from conversion.gguf import source as source_module
-from conversion.gguf.file import GGUFError, GGUFFile
+from conversion.gguf.container.file import GGUFError, GGUFFile
 from conversion.gguf.source import GGUFLayout, GGUFSource
-from conversion.tensor_source import PackedSource
+from conversion.weights.ggml_types import BY_NAME
+from conversion.weights.tensor_source import PackedSource
 from tests.conversion.arrays import Arrays
 from tests.conversion.fake_gguf import FakeGGUF, tensor_info
 

@@ -12,13 +12,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from conversion.gguf.from_tokenizer import tokenizer_to_gguf
 from conversion.gguf.tokenizer import gguf_tokenizer, tokenizer_files
 from conversion.gguf.vocabulary import read_vocabulary
+from conversion.gguf.writing.from_tokenizer import tokenizer_to_gguf
 from conversion.tokenizer.files import TokenizerError
 from mistral_jax.tokenizer import load_tokenizer
 from mistral_jax.tokenizer.gguf import tokenizer_from_gguf
-from tests.mistral_jax.gguf_vocabularies import (
+from tests.mistral_jax.tokenizer.gguf_vocabularies import (
     BYTE,
     CONTROL,
     LLAMA,
@@ -29,10 +29,10 @@ from tests.mistral_jax.gguf_vocabularies import (
     small,
     with_tokens,
 )
-from tests.mistral_jax.tokenizer_corpus import TEXTS, tokenizer
+from tests.mistral_jax.tokenizer.tokenizer_corpus import TEXTS, tokenizer
 
 GOLDENS = Path(__file__).parents[2] / "goldens" / "tokenizers"
-DEMO = Path(__file__).parents[3] / "mistral_jax" / "models" / "demo"
+DEMO = Path(__file__).parents[3] / "mistral_jax" / "hub" / "bundled" / "demo"
 
 
 def byte_level() -> Metadata:

@@ -1,10 +1,14 @@
-"""Which token type loads right for the user-defined pieces of a sentencepiece model: 4, or the 1 of llama.cpp's converter.
+"""Which token type loads right for the user-defined pieces of a sentencepiece model: 4, or the 1 of llama.cpp's
+converter.
 
-`[REFERENCE_DOC_7]` of Mistral's models v3 and v7 is such a piece: sentencepiece takes it out of a text before it merges anything.
-- Our reader gives sentencepiece's ids for both: 4 says so, and 1 is recognised by the place and the score of such pieces.
-- llama.cpp takes tokens of type 4 out of a text, too. Of type 1 they are merged like words, and since no two tokens make up
-  `[REFERENCE_DOC_7]`, that token never occurs. After a token of type 4, llama.cpp puts a space before the text, which
-  sentencepiece does not; that is so for every token that is added to a vocabulary, and does not depend on the file.
+`[REFERENCE_DOC_7]` of Mistral's models v3 and v7 is such a piece: sentencepiece takes it out of a text before it merges
+anything.
+- Our reader gives sentencepiece's ids for both: 4 says so, and 1 is recognised by the place and the score of such
+  pieces.
+- llama.cpp takes tokens of type 4 out of a text, too. Of type 1 they are merged like words, and since no two tokens
+  make up `[REFERENCE_DOC_7]`, that token never occurs. After a token of type 4, llama.cpp puts a space before the text,
+  which sentencepiece does not; that is so for every token that is added to a vocabulary, and does not depend on the
+  file.
 
 So 4 is written.
 """
@@ -20,10 +24,10 @@ from pathlib import Path
 import pytest
 from sentencepiece import SentencePieceProcessor
 
-from conversion.gguf.from_tokenizer import tokenizer_to_gguf
+from conversion.gguf.writing.from_tokenizer import tokenizer_to_gguf
 from mistral_jax.tokenizer.gguf import tokenizer_from_gguf
-from tests.mistral_jax.gguf_vocabularies import LLAMA, NORMAL, USER_DEFINED, Metadata, converted_sentencepiece
-from tests.mistral_jax.tokenizer_corpus import SENTENCEPIECE
+from tests.mistral_jax.tokenizer.gguf_vocabularies import LLAMA, NORMAL, USER_DEFINED, Metadata, converted_sentencepiece
+from tests.mistral_jax.tokenizer.tokenizer_corpus import SENTENCEPIECE
 
 VERSIONS = {"v3": 20, "v7": 22}
 """With the number of user-defined pieces."""
@@ -91,8 +95,9 @@ def test_the_model_of_llama_cpp_is_right_where_no_such_piece_occurs(version: str
 
 
 def encode_as_llama_cpp(metadata: Metadata, text: str) -> list[int]:
-    """What llama.cpp makes of a text in which control tokens are no tokens: user-defined ones are taken out first, the longest
-    before the others, then each stretch between them gets a space in front and its best pair is merged again and again."""
+    """What llama.cpp makes of a text in which control tokens are no tokens: user-defined ones are taken out first, the
+    longest before the others, then each stretch between them gets a space in front and its best pair is merged again
+    and again."""
     tokens: list[str] = metadata[LLAMA + "tokens"]
     id_of = {token: i for i, token in enumerate(tokens)}
     stretches: list[str | int] = [text]

@@ -15,7 +15,7 @@ from conversion.tokenizer.sentencepiece_model import (
     parse_sentencepiece,
     serialize_sentencepiece,
 )
-from tests.mistral_jax.tokenizer_corpus import SENTENCEPIECE, TEXTS
+from tests.mistral_jax.tokenizer.tokenizer_corpus import SENTENCEPIECE, TEXTS
 
 versions = pytest.mark.parametrize("version", SENTENCEPIECE)
 

@@ -69,7 +69,8 @@ def test_turns_that_a_template_writes_otherwise_later_become_examples_of_their_o
     """As templates do that drop the reasoning of earlier turns, or put the system message before the last question."""
     template = (
         "{{ bos_token }}{% for m in messages %}{% if m.role == 'user' %}[INST]{{ 'now: ' if loop.last or "
-        "loop.index == messages|length - 1 }}{{ m.content }}[/INST]{% else %}{{ m.content + eos_token }}{% endif %}{% endfor %}"
+        "loop.index == messages|length - 1 }}{{ m.content }}[/INST]{% else %}{{ m.content + eos_token }}{% endif %}{% "
+        "endfor %}"
     )
     first, second = with_template(template).encode({"messages": [USER, ANSWER, MORE, LAST]})
     assert said(first) == "A memory that is near.</s>"

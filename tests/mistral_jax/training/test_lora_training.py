@@ -15,14 +15,14 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from conversion.adapters.lora_files import open_lora
+from conversion.adapters.lora.files import open_lora
 from conversion.adapters.modules import PARTS, ModuleKey
-from conversion.ggml_types import BY_NAME
-from conversion.output_files import OutputError
+from conversion.files.output_files import OutputError
 from conversion.quantize import quantize
-from mistral_jax.adapters import AdapterSet
-from mistral_jax.lora import Mixture, part_features
-from mistral_jax.mistral import Mistral
+from conversion.weights.ggml_types import BY_NAME
+from mistral_jax.adapters.bank import AdapterSet
+from mistral_jax.model.low_rank import Mixture, part_features
+from mistral_jax.model.mistral import Mistral
 from mistral_jax.quant.array import QuantizedArray, int8_array, padded
 from mistral_jax.training import trainer as trainer_module
 from mistral_jax.training.batches import Batches
@@ -151,7 +151,8 @@ def test_two_accumulated_batches_are_one_large_one() -> None:
     small = replace(large, batch_tokens=32, accumulate=2)
     one, two = run(large, data), run(small, data)
     assert one.run.losses == pytest.approx(two.run.losses, rel=1e-6)
-    # AdamW's first update is as large for the smallest gradient as for the largest: only where it is not tiny do they agree.
+    # AdamW's first update is as large for the smallest gradient as for the largest: only where it is not tiny do they
+    # agree.
     for (a1, b1), (a2, b2) in zip(one.factors.values(), two.factors.values(), strict=True):
         np.testing.assert_allclose(b1, b2, atol=1e-4)
         np.testing.assert_allclose(a1, a2, atol=1e-4)

@@ -1,4 +1,5 @@
-"""Training the classifier of a mixture: it learns which expert is for what, and the mixture that is written says the same."""
+"""Training the classifier of a mixture: it learns which expert is for what, and the mixture that is written says the
+same."""
 
 from __future__ import annotations
 
@@ -13,12 +14,12 @@ import numpy as np
 import pytest
 
 from conversion.adapters.errors import AdapterError
-from conversion.adapters.lora_files import open_lora
-from conversion.adapters.ordering import read_ordering
-from conversion.adapters.xlora_files import open_xlora
-from mistral_jax.adapter_loading import load_adapters, open_adapters
-from mistral_jax.hub import ModelNotFoundError
-from mistral_jax.lora import AdapterBank, Mixture
+from conversion.adapters.lora.files import open_lora
+from conversion.adapters.xlora.files import open_xlora
+from conversion.adapters.xlora.ordering import read_ordering
+from mistral_jax.adapters.load_adapters import load_adapters, open_adapters
+from mistral_jax.hub.files import ModelNotFoundError
+from mistral_jax.model.low_rank import AdapterBank, Mixture
 from mistral_jax.training.chat_data import Example
 from mistral_jax.training.checkpoints import CheckpointError
 from mistral_jax.training.lora_training import TrainedLoRA, train_lora

@@ -13,11 +13,11 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from mistral_jax.config import MistralConfig
-from mistral_jax.description import ModelDescription, describe
-from mistral_jax.hub import find_model
-from mistral_jax.lora import AdapterBank, Mixture
-from mistral_jax.mistral import Mistral
+from mistral_jax.checkpoint.description import ModelDescription, describe
+from mistral_jax.hub.files import find_model
+from mistral_jax.model.config import MistralConfig
+from mistral_jax.model.low_rank import AdapterBank, Mixture
+from mistral_jax.model.mistral import Mistral
 from mistral_jax.training.base import BaseModel
 from mistral_jax.training.chat_data import Example
 from mistral_jax.training.trainer import Trainer

@@ -1,0 +1,1 @@
+"""LoRA folders as PEFT writes them: configuration, names, factors."""

@@ -1,0 +1,1 @@
+"""X-LoRA folders in every layout: configuration, classifier, adapters, ordering files."""

@@ -1,0 +1,1 @@
+"""Model configurations between formats, and the sizes that they may have."""

@@ -1,0 +1,47 @@
+"""The Flax module of a model, with its weights on the device."""
+
+from __future__ import annotations
+
+import logging
+
+import jax
+
+from mistral_jax.checkpoint.description import ModelDescription
+from mistral_jax.checkpoint.summary import summarize
+from mistral_jax.checkpoint.weights import Progress, choose_dtype, load_weights, open_weights, stored_dtype
+from mistral_jax.device import Device
+from mistral_jax.model.mistral import Mistral
+from mistral_jax.quant.native import native
+from mistral_jax.quant.plan import Quantization
+
+logger = logging.getLogger("mistral_jax")
+
+
+def load_module(
+    description: ModelDescription,
+    *,
+    dtype: str = "auto",
+    quant: Quantization = "auto",
+    device: Device | None = None,
+    progress: Progress | None = None,
+) -> Mistral:
+    """Fetch the weights where they are missing, and load them to the device.
+
+    Args:
+      dtype: see `mistral_jax.checkpoint.weights.choose_dtype`.
+      quant: see `mistral_jax.quant.plan.Quantization`.
+      device: None: JAX's default device.
+    """
+    source = open_weights(description.config, description.files.fetch_weights())
+    target = device or jax.devices()[0]
+    chosen = choose_dtype(dtype, stored_dtype(source), target.platform)
+    module = load_weights(description.config, source, dtype=chosen, quant=quant, device=target, progress=progress)
+    held = summarize(module)
+    if target.platform == "cpu" and native.KINDS & held.bytes_by_form.keys() and not native.available():
+        logger.warning(
+            "decoding from packed weights is some ten times slower without a C++ compiler; install one, or unpack the "
+            "weights "
+            "while loading (--quant none; %.1f GiB)",
+            held.weights * chosen.itemsize / 2**30,
+        )
+    return module

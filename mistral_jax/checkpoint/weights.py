@@ -1,0 +1,312 @@
+"""Weights from files to the device, tensor by tensor, and back.
+
+Host memory while loading: the weights that are on the device already, and one tensor (on a CPU the buffer that a tensor
+was read into *becomes* the device's array).
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, replace
+from functools import lru_cache
+from itertools import groupby
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+
+from conversion.gguf.container.file import GGUFFile
+from conversion.gguf.source import GGUFSource
+from conversion.weights.safetensors_io import SafetensorsFiles, read_array, write_safetensors
+from conversion.weights.tensor_names import HuggingFaceText, MistralFormat
+from conversion.weights.tensor_source import Array, TensorSource, WeightFileError
+from conversion.weights.weight_files import is_gguf
+from conversion.weights.weight_forms import Form, form_bytes, form_of
+from mistral_jax.device import Device
+from mistral_jax.model.config import MistralConfig
+from mistral_jax.model.mistral import Mistral
+from mistral_jax.quant.array import PaddedArray, Weight, dense
+from mistral_jax.quant.dot import storable_shape
+from mistral_jax.quant.load_weight import load_weight
+from mistral_jax.quant.plan import Quantization, stored_kind
+
+Progress = Callable[[int, int], None]
+"""Called with (bytes loaded so far, bytes in all)."""
+
+_LAYER = re.compile(r"model\.layers\.(\d{1,9})\.")
+_FUSED = {"qkv_proj": ("q_proj", "k_proj", "v_proj"), "gate_up_proj": ("gate_proj", "up_proj")}
+
+
+def source_names(parameter: str) -> list[str]:
+    """Hugging Face names of the tensors that make up one of our parameters, in the order of its rows."""
+    *path, module, kind = parameter.split(".")
+    prefix = "" if module == "lm_head" else "model."
+    return [prefix + ".".join([*path, part, kind]) for part in _FUSED.get(module, (module,))]
+
+
+def choose_dtype(wanted: str, stored: str | None, platform: str) -> jnp.dtype:
+    """The type to compute in.
+
+    `auto` takes the checkpoint's own type, but bfloat16 for float16 checkpoints on a CPU (XLA has no float16 dot there)
+    and for checkpoints of 64 bits or of types that are no float.
+
+    Raises:
+      ValueError: `wanted` is none of auto, float32, bfloat16, float16.
+    """
+    names = {"float32": jnp.float32, "bfloat16": jnp.bfloat16, "float16": jnp.float16}
+    if wanted in names:
+        return jnp.dtype(names[wanted])
+    if wanted != "auto":
+        raise ValueError(f"dtype is {wanted!r}; expected auto, float32, bfloat16 or float16")
+    if stored == "float16" and platform == "cpu":
+        stored = "bfloat16"
+    return jnp.dtype(names.get(stored or "", jnp.bfloat16))
+
+
+def open_weights(config: MistralConfig, paths: Iterable[Path | str]) -> TensorSource:
+    """Open weight files: GGUF (one, or the parts of one), or safetensors of either format, told apart by their tensor
+    names."""
+    found = [Path(path) for path in paths]
+    if found and is_gguf(found[0]):
+        gguf = GGUFFile(found[0])  # which opens the other parts, if there are
+        if surplus := [path for path in found[1:] if path.resolve() not in {part.resolve() for part in gguf.paths}]:
+            raise WeightFileError(f"{found[0]} is a whole model; leave out {', '.join(map(str, surplus))}")
+        return GGUFSource(gguf)
+    files = SafetensorsFiles(found)
+    if "tok_embeddings.weight" in set(files.names()):
+        return MistralFormat(files, num_heads=config.num_heads, num_kv_heads=config.num_kv_heads)
+    return HuggingFaceText(files)
+
+
+def stored_dtype(source: TensorSource) -> str | None:
+    """The type of the largest tensor: what the checkpoint as a whole is stored in. For packed blocks that is bfloat16:
+    their values have fewer bits."""
+    largest = max(source.names(), key=lambda name: int(np.prod(source.shape(name))), default=None)
+    if largest is None:
+        return None
+    return str(source.dtype(largest)) if stored_kind(source, largest) is None else "bfloat16"
+
+
+@dataclass(frozen=True, kw_only=True)
+class PlannedWeight:
+    """One parameter: which tensors it is read from, and in which form each will be held."""
+
+    name: str
+    """Ours, such as `layers.0.self_attn.qkv_proj.weight`."""
+    parts: tuple[tuple[str, Form], ...]
+    """Tensors in the order of their rows."""
+    nbytes: int
+    """On the device."""
+
+
+def plan_weights(
+    config: MistralConfig, source: TensorSource, *, dtype: jax.typing.DTypeLike, quant: Quantization
+) -> list[PlannedWeight]:
+    """What `load_weights` will load, in its order. Nothing is read.
+
+    Raises:
+      WeightFileError: see `load_weights`.
+    """
+    _check_layers(config, source)
+    parameters = {
+        ".".join(map(str, path)): tuple(value.shape)
+        for path, value in nnx.to_flat_state(_abstract(config, jnp.dtype(dtype))[1])
+    }
+    check_tensors(config, source, parameters)
+    itemsize = jnp.dtype(dtype).itemsize
+    planned: list[PlannedWeight] = []
+    for name in parameters:
+        is_output = name.startswith("lm_head.") or (config.tie_word_embeddings and name.startswith("embed_tokens."))
+        parts = [
+            (part, form_of(stored_kind(source, part), source.shape(part), quant, is_output=is_output))
+            for part in source_names(name)
+        ]
+        size = sum(form_bytes(form, shape, itemsize) for form, shape in _stored_shapes(source, parts))
+        planned.append(PlannedWeight(name=name, parts=tuple(parts), nbytes=size))
+    return planned
+
+
+def _stored_shapes(source: TensorSource, parts: list[tuple[str, Form]]) -> list[tuple[Form, tuple[int, ...]]]:
+    """What the tensors of one weight are held in: plain matrices padded, those that lie below each other together."""
+    stored: list[tuple[Form, tuple[int, ...]]] = []
+    for form, group in groupby(parts, key=lambda part: part[1]):
+        shapes = [source.shape(name) for name, _ in group]
+        if form == "dense" and len(shapes[0]) == 2:
+            stored.append((form, storable_shape(sum(rows for rows, _ in shapes), shapes[0][1])))
+        else:
+            stored += [(form, shape) for shape in shapes]
+    return stored
+
+
+def _check_layers(config: MistralConfig, source: TensorSource) -> None:
+    """Whether it is worth making the model's structure, which takes its time for each layer."""
+    numbers = {match[1] for name in source.names() if (match := _LAYER.match(name))}
+    if config.num_layers > 2 * len(numbers) + 8:
+        raise WeightFileError(
+            f"the weights do not fit the configuration: it has {config.num_layers} layers, and the files have tensors "
+            "of "
+            f"{len(numbers)}"
+        )
+
+
+def load_weights(
+    config: MistralConfig,
+    source: TensorSource,
+    *,
+    dtype: jax.typing.DTypeLike,
+    quant: Quantization = "auto",
+    device: Device | None = None,
+    progress: Progress | None = None,
+) -> Mistral:
+    """Build the model and fill it from `source`. Its `config` says what was built: see `settle_tying`.
+
+    Args:
+      dtype: of activations, norms and plain weights.
+      quant: see `mistral_jax.quant.plan.Quantization`.
+    Raises:
+      WeightFileError: names every tensor that is missing, that no parameter wants, or that has another shape than the
+        configuration gives it.
+    """
+    config = settle_tying(config, source)
+    planned = plan_weights(config, source, dtype=dtype, quant=quant)
+    total = sum(weight.nbytes for weight in planned)
+    done = 0
+    leaves: list[Weight] = []
+    for weight in planned:
+        # Waits for the copy, so that no more than one weight is on its way.
+        leaves.append(load_weight(source, weight.parts, dtype=np.dtype(dtype), device=device))
+        done += weight.nbytes
+        if progress is not None:
+            progress(done, total)
+    graphdef, abstract = _abstract(config, jnp.dtype(dtype))
+    structure = jax.tree.structure(abstract, is_leaf=lambda x: isinstance(x, PaddedArray))
+    return nnx.merge(graphdef, jax.tree.unflatten(structure, leaves))
+
+
+@lru_cache(maxsize=4)
+def _abstract(config: MistralConfig, dtype: jnp.dtype) -> tuple[Any, Any]:
+    """The model's structure, and its state without values. Flax takes a tenth of a second to make them."""
+    return nnx.split(nnx.eval_shape(lambda: Mistral(config, param_dtype=dtype, rngs=nnx.Rngs(0))))
+
+
+def settle_tying(config: MistralConfig, source: TensorSource) -> MistralConfig:
+    """The configuration with `tie_word_embeddings` as the files have it: off where they hold another output matrix.
+
+    The wrappers of some models claim tied embeddings by a default of their class; the reference implementation
+    compares, too.
+    """
+    embedding, head = "model.embed_tokens.weight", "lm_head.weight"
+    if not config.tie_word_embeddings or not {embedding, head} <= set(source.names()):
+        return config
+    if source.shape(embedding) == source.shape(head) and source.dtype(embedding) == source.dtype(head):
+        ours, theirs = read_array(source, embedding), read_array(source, head)
+        # Some rows at a time: a comparison makes an array of its own.
+        if all(np.array_equal(ours[i : i + 256], theirs[i : i + 256]) for i in range(0, len(ours), 256)):
+            return config
+    return replace(config, tie_word_embeddings=False)
+
+
+def check_tensors(config: MistralConfig, source: TensorSource, parameters: dict[str, tuple[int, ...]]) -> None:
+    """One error for all that does not fit. See `load_weights`."""
+    present = set(source.names())
+    wanted: set[str] = set()
+    problems: list[str] = []
+    for name, shape in parameters.items():
+        parts = source_names(name)
+        wanted.update(parts)
+        missing = [part for part in parts if part not in present]
+        problems += [f"missing: {part}" for part in missing]
+        if missing:
+            continue
+        expected = _part_rows(config, name, shape)
+        for part, rows in zip(parts, expected, strict=True):
+            if source.shape(part) != (rows, *shape[1:]):
+                problems.append(f"wrong shape: {part} is {list(source.shape(part))}, expected {[rows, *shape[1:]]}")
+    surplus = present - wanted
+    if config.tie_word_embeddings:
+        surplus.discard("lm_head.weight")
+    problems += [f"surplus: {name}" for name in sorted(surplus)]
+    if problems:
+        shown = "\n  ".join(problems[:20]) + (f"\n  … and {len(problems) - 20} more" if len(problems) > 20 else "")
+        raise WeightFileError(f"the weights do not fit the configuration ({len(problems)} tensors):\n  {shown}")
+
+
+def _part_rows(config: MistralConfig, parameter: str, shape: tuple[int, ...]) -> list[int]:
+    module = parameter.split(".")[-2]
+    if module == "qkv_proj":
+        H = config.head_dim
+        return [config.num_heads * H, config.num_kv_heads * H, config.num_kv_heads * H]
+    return [shape[0] // 2] * 2 if module == "gate_up_proj" else [shape[0]]
+
+
+def hf_tensors(model: Mistral) -> dict[str, Array]:
+    """The model's weights as host arrays under Hugging Face names; fused matrices taken apart, packed ones unpacked."""
+    tensors: dict[str, Array] = {}
+    for path, value in nnx.to_flat_state(nnx.state(model)):
+        name = ".".join(map(str, path))
+        array = np.asarray(dense(value.get_value(), model.dtype))
+        parts, rows = source_names(name), _part_rows(model.config, name, array.shape)
+        tensors.update(zip(parts, np.split(array, np.cumsum(rows)[:-1]), strict=True))
+    return tensors
+
+
+def save_pretrained(model: Mistral, folder: Path | str, *, dtype: Any = None) -> None:
+    """Write `model.safetensors` and `config.json` in the ordinary Hugging Face layout.
+
+    Args:
+      dtype: type to store in; None keeps the model's own.
+    """
+    folder = Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    tensors = hf_tensors(model)
+    if dtype is not None:
+        tensors = {name: array.astype(np.dtype(dtype)) for name, array in tensors.items()}
+    write_safetensors(folder / "model.safetensors", tensors)
+    stored = str(next(iter(tensors.values())).dtype)
+    text = json.dumps(hf_config(model.config, dtype=stored), indent=2) + "\n"
+    (folder / "config.json").write_text(text, encoding="utf-8")
+
+
+def hf_config(config: MistralConfig, *, dtype: str) -> dict[str, Any]:
+    """The `config.json` of a model of ours; the inverse of `MistralConfig.from_hf` for plain and linear rope.
+
+    Raises:
+      WeightFileError: the configuration has a feature that this writer does not express.
+    """
+    rope, windows = config.rope, set(config.layer_windows)
+    if rope.kind not in ("default", "linear") or len(windows) != 1 or config.attention_temperature_beta:
+        raise WeightFileError(
+            "writing a config.json is implemented for plain and linear rope and one sliding window for all layers"
+        )
+    scaling = {"rope_type": "linear", "factor": rope.factor} if rope.kind == "linear" else None
+    is_llama = config.attention_bias or config.mlp_bias
+    if is_llama and windows != {None}:
+        raise WeightFileError("a config.json has no form for biases of projections together with a sliding window")
+    return {
+        "architectures": ["LlamaForCausalLM" if is_llama else "MistralForCausalLM"],
+        "model_type": "llama" if is_llama else "mistral",
+        "vocab_size": config.vocab_size,
+        "hidden_size": config.hidden_size,
+        "intermediate_size": config.intermediate_size,
+        "num_hidden_layers": config.num_layers,
+        "num_attention_heads": config.num_heads,
+        "num_key_value_heads": config.num_kv_heads,
+        "head_dim": config.head_dim,
+        "hidden_act": "silu",
+        "max_position_embeddings": config.max_position_embeddings,
+        "rms_norm_eps": config.rms_norm_eps,
+        "rope_theta": rope.theta,
+        "rope_scaling": scaling,
+        "sliding_window": windows.pop(),
+        "tie_word_embeddings": config.tie_word_embeddings,
+        "attention_bias": config.attention_bias,
+        "mlp_bias": config.mlp_bias,
+        "bos_token_id": config.bos_token_id,
+        "eos_token_id": config.eos_token_ids[0] if len(config.eos_token_ids) == 1 else list(config.eos_token_ids),
+        "torch_dtype": dtype,
+    }

@@ -1,0 +1,188 @@
+"""Grouped-query attention over the KV cache, in key blocks of one fixed length.
+
+Every query attends to blocks of `BLOCK` keys; each block gives a partial result (its maximum, its sum, its weighted
+values), and partial results are merged one after another. A block that is masked in full leaves the merged result as it
+was, bit for bit: therefore how far *other* rows make us read cannot change a row's answer, and there is nothing to pad
+or to mask by bucket. On a CPU the loop's result does not depend on the number of rows or tokens either:
+`tests/mistral_jax/runtime/test_bit_identity.py`.
+
+Two forms give the same arithmetic:
+- `loop`: a loop whose trip count is the number of blocks in use *now*. One compiled program serves all lengths. For
+  CPUs.
+- `parallel`: the first `num_blocks` blocks at once (a static number, one program for each length bucket). For GPUs,
+  where a loop of unknown length returns to the host at each turn.
+
+Axis letters: B rows, T query tokens, N heads, K kv heads, G = N/K, H head dim, S cache length, J keys of one block, C
+blocks.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+
+from mistral_jax.model.kv_cache import BLOCK, LayerCache, key_blocks, key_positions
+from mistral_jax.quant.dot import batched_dot, precision_of, row_sum
+
+# Stands for minus infinity: finite, so that a block without any visible key gives 0 and never NaN.
+_MASKED = -1e30
+
+# Queries of a chunk that go through the loop together: more of them spill out of the processor's cache, and the first
+# ones would read blocks that only the last ones see.
+_PIECE = 128
+
+Visible = Callable[[jax.Array], tuple[jax.Array, jax.Array]]
+"""Of cache indices [J]: what to add to the scores of each query, float32 [B, T, J] (0, or `_MASKED` where it does not
+see the key), and which indices hold a token of the row, bool [B, J]."""
+
+Partial = tuple[jax.Array, jax.Array, jax.Array]
+"""Maximum [B, K, M], sum [B, K, M], weighted values [B, K, M, H]; M = G * T."""
+
+
+# Traced once for layers of one shape: inlining makes it the same program as if each were traced.
+@partial(jax.jit, static_argnames=("window", "num_blocks"), inline=True)
+def attend(
+    queries: jax.Array,
+    layer: LayerCache,
+    *,
+    first_slot: jax.Array,
+    positions: jax.Array,
+    last: jax.Array,
+    window: int | None,
+    num_blocks: int | None,
+) -> jax.Array:
+    """Attention of T queries in each of B neighbouring slots to what their slots hold.
+
+    Args:
+      queries: [B, T, N, H], rotated and already multiplied by the softmax scale.
+      layer: the cache, with the keys of these queries written.
+      first_slot: int32 scalar; row b reads slot `first_slot + b`.
+      positions: int32 [B, T] of the queries.
+      last: int32 [B], the last position written in each row; negative for rows to leave out (they give zeros).
+      window: sliding window of the layer, or None.
+      num_blocks: static number of blocks for the parallel form; None chooses the loop.
+    Returns: float32 [B, T, N, H].
+    """
+    B, T, N, H = queries.shape
+    if num_blocks is None and T > _PIECE:
+        pieces = [
+            attend(
+                queries[:, start : start + _PIECE],
+                layer,
+                first_slot=first_slot,
+                positions=positions[:, start : start + _PIECE],
+                last=last,
+                window=window,
+                num_blocks=None,
+            )
+            for start in range(0, T, _PIECE)
+        ]
+        return jnp.concatenate(pieces, axis=1)
+    _, K, S, _ = layer.keys.shape
+    G = N // K
+    grouped = queries.reshape(B, T, K, G, H).transpose(0, 2, 3, 1, 4).reshape(B, K, G * T, H)
+    M = G * T
+    # Without groups, and for one token, there is a single query: it gets a second beside it, as it has among others.
+    spare = ((0, 0), (0, 0), (0, 1 if M == 1 else 0), (0, layer.keys.shape[-1] - H))
+    grouped = jnp.pad(grouped.astype(layer.keys.dtype), spare)
+
+    def visible(index: jax.Array) -> tuple[jax.Array, jax.Array]:
+        held = key_positions(index, last, S)
+        seen = (held[:, None] >= 0) & (held[:, None] <= positions[:, :, None])
+        if window is not None:
+            seen = seen & (positions[:, :, None] - held[:, None] < window)
+        # The barrier has it computed once, and not again for every head.
+        return lax.optimization_barrier(jnp.where(seen, 0.0, _MASKED)), held >= 0
+
+    if num_blocks is None:
+        # No further than the last query sees, whatever was written after it.
+        longest = jnp.max(jnp.minimum(last, positions[:, -1]))
+        in_use = jnp.minimum(longest // BLOCK + 1, S // BLOCK)
+        merged = _loop(grouped, layer, first_slot=first_slot, in_use=in_use, visible=visible)
+    else:
+        count = min(num_blocks, S // BLOCK)
+        merged = _parallel(grouped, layer, first_slot=first_slot, count=count, visible=visible)
+    _, total, weighted = merged
+    out = weighted / jnp.where(total == 0, 1.0, total)[..., None]  # [B, K, M, H]
+    return out[:, :, :M, :H].reshape(B, K, G, T, H).transpose(0, 3, 1, 2, 4).reshape(B, T, N, H)
+
+
+def _loop(
+    grouped: jax.Array, layer: LayerCache, *, first_slot: jax.Array, in_use: jax.Array, visible: Visible
+) -> Partial:
+    B, K, M, H = grouped.shape
+
+    def body(block: jax.Array, merged: Partial) -> Partial:
+        keys, values = key_blocks(layer, first_slot=first_slot, rows=B, first=block)
+        bias, held = visible(block * BLOCK + jnp.arange(BLOCK))
+        scores = batched_dot(grouped, _only(held[:, None, :, None], keys))  # [B, K, M, J]
+        weights, high, total = _softmax_parts(scores, bias, values.dtype)
+        weighted = batched_dot(weights, _only(held[:, None, None, :], values))  # [B, K, M, H]
+        return _merge(merged, (high, total, weighted))
+
+    return lax.fori_loop(0, in_use, body, _nothing(B, K, M, H))
+
+
+def _parallel(grouped: jax.Array, layer: LayerCache, *, first_slot: jax.Array, count: int, visible: Visible) -> Partial:
+    B, K, M, H = grouped.shape
+    keys, values = key_blocks(layer, first_slot=first_slot, rows=B, first=0, count=count)
+    bias, held = visible(jnp.arange(count * BLOCK))
+    exact = precision_of(keys)
+    keys = _only(held[:, None, :, None], keys).reshape(B, K, count, BLOCK, H)
+    scores = jnp.einsum("bkmh,bkcjh->bkmcj", grouped, keys, precision=exact, preferred_element_type=jnp.float32)
+    weights, high, total = _softmax_parts(scores, bias.reshape(B, -1, count, BLOCK), values.dtype)
+    values = _only(held[:, None, None, :], values).reshape(B, K, H, count, BLOCK)
+    weighted = jnp.einsum("bkmcj,bkhcj->cbkmh", weights, values, precision=exact, preferred_element_type=jnp.float32)
+    merged = _nothing(B, K, M, H)
+    for c in range(count):
+        merged = _merge(merged, (high[..., c], total[..., c], weighted[c]))
+    return merged
+
+
+def _only(held: jax.Array, x: jax.Array) -> jax.Array:
+    """Zero in place of what a former tenant of the slot left: masking adds and multiplies, and NaN survives both."""
+    return jnp.where(held, x, jnp.zeros((), x.dtype))
+
+
+def _softmax_parts(
+    scores: jax.Array, bias: jax.Array, dtype: jax.typing.DTypeLike
+) -> tuple[jax.Array, jax.Array, jax.Array]:
+    """Unnormalised weights of a block, rounded to `dtype`, their maximum and their sum, over the last axis.
+
+    Args:
+      scores: float32 [B, K, M, ..., J], M = heads of the group * T.
+      bias: float32 [B, T, ..., J].
+    """
+    B, K, M, *rest = scores.shape
+    T = bias.shape[1]
+    scores = (scores.reshape(B, K, M // T, T, *rest) + bias[:, None, None]).reshape(scores.shape)
+    # The barrier keeps XLA's CPU backend from fusing maximum and exponential, which it does from 4096 scores on with
+    # another exp.
+    high = lax.optimization_barrier(jnp.max(scores, axis=-1))
+    # Where everything is masked the maximum is itself a mask; held above it, the weights are exact zeros there too.
+    weights = jnp.exp(scores - jnp.maximum(high, _MASKED / 10)[..., None]).astype(dtype)
+    return weights, high, row_sum(weights)
+
+
+def _nothing(B: int, K: int, M: int, H: int) -> Partial:
+    return jnp.full((B, K, M), _MASKED), jnp.zeros((B, K, M)), jnp.zeros((B, K, M, H))
+
+
+def _merge(a: Partial, b: Partial) -> Partial:
+    """Join two partial results. Where `b` is masked in full, `a` comes back bit for bit.
+
+    The part with the greater maximum stays as it is and the other is scaled to it: one product and one sum, which
+    compilers can fuse in one way only. Of two products and a sum they may fuse either, and choose by the shapes.
+    """
+    ahead = a[0] >= b[0]
+    scale = jnp.exp(-jnp.abs(a[0] - b[0]))
+
+    def join(x: jax.Array, y: jax.Array, ahead: jax.Array, scale: jax.Array) -> jax.Array:
+        return jnp.where(ahead, x, y) + jnp.where(ahead, y, x) * scale
+
+    weighted = join(a[2], b[2], ahead[..., None], scale[..., None])
+    return jnp.maximum(a[0], b[0]), join(a[1], b[1], ahead, scale), weighted

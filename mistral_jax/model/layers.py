@@ -1,0 +1,60 @@
+"""The small modules: linear, embedding, normalisation. All weights are stored `[out, in]`, as checkpoints have them.
+
+`mistral_jax.quant.product` has the two places where a weight meets activations. A weight is a plain array, padded where
+products need it, or one of the packed forms of `mistral_jax.quant`, which the loader puts in its place.
+"""
+
+from __future__ import annotations
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+from jax import lax
+
+from mistral_jax.quant.array import padded
+from mistral_jax.quant.dot import row_sum
+from mistral_jax.quant.product import matmul, take_rows
+
+
+class Linear(nnx.Module):
+    """`y = x Wᵀ + b`, float32 whatever the types of `x` and `W`: the caller rounds once, after what follows the
+    product.
+
+    With `bias=False` the attribute `bias` is None.
+    """
+
+    def __init__(
+        self, in_features: int, out_features: int, *, bias: bool, dtype: jax.typing.DTypeLike, rngs: nnx.Rngs
+    ) -> None:
+        scale = in_features**-0.5
+        self.weight = nnx.Param(padded(jax.random.normal(rngs.params(), (out_features, in_features), dtype) * scale))
+        self.bias = nnx.Param(jnp.zeros((out_features,), dtype)) if bias else None
+
+    def __call__(self, x: jax.Array) -> jax.Array:
+        y = matmul(x, self.weight.get_value())
+        return y if self.bias is None else y + self.bias[...].astype(jnp.float32)
+
+
+class Embedding(nnx.Module):
+    """A row of `weight` [V, D] for each token, in the type `dtype` whatever form the weight is kept in."""
+
+    def __init__(self, vocab_size: int, features: int, *, dtype: jax.typing.DTypeLike, rngs: nnx.Rngs) -> None:
+        self.dtype = jnp.dtype(dtype)
+        weight = jax.random.normal(rngs.params(), (vocab_size, features), dtype) * features**-0.5
+        self.weight = nnx.Param(padded(weight))
+
+    def __call__(self, tokens: jax.Array) -> jax.Array:
+        return take_rows(self.weight.get_value(), tokens, self.dtype)
+
+
+class RMSNorm(nnx.Module):
+    """Root-mean-square normalisation, computed in float32 (arXiv 1910.07467)."""
+
+    def __init__(self, features: int, *, eps: float, dtype: jax.typing.DTypeLike) -> None:
+        self.weight = nnx.Param(jnp.ones((features,), dtype))
+        self.eps = eps
+
+    def __call__(self, x: jax.Array) -> jax.Array:
+        y = x.astype(jnp.float32)
+        y = y * lax.rsqrt(row_sum(jnp.square(y))[..., None] / y.shape[-1] + self.eps)
+        return y.astype(x.dtype) * self.weight[...]

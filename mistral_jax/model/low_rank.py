@@ -1,0 +1,172 @@
+"""Low-rank adapters: all of them stacked, and one weight for each adapter, row and token.
+
+A linear layer `y = W x` with adapters becomes
+
+    y = W x + sum_j w_j * scale_j * B_j A_j x
+
+where `w` is what a request, or the X-LoRA classifier, says of each token: all zero is the base model, one-hot a LoRA,
+anything else a mixture. Rows of one batch may differ, so one program serves them all.
+
+The factors of all adapters lie side by side along one axis of `R` *rank rows*. An adapter owns as many of them as its
+largest rank; `owner` says whose each row is. Adapters with different ranks, scales and target modules thus need no
+padding to a common rank, and an adapter without a factor somewhere has zeros there. To the device an adapter is nothing
+but numbers in rank rows, so adapters can come and go without a new program.
+
+    rank rows R   0 1 2 3 | 4 5 6 7 8 9 | 10 11      A_all [R, in], B_all [out, R]
+    owner         0 0 0 0 | 1 1 1 1 1 1 |  2  2      (A x) is multiplied by w[owner] * scale, then by B
+
+Source: LoRA (arXiv 2106.09685); the stacking follows the observation of Punica (arXiv 2310.18547) that requests may
+share the base product.
+
+Axis letters: B rows, T tokens, M scaling columns, A adapters, R rank rows, P parts of a fused projection.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property, partial
+
+import jax
+import jax.numpy as jnp
+
+from conversion.adapters.modules import ModuleKey
+from mistral_jax.model.config import MistralConfig
+from mistral_jax.quant.array import Plain
+from mistral_jax.quant.product import matmul
+
+PROJECTIONS: dict[str, tuple[str, ...]] = {
+    "qkv_proj": ("q_proj", "k_proj", "v_proj"),
+    "o_proj": ("o_proj",),
+    "gate_up_proj": ("gate_proj", "up_proj"),
+    "down_proj": ("down_proj",),
+}
+"""The matrices of a decoder layer of `mistral_jax.model.mistral`, and the parts of which each is fused, in the order of
+their rows."""
+
+
+def part_features(config: MistralConfig) -> dict[str, tuple[int, int]]:
+    """(out, in) of each part."""
+    D, F, H = config.hidden_size, config.intermediate_size, config.head_dim
+    q, kv = config.num_heads * H, config.num_kv_heads * H
+    return {
+        "q_proj": (q, D),
+        "k_proj": (kv, D),
+        "v_proj": (kv, D),
+        "o_proj": (D, q),
+        "gate_proj": (F, D),
+        "up_proj": (F, D),
+        "down_proj": (D, F),
+    }
+
+
+@partial(jax.tree_util.register_dataclass, data_fields=["a", "b", "scale"], meta_fields=["parts", "out_features"])
+@dataclass(frozen=True, kw_only=True)
+class LowRank:
+    """The factors of all adapters for one projection. Only parts that some adapter may change are in it."""
+
+    a: Plain
+    """[P * R, in]: the A of every part, one below the other, so that one product serves all."""
+    b: tuple[Plain, ...] | Plain
+    """[out_p, R] for each part; or, where that is small, all in one [out, P * R] whose other entries are zero: one
+    product instead of several."""
+    scale: jax.Array
+    """float32 [P, R]: alpha / r or alpha / sqrt(r) of the owner; zero where it has no factor here."""
+    parts: tuple[str, ...]
+    """Static: names of the P parts, in the order of the projection's rows."""
+    out_features: tuple[tuple[str, int], ...]
+    """Static: name and rows of every part of the projection, with and without adapters."""
+
+    @property
+    def apart(self) -> tuple[Plain, ...]:
+        """The B of each part, of factors whose B are apart."""
+        assert isinstance(self.b, tuple)
+        return self.b
+
+    def __call__(self, x: jax.Array, weights: tuple[jax.Array, ...]) -> jax.Array:
+        """What the adapters add to the projection of `x` [B, T, in]: float32 [B, T, out].
+
+        Args:
+          weights: for each part float32 [B, T, R], the weight of each rank row's owner (axes of length one are
+            broadcast).
+        """
+        P, R = self.scale.shape
+        z = matmul(x, self.a).reshape(*x.shape[:-1], P, R)
+        weighted = [(z[..., i, :] * (weights[i] * self.scale[i])).astype(x.dtype) for i in range(P)]
+        if not isinstance(self.b, tuple):
+            return matmul(jnp.concatenate(weighted, axis=-1), self.b)
+        deltas = {name: matmul(weighted[i], self.b[i]) for i, name in enumerate(self.parts)}
+        rows = x.shape[:-1]
+        out = [
+            deltas[name] if name in deltas else jnp.zeros((*rows, size), jnp.float32)
+            for name, size in self.out_features
+        ]
+        return out[0] if len(out) == 1 else jnp.concatenate(out, axis=-1)
+
+
+@partial(jax.tree_util.register_dataclass, data_fields=["owner", "layers"], meta_fields=[])
+@dataclass(frozen=True, kw_only=True)
+class AdapterBank:
+    """All adapters of a model, on the device."""
+
+    owner: jax.Array
+    """int32 [R]: the adapter that each rank row belongs to; any number for a free row, whose scales are zero."""
+    layers: tuple[dict[str, LowRank], ...]
+    """For each decoder layer the factors of its projections, by name; a projection that no adapter may change is not in
+    it."""
+
+    @property
+    def nbytes(self) -> int:
+        return sum(x.nbytes for x in jax.tree.leaves(self))
+
+
+@dataclass(frozen=True, kw_only=True)
+class ScalingColumns:
+    """Which of the M columns of the weights each module reads. Static: part of a compiled program."""
+
+    count: int = 1
+    """M"""
+    index: tuple[tuple[ModuleKey, int], ...] = ()
+    """Column of each adapted module; modules that are not in it read column 0."""
+
+    def of(self, key: ModuleKey) -> int:
+        # Modules without a column have no factors of the adapters that the columns are for.
+        return dict(self.index).get(key, 0)
+
+
+SHARED = ScalingColumns()
+"""One column for all modules."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Mixture:
+    """Adapters and how much of each: what a pass through the model needs, inside a jitted program."""
+
+    bank: AdapterBank
+    weights: jax.Array
+    """float32 [B, T, M, A]; axes B, T and M may be 1 and are broadcast."""
+    columns: ScalingColumns = SHARED
+
+    @cached_property
+    def by_rank_row(self) -> jax.Array:
+        """The weight of each rank row's owner: float32 [B, T, M, R]."""
+        return jnp.take(self.weights, self.bank.owner, axis=-1, mode="clip")
+
+    def layer(self, index: int) -> LayerMixture:
+        return LayerMixture(self, index)
+
+
+@dataclass(frozen=True)
+class LayerMixture:
+    """A mixture, seen from one decoder layer."""
+
+    mixture: Mixture
+    layer: int
+
+    def add(self, projection: str, x: jax.Array, y: jax.Array) -> jax.Array:
+        """`y` float32 [B, T, out], the base model's product of `x` [B, T, in], with what the adapters add."""
+        factors = self.mixture.bank.layers[self.layer].get(projection)
+        if factors is None:
+            return y
+        columns = [self.mixture.columns.of(ModuleKey(self.layer, part)) for part in factors.parts]
+        with jax.named_scope("low_rank"):
+            return y + factors(x, tuple(self.mixture.by_rank_row[:, :, m] for m in columns))

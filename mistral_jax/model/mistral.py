@@ -1,0 +1,260 @@
+"""The decoder of the dense Mistral and Llama families, as Flax NNX modules.
+
+One stack of layers is run in two ways, which differ in where attention finds its keys:
+- `Mistral.__call__` reads and writes a `KVCache` (serving: prefill chunks and decode steps);
+- `Mistral.hidden_states` sees a whole text at once and keeps nothing (training, scoring, and the yardstick of the
+  tests).
+
+Axis letters: B rows, T tokens, N query heads, K kv heads, H head dim, D model dim, F ffn dim, V vocabulary.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+
+from mistral_jax.model.attention import attend
+from mistral_jax.model.config import MistralConfig
+from mistral_jax.model.kv_cache import KVCache, LayerCache, write
+from mistral_jax.model.layers import Embedding, Linear, RMSNorm
+from mistral_jax.model.low_rank import LayerMixture, Mixture
+from mistral_jax.model.rope import attention_temperature, rotate, rotation
+from mistral_jax.quant.dot import precision_of
+from mistral_jax.quant.product import matmul
+
+Attend = Callable[[jax.Array, jax.Array, jax.Array], jax.Array]
+"""(queries [B, T, N, H], keys [B, T, K, H], values [B, T, K, H]) -> float32 [B, T, N, H]."""
+
+
+class Positions:
+    """What all layers need to know of the positions of a batch: computed once, used in each."""
+
+    def __init__(self, config: MistralConfig, positions: jax.Array) -> None:
+        self.cos, self.sin = rotation(config, positions)
+        self.query_scale = config.head_dim**-0.5
+        self.temperature = attention_temperature(config, positions)
+
+
+class Attention(nnx.Module):
+    """Projections round an attention that the caller supplies; q, k and v are one matrix `[(N + 2K) * H, D]`."""
+
+    def __init__(self, config: MistralConfig, *, dtype: jax.typing.DTypeLike, rngs: nnx.Rngs) -> None:
+        self.heads = (config.num_heads, config.num_kv_heads, config.head_dim)
+        N, K, H = self.heads
+        bias = config.attention_bias
+        self.qkv_proj = Linear(config.hidden_size, (N + 2 * K) * H, bias=bias, dtype=dtype, rngs=rngs)
+        self.o_proj = Linear(N * H, config.hidden_size, bias=bias, dtype=dtype, rngs=rngs)
+
+    def __call__(self, x: jax.Array, at: Positions, attend: Attend, mixture: LayerMixture | None) -> jax.Array:
+        N, K, H = self.heads
+        B, T, _ = x.shape
+        with jax.named_scope("qkv"):
+            qkv = _adapted(mixture, "qkv_proj", x, self.qkv_proj(x)).reshape(B, T, N + 2 * K, H)
+        with jax.named_scope("rope"):
+            queries = rotate(qkv[:, :, :N], at.cos, at.sin) * at.query_scale
+            if at.temperature is not None:
+                queries = queries * at.temperature
+            keys = rotate(qkv[:, :, N : N + K], at.cos, at.sin).astype(x.dtype)
+        with jax.named_scope("attend"):
+            out = attend(queries.astype(x.dtype), keys, qkv[:, :, N + K :].astype(x.dtype))
+        out = out.astype(x.dtype).reshape(B, T, N * H)
+        return _adapted(mixture, "o_proj", out, self.o_proj(out))
+
+
+def _adapted(mixture: LayerMixture | None, projection: str, x: jax.Array, y: jax.Array) -> jax.Array:
+    return y if mixture is None else mixture.add(projection, x, y)
+
+
+class MLP(nnx.Module):
+    """SwiGLU (arXiv 2002.05202); gate and up are one matrix `[2F, D]`, gate first."""
+
+    def __init__(self, config: MistralConfig, *, dtype: jax.typing.DTypeLike, rngs: nnx.Rngs) -> None:
+        D, F, bias = config.hidden_size, config.intermediate_size, config.mlp_bias
+        self.gate_up_proj = Linear(D, 2 * F, bias=bias, dtype=dtype, rngs=rngs)
+        self.down_proj = Linear(F, D, bias=bias, dtype=dtype, rngs=rngs)
+
+    def __call__(self, x: jax.Array, mixture: LayerMixture | None) -> jax.Array:
+        gate, up = jnp.split(_adapted(mixture, "gate_up_proj", x, self.gate_up_proj(x)), 2, axis=-1)
+        hidden = (jax.nn.silu(gate) * up).astype(x.dtype)
+        return _adapted(mixture, "down_proj", hidden, self.down_proj(hidden))
+
+
+class DecoderLayer(nnx.Module):
+    """Attention and MLP, each with its normalisation before and its residual after.
+
+    Products stay in float32 until the operations that follow them are done; only what the next product reads is rounded
+    to the model's type. That is fewer roundings than the reference makes, and fewer conversions.
+    """
+
+    def __init__(self, config: MistralConfig, *, dtype: jax.typing.DTypeLike, rngs: nnx.Rngs) -> None:
+        self.input_layernorm = RMSNorm(config.hidden_size, eps=config.rms_norm_eps, dtype=dtype)
+        self.self_attn = Attention(config, dtype=dtype, rngs=rngs)
+        self.post_attention_layernorm = RMSNorm(config.hidden_size, eps=config.rms_norm_eps, dtype=dtype)
+        self.mlp = MLP(config, dtype=dtype, rngs=rngs)
+
+    def __call__(self, x: jax.Array, at: Positions, attend: Attend, mixture: LayerMixture | None) -> jax.Array:
+        with jax.named_scope("attention"):
+            x = (x + self.self_attn(self.input_layernorm(x), at, attend, mixture)).astype(x.dtype)
+        with jax.named_scope("mlp"):
+            return (x + self.mlp(self.post_attention_layernorm(x), mixture)).astype(x.dtype)
+
+
+class Mistral(nnx.Module):
+    """The whole decoder. Parameters and activations have the type `param_dtype`; logits are float32.
+
+    Weights of linear layers and embeddings may be packed (see `mistral_jax.quant`); `param_dtype` is then that of the
+    activations and of the norms.
+
+    In a hot path do not call the module through `nnx.jit`, which walks it in Python at every call: split it once and
+    pass its leaves to `jax.jit` (see `mistral_jax.runtime.step`).
+    """
+
+    def __init__(
+        self, config: MistralConfig, *, param_dtype: jax.typing.DTypeLike = jnp.float32, rngs: nnx.Rngs
+    ) -> None:
+        self.config = config
+        self.embed_tokens = Embedding(config.vocab_size, config.hidden_size, dtype=param_dtype, rngs=rngs)
+        self.layers = nnx.List([DecoderLayer(config, dtype=param_dtype, rngs=rngs) for _ in range(config.num_layers)])
+        self.norm = RMSNorm(config.hidden_size, eps=config.rms_norm_eps, dtype=param_dtype)
+        self.lm_head = (
+            None
+            if config.tie_word_embeddings
+            else Linear(config.hidden_size, config.vocab_size, bias=False, dtype=param_dtype, rngs=rngs)
+        )
+
+    @property
+    def dtype(self) -> jnp.dtype:
+        """The type of the activations, and of the cache that goes with them."""
+        return self.embed_tokens.dtype
+
+    def __call__(
+        self,
+        tokens: jax.Array,
+        cache: KVCache,
+        *,
+        first_slot: jax.Array,
+        positions: jax.Array,
+        valid: jax.Array,
+        mixture: Mixture | None = None,
+        num_blocks: int | None = None,
+    ) -> tuple[jax.Array, KVCache]:
+        """Run T new tokens of B sequences in neighbouring slots, and store their keys and values.
+
+        Args:
+          tokens: int32 [B, T].
+          cache: holds what came before; donate it in the jit round this call.
+          first_slot: int32 scalar; row b lives in slot `first_slot + b`.
+          positions: int32 [B, T], consecutive in each row.
+          valid: bool [B, T]; False for padding at the end of a row and for whole rows that only fill the batch. Their
+            hidden states mean nothing, and they leave no trace in the cache.
+          mixture: adapters and their weights for these tokens; None: the base model.
+          num_blocks: static; see `mistral_jax.model.attention`.
+        Returns: hidden states after the final norm [B, T, D], and the cache.
+        """
+        attends, new_layers = cached_attends(
+            self.config, cache, first_slot=first_slot, positions=positions, valid=valid, num_blocks=num_blocks
+        )
+        hidden = self.run(tokens, positions, attends, mixture)
+        return hidden, KVCache(tuple(new_layers))
+
+    def hidden_states(self, tokens: jax.Array, mixture: Mixture | None = None, *, remat: bool = False) -> jax.Array:
+        """Hidden states after the final norm of whole texts: int32 [B, T] -> [B, T, D]. Causal; nothing is kept.
+
+        Memory grows with T squared.
+
+        Args:
+          remat: compute each layer again when gradients are taken, instead of keeping what is inside it.
+        """
+        positions = jnp.broadcast_to(jnp.arange(tokens.shape[1]), tokens.shape)
+        attends = [_causal_attention(positions, window) for window in self.config.layer_windows]
+        return self.run(tokens, positions, attends, mixture, remat=remat)
+
+    def logits(self, hidden: jax.Array) -> jax.Array:
+        """float32 [..., V] of hidden states [..., D]."""
+        head = self.embed_tokens if self.lm_head is None else self.lm_head
+        with jax.named_scope("lm_head"):
+            return matmul(hidden, head.weight.get_value())
+
+    def run(
+        self,
+        tokens: jax.Array,
+        positions: jax.Array,
+        attends: Sequence[Attend],
+        mixture: Mixture | None = None,
+        *,
+        remat: bool = False,
+    ) -> jax.Array:
+        """The stack of layers round attentions that the caller supplies, one for each layer: hidden states [B, T,
+        D]."""
+        at = Positions(self.config, positions)
+        x = self.embed_tokens(tokens)
+        if mixture is not None:
+            # Computed here, for all layers: inside one that is rematerialised it would be that layer's own.
+            _ = mixture.by_rank_row
+        for index, (layer, attend_in_layer) in enumerate(zip(self.layers, attends, strict=True)):
+            with jax.named_scope(f"layer{index}"):
+                call = partial(
+                    layer, at=at, attend=attend_in_layer, mixture=None if mixture is None else mixture.layer(index)
+                )
+                x = jax.checkpoint(call)(x) if remat else call(x)
+        return self.norm(x)
+
+
+def cached_attends(
+    config: MistralConfig,
+    cache: KVCache,
+    *,
+    first_slot: jax.Array,
+    positions: jax.Array,
+    valid: jax.Array,
+    num_blocks: int | None,
+) -> tuple[list[Attend], list[LayerCache]]:
+    """Attentions that store the keys and values of their tokens in a cache, and see what it holds.
+
+    Args: see `Mistral.__call__`.
+    Returns: an attention for each layer, and a list that gets each layer's new cache as the attentions are run.
+    """
+    last = jnp.max(jnp.where(valid, positions, -1), axis=1)  # [B]
+    new_layers: list[LayerCache] = []
+
+    def cached(layer: LayerCache, window: int | None) -> Attend:
+        def run(queries: jax.Array, keys: jax.Array, values: jax.Array) -> jax.Array:
+            # Write first, then read the updated buffer: XLA then needs the old one no more and updates in place.
+            updated = write(layer, keys, values, first_slot=first_slot, positions=positions, valid=valid)
+            new_layers.append(updated)
+            return attend(
+                queries,
+                updated,
+                first_slot=first_slot,
+                positions=positions,
+                last=last,
+                window=window,
+                num_blocks=num_blocks,
+            )
+
+        return run
+
+    return [cached(layer, window) for layer, window in zip(cache.layers, config.layer_windows, strict=True)], new_layers
+
+
+def _causal_attention(positions: jax.Array, window: int | None) -> Attend:
+    """Attention among the tokens of a whole text, written the plain way."""
+
+    def run(queries: jax.Array, keys: jax.Array, values: jax.Array) -> jax.Array:
+        B, T, N, H = queries.shape
+        K = keys.shape[2]
+        grouped = queries.reshape(B, T, K, N // K, H)
+        exact = precision_of(keys)
+        scores = jnp.einsum("btkgh,bskh->bkgts", grouped, keys, precision=exact, preferred_element_type=jnp.float32)
+        distance = positions[:, :, None] - positions[:, None, :]  # [B, T, S]
+        seen = (distance >= 0) if window is None else (distance >= 0) & (distance < window)
+        weights = jax.nn.softmax(jnp.where(seen[:, None, None], scores, -jnp.inf), axis=-1)
+        weights = weights.astype(values.dtype)
+        out = jnp.einsum("bkgts,bskh->btkgh", weights, values, precision=exact, preferred_element_type=jnp.float32)
+        return out.reshape(B, T, N, H)
+
+    return run

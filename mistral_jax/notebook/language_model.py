@@ -1,0 +1,334 @@
+"""The door for notebooks: a loaded model with its tokenizer, in plain calls.
+
+    import mistral_jax
+    model = mistral_jax.load("demo")
+    print(model.chat("What is a KV cache?"))
+    for text in model.stream("Once upon a time"):
+        print(text, end="")
+
+With adapters:
+
+    model = mistral_jax.load("mistralai/Mistral-7B-Instruct-v0.1", xlora="lamm-mit/x-lora")
+    print(model.chat("What is silk made of?"))
+    print(model.chat("What is silk made of?", adapter="base"))
+
+Everything underneath is open too: `model.runner` holds the jitted programs and `model.module` the Flax module.
+"""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
+from functools import cached_property
+from pathlib import Path
+from typing import Any, cast, overload
+
+import jax
+import numpy as np
+
+from mistral_jax.adapters.bank import AdapterSet, BankFullError
+from mistral_jax.adapters.choice import BASE_NAME, AdapterChoice
+from mistral_jax.adapters.load_adapters import open_adapters
+from mistral_jax.adapters.selection import AdapterSelectionError, numbered, select
+from mistral_jax.adapters.xlora import XLoRA
+from mistral_jax.checkpoint.description import ModelDescription
+from mistral_jax.model.config import ConfigError
+from mistral_jax.model.mistral import Mistral
+from mistral_jax.notebook.generate import Prompt, generate
+from mistral_jax.notebook.results import Generation, Scalings, TextLogprobs
+from mistral_jax.notebook.whole_answers import whole_answers
+from mistral_jax.notebook.whole_text import WholeTexts
+from mistral_jax.runtime.runner import DEFAULT_CHUNKS, Runner
+from mistral_jax.runtime.sampling_params import SamplingParams
+from mistral_jax.text.answer import AnswerStream
+from mistral_jax.text.detokenizer import begins_text
+
+DEFAULT_LENGTH = 4096
+"""Length of a sequence where the caller does not say: long enough for a conversation, small enough to allocate."""
+
+
+Text = str | Sequence[int] | list[dict[str, Any]]
+"""A raw text, its token ids, or a conversation of OpenAI-style messages."""
+
+
+class LanguageModel:
+    """A model ready to generate. Not thread-safe: for several callers use the server.
+
+    Where a model has adapters, what generates takes three arguments more. By default the X-LoRA classifier mixes the
+    adapters anew for each token; a model without a classifier answers as its base, whatever adapters it has, until one
+    is named.
+
+      adapter: the name of one adapter, which answers alone; or "base", the model without any. adapters: a mixture by
+      hand: weights of adapters by name. freeze_after: keep the mixture of this answer token (1: the first) for all that
+      follow; faster, and not the same.
+
+    Attributes:
+      module: the Flax module.
+      runner: the jitted programs; see `mistral_jax.runtime.runner` for how to drive them by hand. It holds adapters and
+        classifier, too.
+      tokenizer, chat_formatter, config, description.
+    """
+
+    def __init__(
+        self,
+        description: ModelDescription,
+        module: Mistral,
+        *,
+        slots: int,
+        length: int | None,
+        chunks: Sequence[int] = DEFAULT_CHUNKS,
+        repeat_last_n: int = 64,
+        adapters: AdapterSet | None = None,
+        xlora: XLoRA | None = None,
+    ) -> None:
+        """Args: see `mistral_jax.load`, and `mistral_jax.runtime.runner.Runner` for the others."""
+        if adapters is not None:
+            _check_name(*adapters.entries)
+        self.description = description
+        self.config = description.config
+        self.tokenizer = description.tokenizer
+        self.chat_formatter = description.chat
+        self.module = module
+        self.runner = Runner(
+            module,
+            slots=slots,
+            length=length or min(self.config.max_position_embeddings, DEFAULT_LENGTH),
+            chunks=chunks,
+            repeat_last_n=repeat_last_n,
+            adapters=adapters,
+            xlora=xlora,
+        )
+
+    @property
+    def adapters(self) -> tuple[str, ...]:
+        """Names of the adapters, the experts of the X-LoRA mixture first."""
+        available = self.runner.adapters
+        return () if available is None else tuple(entry.name for entry in numbered(available))
+
+    def load_adapter(self, name: str, source: str | Path) -> None:
+        """Add a LoRA adapter, for which `load` left room (`spare_adapters`).
+
+        Args:
+          source: its folder, or Hub id.
+        Raises:
+          BankFullError: there is no room.
+          ValueError, AdapterError, ModelNotFoundError: the name is taken, or the adapter is broken, does not fit or is
+            not there.
+        """
+        available = self.runner.adapters
+        if available is None or not available.largest_spare_rank:
+            raise BankFullError("no room was left for more adapters; load the model with spare_adapters=1 or more")
+        _check_name(name)
+        opened = open_adapters(self.config, loras={name: source})
+        try:
+            available.load(opened.loras[0])
+        finally:
+            opened.close()
+
+    def unload_adapter(self, name: str) -> None:
+        """Forget an adapter, and make room for another one. No stream that uses it may go on.
+
+        Raises:
+          AdapterSelectionError: there is no such adapter, or it is an expert of the X-LoRA mixture.
+        """
+        available, xlora = self.runner.adapters, self.runner.xlora
+        if available is None or name not in available.entries:
+            raise AdapterSelectionError(
+                f"there is no adapter {name!r}; the model has {', '.join(self.adapters) or 'none'}"
+            )
+        if xlora is not None and available.entries[name].number < xlora.num_experts:
+            raise AdapterSelectionError(f"{name!r} is an expert of the X-LoRA mixture, which needs it")
+        available.unload(name)
+
+    def encode(self, text: str) -> list[int]:
+        """Token ids of a raw prompt, with BOS where the model wants one."""
+        bos = [self.tokenizer.bos_id] if self.tokenizer.add_bos and self.tokenizer.bos_id is not None else []
+        return bos + self.tokenizer.encode(text)
+
+    def encode_chat(self, messages: str | list[dict[str, Any]]) -> list[int]:
+        """Token ids of a conversation as the chat template writes it, up to where the assistant is to speak, or has
+        spoken.
+
+        Args:
+          messages: OpenAI-style messages, or a single one of the user.
+        """
+        if self.chat_formatter is None:
+            raise ConfigError("this model has no chat template; use generate, or load it with chat_template=…")
+        if isinstance(messages, str):
+            messages = [{"role": "user", "content": messages}]
+        answered = bool(messages) and messages[-1].get("role") == "assistant"
+        return self.chat_formatter.encode(messages, add_generation_prompt=not answered)
+
+    @overload
+    def generate(self, prompt: Text, params: SamplingParams | None = None, **settings: Any) -> Generation: ...
+
+    @overload
+    def generate(
+        self, prompt: list[str], params: SamplingParams | None = None, **settings: Any
+    ) -> list[Generation]: ...
+
+    def generate(
+        self,
+        prompt: Text | list[str],
+        params: SamplingParams | None = None,
+        *,
+        adapter: str | None = None,
+        adapters: Mapping[str, float] | None = None,
+        freeze_after: int | None = None,
+        keep_weights: bool = False,
+        **settings: Any,
+    ) -> Generation | list[Generation]:
+        """Continue a raw prompt, or many at once; or answer a conversation.
+
+        Args:
+          prompt: a text, its token ids, a conversation, or a list of texts (which run together, as many at a time as
+            there are slots).
+          params: how to sample; without it, the model's defaults.
+          adapter, adapters, freeze_after: see the class.
+          keep_weights: return the weights of the adapters with the answer, token by token.
+          settings: single fields of `SamplingParams` to change, such as `temperature=0.7, max_tokens=50`.
+        Returns: a `Generation`; a list of them for a list of texts.
+        """
+        chosen, choice = self._params(params, settings), self._choice(adapter, adapters, freeze_after)
+        many = isinstance(prompt, list) and all(isinstance(p, str) for p in prompt)
+        texts = cast("list[Text]", prompt if many else [prompt])
+        prompts = [self._prompt(self._encoded(text), chosen, choice, keep_weights) for text in texts]
+        answers = whole_answers(self.runner, prompts)
+        return answers if many else answers[0]
+
+    def stream(
+        self,
+        prompt: Text,
+        params: SamplingParams | None = None,
+        *,
+        adapter: str | None = None,
+        adapters: Mapping[str, float] | None = None,
+        freeze_after: int | None = None,
+        **settings: Any,
+    ) -> Iterator[str]:
+        """As `generate`, piece by piece."""
+        request, chosen = self._encoded(prompt), self._params(params, settings)
+        yield from self._stream(request, chosen, self._choice(adapter, adapters, freeze_after))
+
+    def chat(self, messages: str | list[dict[str, Any]], params: SamplingParams | None = None, **settings: Any) -> str:
+        """Answer a conversation: a single user message, or OpenAI-style messages. Adapters are chosen as in
+        `stream`."""
+        return "".join(self.stream_chat(messages, params, **settings))
+
+    def stream_chat(
+        self,
+        messages: str | list[dict[str, Any]],
+        params: SamplingParams | None = None,
+        *,
+        adapter: str | None = None,
+        adapters: Mapping[str, float] | None = None,
+        freeze_after: int | None = None,
+        **settings: Any,
+    ) -> Iterator[str]:
+        """As `chat`, piece by piece."""
+        request, chosen = (self.encode_chat(messages), True), self._params(params, settings)
+        yield from self._stream(request, chosen, self._choice(adapter, adapters, freeze_after))
+
+    def logits(
+        self, text: Text, *, adapter: str | None = None, adapters: Mapping[str, float] | None = None
+    ) -> jax.Array:
+        """The model's logits after each token of a text: float32 [T, V], from one pass without a cache (two with
+        X-LoRA)."""
+        return self._whole_texts.logits(self._encoded(text)[0], self._choice(adapter, adapters, None))
+
+    def logprobs(
+        self, text: Text, *, adapter: str | None = None, adapters: Mapping[str, float] | None = None
+    ) -> TextLogprobs:
+        """Log-probability of each token of a text, given those before it."""
+        tokens = self._encoded(text)[0]
+        table = np.asarray(jax.nn.log_softmax(self.logits(tokens, adapter=adapter, adapters=adapters), axis=-1))
+        chosen = table[np.arange(len(tokens) - 1), tokens[1:]]
+        return TextLogprobs(
+            tokens=tuple(tokens),
+            texts=tuple(self.tokenizer.token_text(t) for t in tokens),
+            logprobs=np.concatenate([[np.nan], chosen]).astype(np.float32),
+        )
+
+    def scalings(self, text: Text) -> Scalings:
+        """What the X-LoRA classifier says of each token of a text, from one pass without a cache.
+
+        Raises:
+          ValueError: the model has no classifier.
+        """
+        tokens = self._encoded(text)[0]
+        values, weights = self._whole_texts.scalings(tokens)
+        xlora = self.runner.xlora
+        assert xlora is not None
+        return Scalings(
+            tokens=tuple(tokens),
+            texts=tuple(self.tokenizer.token_text(t) for t in tokens),
+            adapters=self.adapters[: xlora.num_experts],
+            modules=tuple(key for key, _ in sorted(xlora.columns.index, key=lambda item: item[1])),
+            values=values,
+            weights=weights,
+            softmax=xlora.config.enable_softmax,
+        )
+
+    @cached_property
+    def _whole_texts(self) -> WholeTexts:
+        return WholeTexts(self.runner)
+
+    def _encoded(self, text: Text) -> tuple[list[int], bool]:
+        """Its token ids, and whether an answer to it begins a text of its own."""
+        if not isinstance(text, str) and any(isinstance(message, dict) for message in text):
+            return self.encode_chat(cast("list[dict[str, Any]]", text)), True
+        tokens = self.encode(text) if isinstance(text, str) else [int(t) for t in cast("Sequence[int]", text)]
+        return tokens, bool(tokens) and begins_text(self.tokenizer, tokens)
+
+    def _choice(
+        self, adapter: str | None, adapters: Mapping[str, float] | None, freeze_after: int | None
+    ) -> AdapterChoice:
+        return select(
+            self.runner.adapters,
+            xlora=self.runner.xlora is not None,
+            adapter=adapter,
+            adapters=adapters,
+            freeze_after=freeze_after,
+        )
+
+    def _params(self, params: SamplingParams | None, settings: dict[str, Any]) -> SamplingParams:
+        chosen = SamplingParams(**self.description.defaults) if params is None else params
+        chosen = replace(chosen, **settings)
+        too_large = [token for token in chosen.logit_bias if token >= self.config.vocab_size]
+        if too_large:
+            raise ValueError(f"logit_bias names token {too_large[0]}; the vocabulary has {self.config.vocab_size}")
+        return chosen
+
+    def _prompt(
+        self, request: tuple[list[int], bool], params: SamplingParams, choice: AdapterChoice, keep_weights: bool = False
+    ) -> Prompt:
+        tokens, at_start = request
+        if params.max_tokens == 0:
+            raise ValueError("max_tokens is 0: nothing would be generated; `logprobs` tells how likely a text is")
+        seed = secrets.randbits(63) if params.seed is None else params.seed
+        room = self.runner.length - len(tokens)
+        if not tokens or room < 1:
+            raise ValueError(
+                f"the prompt has {len(tokens)} tokens; expected 1 to {self.runner.length - 1} (see `length` of load)"
+            )
+        most = room if params.max_tokens is None else min(params.max_tokens, room)
+        answer = AnswerStream(
+            self.tokenizer, params, eos_ids=self.description.eos_ids, max_tokens=most, at_start=at_start
+        )
+        sampled = replace(params, seed=seed)
+        return Prompt(tokens=tuple(tokens), params=sampled, answer=answer, choice=choice, keep_weights=keep_weights)
+
+    def _stream(self, request: tuple[list[int], bool], params: SamplingParams, choice: AdapterChoice) -> Iterator[str]:
+        for _, piece, *_ in generate(self.runner, self.runner.new_state(), [self._prompt(request, params, choice)]):
+            if piece.text:
+                yield piece.text
+            if piece.finish_reason == "error":
+                raise FloatingPointError("the model produced values that are not numbers; its weights may be damaged")
+
+
+def _check_name(*names: str) -> None:
+    if BASE_NAME in names:
+        raise ValueError(
+            f"an adapter cannot be called {BASE_NAME!r}, which stands for the model without any; rename it"
+        )

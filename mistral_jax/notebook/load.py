@@ -1,0 +1,95 @@
+"""From a name to a model that is ready to generate: files are found, checked, and loaded to the device."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from contextlib import closing
+from pathlib import Path
+
+from mistral_jax.adapters.bank import SPARE_RANK
+from mistral_jax.adapters.load_adapters import load_adapters, open_adapters
+from mistral_jax.checkpoint.description import describe
+from mistral_jax.checkpoint.load_module import load_module
+from mistral_jax.checkpoint.progress import progress_bar
+from mistral_jax.device import Device
+from mistral_jax.hub.files import DEMO, DEMO_XLORA, find_model
+from mistral_jax.notebook.language_model import LanguageModel
+from mistral_jax.quant.plan import Quantization
+
+
+def load(
+    name: str | Path = DEMO,
+    *,
+    dtype: str = "auto",
+    quant: Quantization = "auto",
+    device: Device | None = None,
+    slots: int = 8,
+    length: int | None = None,
+    revision: str | None = None,
+    token: str | bool | None = None,
+    weight_files: Sequence[str] = (),
+    tokenizer: str | None = None,
+    chat_template: str | None = None,
+    xlora: str | Path | None = None,
+    ordering: str | Path | None = None,
+    loras: Mapping[str, str | Path] | Sequence[str | Path] = (),
+    spare_adapters: int = 0,
+    spare_rank: int = SPARE_RANK,
+    progress: bool = True,
+) -> LanguageModel:
+    """Load a model: the bundled "demo", a folder, a GGUF file, a safetensors file, or a Hub id; and adapters for it.
+
+    "demo-xlora" is the bundled model with its bundled mixture of adapters.
+
+    Args:
+      slots: sequences that are generated at the same time.
+      length: most tokens of prompt and answer together; None: the model's own, at most
+        `mistral_jax.notebook.language_model.DEFAULT_LENGTH`.
+      tokenizer: Hub id or folder whose tokenizer and chat template are used instead of the model's own.
+      xlora: Hub id or folder of an X-LoRA model: its adapters, and the classifier that mixes them.
+      ordering: its ordering file, where it has one.
+      loras: Hub ids or folders of LoRA adapters, by the names that they are to have; without names, the folders' own.
+      spare_adapters: how many adapters, of at most `spare_rank`, `LanguageModel.load_adapter` may add later.
+      Others: see `find_model`, `describe`, `load_module` and `mistral_jax.adapters.load_adapters.open_adapters`.
+    """
+    if name == DEMO_XLORA:
+        if xlora is not None:
+            raise ValueError(
+                f"{DEMO_XLORA} has a mixture of its own; for another one load {DEMO!r} with xlora={xlora!r}"
+            )
+        name, xlora = DEMO, DEMO_XLORA
+    files = find_model(str(name), revision=revision, token=token, weight_files=weight_files, tokenizer_id=tokenizer)
+    description = describe(files, chat_template=chat_template)
+    # A GGUF file has another name than the model that it was made from.
+    base_model = files.name if files.gguf is None else None
+    # Before the weights are read: adapters that do not fit should be known at once.
+    opened = open_adapters(
+        description.config, xlora=xlora, ordering=ordering, loras=_named(loras), base_model=base_model, token=token
+    )
+    with closing(opened):
+        with progress_bar("loading weights", unit="B", shown=progress) as bar:
+
+            def show(done: int, total: int) -> None:
+                bar.total = total
+                bar.update(done - bar.n)
+
+            module = load_module(description, dtype=dtype, quant=quant, device=device, progress=show)
+        adapters = classifier = None
+        if opened.loras or spare_adapters:
+            adapters, classifier = load_adapters(
+                opened, dtype=module.dtype, device=device, spare=spare_adapters, spare_rank=spare_rank
+            )
+    return LanguageModel(description, module, slots=slots, length=length, adapters=adapters, xlora=classifier)
+
+
+def _named(loras: Mapping[str, str | Path] | Sequence[str | Path]) -> dict[str, str | Path]:
+    if isinstance(loras, str | Path):
+        raise TypeError(f"loras is {loras!r}; expected a list of folders or Hub ids, or an object of them by name")
+    if isinstance(loras, Mapping):
+        return dict(loras)
+    named = {Path(source).name: source for source in loras}
+    if len(named) < len(loras):
+        raise ValueError(
+            f"of {[str(source) for source in loras]} two have one name; give names: loras={{name: folder}}"
+        )
+    return named

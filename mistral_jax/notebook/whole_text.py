@@ -1,0 +1,97 @@
+"""Passes over whole texts, without a cache: logits after every token, and what the X-LoRA classifier says of every
+token.
+
+Memory grows with the square of a text's length. Texts are padded to powers of two, so that few lengths are compiled;
+causal attention does not see what follows.
+
+Axis letters: T tokens, V vocabulary, M scaling columns, E experts, A adapters.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import jax
+import numpy as np
+
+from mistral_jax.adapters.choice import AdapterChoice
+from mistral_jax.adapters.xlora import XLoRA
+from mistral_jax.model.low_rank import AdapterBank, Mixture
+from mistral_jax.model.mistral import Mistral
+from mistral_jax.runtime.runner import Runner
+from mistral_jax.runtime.step import SplitModel
+
+
+class WholeTexts:
+    """Jitted programs for the model of a runner, and its adapters as they are at each call."""
+
+    def __init__(self, runner: Runner) -> None:
+        self._runner = runner
+        self._classifier = None if runner.xlora is None else SplitModel.of(runner.xlora)
+        self._capacity = 0 if runner.adapters is None else runner.adapters.capacity
+        self._logits = jax.jit(self._logits_program, static_argnames="xlora")
+        self._scalings = jax.jit(self._scalings_program)
+
+    def logits(self, tokens: Sequence[int], choice: AdapterChoice) -> jax.Array:
+        """float32 [T, V]: the logits after each token."""
+        adapters = self._runner.adapters
+        fixed = choice.fixed_weights(self._capacity)
+        # The base model alone is computed without adapters, not with weights of zero.
+        bank = None if adapters is None or not (choice.xlora or choice.weights) else adapters.bank
+        classifier = self._classifier_weights() if choice.xlora else []
+        weights = self._runner.split.weights
+        return self._logits(weights, bank, classifier, _pad(tokens), fixed, xlora=choice.xlora)[: len(tokens)]
+
+    def scalings(self, tokens: Sequence[int]) -> tuple[np.ndarray, np.ndarray]:
+        """The classifier's scalings float32 [T, M, E], and the weights [T, M, E] that they amount to, from the scaling
+        pass alone.
+
+        Raises:
+          ValueError: the model has no classifier.
+        """
+        adapters = self._runner.adapters
+        if self._classifier is None or adapters is None:
+            raise ValueError("the model has no X-LoRA classifier: load it with xlora=…")
+        weights, classifier = self._runner.split.weights, self._classifier_weights()
+        scalings, used = self._scalings(weights, adapters.bank, classifier, _pad(tokens))
+        return np.asarray(scalings[: len(tokens)]), np.asarray(used[: len(tokens)])
+
+    def _classifier_weights(self) -> list[jax.Array]:
+        return [] if self._classifier is None else self._classifier.weights
+
+    def _merge(self, weights: list[jax.Array], classifier: list[jax.Array]) -> tuple[Mistral, XLoRA]:
+        assert self._classifier is not None
+        return self._runner.split.merge(weights), self._classifier.merge(classifier)
+
+    def _logits_program(
+        self,
+        weights: list[jax.Array],
+        bank: AdapterBank | None,
+        classifier: list[jax.Array],
+        tokens: jax.Array,
+        fixed: jax.Array,
+        *,
+        xlora: bool,
+    ) -> jax.Array:
+        if xlora and bank is not None:
+            model, mixer = self._merge(weights, classifier)
+            hidden, _ = mixer.hidden_states(model, bank, tokens, adapters=self._capacity)
+            return model.logits(hidden)[0]
+        model: Mistral = self._runner.split.merge(weights)
+        mixture = None if bank is None else Mixture(bank=bank, weights=fixed[None, None, None])
+        return model.logits(model.hidden_states(tokens, mixture))[0]
+
+    def _scalings_program(
+        self, weights: list[jax.Array], bank: AdapterBank, classifier: list[jax.Array], tokens: jax.Array
+    ) -> tuple[jax.Array, jax.Array]:
+        model, mixer = self._merge(weights, classifier)
+        hidden = model.hidden_states(tokens, mixer.scaling_mixture(bank, self._capacity))
+        scalings = mixer.scalings(hidden)[0]
+        return scalings, mixer.weights(scalings, mixer.num_experts)
+
+
+def _pad(tokens: Sequence[int]) -> np.ndarray:
+    """int32 [1, size]"""
+    padded = np.zeros((1, max(16, 1 << (len(tokens) - 1).bit_length())), np.int32)
+    padded[0, : len(tokens)] = tokens
+    return padded

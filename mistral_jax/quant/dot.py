@@ -1,0 +1,117 @@
+"""Products and sums whose bits do not depend on how many rows are computed together.
+
+XLA's CPU backend chooses between several kernels by the shape of a product, and they differ in the last bit. From two
+rows on the choice falls the same way for every number of rows, provided that the weight is large enough and has no
+ragged edge. So matrices are *stored* in such shapes (`storable_shape`, `mistral_jax.quant.array.padded`), and `dot`
+refuses any other while it is traced. `python -m tests.dot_bits` prints, for the machine at hand, where the bits of
+small and ragged shapes differ.
+
+The rule is the same on every platform: programs then have the same shapes everywhere, and the tests of one hold it for
+all.
+"""
+
+from __future__ import annotations
+
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+
+_OUTER_MULTIPLE = 16
+"""The number of outputs is a multiple of this. In float32 the outputs beyond a multiple of 8 have bits of their own; on
+processors with AMX so have fewer than 16 outputs in bfloat16."""
+_LEAST_INNER, _WIDE = 32, 64
+"""Least number of terms in each output's sum where there are at least `_WIDE` outputs ..."""
+_LEAST_INNER_OF_FEW = 64
+"""... and where there are fewer."""
+
+
+def storable_shape(outer: int, inner: int) -> tuple[int, int]:
+    """The least shape, in each axis not smaller than [outer, inner], that `dot` takes."""
+    outer = -(-outer // _OUTER_MULTIPLE) * _OUTER_MULTIPLE
+    return outer, max(inner, _LEAST_INNER if outer >= _WIDE else _LEAST_INNER_OF_FEW)
+
+
+def storable_axis(size: int) -> int:
+    """The least length, not smaller than `size`, of an axis that is the outputs of one product and the terms of a wide
+    one."""
+    return max(storable_shape(size, 1)[0], _LEAST_INNER)
+
+
+def dot(x: jax.Array, weight: jax.Array) -> jax.Array:
+    """`x` [..., in] times `weight` [out, in] transposed: float32 [..., out], whatever the types of the two.
+
+    A row of the result has the same bits for every number of rows. A row that is alone is computed twice: XLA's CPU
+    backend computes a single bfloat16 row by way of a float32 copy of the whole weight, ten times slower, and with
+    other bits than the same row among others.
+
+    Raises:
+      ValueError: while tracing, if `weight` has not a shape for which that holds; see `storable_shape`.
+    """
+    return _product(x, weight, batch=0)
+
+
+def batched_dot(x: jax.Array, y: jax.Array) -> jax.Array:
+    """`x` [..., rows, in] times `y` [..., out, in] transposed, pair by pair: float32 [..., rows, out].
+
+    A row has the same bits for every number of rows and of pairs.
+
+    Raises:
+      ValueError: see `dot`.
+    """
+    return _product(x, y, batch=y.ndim - 2)
+
+
+def _product(x: jax.Array, weight: jax.Array, *, batch: int) -> jax.Array:
+    *_, outer, inner = weight.shape
+    if storable_shape(outer, inner) != (outer, inner):
+        raise ValueError(
+            f"a product with a matrix of {outer} x {inner} has bits that depend on the number of rows; store it with "
+            "zeros "
+            f"around it, as {' x '.join(map(str, storable_shape(outer, inner)))} (mistral_jax.quant.array.padded)"
+        )
+    rows = x.shape[batch:-1]
+    alone = all(size == 1 for size in rows)
+    if alone:
+        # Behind a barrier, or XLA finds out that one of the two is not needed.
+        x = x.reshape(*x.shape[:batch], 1, inner)
+        x = lax.optimization_barrier(jnp.concatenate([x, x], axis=-2))
+    pairs = tuple(range(batch))
+    axes = (((x.ndim - 1,), (weight.ndim - 1,)), (pairs, pairs))
+    y = lax.dot_general(x, weight, axes, precision=precision_of(x), preferred_element_type=jnp.float32)
+    return y[..., 0, :].reshape(*x.shape[:batch], *rows, outer) if alone else y
+
+
+def precision_of(x: jax.Array) -> lax.Precision:
+    """Full precision for float32, which GPUs would round to 19 bits (TF32) by default; smaller types have nothing to
+    lose."""
+    return lax.Precision.HIGHEST if x.dtype == jnp.float32 else lax.Precision.DEFAULT
+
+
+_SUMMED_AT_ONCE = 4096
+"""Longest row that is summed by one product; the sums of the parts of a longer one are summed again."""
+
+
+@partial(jax.jit, inline=True)
+def row_sum(x: jax.Array) -> jax.Array:
+    """Sum over the last axis: [..., n] -> float32 [...], with bits that do not depend on how many rows there are.
+
+    XLA's CPU backend adds up a row in another order, and may take the exponentials before it from another library, once
+    the whole array has 4096 elements. So there a sum is a `dot` with ones.
+    """
+
+    def as_dot(x: jax.Array) -> jax.Array:
+        n = x.shape[-1]
+        if n > _SUMMED_AT_ONCE:
+            parts = -(-n // _SUMMED_AT_ONCE)
+            padded = jnp.pad(x, [(0, 0)] * (x.ndim - 1) + [(0, parts * _SUMMED_AT_ONCE - n)])
+            return as_dot(as_dot(padded.reshape(*x.shape[:-1], parts, _SUMMED_AT_ONCE)))
+        shape = storable_shape(1, n)
+        if shape[1] != n:
+            x = jnp.pad(x, [(0, 0)] * (x.ndim - 1) + [(0, shape[1] - n)])
+        # Behind a barrier: of a constant XLA may store the transpose, and products with that have other bits for few
+        # rows.
+        return dot(x, lax.optimization_barrier(jnp.ones(shape, x.dtype)))[..., 0]
+
+    return lax.platform_dependent(x, cpu=as_dot, default=lambda x: jnp.sum(x, axis=-1, dtype=jnp.float32))

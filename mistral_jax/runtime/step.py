@@ -1,0 +1,378 @@
+"""The programs that everything runs on: admit a sequence, prefill a chunk of it, decode one token of every sequence.
+
+They are pure functions over pytrees. State goes in, is donated, and comes out: never use a state again after a call.
+
+- `prefill` runs a prompt's tokens but the last, in chunks, into the slot's cache. It computes no logits.
+- `score` does the same, and tells the log-probability of the prompt's next token after each.
+- `decode` runs the newest token of each row and samples the next. A prompt's last token is simply the first token to
+  decode, so the first answer token is sampled by the same program as all others.
+
+They exist with and without X-LoRA's scaling pass; which one a call needs, its rows decide (see
+`mistral_jax.runtime.mixing`).
+
+Axis letters: B slots, R rows of a decode step (the first R slots), T tokens of a chunk, V vocabulary, M scaling
+columns, A adapters.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+from jax import lax
+
+from mistral_jax.model.config import MistralConfig
+from mistral_jax.runtime.mixing import AdaptedModel, Caches, MixingRows, RowMixing
+from mistral_jax.runtime.sampling import SamplerRows, sample, score_tokens
+
+
+@partial(
+    jax.tree_util.register_dataclass,
+    data_fields=["tokens", "positions", "sampler", "mixing", "ahead", "history"],
+    meta_fields=[],
+)
+@dataclass(frozen=True)
+class Rows:
+    """What a decode step needs to know of each slot, beside the cache."""
+
+    tokens: jax.Array  # int32 [B]: the newest token, not run yet
+    positions: jax.Array  # int32 [B]: its position
+    sampler: SamplerRows
+    mixing: MixingRows | None = None
+    """Where there are adapters."""
+    ahead: AheadRows | None = None
+    """Where X-LoRA's scaling pass may run ahead."""
+    history: jax.Array | None = None
+    """int32 [B, S]: all tokens by position, where nothing is kept in the cache between steps."""
+
+    @classmethod
+    def allocate(
+        cls,
+        config: MistralConfig,
+        *,
+        slots: int,
+        repeat_last_n: int,
+        mixing: MixingRows | None = None,
+        ahead: AheadRows | None = None,
+        history: int | None = None,
+    ) -> Rows:
+        """Args:
+        history: S, where tokens are to be kept.
+        """
+        sampler = SamplerRows.allocate(slots=slots, vocab_size=config.vocab_size, repeat_last_n=repeat_last_n)
+        return cls(
+            # Two arrays, not one twice: each is donated.
+            jnp.zeros((slots,), jnp.int32),
+            jnp.zeros((slots,), jnp.int32),
+            sampler,
+            mixing,
+            ahead,
+            None if history is None else jnp.zeros((slots, history), jnp.int32),
+        )
+
+
+@partial(jax.tree_util.register_dataclass, data_fields=["ready", "weights", "guesses"], meta_fields=[])
+@dataclass(frozen=True)
+class AheadRows:
+    """What was computed ahead of each slot's newest token (see `mistral_jax.runtime.ahead`)."""
+
+    ready: jax.Array
+    """bool [B]: the newest token has been through the scaling pass. The rest means nothing where it has not."""
+    weights: jax.Array
+    """float32 [B, M, A]: what its scalings amount to."""
+    guesses: jax.Array
+    """int32 [B]: the guess of the token after it."""
+
+    @classmethod
+    def allocate(cls, *, slots: int, columns: int, adapters: int) -> AheadRows:
+        return cls(
+            jnp.zeros((slots,), jnp.bool_),
+            jnp.zeros((slots, columns, adapters), jnp.float32),
+            jnp.zeros((slots,), jnp.int32),
+        )
+
+
+@dataclass(frozen=True)
+class SplitModel:
+    """A model taken apart for `jax.jit`: static structure, and weights as a plain list.
+
+    Passing a list of arrays costs microseconds at each call; passing the module costs milliseconds.
+    """
+
+    graphdef: Any
+    treedef: Any
+    weights: list[jax.Array]
+
+    @classmethod
+    def of(cls, model: nnx.Module) -> SplitModel:
+        graphdef, state = nnx.split(model)
+        weights, treedef = jax.tree.flatten(state)
+        return cls(graphdef, treedef, weights)
+
+    def merge(self, weights: list[jax.Array]) -> Any:
+        """The module round other (traced) weights."""
+        return nnx.merge(self.graphdef, jax.tree.unflatten(self.treedef, weights))
+
+
+def admit(
+    rows: Rows,
+    slot: jax.Array,
+    token: jax.Array,
+    position: jax.Array,
+    scalars: jax.Array,
+    top_k: jax.Array,
+    seed: jax.Array,
+    recent: jax.Array,
+    mixing: RowMixing | None,
+    prompt: jax.Array | None,
+) -> Rows:
+    """Give a slot to a new sequence: its last prompt token and that token's position, and its sampling parameters.
+
+    Args:
+      rows: donated.
+      slot, token, position, top_k: int32 scalars.
+      scalars: float32 [6], see `mistral_jax.runtime.sampling.row_scalars`.
+      seed: uint32 [2].
+      recent: int32 [W], see `mistral_jax.runtime.sampling.recent_tokens`.
+      mixing: which adapters it uses, where there are any.
+      prompt: int32 [S], padded, where `rows.history` is kept.
+    """
+    sampler = rows.sampler
+    return Rows(
+        tokens=rows.tokens.at[slot].set(token),
+        positions=rows.positions.at[slot].set(position),
+        sampler=SamplerRows(
+            scalars=sampler.scalars.at[slot].set(scalars),
+            top_k=sampler.top_k.at[slot].set(top_k),
+            seeds=sampler.seeds.at[slot].set(seed),
+            recent=sampler.recent.at[slot].set(recent),
+            output_counts=sampler.output_counts.at[slot].set(0),
+            bias=sampler.bias.at[slot].set(0.0),
+        ),
+        mixing=None if rows.mixing is None or mixing is None else rows.mixing.admit(slot, mixing),
+        ahead=None if rows.ahead is None else replace(rows.ahead, ready=rows.ahead.ready.at[slot].set(False)),
+        history=None if rows.history is None or prompt is None else rows.history.at[slot].set(prompt),
+    )
+
+
+def set_bias(rows: Rows, slot: jax.Array, bias: jax.Array) -> Rows:
+    """Set a slot's `logit_bias`, float32 [V], after `admit`. `rows` is donated."""
+    return replace(rows, sampler=replace(rows.sampler, bias=rows.sampler.bias.at[slot].set(bias)))
+
+
+def prefill(
+    model: AdaptedModel,
+    caches: Caches,
+    mixing: MixingRows | None,
+    slot: jax.Array,
+    tokens: jax.Array,
+    start: jax.Array,
+    count: jax.Array,
+    *,
+    num_blocks: int | None,
+    scaling: bool,
+) -> tuple[Caches, jax.Array, jax.Array | None]:
+    """Run a chunk of one prompt.
+
+    Args:
+      caches: donated.
+      mixing: of all slots.
+      slot: int32 scalar.
+      tokens: int32 [T], the first `count` of them real.
+      start: int32 scalar, the position of the first.
+      num_blocks: static; see `mistral_jax.model.attention`.
+      scaling: static: whether the slot's weights come from the classifier.
+    Returns: caches; int32 scalar, the position after the chunk (the next call donates the caches, so nobody can wait
+      for them; the scalar becomes ready with them); and the weights of the adapters float32 [T, M, A], if `scaling`.
+    """
+    _, caches, weights = _run_chunk(
+        model, caches, mixing, slot, tokens, start, count, num_blocks=num_blocks, scaling=scaling
+    )
+    return caches, start + count, None if weights is None else weights[0]
+
+
+def score(
+    model: AdaptedModel,
+    caches: Caches,
+    mixing: MixingRows | None,
+    slot: jax.Array,
+    tokens: jax.Array,
+    start: jax.Array,
+    count: jax.Array,
+    *,
+    num_blocks: int | None,
+    scaling: bool,
+) -> tuple[Caches, jax.Array, jax.Array]:
+    """Run a chunk of one prompt as `prefill` does, and tell how likely each token after it was.
+
+    Args: see `prefill`, but for
+      tokens: int32 [T + 1]: those of the chunk, and the one after it. Of the first T, `count` are run.
+    Returns: caches; the position after the chunk; and `packed` int32 [T, PACKED_WIDTH], a row for each token that is
+      run, on the token after it (see `mistral_jax.runtime.sampling.score_tokens`). Rows from `count` on mean nothing.
+    """
+    hidden, caches, _ = _run_chunk(
+        model, caches, mixing, slot, tokens[:-1], start, count, num_blocks=num_blocks, scaling=scaling
+    )
+    with jax.named_scope("score"):
+        # With its axis of sequences, so that packed weights are multiplied as for many tokens.
+        packed = score_tokens(model.logits(hidden)[0], tokens[1:])
+    return caches, start + count, packed
+
+
+def _run_chunk(
+    model: AdaptedModel,
+    caches: Caches,
+    mixing: MixingRows | None,
+    slot: jax.Array,
+    tokens: jax.Array,
+    start: jax.Array,
+    count: jax.Array,
+    *,
+    num_blocks: int | None,
+    scaling: bool,
+) -> tuple[jax.Array, Caches, jax.Array | None]:
+    """See `prefill`, and for what is returned `AdaptedModel.__call__`."""
+    steps = jnp.arange(tokens.shape[0])
+    return model(
+        tokens[None],
+        caches,
+        first_slot=slot,
+        positions=(start + steps)[None],
+        valid=(steps < count)[None],
+        mixing=None if mixing is None else mixing.slot(slot),
+        num_blocks=num_blocks,
+        scaling=scaling,
+    )
+
+
+def decode(
+    model: AdaptedModel,
+    caches: Caches,
+    rows: Rows,
+    active: jax.Array,
+    features: jax.Array,
+    *,
+    num_blocks: int | None,
+    repeat: bool,
+    scaling: bool,
+    rerun: int | None = None,
+) -> tuple[Caches, Rows, jax.Array, jax.Array | None]:
+    """Run one token of each active row and sample the next.
+
+    Args:
+      caches, rows: donated.
+      active: bool [R]; R >= 2 is the number of slots that take part, from slot 0 on. Inactive rows change nothing.
+      features: bool [5], see `mistral_jax.runtime.sampling.Features`.
+      num_blocks, repeat: static.
+      scaling: static: whether the classifier decides the weights of some row.
+      rerun: static: compute all earlier tokens anew first, in chunks of so many, instead of relying on the caches.
+    Returns: caches, rows, `packed` int32 [R, PACKED_WIDTH] (see `mistral_jax.runtime.sampling.sample`), and, if
+      `scaling`, the weights of the adapters float32 [R, M, A].
+    """
+    R = active.shape[0]
+    positions = rows.positions[:R]
+    mixing = None if rows.mixing is None else rows.mixing.first(R)
+    if rerun is not None and rows.history is not None:
+        caches = _run_again(
+            model, caches, mixing, rows.history[:R], positions, active, rerun, num_blocks=num_blocks, scaling=scaling
+        )
+    hidden, caches, weights = model(
+        rows.tokens[:R, None],
+        caches,
+        first_slot=jnp.int32(0),
+        positions=positions[:, None],
+        valid=active[:, None],
+        mixing=mixing,
+        num_blocks=num_blocks,
+        scaling=scaling,
+    )
+    sampler = jax.tree.map(lambda x: x[:R], rows.sampler)
+    with jax.named_scope("sample"):
+        chosen, packed = sample(model.logits(hidden[:, 0]), sampler, positions + 1, features, repeat=repeat)
+    used = None if weights is None else weights[:, 0]
+    return caches, advance(rows, active, chosen, used), packed, used
+
+
+def advance(rows: Rows, active: jax.Array, chosen: jax.Array, weights: jax.Array | None) -> Rows:
+    """The rows after a step.
+
+    Args:
+      active: bool [R]: rows that sampled a token.
+      chosen: int32 [R]: it; negative where there were no numbers to choose by.
+      weights: float32 [R, M, A], the weights of the adapters that the step used, where the classifier made them.
+    """
+    R = active.shape[0]
+    positions = rows.positions[:R]
+    token = jnp.where(active & (chosen >= 0), chosen, rows.tokens[:R])
+    slots = jnp.arange(R)
+    # Out of bounds, hence dropped, for rows that are not active.
+    stored = jnp.where(active, token, rows.sampler.output_counts.shape[1])
+    index = jnp.where(active, (positions + 1) % rows.sampler.recent.shape[1], rows.sampler.recent.shape[1])
+    history = rows.history
+    if history is not None:
+        place = jnp.where(active, positions + 1, history.shape[1])
+        history = history.at[slots, place].set(token, mode="drop")
+    mixing = rows.mixing
+    if mixing is not None and weights is not None:
+        mixing = mixing.freeze(weights, positions, active)
+    ahead = rows.ahead
+    if ahead is not None:
+        # What was computed ahead is of the token before.
+        ahead = replace(ahead, ready=ahead.ready.at[:R].set(ahead.ready[:R] & ~active))
+    return Rows(
+        tokens=rows.tokens.at[:R].set(token),
+        positions=rows.positions.at[:R].add(active.astype(jnp.int32)),
+        sampler=replace(
+            rows.sampler,
+            recent=rows.sampler.recent.at[slots, index].set(token, mode="drop"),
+            output_counts=rows.sampler.output_counts.at[slots, stored].add(1, mode="drop"),
+        ),
+        mixing=mixing,
+        ahead=ahead,
+        history=history,
+    )
+
+
+def _run_again(
+    model: AdaptedModel,
+    caches: Caches,
+    mixing: MixingRows | None,
+    history: jax.Array,
+    positions: jax.Array,
+    active: jax.Array,
+    chunk: int,
+    *,
+    num_blocks: int | None,
+    scaling: bool,
+) -> Caches:
+    """Compute the keys and values of all tokens before the newest ones, in chunks of `chunk`, from nothing.
+
+    Args:
+      history: int32 [R, S].
+      positions: int32 [R], those of the newest tokens.
+    """
+    R, S = history.shape
+    before = jnp.where(active, positions, 0)
+    steps = jnp.arange(chunk)
+
+    def run(i: jax.Array, caches: Caches) -> Caches:
+        at = jnp.broadcast_to(i * chunk + steps, (R, chunk))
+        tokens = jnp.take_along_axis(history, jnp.minimum(at, S - 1), axis=1)
+        valid = at < before[:, None]
+        _, caches, _ = model(
+            tokens,
+            caches,
+            first_slot=jnp.int32(0),
+            positions=at,
+            valid=valid,
+            mixing=mixing,
+            num_blocks=num_blocks,
+            scaling=scaling,
+        )
+        return caches
+
+    return lax.fori_loop(0, -(-jnp.max(before) // chunk), run, caches)

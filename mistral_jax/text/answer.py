@@ -1,0 +1,99 @@
+"""From sampled tokens to the text of one answer: detokenising, stop strings, the end."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Collection
+from dataclasses import dataclass, replace
+from typing import Literal
+
+from mistral_jax.runtime.sampling import Sampled
+from mistral_jax.runtime.sampling_params import SamplingParams
+from mistral_jax.text.detokenizer import IncrementalDetokenizer
+from mistral_jax.text.stop_strings import StopMatcher
+from mistral_jax.tokenizer.base import Tokenizer
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Piece:
+    """What one more token gave. The `text` of all pieces, joined, is the answer."""
+
+    text: str = ""
+    """May be empty: text that ends inside a character, or may begin a stop string, comes with a later piece."""
+    tokens: tuple[Sampled, ...] = ()
+    """The tokens whose text this piece completes; end-of-sequence tokens and those of a stop string are not among
+    them."""
+    finish_reason: Literal["stop", "length", "error"] | None = None
+    """Set on the last piece. "error": the model gave values that are not numbers."""
+    stop_string: str | None = None
+    end: Sampled | None = None
+    """The end-of-sequence token that ended the answer, if one did."""
+
+
+class AnswerStream:
+    """Turns the tokens of one answer into pieces, without losing or inventing a byte.
+
+    Args:
+      params: `stop` and `ignore_eos` are used here.
+      eos_ids: tokens that end an answer.
+      max_tokens: tokens after which the answer ends with "length".
+      at_start: whether the answer begins after a control token; False where it continues a raw text.
+    """
+
+    def __init__(
+        self,
+        tokenizer: Tokenizer,
+        params: SamplingParams,
+        *,
+        eos_ids: Collection[int],
+        max_tokens: int,
+        at_start: bool = True,
+    ) -> None:
+        self._eos_ids = frozenset() if params.ignore_eos else frozenset(eos_ids)
+        self._max_tokens = max_tokens
+        self._vocab_size = tokenizer.vocab_size
+        self._detokenizer = IncrementalDetokenizer(tokenizer, at_start=at_start)
+        self._stops = StopMatcher(params.stop)
+        self._decoded = 0
+        """Characters that the tokens so far gave."""
+        self._released = 0
+        """Characters that left this object."""
+        self._held: deque[tuple[int, int, Sampled]] = deque()
+        """Tokens not released yet, each with the characters decoded before and after it."""
+        self.count = 0
+        """Tokens taken so far, an end-of-sequence token included."""
+
+    def push(self, sampled: Sampled) -> Piece:
+        """Take the next token."""
+        self.count += 1
+        if sampled.token < 0:
+            return Piece(finish_reason="error")
+        if sampled.token in self._eos_ids:
+            return replace(self._finish("stop", ""), end=sampled)
+        # Padding rows of the embedding beyond the vocabulary have no text.
+        text = self._detokenizer.push(sampled.token) if sampled.token < self._vocab_size else ""
+        self._held.append((self._decoded, self._decoded + len(text), sampled))
+        self._decoded += len(text)
+        released, stop = self._stops.push(text)
+        self._released += len(released)
+        if stop is not None:
+            tokens = self._take(lambda before, _: before < self._released)
+            return Piece(text=released, tokens=tokens, finish_reason="stop", stop_string=stop)
+        if self.count >= self._max_tokens:
+            return self._finish("length", released)
+        return Piece(text=released, tokens=self._take(lambda _, after: after <= self._released))
+
+    def _finish(self, reason: Literal["stop", "length"], text: str) -> Piece:
+        """Let go of what was held back; the replacement of a broken last character may still complete a stop string."""
+        tail, stop = self._stops.push(self._detokenizer.flush())
+        if stop is None:
+            tail += self._stops.flush()
+        self._released += len(tail)
+        tokens = self._take(lambda before, _: stop is None or before < self._released)
+        return Piece(text=text + tail, tokens=tokens, finish_reason="stop" if stop else reason, stop_string=stop)
+
+    def _take(self, ready: Callable[[int, int], bool]) -> tuple[Sampled, ...]:
+        taken: list[Sampled] = []
+        while self._held and ready(*self._held[0][:2]):
+            taken.append(self._held.popleft()[2])
+        return tuple(taken)

@@ -1,0 +1,189 @@
+"""Who may talk to the server: names under which it may be addressed, web pages that may call it, and API keys.
+
+One layer around the whole application decides, before anything is routed: who may not come in does not learn which
+addresses there are. Everything is refused unless allowed; without a key only `PUBLIC_PATHS` answer.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+import ipaddress
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from urllib.parse import urlsplit
+
+import msgspec
+from litestar.config.cors import CORSConfig
+from litestar.types import ASGIApp, HTTPScope, Receive, Scope, Send
+
+from serving.api.errors import ApiError, ForbiddenError, UnauthorizedError
+
+PUBLIC_PATHS = frozenset({"/", "/health", "/docs", "/openapi.json"})
+"""Paths that answer without a key."""
+
+_HOST = re.compile(r"(\[[0-9a-fA-F:.]+\]|[A-Za-z0-9._\-]+)(?::\d{1,5})?")
+_DEFAULT_PORTS = {"http": 80, "https": 443}
+
+
+@dataclass(frozen=True, kw_only=True)
+class AccessRules:
+    """What is allowed. The defaults allow everyone but pages of other origins."""
+
+    names: Sequence[str] | None = None
+    """Names under which the server may be addressed; None: any."""
+    cors: CORSConfig | None = None
+    """The web origins whose pages may call it; None: its own only."""
+    keys: Sequence[str] = ()
+    """API keys; empty: none is needed."""
+
+
+class Access:
+    """Refuses what the rules do not allow, and hands on the rest. It belongs around the router, inside the log."""
+
+    def __init__(self, app: ASGIApp, rules: AccessRules) -> None:
+        self.app = app
+        self._names = None if rules.names is None else frozenset(name.lower() for name in rules.names)
+        self._cors = rules.cors
+        self._digests = [_digest(key.encode()) for key in rules.keys]
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "websocket":
+            await receive()
+            await send({"type": "websocket.close", "code": 1008, "reason": "there are no websockets here"})
+            return
+        if scope["type"] == "http":
+            try:
+                self._check(scope)
+            except ApiError as error:
+                await self._refuse(scope, error, send)
+                return
+        await self.app(scope, receive, send)
+
+    def _check(self, scope: HTTPScope) -> None:
+        headers = _headers_of(scope)
+        self._check_host(headers)
+        self._check_origin(scope, headers)
+        if self._digests and not self._is_public(scope) and not self._is_preflight(scope, headers):
+            self._check_key(headers)
+
+    def _check_host(self, headers: dict[bytes, bytes]) -> None:
+        """A web page can make a browser resolve its own name to 127.0.0.1 (DNS rebinding) and then talk to this server
+        as if it were that page's. Such requests carry the page's name in `Host`."""
+        if self._names is None:
+            return
+        host = headers.get(b"host", b"").decode("latin-1")
+        match = _HOST.fullmatch(host)
+        if match is None or match.group(1).lower() not in self._names:
+            raise ForbiddenError(
+                f"this server is not called {host[:100]!r}; if it should be, start it with --allowed-host NAME",
+                code="host_not_allowed",
+            )
+
+    def _check_origin(self, scope: HTTPScope, headers: dict[bytes, bytes]) -> None:
+        """A page of any site can make its visitor's browser send requests here, without reading the answers. Browsers
+        say so: in `Origin`, and in `Sec-Fetch-Site` where the server's address counts as safe. Other clients send
+        neither."""
+        origin = headers.get(b"origin", b"").decode("latin-1")
+        if origin and (self._is_allowed(origin) or _is_own(origin, headers.get(b"host", b"").decode("latin-1"))):
+            return
+        foreign = headers.get(b"sec-fetch-site", b"none").lower() not in (b"none", b"same-origin")
+        if not origin and (not foreign or _is_link(scope, headers)):
+            return
+        raise ForbiddenError(
+            f"pages of {origin[:100] or 'another site'!r} may not call this server; if they should, start it with "
+            "--allowed-origin ORIGIN",
+            code="origin_not_allowed",
+        )
+
+    def _check_key(self, headers: dict[bytes, bytes]) -> None:
+        given = _given_key(headers)
+        if given is None:
+            message = "an API key is needed: send it as `Authorization: Bearer KEY` or `X-Api-Key: KEY`"
+            raise UnauthorizedError(message, headers={"WWW-Authenticate": "Bearer"})
+        # Digests have one length and every key is compared, so the time taken tells nothing.
+        digest = _digest(given)
+        if sum(hmac.compare_digest(digest, known) for known in self._digests) == 0:
+            raise UnauthorizedError("this API key is not valid here", headers={"WWW-Authenticate": "Bearer"})
+
+    def _is_allowed(self, origin: str) -> bool:
+        return self._cors is not None and self._cors.is_origin_allowed(origin)
+
+    def _is_preflight(self, scope: HTTPScope, headers: dict[bytes, bytes]) -> bool:
+        """Whether a browser asks what an allowed page may send; it cannot show a key yet. The CORS middleware
+        answers."""
+        asks = scope["method"] == "OPTIONS" and b"access-control-request-method" in headers
+        return asks and self._is_allowed(headers.get(b"origin", b"").decode("latin-1"))
+
+    def _is_public(self, scope: HTTPScope) -> bool:
+        # The path as the router sees it. Another way of writing a public path needs a key, which does no harm.
+        path = scope["path"]
+        if root := scope.get("root_path", ""):
+            path = path.split(root, maxsplit=1)[-1]
+        return scope["method"] in ("GET", "HEAD") and "/" + path.strip("/") in PUBLIC_PATHS
+
+    async def _refuse(self, scope: HTTPScope, error: ApiError, send: Send) -> None:
+        body = msgspec.json.encode(error.body())
+        headers = {"Content-Type": "application/json", "Content-Length": str(len(body)), **error.headers}
+        origin = _headers_of(scope).get(b"origin", b"").decode("latin-1")
+        if self._cors is not None and self._is_allowed(origin):  # whose page may read why
+            headers |= self._cors.simple_headers
+            headers |= {"Access-Control-Allow-Origin": origin, "Vary": "Origin"}
+        raw = [(name.lower().encode("latin-1"), value.encode("latin-1")) for name, value in headers.items()]
+        await send({"type": "http.response.start", "status": error.status, "headers": raw})
+        await send({"type": "http.response.body", "body": body, "more_body": False})
+
+
+def _headers_of(scope: HTTPScope) -> dict[bytes, bytes]:
+    return dict(scope["headers"])
+
+
+def _digest(key: bytes) -> bytes:
+    return hashlib.sha256(key).digest()
+
+
+def _given_key(headers: dict[bytes, bytes]) -> bytes | None:
+    scheme, _, key = headers.get(b"authorization", b"").partition(b" ")
+    if scheme.lower() == b"bearer" and key.strip():
+        return key.strip()
+    return headers.get(b"x-api-key", b"").strip() or None
+
+
+def _is_own(origin: str, host: str) -> bool:
+    """Whether an origin is this server, as the client addressed it: the same name and port. The scheme may differ,
+    behind a proxy that speaks TLS."""
+    try:
+        page = urlsplit(origin)
+        page_port = page.port or _DEFAULT_PORTS.get(page.scheme)
+        here = urlsplit(f"//{host}")
+        here_port = here.port or _DEFAULT_PORTS.get(page.scheme)
+    except ValueError:
+        return False
+    is_web = page.scheme in _DEFAULT_PORTS and page.hostname is not None
+    return is_web and (page.hostname, page_port) == (here.hostname, here_port)
+
+
+def _is_link(scope: HTTPScope, headers: dict[bytes, bytes]) -> bool:
+    """Whether a person followed a link to a page of this server."""
+    navigates = headers.get(b"sec-fetch-mode", b"").lower() == b"navigate"
+    top = headers.get(b"sec-fetch-dest", b"document").lower() == b"document"
+    return navigates and top and scope["method"] in ("GET", "HEAD")
+
+
+def allowed_names(host: str, allowed_hosts: Sequence[str]) -> list[str] | None:
+    """The names under which a server that listens on `host` may be addressed; None: any name."""
+    if "*" in allowed_hosts:
+        return None
+    own = f"[{host}]" if ":" in host else host
+    if allowed_hosts:
+        return [*allowed_hosts, own]
+    return ["localhost", "127.0.0.1", "[::1]", own] if is_loopback(host) else None
+
+
+def is_loopback(host: str) -> bool:
+    """Whether listening on `host` reaches this machine only."""
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host.lower() == "localhost"

@@ -1,0 +1,114 @@
+"""The adapters: what is loaded, and loading and unloading while the server runs, where it allows that."""
+
+from __future__ import annotations
+
+import logging
+import re
+from typing import Any
+
+import anyio.to_thread
+import msgspec
+from litestar import Controller, Request, get, post
+from litestar.di import NamedDependency
+
+from serving.api.errors import ConflictError, ForbiddenError, InvalidRequestError, NotFoundError
+from serving.api.lifecycle import ServiceHost
+from serving.api.requests.request_body import read_request
+from serving.api.schemas import LoadLoraRequest, LoraAdapter, LoraAdapterList, UnloadedLora, UnloadLoraRequest
+from serving.api.served_models import AdapterInfo, NameTakenError, ServedModel, ServedModels
+from serving.api.service import AdapterLoader, Service
+from serving.settings.model import MODEL_NAME, MODEL_NAME_EXPECTS
+
+logger = logging.getLogger("mistral_jax.server")
+
+_load_decoder = msgspec.json.Decoder(LoadLoraRequest)
+_unload_decoder = msgspec.json.Decoder(UnloadLoraRequest)
+
+
+class LoraAdaptersController(Controller):
+    path = "/v1"
+
+    @get("/lora_adapters", operation_id="listLoraAdapters")
+    async def list_adapters(self, host: NamedDependency[ServiceHost]) -> LoraAdapterList:
+        """The adapters that requests may use now."""
+        models = host.loaded_service.models
+        return LoraAdapterList(data=[_described(model) for model in models.models if model.adapter is not None])
+
+    @post("/load_lora_adapter", status_code=200, operation_id="loadLoraAdapter")
+    async def load(self, request: Request[Any, Any, Any], host: NamedDependency[ServiceHost]) -> LoraAdapter:
+        """Load an adapter from the server's --lora-folder. It can be used once this has answered."""
+        body = await read_request(request, _load_decoder, None)
+        service = host.service
+        loader = _loader(service)
+        if not re.fullmatch(MODEL_NAME, body.lora_name):
+            raise InvalidRequestError(
+                f"lora_name: {body.lora_name[:300]!r} is not valid; expected {MODEL_NAME_EXPECTS}", param="lora_name"
+            )
+        path = body.lora_name if body.lora_path is None else body.lora_path
+        async with host.changing_adapters:
+            _check_free(service.models, body.lora_name)
+            adapter = await anyio.to_thread.run_sync(loader.load, body.lora_name, path)
+            model = service.models.add(adapter)
+        logger.info("loaded the adapter %s (rank %d)", adapter.name, adapter.rank)
+        return _described(model)
+
+    @post("/unload_lora_adapter", status_code=200, operation_id="unloadLoraAdapter")
+    async def unload(self, request: Request[Any, Any, Any], host: NamedDependency[ServiceHost]) -> UnloadedLora:
+        """Unload an adapter that was loaded by a request. Requests that use it finish; new ones are refused."""
+        body = await read_request(request, _unload_decoder, None)
+        service = host.service
+        loader = _loader(service)
+        async with host.changing_adapters:
+            adapter = _removable(service.models, body.lora_name)
+            service.models.remove(adapter)
+            users = loader.unload(adapter)
+        logger.info("unloaded the adapter %s (%d requests still use it)", adapter.name, users)
+        return UnloadedLora(name=adapter.name, status="draining" if users else "unloaded", requests=users)
+
+
+def _loader(service: Service) -> AdapterLoader:
+    if service.loader is None:
+        raise ForbiddenError(
+            "the adapters of this server are fixed; start it with --lora-folder FOLDER to load some from there",
+            code="adapters_fixed",
+        )
+    return service.loader
+
+
+def _check_free(models: ServedModels, name: str) -> None:
+    try:
+        models.check_free(name)
+    except NameTakenError as error:
+        raise ConflictError(f"lora_name: {error}; choose another, or unload it first", param="lora_name") from error
+
+
+def _removable(models: ServedModels, name: str) -> AdapterInfo:
+    adapter = models.find_adapter(name)
+    if adapter is None:
+        there = ", ".join(other.name for other in models.adapters if other.removable) or "none"
+        raise NotFoundError(
+            f"lora_name: there is no adapter {name[:200]!r}; those that can be unloaded: {there}",
+            param="lora_name",
+            code="adapter_not_found",
+        )
+    if not adapter.removable:
+        raise ConflictError(
+            f"lora_name: {adapter.name!r} was loaded when the server started, and stays", param="lora_name"
+        )
+    return adapter
+
+
+def _described(model: ServedModel) -> LoraAdapter:
+    adapter = model.adapter
+    assert adapter is not None
+    return LoraAdapter(
+        id=model.id,
+        name=adapter.name,
+        rank=adapter.rank,
+        target_modules=list(adapter.parts),
+        root=adapter.source,
+        parent=model.parent or "",
+        created=adapter.created,
+        expert=adapter.expert,
+        removable=adapter.removable,
+    )

@@ -1,0 +1,230 @@
+"""Every error that a client can see, in OpenAI's shape: `{"error": {"message", "type", "param", "code"}}`.
+
+Controllers raise `ApiError`s; whatever else is raised becomes one here. Messages are short and carry no traceback and
+no path.
+"""
+
+from __future__ import annotations
+
+import logging
+import re
+from typing import Any
+
+from litestar import Request, Response
+from litestar.exceptions import HTTPException
+from litestar.types import ExceptionHandlersMap
+
+from serving.api.log.exchange import exchange_of
+from serving.api.log.request_id import request_id_of
+from serving.api.schemas import ErrorBody, ErrorResponse
+from serving.engine.messages import AdapterGoneError, EngineState, EngineUnavailableError, QueueFullError
+
+logger = logging.getLogger("mistral_jax.server")
+
+MAX_MESSAGE = 2000
+"""Longest error message, in characters: an error may quote what the client sent."""
+
+CLIENT_GONE = 499
+"""Status that the log gives to a request whose client went away; nobody receives it."""
+
+_PATH = re.compile(r"(?<![\w.:/])(?:~|[A-Za-z]:)?(?:[/\\][\w.@+\-]+){2,}")
+
+
+class ApiError(Exception):
+    """An answer other than success. Subclasses fix the status, the type and the code."""
+
+    status = 500
+    type = "server_error"
+    code: str | None = None
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        param: str | None = None,
+        code: str | None = None,
+        headers: dict[str, str] | None = None,
+        **details: int,
+    ) -> None:
+        super().__init__(message)
+        self.message = message
+        self.param = param
+        self.headers = headers or {}
+        self.details = details
+        if code is not None:
+            self.code = code
+
+    def body(self) -> ErrorResponse:
+        """The JSON body, bounded in length."""
+        message = self.message if len(self.message) <= MAX_MESSAGE else self.message[:MAX_MESSAGE] + " ..."
+        param = self.param[:200] if self.param else None
+        error = ErrorBody(message=message, type=self.type, param=param, code=self.code, **self.details)
+        return ErrorResponse(error=error)
+
+
+class InvalidRequestError(ApiError):
+    status = 400
+    type = "invalid_request_error"
+
+
+class ContextLengthError(InvalidRequestError):
+    """A prompt leaves no room for an answer. The words are those by which clients know this error, and shorten what
+    they send."""
+
+    code = "context_length_exceeded"
+
+    def __init__(self, *, param: str, prompt_tokens: int, context: int, at_least: bool = False) -> None:
+        """Args:
+        param: the field that holds the prompt.
+        prompt_tokens: its length; with `at_least`, a number that it certainly reaches.
+        context: most tokens of prompt and answer together.
+        """
+        about = "at least " if at_least else ""
+        super().__init__(
+            f"This model's maximum context length is {context} tokens. However, you requested "
+            f"{about}{prompt_tokens + 1} tokens "
+            f"({about}{prompt_tokens} in the {param}, at least 1 in the completion). Please reduce the length of the "
+            f"{param}, "
+            "or start the server with --truncate-sequence to have it cut from the left.",
+            param=param,
+            n_prompt_tokens=prompt_tokens,
+            n_ctx=context,
+        )
+
+
+class UnauthorizedError(ApiError):
+    status = 401
+    type = "authentication_error"
+    code = "invalid_api_key"
+
+
+class ForbiddenError(ApiError):
+    status = 403
+    type = "permission_error"
+
+
+class NotFoundError(ApiError):
+    status = 404
+    type = "invalid_request_error"
+
+
+class ConflictError(ApiError):
+    """A name is taken, or what it names cannot be changed."""
+
+    status = 409
+    type = "invalid_request_error"
+
+
+class NoRoomError(ApiError):
+    """There is no room for another adapter."""
+
+    status = 507
+    type = "unavailable_error"
+    code = "no_room"
+
+
+class BodyTimeoutError(ApiError):
+    status = 408
+    type = "timeout_error"
+    code = "body_timeout"
+
+
+class UnsupportedMediaTypeError(ApiError):
+    status = 415
+    type = "invalid_request_error"
+    code = "unsupported_media_type"
+
+
+class ClientGoneError(ApiError):
+    """The client closed its connection."""
+
+    status = CLIENT_GONE
+    type = "client_closed_request"
+
+
+class GenerationError(ApiError):
+    """The engine could not finish the answer."""
+
+    code = "generation_failed"
+
+
+class UnavailableError(ApiError):
+    """Not now: loading, draining, failed, or the queue is full."""
+
+    status = 503
+    type = "unavailable_error"
+
+
+class DeadlineError(ApiError):
+    """The server's own limit on the time of a request is over. Retrying would only repeat the work."""
+
+    status = 504
+    type = "timeout_error"
+    code = "request_timeout"
+
+    def __init__(self, seconds: float) -> None:
+        # Rounded: a few milliseconds of the server's limit were used up before the answer was begun.
+        super().__init__(
+            f"the answer was not finished within this server's limit of {round(seconds, 1 if seconds > 1 else 2):g} "
+            "seconds",
+            headers={"x-should-retry": "false"},
+        )
+
+
+def without_paths(text: str) -> str:
+    """The text with every file path shortened to its last part."""
+    return _PATH.sub(lambda match: re.split(r"[/\\]", match.group())[-1], text)
+
+
+def api_error(exception: Exception) -> ApiError:
+    """The `ApiError` that a client gets for an exception."""
+    match exception:
+        case ApiError():
+            return exception
+        case QueueFullError():
+            headers = {"Retry-After": str(exception.retry_after)}
+            return UnavailableError(without_paths(str(exception)), code="queue_full", headers=headers)
+        case AdapterGoneError():
+            return NotFoundError("an adapter of this request was unloaded meanwhile", code="adapter_unloaded")
+        case EngineUnavailableError():
+            headers = {} if exception.retry_after is None else {"Retry-After": str(exception.retry_after)}
+            failed = exception.state is EngineState.FAILED
+            message = "the engine failed; the server's log says why" if failed else without_paths(str(exception))
+            return UnavailableError(message, code=exception.state.name.lower(), headers=headers)
+        case HTTPException():
+            return _from_litestar(exception)
+        case _:
+            return ApiError(
+                "an internal error; the server's log has the details under this request's id", code="internal_error"
+            )
+
+
+def _from_litestar(exception: HTTPException) -> ApiError:
+    error = ApiError("an internal error", headers=dict(exception.headers or {}))
+    error.status = exception.status_code
+    if error.status < 500:
+        error.type = "invalid_request_error"
+        error.message = exception.detail
+    match error.status:
+        case 404:
+            error.message, error.code = "there is nothing at this address; GET / lists what there is", "route_not_found"
+        case 405:
+            error.message, error.code = "this address does not take this method", "method_not_allowed"
+        case 413:
+            error.message, error.code = "the body is larger than this server reads (--max-body-bytes)", "body_too_large"
+        case _:
+            pass
+    return error
+
+
+def _handle(request: Request[Any, Any, Any], exception: Exception) -> Response[ErrorResponse]:
+    error = api_error(exception)
+    if error.status >= 500 and not isinstance(exception, ApiError | QueueFullError | EngineUnavailableError):
+        logger.error("request %s failed", request_id_of(request.scope), exc_info=exception)
+    if error.status >= 500:
+        exchange_of(request.scope).error = error.message
+    return Response(error.body(), status_code=error.status, headers=error.headers, media_type="application/json")
+
+
+EXCEPTION_HANDLERS: ExceptionHandlersMap = {ApiError: _handle, HTTPException: _handle, Exception: _handle}
+"""The application's only exception handlers."""

@@ -1,0 +1,223 @@
+"""The bridge from the engine's thread to asyncio: submits sequences and hands their events to the waiting call."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections import deque
+from collections.abc import AsyncGenerator, Sequence
+from dataclasses import dataclass
+
+from serving.api.errors import ApiError, DeadlineError, GenerationError, UnavailableError, without_paths
+from serving.engine.messages import Engine, Event, Request
+
+MAX_PENDING_EVENTS = 8192
+"""Events that one call holds for a client that reads too slowly, before the call is ended."""
+
+MAX_PENDING_ITEMS = 2**19
+"""Likewise, events and log-probabilities, with all alternatives, of about 200 bytes each."""
+
+MAX_HELD_ITEMS = 1_000_000
+"""What all calls hold for their clients together, in such items. Beyond that the call that holds most is ended."""
+
+
+@dataclass(frozen=True, slots=True)
+class ChoiceEvent:
+    """An event of one of a call's answers."""
+
+    index: int
+    event: Event
+
+
+class EventRouter:
+    """Gives each event to the call that it belongs to. One for the whole server, so one engine round wakes the loop
+    once.
+
+    Every submission passes the same `deliver`: an engine that groups a round's events by it calls it once.
+    """
+
+    def __init__(self) -> None:
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._routes: dict[str, tuple[Generation, int]] = {}
+        self._held: dict[Generation, int] = {}
+        self._items = 0
+        self.deliver = self._deliver
+
+    def attach(self, loop: asyncio.AbstractEventLoop) -> None:
+        """Say which loop the calls run on."""
+        self._loop = loop
+
+    def add(self, generation: Generation, requests: Sequence[Request]) -> None:
+        self._routes.update({request.request_id: (generation, index) for index, request in enumerate(requests)})
+
+    def remove(self, requests: Sequence[Request]) -> None:
+        for request in requests:
+            self._routes.pop(request.request_id, None)
+
+    def fail_all(self, message: str) -> None:
+        """End every live answer with an error: for an engine that died without saying so to its requests."""
+        self._route([Event(request_id=key, finish_reason="error", error=message) for key in list(self._routes)])
+
+    def hold(self, generation: Generation, items: int) -> None:
+        """Count what a call holds for its client: so many items more, or less. The call that holds most is ended if
+        that is too much."""
+        now = self._held.get(generation, 0) + items
+        if now:
+            self._held[generation] = now
+        else:
+            self._held.pop(generation, None)
+        self._items += items
+        if self._items > MAX_HELD_ITEMS:
+            max(self._held, key=lambda each: self._held[each]).overflow()
+
+    @property
+    def held(self) -> int:
+        """Items that all calls hold for their clients."""
+        return self._items
+
+    @property
+    def live(self) -> int:
+        """Answers whose last event has not arrived."""
+        return len(self._routes)
+
+    def _deliver(self, events: Sequence[Event]) -> None:
+        """Called on the engine's thread."""
+        if self._loop is not None:
+            # A loop that is closed has nobody left to tell.
+            with contextlib.suppress(RuntimeError):
+                self._loop.call_soon_threadsafe(self._route, tuple(events))
+
+    def _route(self, events: Sequence[Event]) -> None:
+        woken: dict[int, Generation] = {}
+        for event in events:
+            route = self._routes.get(event.request_id)
+            if route is None:
+                continue
+            generation, index = route
+            if event.finish_reason is not None:
+                del self._routes[event.request_id]
+            generation.take(ChoiceEvent(index, event))
+            woken[id(generation)] = generation
+        for generation in woken.values():
+            generation.wake()
+
+
+class Generation:
+    """The live answers of one call. Iterate over `events()` once; leaving it early cancels what is unfinished."""
+
+    def __init__(self, engine: Engine, router: EventRouter, requests: Sequence[Request]) -> None:
+        self._engine = engine
+        self._router = router
+        self._requests = tuple(requests)
+        self._unfinished = {index: request.request_id for index, request in enumerate(requests)}
+        self._pending: deque[ChoiceEvent] = deque()
+        self._items = 0
+        """In `_pending`."""
+        self._ready = asyncio.Event()
+        self._overflowed = False
+
+    def submit(self) -> None:
+        """Queue all the answers or none.
+
+        Raises:
+          QueueFullError: the engine's queue has not room for all of them.
+          EngineUnavailableError: the engine takes no requests now.
+        """
+        self._router.add(self, self._requests)
+        try:
+            self._engine.submit(self._requests, self._router.deliver)
+        except BaseException:
+            self._router.remove(self._requests)
+            raise
+
+    def cancel(self) -> None:
+        """End what is unfinished; safe to call at any time and more than once. It does not wait."""
+        self._router.remove(self._requests)
+        for request_id in self._unfinished.values():
+            self._engine.cancel(request_id)
+        self._unfinished.clear()
+        self._drop()
+
+    def take(self, event: ChoiceEvent) -> None:
+        """Accept an event from the router."""
+        if len(self._pending) >= MAX_PENDING_EVENTS or self._items >= MAX_PENDING_ITEMS:
+            self.overflow()
+        if self._overflowed:
+            return
+        self._pending.append(event)
+        self._items += (items := _items_of(event.event))
+        self._router.hold(self, items)
+
+    def overflow(self) -> None:
+        """Drop what is held: the client is too slow, and will be told."""
+        self._overflowed = True
+        self._drop()
+        self._ready.set()
+
+    def _drop(self) -> None:
+        self._pending.clear()
+        items, self._items = self._items, 0
+        self._router.hold(self, -items)
+
+    def wake(self) -> None:
+        self._ready.set()
+
+    async def events(
+        self, *, idle: float | None = None, limit: float | None = None
+    ) -> AsyncGenerator[ChoiceEvent | None]:
+        """Events in order of arrival until every answer is finished; None after each `idle` seconds without any.
+
+        Raises:
+          DeadlineError: `limit` seconds were not enough.
+          GenerationError: the engine gave up an answer; the others are cancelled.
+          UnavailableError: the server is stopping and ended an answer.
+        """
+        now = asyncio.get_running_loop().time
+        deadline = None if limit is None else now() + limit
+        try:
+            while self._unfinished:
+                # Before every event, not only after waiting: a slow reader never waits, and what was dropped for it may
+                # have been the last event, after which nothing would wake us.
+                if self._overflowed:
+                    raise GenerationError("the client read too slowly", code="client_too_slow")
+                if limit is not None and deadline is not None and now() >= deadline:
+                    raise DeadlineError(limit)
+                if not self._pending:
+                    self._ready.clear()
+                    left = None if deadline is None else deadline - now()
+                    try:
+                        async with asyncio.timeout(
+                            left if idle is None or (left is not None and left < idle) else idle
+                        ):
+                            await self._ready.wait()
+                    except TimeoutError:
+                        if deadline is None or now() < deadline:
+                            yield None
+                    continue
+                choice = self._pending.popleft()
+                self._items -= (items := _items_of(choice.event))
+                self._router.hold(self, -items)
+                if choice.event.finish_reason is not None:
+                    self._unfinished.pop(choice.index, None)
+                    _raise_for(choice.event)
+                yield choice
+        finally:
+            self.cancel()
+
+
+def _items_of(event: Event) -> int:
+    """How much an event holds, about."""
+    logprobs = sum(1 + len(token.top) for token in event.logprobs)
+    scores = len(event.prompt_logprobs) * (1 + len(event.prompt_logprobs[0].top)) if event.prompt_logprobs else 0
+    return 1 + logprobs + scores + sum(1 + token.weights.size // 32 for token in event.scalings)
+
+
+def _raise_for(event: Event) -> None:
+    error: ApiError
+    if event.finish_reason == "error":
+        error = GenerationError(without_paths(event.error or "the engine could not finish the answer"))
+    elif event.finish_reason == "cancelled":
+        error = UnavailableError("the answer was ended because the server is stopping", code="cancelled")
+    else:
+        return
+    raise error

@@ -1,0 +1,158 @@
+"""What is told of every request: one line on standard error, and with `--log FILE` the whole exchange as JSON lines.
+
+The file gets two lines for each request, joined by `request_id`: {"type": "request", ...} when its body has arrived and
+{"type": "response", ...} when the last byte is sent; of a stream, the response is the assembled answer. The file's
+thread makes the lines and writes them (`serving.api.log.log_file`), so neither a long answer nor a slow disk holds up
+the event loop. Headers are not
+written: they carry keys.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from datetime import UTC, datetime
+from typing import Any, cast
+
+import msgspec
+from litestar.types import ASGIApp, Message, Receive, Scope, Send
+
+from serving.api.errors import InvalidRequestError
+from serving.api.log.exchange import Exchange, exchange_of
+from serving.api.log.log_file import LogFile
+from serving.api.log.request_id import request_id_of
+from serving.api.requests.json_bounds import check_bounds
+
+access_logger = logging.getLogger("mistral_jax.access")
+
+QUIET_PATHS = frozenset({"/health", "/metrics"})
+"""Asked every few seconds by whoever watches a server: not in the file, and told at debug level only."""
+
+
+class RequestLog:
+    """The outermost layer around the application: sees every request and response, errors and refusals included."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self.app = app
+        self.file: LogFile | None = None
+        """Set while the application runs and `--log` is given."""
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self.app(scope, receive, send)
+            return
+        exchange = exchange_of(scope)
+        exchange.is_wanted = self.file is not None and scope["path"] not in QUIET_PATHS
+        body = bytearray()
+        told, sent = False, 0
+
+        def tell_request() -> None:
+            nonlocal told
+            if self.file is not None and exchange.is_wanted and not told:
+                told = True
+                _tell_request(self.file, scope, exchange)
+
+        async def watched_receive() -> Any:
+            if exchange.request is not None:
+                tell_request()
+            return await receive()
+
+        async def watched_send(message: Message) -> None:
+            nonlocal sent
+            if message["type"] == "http.response.start":
+                exchange.status = message["status"]
+                tell_request()
+            elif message["type"] == "http.response.body" and exchange.is_wanted:
+                sent += len(message["body"])
+                if exchange.response is None:
+                    body.extend(message["body"][: MAX_RAW_RESPONSE - len(body)])
+            await send(message)
+
+        try:
+            await self.app(scope, watched_receive, watched_send)
+        finally:
+            for call in exchange.at_end:
+                call()
+            tell_request()
+            self._tell_response(scope, exchange, bytes(body), sent)
+
+    def _tell_response(self, scope: Scope, exchange: Exchange, body: bytes, sent: int) -> None:
+        duration = time.monotonic() - exchange.started
+        status = exchange.status if exchange.status is not None else 499
+        quiet = scope["path"] in QUIET_PATHS
+        request_id = request_id_of(scope)
+        usage = exchange.usage
+        tokens = f" {usage.prompt_tokens}+{usage.completion_tokens} tokens" if usage else ""
+        problem = f" ({exchange.error})" if exchange.error else ""
+        access_logger.log(
+            logging.DEBUG if quiet else logging.INFO,
+            "%s %s %d %.3fs%s%s id=%s",
+            scope.get("method"),
+            _one_line(scope["path"]),
+            status,
+            duration,
+            tokens,
+            problem,
+            request_id,
+        )
+        if self.file is None or not exchange.is_wanted:
+            return
+        entry: dict[str, Any] = {
+            "type": "response",
+            "time": _now(),
+            "request_id": request_id,
+            "status": status,
+            "duration_s": round(duration, 6),
+            "usage": usage or None,
+            "error": exchange.error,
+        }
+        response = exchange.response
+
+        def line() -> bytes:
+            whole = response() if callable(response) else response
+            return msgspec.json.encode({**entry, "body": _json_or_text(body or None) if whole is None else whole})
+
+        self.file.write(line, LINE_SIZE + sent)
+
+
+LINE_SIZE = 1024
+"""Bytes that a line's other parts take beside the body, about."""
+
+MAX_RAW_RESPONSE = 65536
+"""Bytes kept of a response that is not an answer (errors, lists, pages)."""
+
+
+def _tell_request(file: LogFile, scope: Scope, exchange: Exchange) -> None:
+    client = scope.get("client")
+    entry = {
+        "type": "request",
+        "time": _now(),
+        "request_id": request_id_of(scope),
+        "method": cast("str", scope.get("method", "")),
+        "path": scope["path"],
+        "client": client[0] if client else None,
+    }
+    body, exchange.request = exchange.request, None
+    file.write(
+        lambda: msgspec.json.encode({**entry, "body": _json_or_text(body)}), LINE_SIZE + (len(body) if body else 0)
+    )
+
+
+def _json_or_text(body: bytes | None) -> msgspec.Raw | str | None:
+    """JSON as it came, but on one line; anything else as text, and not all of it."""
+    if body is None:
+        return None
+    try:
+        check_bounds(body)
+        body.decode("utf-8")  # which is not looked at in what follows
+        return msgspec.Raw(msgspec.json.format(msgspec.json.decode(body, type=msgspec.Raw), indent=-1))
+    except (InvalidRequestError, msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        return body[:MAX_RAW_RESPONSE].decode("utf-8", errors="replace")
+
+
+def _now() -> str:
+    return datetime.now(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+
+
+def _one_line(text: str) -> str:
+    return text[:200].encode("unicode_escape").decode("ascii")

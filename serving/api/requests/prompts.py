@@ -1,0 +1,208 @@
+"""From what a request says to prompt token ids, cut or refused so that they fit the model's context."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Generator, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import anyio
+import anyio.to_thread
+
+from mistral_jax.chat.encoding import PromptPieces
+from mistral_jax.text.detokenizer import begins_text
+from mistral_jax.tokenizer.base import Tokenizer
+from serving.api.errors import ContextLengthError, InvalidRequestError
+from serving.api.requests.encoding import gather, in_turns
+from serving.api.schemas import ChatMessage, ContentPart
+from serving.api.service import ChatEncoder, Service
+from serving.engine.messages import ModelCard
+
+ROLES = ("system", "developer", "user", "assistant", "tool")
+
+RESERVED_FOR_ANSWER = 10
+"""Room that truncation leaves for an answer of unstated length."""
+
+
+@dataclass(frozen=True, slots=True)
+class Prompt:
+    """One prompt, encoded, with its text where the request may want it echoed."""
+
+    tokens: tuple[int, ...]
+    text: str = ""
+    at_start: bool = True
+    """See `serving.engine.messages.Request.at_start`."""
+    cut: bool = False
+    """Whether tokens were left out at its beginning; `text` is whole all the same."""
+
+
+async def encode_chat(
+    service: Service,
+    messages: Sequence[ChatMessage],
+    *,
+    limiter: anyio.CapacityLimiter,
+    rendering: anyio.CapacityLimiter,
+    truncate: bool = False,
+) -> Prompt:
+    """The conversation through the model's chat template, off the event loop.
+
+    Args:
+      limiter: bounds how many prompts are encoded at a time, and is passed on every few milliseconds.
+      rendering: bounds how many are rendered, in processes of their own.
+      truncate: whether a prompt that is too long is wanted all the same.
+
+    Raises:
+      InvalidRequestError: a message cannot be used, the template refuses the conversation, or the model has no
+      template.
+      ContextLengthError: it is certainly longer than the context; how much longer is not found out.
+    """
+    if service.chat is None:
+        raise InvalidRequestError(
+            "this model has no chat template; start the server with --chat-template, or use /v1/completions",
+            code="no_chat_template",
+        )
+    if not messages:
+        raise InvalidRequestError("messages: expected at least one message", param="messages")
+    try:
+        pieces = await anyio.to_thread.run_sync(_render, service.chat, messages, limiter=rendering)
+        most = None if truncate else service.card.max_model_len
+        tokens = await in_turns(gather(pieces, most=most, param="messages"), limiter)
+    except ValueError as error:
+        raise InvalidRequestError(f"messages: {error}", param="messages", code="invalid_messages") from error
+    return Prompt(tuple(tokens))
+
+
+def _render(chat: ChatEncoder, messages: Sequence[ChatMessage]) -> PromptPieces:
+    return chat.encode_pieces([_message(index, message) for index, message in enumerate(messages)])
+
+
+def _message(index: int, message: ChatMessage) -> dict[str, Any]:
+    where = f"messages[{index}]"
+    if message.role not in ROLES:
+        raise InvalidRequestError(
+            f"{where}.role: {message.role[:50]!r} is not known; expected one of {', '.join(ROLES)}",
+            param=f"{where}.role",
+        )
+    if message.content is None and not message.tool_calls and message.role != "assistant":
+        raise InvalidRequestError(f"{where}.content: expected a text", param=f"{where}.content")
+    rendered: dict[str, Any] = {"role": "system" if message.role == "developer" else message.role}
+    rendered["content"] = _content(where, message.content)
+    optional = {"name": message.name, "tool_calls": message.tool_calls, "tool_call_id": message.tool_call_id}
+    return rendered | {name: value for name, value in optional.items() if value is not None}
+
+
+def _content(where: str, content: str | list[ContentPart] | None) -> str:
+    if content is None or isinstance(content, str):
+        return content or ""
+    for index, part in enumerate(content):
+        if part.type != "text" or part.text is None:
+            param = f"{where}.content[{index}]"
+            raise InvalidRequestError(
+                f"{param}: only parts of the form {{type: text, text: ...}} are supported", param=param
+            )
+    return "\n".join(part.text or "" for part in content)
+
+
+async def encode_prompts(
+    service: Service,
+    prompt: str | Sequence[str | int | Sequence[int]],
+    *,
+    most: int,
+    limiter: anyio.CapacityLimiter,
+    echo: bool = False,
+    truncate: bool = False,
+) -> list[Prompt]:
+    """The prompts of a completion request, off the event loop.
+
+    Args:
+      most: how many there may be.
+      limiter, truncate: see `encode_chat`.
+
+    Raises:
+      InvalidRequestError: the list is empty, too long or mixed, a token id is outside the vocabulary, or a text cannot
+        be encoded.
+      ContextLengthError: one is certainly longer than the context; how much longer is not found out.
+    """
+    return await in_turns(_encode_prompts(service, prompt, most, echo, truncate), limiter)
+
+
+def _prompt_forms(prompt: str | Sequence[str | int | Sequence[int]]) -> list[str | Sequence[int]]:
+    if isinstance(prompt, str):
+        return [prompt]
+    if not prompt:
+        raise InvalidRequestError("prompt: expected a text or token ids, got an empty list", param="prompt")
+    if all(isinstance(item, int) for item in prompt):
+        return [[item for item in prompt if isinstance(item, int)]]
+    if all(isinstance(item, str) for item in prompt) or all(not isinstance(item, str | int) for item in prompt):
+        return [item for item in prompt if not isinstance(item, int)]
+    raise InvalidRequestError("prompt: texts, token ids and lists of token ids cannot be mixed", param="prompt")
+
+
+def _encode_prompts(
+    service: Service, prompt: str | Sequence[str | int | Sequence[int]], most: int, echo: bool, truncate: bool
+) -> Generator[None, None, list[Prompt]]:
+    forms = _prompt_forms(prompt)
+    if len(forms) > most:
+        raise InvalidRequestError(
+            f"prompt: {len(forms)} prompts are more than the {most} that one request may have", param="prompt"
+        )
+    prompts: list[Prompt] = []
+    for form in forms:
+        if isinstance(form, str):
+            prompts.append((yield from _encode_text(service, form, truncate)))
+        else:
+            prompts.append(_check_tokens(service.tokenizer, service.card, form, echo))
+            yield
+    return prompts
+
+
+def _encode_text(service: Service, text: str, truncate: bool) -> Generator[None, None, Prompt]:
+    tokenizer = service.tokenizer
+    bos = [tokenizer.bos_id] if tokenizer.add_bos and tokenizer.bos_id is not None else []
+    least = len(bos) + tokenizer.least_tokens(text)
+    pieces = PromptPieces(least=least, pieces=itertools.chain([bos], tokenizer.encode_pieces(text)))
+    try:
+        most = None if truncate else service.card.max_model_len
+        tokens = tuple((yield from gather(pieces, most=most, param="prompt")))
+    except ValueError as error:
+        raise InvalidRequestError(f"prompt: {error}", param="prompt", code="invalid_prompt") from error
+    if not tokens:
+        raise InvalidRequestError(
+            "prompt: an empty text is no prompt for this model, whose prompts have no BOS token", param="prompt"
+        )
+    return Prompt(tokens, text, begins_text(tokenizer, tokens))
+
+
+def _check_tokens(tokenizer: Tokenizer, card: ModelCard, tokens: Sequence[int], echo: bool) -> Prompt:
+    if not tokens:
+        raise InvalidRequestError("prompt: an empty list of token ids is no prompt", param="prompt")
+    limit = min(card.vocab_size, tokenizer.vocab_size) if echo else card.vocab_size
+    wrong = list(itertools.islice((token for token in tokens if not 0 <= token < limit), 10))
+    if wrong:
+        raise InvalidRequestError(f"prompt: token ids {wrong} are outside the vocabulary of {limit}", param="prompt")
+    return Prompt(tuple(tokens), tokenizer.decode(tokens) if echo else "", begins_text(tokenizer, tokens))
+
+
+def fit(
+    prompt: Prompt, card: ModelCard, *, max_tokens: int | None, truncate: bool, bos_id: int | None, param: str
+) -> Prompt:
+    """The prompt, cut from the left where it is too long and `truncate` allows it. `param` is the field that errors
+    name.
+
+    Raises:
+      ContextLengthError: it leaves no room for an answer, of which one is wanted unless `max_tokens` is 0.
+    """
+    length, context = len(prompt.tokens), card.max_model_len
+    if truncate:
+        wanted = RESERVED_FOR_ANSWER if max_tokens is None else max_tokens
+        reserved = min(wanted, max(1, context // 2))
+        keep = context - reserved
+        if length <= keep:
+            return prompt
+        if prompt.tokens[0] == bos_id and keep > 1:
+            return replace(prompt, tokens=(prompt.tokens[0], *prompt.tokens[length - keep + 1 :]), cut=True)
+        return replace(prompt, tokens=prompt.tokens[length - keep :], cut=True)
+    if length + (0 if max_tokens == 0 else 1) > context:
+        raise ContextLengthError(param=param, prompt_tokens=length, context=context)
+    return prompt

@@ -1,0 +1,138 @@
+"""A request's body: read within limits of size and time, decoded into its schema, with errors that name the field."""
+
+from __future__ import annotations
+
+import logging
+import re
+from typing import Any, cast
+
+import anyio.to_thread
+import msgspec
+from litestar import Request
+
+from serving.api.errors import InvalidRequestError, UnsupportedMediaTypeError
+from serving.api.lifecycle import ServiceHost
+from serving.api.log.exchange import exchange_of
+from serving.api.log.request_id import request_id_of
+from serving.api.requests.body_reading import Reservation, read_body
+from serving.api.requests.compatibility import Endpoint, refuse_unsupported
+from serving.api.requests.json_bounds import UNCOUNTED, check_bounds, check_fields
+from serving.api.requests.unknown_fields import UnknownFields, tell_ignored, unknown_fields
+
+logger = logging.getLogger("mistral_jax.server")
+
+_FIELD = re.compile(r" - at `(?:key in )?\$\.?(.*)`$")
+_shallow = msgspec.json.Decoder(dict[str, msgspec.Raw])
+_number = msgspec.json.Decoder(float)
+
+
+async def read_request[Schema: msgspec.Struct](
+    request: Request[Any, Any, Any],
+    decoder: msgspec.json.Decoder[Schema],
+    endpoint: Endpoint | None,
+    *,
+    strict: bool = False,
+) -> Schema:
+    """The decoded body. Fields that are not known are told in the response's headers and the log.
+
+    Args:
+      endpoint: whose known and unsupported fields are refused; None: the schema itself refuses unknown fields.
+      strict: refuse unknown fields.
+
+    Raises:
+      InvalidRequestError: it is not JSON, has a wrong type somewhere, asks for what is not implemented, or has an
+        unknown field and may have none.
+      UnsupportedMediaTypeError: its content type is not JSON.
+      UnavailableError: other bodies take all the room.
+      BodyTimeoutError: it did not arrive in time.
+      ClientGoneError: the client left before it was complete.
+      RequestEntityTooLarge: it is larger than the application reads.
+    """
+    check_content_type(request.headers.get("content-type"))
+    host = cast("ServiceHost", request.app.state["host"])
+    exchange = exchange_of(request.scope)
+    reservation = Reservation(host.bodies)
+    exchange.at_end.append(reservation.end)
+    body = await read_body(request, reservation)
+    if exchange.is_wanted:
+        exchange.request = body
+    if len(body) <= UNCOUNTED:
+        schema, unknown = decode(body, decoder, endpoint)
+    else:
+        schema, unknown = await anyio.to_thread.run_sync(decode, body, decoder, endpoint, limiter=host.decoding)
+    if unknown:
+        if strict:
+            raise unknown.refusal()
+        tell_ignored(request.scope, unknown)
+        logger.warning("request %s: ignored fields: %s", request_id_of(request.scope), unknown)
+    return schema
+
+
+def check_content_type(content_type: str | None) -> None:
+    """Refuse a body that does not say that it is JSON.
+
+    A page of any site can make a browser post a body without a type, or as a form or plain text, and no browser asks
+    before. For JSON it asks first (a CORS preflight), and is told no.
+
+    Raises:
+      UnsupportedMediaTypeError: it says something else, or nothing.
+    """
+    given = (content_type or "").partition(";")[0].strip().lower()
+    if not given:
+        raise UnsupportedMediaTypeError("the request has no Content-Type; send it with Content-Type: application/json")
+    if given != "application/json" and not given.endswith("+json"):
+        raise UnsupportedMediaTypeError(
+            f"content type {given[:100]!r} is not supported; send it with Content-Type: application/json"
+        )
+
+
+def decode[Schema: msgspec.Struct](
+    body: bytes, decoder: msgspec.json.Decoder[Schema], endpoint: Endpoint | None
+) -> tuple[Schema, UnknownFields]:
+    """A body's text as its schema, and the fields that are not known.
+
+    Raises:
+      InvalidRequestError: as for `read_request`.
+    """
+    try:
+        check_bounds(body)
+        fields = _shallow.decode(body)
+        check_fields(len(fields))
+        if endpoint is not None:
+            refuse_unsupported(endpoint, fields)
+        schema = decoder.decode(body)
+        return schema, UnknownFields() if endpoint is None else unknown_fields(endpoint, fields, schema)
+    except msgspec.ValidationError as error:
+        raise _wrong_type(str(error), body) from error
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        what = "it is not UTF-8" if isinstance(error, UnicodeDecodeError) else str(error)
+        raise InvalidRequestError(f"the body is not valid JSON: {what}", code="invalid_json") from error
+    except RecursionError as error:
+        raise InvalidRequestError("the body is not valid JSON: it is nested too deeply", code="invalid_json") from error
+
+
+def _wrong_type(message: str, body: bytes) -> InvalidRequestError:
+    """The refusal for a validation error of msgspec, which ends in the path of the wrong value."""
+    match = _FIELD.search(message)
+    path = match.group(1) if match else ""
+    what = message[: match.start()] if match else message
+    field, of_map, _rest = path.partition("[...]")
+    if not of_map:
+        return InvalidRequestError(f"{path}: {what}" if path else what, param=path or None, code="invalid_type")
+    # A path says `[...]` for any key of a map; keys are the client's own text, so they are told in the message only.
+    key = _first_wrong_number(body, field)
+    where = field if key is None else f"{field}[{key[:50]!r}]"
+    return InvalidRequestError(f"{where}: {what}", param=field, code="invalid_type")
+
+
+def _first_wrong_number(body: bytes, field: str) -> str | None:
+    """The first key of a map of numbers whose value is none; None where `field` is another kind of map."""
+    value = _shallow.decode(body).get(field)
+    if value is None:
+        return None
+    for key, number in _shallow.decode(value).items():
+        try:
+            _number.decode(number)
+        except msgspec.DecodeError:
+            return key
+    return None

@@ -1,0 +1,198 @@
+"""From the fields of a request to the engine's sampling parameters, and to one engine request for each answer."""
+
+from __future__ import annotations
+
+import hashlib
+import itertools
+import re
+import secrets
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from mistral_jax.runtime.sampling_params import SamplingParams, SamplingParamsError
+from serving.api.errors import InvalidRequestError
+from serving.api.requests.adapter_request import AdapterUse
+from serving.api.requests.prompts import Prompt
+from serving.api.schemas import ChatCompletionRequest, CompletionRequest, SamplingFields
+from serving.engine.messages import ModelCard, Request
+
+_TOKEN_ID = re.compile(r"0|[1-9][0-9]{0,11}")
+"""One way of writing each number, so that no id can be given twice."""
+
+MAX_BIASES = 16_384
+"""Most token ids in `logit_bias`."""
+
+
+def choices_of(request: SamplingFields, *, most: int) -> int:
+    """The number of answers for each prompt.
+
+    Raises:
+      InvalidRequestError: it is below 1 or above `most`.
+    """
+    n = 1 if request.n is None else request.n
+    if not 1 <= n <= most:
+        raise InvalidRequestError(
+            f"n is {n}; expected a number from 1 to {most}, the answers this server makes at a time", param="n"
+        )
+    return n
+
+
+@dataclass(frozen=True, slots=True)
+class UsageInStream:
+    """Where a stream has token counts."""
+
+    at_end: bool = False
+    in_each_chunk: bool = False
+
+
+def usage_in_stream(request: SamplingFields) -> UsageInStream:
+    """Where the stream is to have token counts.
+
+    Raises:
+      InvalidRequestError: stream options without a stream.
+    """
+    options = request.stream_options
+    if options is None:
+        return UsageInStream()
+    if not request.stream:
+        raise InvalidRequestError("stream_options: only allowed together with stream: true", param="stream_options")
+    return UsageInStream(at_end=bool(options.include_usage), in_each_chunk=bool(options.continuous_usage_stats))
+
+
+def sampling_params(
+    request: ChatCompletionRequest | CompletionRequest, card: ModelCard, *, default_max_tokens: int | None
+) -> SamplingParams:
+    """The request's sampling parameters; `max_tokens` and `seed` may still be None.
+
+    Raises:
+      InvalidRequestError: a value is out of its range; the message names the field.
+    """
+    given: dict[str, Any] = {
+        "temperature": request.temperature,
+        "top_p": request.top_p,
+        "top_k": _top_k(request.top_k, card),
+        "min_p": request.min_p,
+        "repetition_penalty": request.repetition_penalty,
+        "presence_penalty": request.presence_penalty,
+        "frequency_penalty": request.frequency_penalty,
+        "ignore_eos": request.ignore_eos,
+        "seed": request.seed,
+    }
+    values: dict[str, Any] = dict(card.defaults)
+    if "top_k" in values:
+        values["top_k"] = int(values["top_k"])
+    values |= {name: value for name, value in given.items() if value is not None}
+    limit_name, limit = _token_limit(request)
+    if limit == 0 and isinstance(request, ChatCompletionRequest):
+        raise InvalidRequestError(
+            f"{limit_name} is 0; expected at least 1 (answers without tokens are made on /v1/completions only)",
+            param=limit_name,
+        )
+    try:
+        return SamplingParams(
+            # More than the context holds is as good as all that it holds.
+            max_tokens=default_max_tokens if limit is None else min(limit, card.max_model_len),
+            logit_bias=_logit_bias(request.logit_bias, card),
+            stop=_stop(request.stop),
+            logprobs=_logprobs(request),
+            **values,
+        )
+    except SamplingParamsError as error:
+        param = limit_name if error.param == "max_tokens" else error.param
+        if param == "top_logprobs" and isinstance(request, CompletionRequest):
+            param = "logprobs"
+        raise InvalidRequestError(str(error).replace(error.param, param, 1), param=param) from error
+
+
+def _token_limit(request: ChatCompletionRequest | CompletionRequest) -> tuple[str, int | None]:
+    if isinstance(request, ChatCompletionRequest) and request.max_completion_tokens is not None:
+        return "max_completion_tokens", request.max_completion_tokens
+    return "max_tokens", request.max_tokens
+
+
+def _top_k(top_k: int | None, card: ModelCard) -> int | None:
+    """Of -1, and of more tokens than there are, the number that keeps all."""
+    if top_k is None:
+        return None
+    return 0 if top_k == -1 or top_k >= card.vocab_size else top_k
+
+
+def _stop(stop: str | Sequence[str] | None) -> tuple[str, ...]:
+    if stop is None:
+        return ()
+    return (stop,) if isinstance(stop, str) else tuple(stop)
+
+
+def _logprobs(request: ChatCompletionRequest | CompletionRequest) -> int | None:
+    if isinstance(request, CompletionRequest):
+        return request.logprobs
+    if request.logprobs:
+        return request.top_logprobs or 0
+    if request.top_logprobs:
+        raise InvalidRequestError("top_logprobs: needs logprobs: true", param="top_logprobs")
+    return None
+
+
+def _logit_bias(given: Mapping[str, float] | None, card: ModelCard) -> dict[int, float]:
+    if not given:
+        return {}
+    if len(given) > MAX_BIASES:
+        raise InvalidRequestError(
+            f"logit_bias: {len(given)} token ids; expected at most {MAX_BIASES}", param="logit_bias"
+        )
+    wrong = [key for key in given if not (_TOKEN_ID.fullmatch(key) and int(key) < card.vocab_size)]
+    if wrong:
+        shown = ", ".join(repr(key[:20]) for key in itertools.islice(wrong, 10))
+        raise InvalidRequestError(
+            f"logit_bias: {shown} {'is not a token id' if len(wrong) == 1 else 'are not token ids'} from 0 to "
+            f"{card.vocab_size - 1}",
+            param="logit_bias",
+        )
+    return {int(key): bias for key, bias in given.items()}
+
+
+def engine_requests(
+    call_id: str,
+    prompts: Sequence[Prompt],
+    params: SamplingParams,
+    use: AdapterUse,
+    *,
+    n: int,
+    max_model_len: int,
+    score_prompts: bool = False,
+) -> list[Request]:
+    """One engine request for each answer, prompt by prompt: answer i of prompt p has the index p * n + i.
+
+    `max_tokens` becomes what was asked, or less where the context has less room. Without a seed each answer gets a
+    random one; with a seed answer 0 of each prompt gets the seed itself and the others get seeds derived from it.
+    """
+    requests: list[Request] = []
+    for prompt in prompts:
+        room = max_model_len - len(prompt.tokens)
+        max_tokens = room if params.max_tokens is None else min(params.max_tokens, room)
+        for index in range(n):
+            seed = secrets.randbits(63) if params.seed is None else derived_seed(params.seed, index)
+            own = params.for_sequence(max_tokens=max_tokens, seed=seed)
+            request_id = f"{call_id}-{len(requests)}"
+            requests.append(
+                Request(
+                    request_id=request_id,
+                    prompt=prompt.tokens,
+                    params=own,
+                    at_start=prompt.at_start,
+                    choice=use.choice,
+                    adapters=use.keys,
+                    scalings=use.scalings,
+                    score_prompt=score_prompts,
+                )
+            )
+    return requests
+
+
+def derived_seed(seed: int, index: int) -> int:
+    """The seed of answer `index`: the seed itself for answer 0."""
+    if index == 0:
+        return seed
+    digest = hashlib.blake2b(f"{seed}/{index}".encode("ascii"), digest_size=8).digest()
+    return int.from_bytes(digest, "big") >> 1

@@ -1,0 +1,145 @@
+"""Fields of a request that this server does not know: found and told, or refused.
+
+Without `--strict-fields` they change nothing, so the response names them in the header `X-Ignored-Fields` and a log
+line does, each with the nearest name that is known: `tempreature;nearest=temperature`.
+
+Names come from clients. Whatever they are, at most `MOST_NAMED` are told, cut and with everything but letters, digits
+and `[]._-` percent-encoded, so that neither a header nor a log line can be broken out of or be made long.
+"""
+
+from __future__ import annotations
+
+import difflib
+import functools
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any, cast
+from urllib.parse import quote
+
+import msgspec
+from litestar.types import Message, Scope
+
+from serving.api.errors import InvalidRequestError
+from serving.api.requests.compatibility import FIELDS, OBJECTS, Endpoint
+
+HEADER = "X-Ignored-Fields"
+MOST_NAMED = 8
+LONGEST_NAME = 48
+"""Bytes of a name that are told."""
+
+_KNOWN: dict[str, frozenset[str]] = {
+    **{
+        endpoint: frozenset(field.name for field in FIELDS if endpoint in field.endpoints)
+        for endpoint in ("chat", "completions")
+    },
+    **{where: frozenset(field.name for field in fields) for where, fields in OBJECTS.items()},
+}
+_NOTHING = frozenset({b"null", b"[]", b"{}", b'""'})
+"""Values that ask for nothing: clients that send a whole object back send many of them."""
+
+_object = msgspec.json.Decoder(dict[str, msgspec.Raw])
+_objects = msgspec.json.Decoder(list[dict[str, msgspec.Raw]])
+
+
+@dataclass(frozen=True, slots=True)
+class UnknownFields:
+    """The unknown fields of one request."""
+
+    named: tuple[tuple[str, str | None], ...] = ()
+    """Path of each (the first `MOST_NAMED` of them), fit for a header, and the nearest known name, if one is near."""
+    count: int = 0
+
+    def __bool__(self) -> bool:
+        return self.count > 0
+
+    @property
+    def header(self) -> str:
+        """The value of `X-Ignored-Fields`."""
+        items = [path if nearest is None else f"{path};nearest={nearest}" for path, nearest in self.named]
+        if self.count > len(self.named):
+            items.append(f"...;more={self.count - len(self.named)}")
+        return ", ".join(items)
+
+    def __str__(self) -> str:
+        items = [path if nearest is None else f"{path} (did you mean {nearest}?)" for path, nearest in self.named]
+        if self.count > len(self.named):
+            items.append(f"and {self.count - len(self.named)} more")
+        return ", ".join(items)
+
+    def refusal(self) -> InvalidRequestError:
+        """What a server with `--strict-fields` answers."""
+        return InvalidRequestError(
+            f"unknown fields: {self}; this server refuses what it does not know (--strict-fields), leave them out",
+            param=self.named[0][0],
+            code="unknown_field",
+        )
+
+
+def unknown_fields(endpoint: Endpoint, fields: Mapping[str, msgspec.Raw], decoded: msgspec.Struct) -> UnknownFields:
+    """The unknown fields of a body and of the objects in it, null and empty ones apart.
+
+    Args:
+      fields: the body's fields.
+      decoded: the same body in the endpoint's schema, which says where the objects are.
+    """
+    named: list[tuple[str, str | None]] = []
+    count = 0
+    for prefix, known, name in _unknown(endpoint, fields, decoded):
+        count += 1
+        if len(named) < MOST_NAMED:
+            whole = name.encode("utf-8", "replace") if len(name) <= LONGEST_NAME else b""
+            shown = (whole or name[:LONGEST_NAME].encode("utf-8", "replace"))[:LONGEST_NAME]
+            named.append((prefix + quote(shown, safe="[]"), _nearest(name, known) if whole else None))
+    return UnknownFields(tuple(named), count)
+
+
+def _unknown(
+    endpoint: Endpoint, fields: Mapping[str, msgspec.Raw], decoded: msgspec.Struct
+) -> Iterator[tuple[str, str, str]]:
+    """Path of the object, key of its known names, and the name, of each unknown field."""
+    yield from _of_object("", endpoint, fields)
+    if getattr(decoded, "stream_options", None) is not None:
+        yield from _of_object("stream_options.", "stream_options", _object.decode(fields["stream_options"]))
+    messages = cast("list[Any]", getattr(decoded, "messages", []))
+    raw_messages = _objects.decode(fields["messages"]) if messages else []
+    for index, (message, raw) in enumerate(zip(messages, raw_messages, strict=True)):
+        where = f"messages[{index}]."
+        yield from _of_object(where, "messages[]", raw)
+        if isinstance(message.content, list):
+            for part_index, part in enumerate(_objects.decode(raw["content"])):
+                yield from _of_object(f"{where}content[{part_index}].", "messages[].content[]", part)
+
+
+def _of_object(prefix: str, known: str, fields: Mapping[str, msgspec.Raw]) -> Iterator[tuple[str, str, str]]:
+    names = _KNOWN[known]
+    for name, value in fields.items():
+        if name not in names and not _asks_nothing(value):
+            yield prefix, known, name
+
+
+def _asks_nothing(value: msgspec.Raw) -> bool:
+    view = memoryview(value)
+    return len(view) <= 4 and bytes(view) in _NOTHING
+
+
+@functools.lru_cache(maxsize=1024)
+def _nearest(name: str, known: str) -> str | None:
+    """The known name that is most like `name`."""
+    plain = name.lower().replace("-", "_")
+    lookalikes = difflib.get_close_matches(plain, sorted(_KNOWN[known]), n=1, cutoff=0.7)
+    if lookalikes:
+        return lookalikes[0]
+    squeezed = plain.replace("_", "")
+    return next((other for other in sorted(_KNOWN[known]) if other.replace("_", "") == squeezed), None)
+
+
+def tell_ignored(scope: Scope, fields: UnknownFields) -> None:
+    """Have the response to this request name the fields."""
+    scope.setdefault("state", {})["ignored_fields"] = fields.header
+
+
+async def add_ignored_fields(message: Message, scope: Scope) -> None:
+    """A `before_send` hook: adds the header to every response, streams and errors included, of a request that had such
+    fields."""
+    if message["type"] == "http.response.start" and (header := scope.setdefault("state", {}).get("ignored_fields")):
+        message["headers"] = [*message.get("headers", ()), (HEADER.lower().encode(), header.encode("ascii"))]

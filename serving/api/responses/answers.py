@@ -1,0 +1,368 @@
+"""Answers in OpenAI's JSON, built event by event: as chunks for a stream, and whole.
+
+An answer keeps what it has seen, so the whole answer of a stream (for the log) is built by the code that builds
+unstreamed ones.
+"""
+
+from __future__ import annotations
+
+import codecs
+import time
+import uuid
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Protocol, cast
+
+import msgspec
+from msgspec import UNSET, UnsetType
+
+from serving.api.generation import ChoiceEvent
+from serving.api.requests.prompts import Prompt
+from serving.api.requests.sampling_request import UsageInStream
+from serving.api.responses.echo import Echo
+from serving.api.responses.legacy_logprobs import LegacyLogprobs
+from serving.api.responses.xlora_answers import ScalingsReport, ToldScalings
+from serving.api.schemas import (
+    AssistantMessage,
+    ChatChoice,
+    ChatChunkChoice,
+    ChatCompletion,
+    ChatCompletionChunk,
+    ChatDelta,
+    ChatLogprobs,
+    ChatTokenLogprob,
+    Completion,
+    CompletionChoice,
+    FinishReason,
+    TopLogprob,
+    Usage,
+    XLoRAScalings,
+)
+from serving.engine.messages import Event, ModelCard, TokenLogprob
+
+
+def new_id(prefix: str) -> str:
+    """A fresh id for a call, such as `chatcmpl-...`."""
+    return f"{prefix}-{uuid.uuid4().hex}"
+
+
+@dataclass(slots=True)
+class Choice:
+    """What is known of one answer so far."""
+
+    text: list[str] = field(default_factory=list[str])
+    length: int = 0
+    """Characters so far, of an echoed prompt, too."""
+    completion_tokens: int = 0
+    finish_reason: FinishReason | None = None
+    scalings: ScalingsReport | None = None
+    """Where the call wants to know the weights of the adapters."""
+
+    def take(self, event: Event) -> None:
+        if event.scalings and self.scalings is not None:
+            self.scalings.take(event.scalings)
+        if event.text:
+            self.text.append(event.text)
+            self.length += len(event.text)
+        self.completion_tokens = max(self.completion_tokens, event.completion_tokens)
+        if event.finish_reason is not None:
+            self.finish_reason = cast("FinishReason", event.finish_reason)
+
+    def xlora_of(self, event: Event) -> XLoRAScalings | UnsetType:
+        """What the chunk of an event, which was taken before, tells of the adapters' weights."""
+        return UNSET if self.scalings is None or not event.scalings else self.scalings.chunk(event.scalings)
+
+    def xlora_at_end(self) -> XLoRAScalings | UnsetType:
+        """The same of a stream's last chunk."""
+        return UNSET if self.scalings is None else self.scalings.last_chunk() or UNSET
+
+    def xlora(self) -> XLoRAScalings | UnsetType:
+        """The same of the whole answer."""
+        return UNSET if self.scalings is None else self.scalings.whole()
+
+
+def token_offsets(tokens: Sequence[TokenLogprob], *, start: int, end: int) -> list[int]:
+    """Where tokens begin, given that their text is the characters from `start` to `end`.
+
+    A token that begins inside a character has the offset of that character.
+    """
+    decoder = codecs.getincrementaldecoder("utf-8")(errors="replace")
+    offsets: list[int] = []
+    position = start
+    for token in tokens:
+        offsets.append(min(position, end))
+        position += len(decoder.decode(token.raw))
+    return offsets
+
+
+class Answer(Protocol):
+    """One call's answers in the JSON of one endpoint."""
+
+    def opening(self) -> list[msgspec.Struct]:
+        """Chunks that a stream begins with."""
+        ...
+
+    def chunks(self, choice_event: ChoiceEvent) -> list[msgspec.Struct]:
+        """Chunks that tell an event, which is also kept."""
+        ...
+
+    def closing(self) -> list[msgspec.Struct]:
+        """Chunks that a stream ends with."""
+        ...
+
+    def take(self, choice_event: ChoiceEvent) -> None:
+        """Keep an event without building chunks."""
+        ...
+
+    def usage(self) -> Usage:
+        """Tokens so far."""
+        ...
+
+    def whole(self) -> msgspec.Struct:
+        """The answer as if it were not streamed; of an unfinished one, what there is."""
+        ...
+
+
+class _Common[ChoiceT: msgspec.Struct, ChunkT: (ChatCompletionChunk, Completion)]:
+    """What the answers of both endpoints share."""
+
+    def __init__(
+        self,
+        call_id: str,
+        card: ModelCard,
+        *,
+        prompts: Sequence[Prompt],
+        n: int,
+        usage: UsageInStream,
+        model_id: str,
+        told: ToldScalings | None = None,
+    ) -> None:
+        """Args:
+        model_id: what the answer says that it came from.
+        usage: where a stream has token counts.
+        told: what is told of the weights of adapters, if anything is.
+        """
+        self.call_id = call_id
+        self.model_id = model_id
+        self.created = int(time.time())
+        self.card = card
+        self.prompt_tokens = sum(len(prompt.tokens) for prompt in prompts)
+        self._prompt_lengths = [len(prompt.tokens) for prompt in prompts]
+        self._n = n
+        self.choices = [
+            Choice(scalings=None if told is None else ScalingsReport(told)) for _ in range(len(prompts) * n)
+        ]
+        self._in_stream = usage
+
+    def take(self, choice_event: ChoiceEvent) -> None:
+        self.choices[choice_event.index].take(choice_event.event)
+
+    def usage(self) -> Usage:
+        completion_tokens = sum(choice.completion_tokens for choice in self.choices)
+        return Usage(
+            prompt_tokens=self.prompt_tokens,
+            completion_tokens=completion_tokens,
+            total_tokens=self.prompt_tokens + completion_tokens,
+        )
+
+    def closing(self) -> list[msgspec.Struct]:
+        if not self._in_stream.at_end:
+            return []
+        chunk = self._chunk()
+        chunk.usage = self.usage()
+        return [chunk]
+
+    def _usage_of(self, choices: Sequence[ChatChunkChoice | CompletionChoice]) -> Usage | UnsetType | None:
+        """What a chunk with these choices has as its `usage`."""
+        if not self._in_stream.in_each_chunk or len(choices) != 1:
+            return None if self._in_stream.at_end else UNSET
+        index = choices[0].index
+        prompt, completion = self._prompt_lengths[index // self._n], self.choices[index].completion_tokens
+        return Usage(prompt_tokens=prompt, completion_tokens=completion, total_tokens=prompt + completion)
+
+    def _chunk(self, *choices: ChoiceT) -> ChunkT:
+        """A chunk of the stream with these choices."""
+        raise NotImplementedError
+
+
+class ChatAnswer(_Common[ChatChunkChoice, ChatCompletionChunk]):
+    """Answers of /v1/chat/completions."""
+
+    def __init__(
+        self,
+        call_id: str,
+        card: ModelCard,
+        *,
+        prompts: Sequence[Prompt],
+        n: int,
+        usage: UsageInStream,
+        logprobs: int | None,
+        model_id: str,
+        told: ToldScalings | None = None,
+    ) -> None:
+        super().__init__(call_id, card, prompts=prompts, n=n, usage=usage, model_id=model_id, told=told)
+        self._top = logprobs
+        self._told: list[list[TokenLogprob]] = [[] for _ in self.choices]
+
+    def take(self, choice_event: ChoiceEvent) -> None:
+        super().take(choice_event)
+        self._told[choice_event.index] += choice_event.event.logprobs
+
+    def opening(self) -> list[msgspec.Struct]:
+        return [
+            self._chunk(ChatChunkChoice(index=index, delta=ChatDelta(role="assistant", content=None)))
+            for index in range(len(self.choices))
+        ]
+
+    def chunks(self, choice_event: ChoiceEvent) -> list[msgspec.Struct]:
+        self.take(choice_event)
+        index, event = choice_event.index, choice_event.event
+        chunks: list[msgspec.Struct] = []
+        choice = self.choices[index]
+        if event.text or event.logprobs or event.scalings:
+            logprobs = self._logprobs(event.logprobs) if event.logprobs else None
+            delta, xlora = ChatDelta(content=event.text), choice.xlora_of(event)
+            chunks.append(self._chunk(ChatChunkChoice(index=index, delta=delta, logprobs=logprobs, xlora=xlora)))
+        if (reason := choice.finish_reason) is not None:
+            xlora = choice.xlora_at_end()
+            chunks.append(
+                self._chunk(ChatChunkChoice(index=index, delta=ChatDelta(), finish_reason=reason, xlora=xlora))
+            )
+        return chunks
+
+    def whole(self) -> ChatCompletion:
+        return ChatCompletion(
+            id=self.call_id,
+            created=self.created,
+            model=self.model_id,
+            choices=[
+                ChatChoice(
+                    index=index,
+                    message=AssistantMessage(content="".join(choice.text)),
+                    logprobs=None if self._top is None else self._logprobs(self._told[index]),
+                    finish_reason=choice.finish_reason,
+                    xlora=choice.xlora(),
+                )
+                for index, choice in enumerate(self.choices)
+            ],
+            usage=self.usage(),
+            system_fingerprint=self.card.fingerprint or None,
+        )
+
+    def _chunk(self, *choices: ChatChunkChoice) -> ChatCompletionChunk:
+        return ChatCompletionChunk(
+            id=self.call_id,
+            created=self.created,
+            model=self.model_id,
+            choices=list(choices),
+            usage=self._usage_of(choices),
+            system_fingerprint=self.card.fingerprint or None,
+        )
+
+    def _logprobs(self, tokens: Sequence[TokenLogprob]) -> ChatLogprobs:
+        return ChatLogprobs(
+            content=[
+                ChatTokenLogprob(
+                    token=token.text,
+                    logprob=token.logprob,
+                    bytes=list(token.raw),
+                    top_logprobs=[
+                        TopLogprob(token=top.text, logprob=top.logprob, bytes=list(top.raw))
+                        for top in token.top[: self._top]
+                    ],
+                )
+                for token in tokens
+            ]
+        )
+
+
+class CompletionAnswer(_Common[CompletionChoice, Completion]):
+    """Answers of /v1/completions."""
+
+    def __init__(
+        self,
+        call_id: str,
+        card: ModelCard,
+        *,
+        prompts: Sequence[Prompt],
+        n: int,
+        usage: UsageInStream,
+        logprobs: int | None,
+        model_id: str,
+        echoes: Sequence[Echo] = (),
+        told: ToldScalings | None = None,
+    ) -> None:
+        """Args:
+        logprobs: the number of likely tokens that are told with each, if any are.
+        echoes: what the answers to each prompt begin with.
+        """
+        super().__init__(call_id, card, prompts=prompts, n=n, usage=usage, model_id=model_id, told=told)
+        self._echoes = [echo for echo in echoes or [Echo() for _ in prompts] for _ in range(n)]
+        self._told = [None if logprobs is None else LegacyLogprobs(echo, logprobs) for echo in self._echoes]
+        for choice, echo in zip(self.choices, self._echoes, strict=True):
+            choice.length = len(echo.text)
+
+    def opening(self) -> list[msgspec.Struct]:
+        chunks: list[msgspec.Struct] = []
+        for index, (echo, told) in enumerate(zip(self._echoes, self._told, strict=True)):
+            text, logprobs = (echo.text, None) if told is None or told.opening is None else told.opening
+            if text or logprobs is not None:
+                chunks.append(self._chunk(CompletionChoice(index=index, text=text, logprobs=logprobs)))
+        return chunks
+
+    def take(self, choice_event: ChoiceEvent) -> None:
+        self._take(choice_event)
+
+    def _take(self, choice_event: ChoiceEvent) -> list[CompletionChoice]:
+        """Keep an event. Returns what it adds to its choice."""
+        index, event = choice_event.index, choice_event.event
+        choice, told = self.choices[index], self._told[index]
+        added: list[CompletionChoice] = []
+        if event.prompt_logprobs and told is not None:
+            text, logprobs = told.prompt(event.prompt_logprobs)
+            added.append(CompletionChoice(index=index, text=text, logprobs=logprobs))
+        start = choice.length
+        choice.take(event)
+        if event.text or event.logprobs or event.scalings:
+            logprobs = None
+            if event.logprobs and told is not None:
+                offsets = token_offsets(event.logprobs, start=start, end=choice.length)
+                logprobs = told.answer(event.logprobs, offsets)
+            xlora = choice.xlora_of(event)
+            added.append(CompletionChoice(index=index, text=event.text, logprobs=logprobs, xlora=xlora))
+        return added
+
+    def chunks(self, choice_event: ChoiceEvent) -> list[msgspec.Struct]:
+        chunks: list[msgspec.Struct] = [self._chunk(added) for added in self._take(choice_event)]
+        choice = self.choices[choice_event.index]
+        if (reason := choice.finish_reason) is not None:
+            xlora = choice.xlora_at_end()
+            end = CompletionChoice(index=choice_event.index, text="", finish_reason=reason, xlora=xlora)
+            chunks.append(self._chunk(end))
+        return chunks
+
+    def whole(self) -> Completion:
+        answer = self._chunk(
+            *(
+                CompletionChoice(
+                    index=index,
+                    text=self._echoes[index].text + "".join(choice.text),
+                    logprobs=None if told is None else told.whole(),
+                    finish_reason=choice.finish_reason,
+                    xlora=choice.xlora(),
+                )
+                for index, (choice, told) in enumerate(zip(self.choices, self._told, strict=True))
+            )
+        )
+        answer.usage = self.usage()
+        return answer
+
+    def _chunk(self, *choices: CompletionChoice) -> Completion:
+        return Completion(
+            id=self.call_id,
+            created=self.created,
+            model=self.model_id,
+            choices=list(choices),
+            usage=self._usage_of(choices),
+            system_fingerprint=self.card.fingerprint or None,
+        )

@@ -1,0 +1,73 @@
+"""Runs a prepared call: submits it, then streams its answer or waits for it, and gives up when the client does."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import time
+from collections.abc import Sequence
+from typing import Any
+
+import anyio.to_thread
+import msgspec
+from litestar import Request, Response
+
+from serving.api.errors import ClientGoneError
+from serving.api.generation import Generation
+from serving.api.lifecycle import ServiceHost
+from serving.api.log.exchange import exchange_of
+from serving.api.responses.answers import Answer
+from serving.api.responses.streaming import EventStream, disconnected
+from serving.api.service import Service
+from serving.engine.messages import Request as EngineRequest
+
+
+async def respond(
+    request: Request[Any, Any, Any],
+    host: ServiceHost,
+    service: Service,
+    engine_requests: Sequence[EngineRequest],
+    answer: Answer,
+    *,
+    stream: bool,
+) -> Response[Any]:
+    """The response to a call. It is admitted, or refused, before the first header is sent.
+
+    Raises:
+      QueueFullError: the engine's queue has not room for it.
+      EngineUnavailableError: the engine takes no requests now.
+      ApiError: an unstreamed answer failed, took too long, or has lost its client.
+    """
+    exchange = exchange_of(request.scope)
+    limit = host.settings.request_timeout
+    if limit is not None:
+        limit = max(0.0, limit - (time.monotonic() - exchange.started))
+    generation = Generation(service.engine, host.router, engine_requests)
+    generation.submit()
+    if stream:
+        return EventStream(generation, answer, exchange, keep_alive=host.settings.keep_alive, limit=limit)
+    collecting = asyncio.create_task(_collect(generation, answer, limit))
+    leaving = asyncio.create_task(disconnected(request.receive))
+    try:
+        await asyncio.wait((collecting, leaving), return_when=asyncio.FIRST_COMPLETED)
+        if not collecting.done():
+            raise ClientGoneError("the client closed the connection")
+        exchange.response = collecting.result()
+        exchange.usage = answer.usage()
+    finally:
+        generation.cancel()
+        leaving.cancel()
+        collecting.cancel()
+        with contextlib.suppress(asyncio.CancelledError, Exception):
+            await collecting
+    body = await anyio.to_thread.run_sync(msgspec.json.encode, exchange.response)
+    return Response(body, status_code=200, media_type="application/json")
+
+
+async def _collect(generation: Generation, answer: Answer, limit: float | None) -> msgspec.Struct:
+    async with contextlib.aclosing(generation.events(limit=limit)) as events:
+        async for choice_event in events:
+            if choice_event is not None:
+                answer.take(choice_event)
+    # Off the event loop: with log-probabilities a long answer is a million objects.
+    return await anyio.to_thread.run_sync(answer.whole)

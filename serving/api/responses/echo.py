@@ -1,0 +1,73 @@
+"""What a completion begins with where its prompt is echoed: the text, and where in it each token of the prompt
+begins."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import anyio
+import anyio.to_thread
+
+from mistral_jax.text.detokenizer import IncrementalDetokenizer, shown_token
+from mistral_jax.tokenizer.base import Tokenizer
+from serving.api.errors import InvalidRequestError
+from serving.api.requests.prompts import Prompt
+
+MAX_SCORES = 2**21
+"""Most log-probabilities of prompts that one request may ask for, alternatives included: some fifty megabytes of JSON,
+which take a tenth of a second to put together."""
+
+
+@dataclass(frozen=True, slots=True)
+class Echo:
+    """The beginning of an answer."""
+
+    text: str = ""
+    first: str = ""
+    """The prompt's first token, of which no probability is told."""
+    offsets: tuple[int, ...] = ()
+    """Where the tokens of the prompt begin in `text`, in characters; empty where their log-probabilities are not
+    told."""
+
+
+async def echo_prompts(
+    tokenizer: Tokenizer, prompts: Sequence[Prompt], *, n: int, logprobs: int | None, limiter: anyio.CapacityLimiter
+) -> list[Echo]:
+    """What the answers to each prompt begin with; with `logprobs` each token's place is found, off the event loop.
+
+    Raises:
+      InvalidRequestError: there would be too many log-probabilities.
+    """
+    if logprobs is None:
+        return [Echo(prompt.text) for prompt in prompts]
+    tokens = sum(len(prompt.tokens) for prompt in prompts)
+    if (scores := tokens * n * (1 + logprobs)) > MAX_SCORES:
+        raise InvalidRequestError(
+            f"logprobs: {tokens} tokens of prompts with n = {n} and {logprobs} alternatives make {scores} "
+            "log-probabilities; one "
+            f"request may ask for {MAX_SCORES}. Send fewer prompts at a time, or ask for fewer alternatives",
+            param="logprobs",
+        )
+    return await anyio.to_thread.run_sync(_echoes, tokenizer, prompts, limiter=limiter)
+
+
+def _echoes(tokenizer: Tokenizer, prompts: Sequence[Prompt]) -> list[Echo]:
+    return [_echo(tokenizer, prompt) for prompt in prompts]
+
+
+def _echo(tokenizer: Tokenizer, prompt: Prompt) -> Echo:
+    """A token that begins inside a character has the offset of that character.
+
+    A tokenizer that does not keep a text as it is (it normalises, say) gives the places in the text that it made of it.
+    """
+    detokenizer = IncrementalDetokenizer(tokenizer, at_start=not prompt.cut)
+    lengths = [len(detokenizer.push(token)) for token in prompt.tokens]
+    # Of a prompt that was cut from the left, the tokens are the end of the text, but for a BOS token, which has no
+    # text.
+    place = max(0, len(prompt.text) - sum(lengths)) if prompt.cut else 0
+    offsets: list[int] = []
+    for length in lengths:
+        offsets.append(min(place, len(prompt.text)))
+        place += length
+    return Echo(prompt.text, shown_token(tokenizer, prompt.tokens[0])[1], tuple(offsets))

@@ -1,0 +1,143 @@
+"""Server-sent events: an answer as a stream of `data:` lines, each sent as soon as it is made.
+
+A stream is `data: {chunk}` events, comments while there is nothing to tell, and `data: [DONE]`. An error after the
+headers is one event `data: {"error": ...}` before it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+from collections.abc import AsyncGenerator, Callable
+from typing import Any
+
+import msgspec
+from litestar import Request, Response
+from litestar.response.base import ASGIResponse
+from litestar.types import Receive, Scope, Send
+
+from serving.api.errors import api_error
+from serving.api.generation import Generation
+from serving.api.log.exchange import Exchange
+from serving.api.log.request_id import request_id_of
+from serving.api.responses.answers import Answer
+
+logger = logging.getLogger("mistral_jax.server")
+
+SEND_TIMEOUT = 60.0
+"""Seconds that a client may take to accept one event before its stream is ended."""
+
+_DONE = b"data: [DONE]\n\n"
+_KEEP_ALIVE = b": keep-alive\n\n"
+_HEADERS = {"Cache-Control": "no-cache", "X-Accel-Buffering": "no"}
+
+
+def _data(payload: msgspec.Struct) -> bytes:
+    return b"data: " + msgspec.json.encode(payload) + b"\n\n"
+
+
+async def event_stream(
+    generation: Generation,
+    answer: Answer,
+    exchange: Exchange,
+    *,
+    keep_alive: float,
+    limit: float | None,
+    request_id: str = "",
+) -> AsyncGenerator[bytes]:
+    """The bytes of a submitted generation, an event at a time."""
+    try:
+        for chunk in answer.opening():
+            yield _data(chunk)
+        async with contextlib.aclosing(generation.events(idle=keep_alive, limit=limit)) as events:
+            async for choice_event in events:
+                if choice_event is None:
+                    yield _KEEP_ALIVE
+                    continue
+                for chunk in answer.chunks(choice_event):
+                    yield _data(chunk)
+        for chunk in answer.closing():
+            yield _data(chunk)
+    except Exception as exception:
+        error = api_error(exception)
+        if error is not exception:
+            logger.error("request %s failed while streaming", request_id, exc_info=exception)
+        exchange.error = error.message
+        yield _data(error.body())
+    yield _DONE
+
+
+class EventStream(Response[None]):
+    """A streamed answer. However it ends (the client leaves or reads too slowly), the generation ends with it."""
+
+    def __init__(
+        self, generation: Generation, answer: Answer, exchange: Exchange, *, keep_alive: float, limit: float | None
+    ) -> None:
+        super().__init__(None, media_type="text/event-stream", headers=_HEADERS)
+        self._generation = generation
+        self._answer = answer
+        self._exchange = exchange
+        self._keep_alive = keep_alive
+        self._limit = limit
+
+    def to_asgi_response(self, app: Any, request: Request[Any, Any, Any], **_options: Any) -> ASGIResponse:
+        events = event_stream(
+            self._generation,
+            self._answer,
+            self._exchange,
+            keep_alive=self._keep_alive,
+            limit=self._limit,
+            request_id=request_id_of(request.scope),
+        )
+        return _EventStreamResponse(events, self._end, self._exchange, headers=self.headers, media_type=self.media_type)
+
+    def _end(self) -> None:
+        self._generation.cancel()
+        self._exchange.usage = self._answer.usage()
+        self._exchange.response = self._answer.whole
+
+
+class _EventStreamResponse(ASGIResponse):
+    _should_set_content_length = False
+
+    def __init__(
+        self, events: AsyncGenerator[bytes], end: Callable[[], None], exchange: Exchange, **options: Any
+    ) -> None:
+        super().__init__(**options)
+        self._events = events
+        self._end = end
+        self._exchange = exchange
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        sending = asyncio.create_task(self._send(send))
+        leaving = asyncio.create_task(disconnected(receive))
+        try:
+            await asyncio.wait((sending, leaving), return_when=asyncio.FIRST_COMPLETED)
+            if not sending.done():
+                self._exchange.error = "the client closed the connection"
+        finally:
+            # The generation first: it must end even if closing the connection takes its time.
+            self._end()
+            leaving.cancel()
+            sending.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await sending
+
+    async def _send(self, send: Send) -> None:
+        async with contextlib.aclosing(self._events) as events:
+            await self.start_response(send)
+            try:
+                async for event in events:
+                    async with asyncio.timeout(SEND_TIMEOUT):
+                        await send({"type": "http.response.body", "body": event, "more_body": True})
+            except TimeoutError:
+                self._exchange.error = "the client read too slowly"
+                return
+            await send({"type": "http.response.body", "body": b"", "more_body": False})
+
+
+async def disconnected(receive: Receive) -> None:
+    """Return when the client has closed the connection; the request's body must have been read."""
+    while (await receive())["type"] != "http.disconnect":
+        pass

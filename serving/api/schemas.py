@@ -1,0 +1,355 @@
+"""The JSON of the OpenAI API: requests, responses, stream chunks, errors and models.
+
+In a request null means absent. `serving.api.requests.compatibility` refuses fields that we know but do not implement,
+and `serving.api.requests.unknown_fields` tells those that we do not know. Fields of a response that may be missing are
+`UNSET`.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+from msgspec import UNSET, Meta, Struct, UnsetType
+
+FinishReason = Literal["stop", "length"]
+
+
+def _doc(text: str) -> Meta:
+    return Meta(description=text)
+
+
+# --- requests ---
+
+
+class ContentPart(Struct, kw_only=True):
+    """A part of a message's content; only text is implemented."""
+
+    type: str
+    text: str | None = None
+
+
+class ChatMessage(Struct, kw_only=True):
+    """One message of a conversation."""
+
+    role: Annotated[str, _doc("system, developer (the same as system), user, assistant or tool")]
+    content: str | list[ContentPart] | None = None
+    name: str | None = None
+    tool_calls: list[dict[str, Any]] | None = None
+    tool_call_id: str | None = None
+
+
+class StreamOptions(Struct, kw_only=True):
+    include_usage: Annotated[bool | None, _doc("send the token counts in one more chunk at the end")] = None
+    continuous_usage_stats: Annotated[
+        bool | None, _doc("send each choice's token counts so far in every chunk (an extension)")
+    ] = None
+
+
+class XLoRAOptions(Struct, kw_only=True, forbid_unknown_fields=True):
+    """What is asked of the adapters' weights."""
+
+    scalings: Annotated[
+        Literal["summary", "tokens", "full"] | None,
+        _doc(
+            "tell the weights of the adapters: their means over the answer, for each token, or for each token and "
+            "module"
+        ),
+    ] = None
+    non_granular_index: Annotated[
+        int | None,
+        _doc("keep the weights of this answer token (1 is the first) for all that follow: faster, an approximation"),
+    ] = None
+
+
+class SamplingFields(Struct, kw_only=True):
+    """What chat and text completions share. Where a field is absent, the model's own default holds, or OpenAI's."""
+
+    model: Annotated[
+        str | None,
+        _doc("a served model or adapter (GET /v1/models), `base`, or `default`; absent is the same as `default`"),
+    ] = None
+    adapter: Annotated[str | None, _doc("a LoRA adapter over the base model, or `base` for none (an extension)")] = None
+    adapters: Annotated[
+        dict[str, float] | None, _doc("a mixture by hand: the weight of each adapter, by name (an extension)")
+    ] = None
+    xlora: XLoRAOptions | None = None
+    max_tokens: Annotated[
+        int | None,
+        _doc("most tokens of the answer; absent: as many as the context has room for; 0, on completions only: none"),
+    ] = None
+    temperature: Annotated[float | None, _doc("0 (always the most likely token) to 2")] = None
+    top_p: Annotated[
+        float | None, _doc("keep the most likely tokens that together reach this probability; above 0, up to 1")
+    ] = None
+    top_k: Annotated[int | None, _doc("keep this many of the most likely tokens; 0 or -1 keeps all (an extension)")] = (
+        None
+    )
+    min_p: Annotated[
+        float | None, _doc("keep tokens at least this fraction as likely as the most likely (an extension)")
+    ] = None
+    repetition_penalty: Annotated[float | None, _doc("1 is none (an extension)")] = None
+    presence_penalty: Annotated[float | None, _doc("-2 to 2")] = None
+    frequency_penalty: Annotated[float | None, _doc("-2 to 2")] = None
+    logit_bias: Annotated[dict[str, float] | None, _doc("-100 to 100 by token id")] = None
+    seed: Annotated[int | None, _doc("the same seed gives the same answer; absent: a new one for each request")] = None
+    stop: Annotated[str | list[str] | None, _doc("texts that end the answer; they are not part of it")] = None
+    n: Annotated[int | None, _doc("number of answers, up to the server's --max-seqs")] = None
+    stream: Annotated[bool | None, _doc("send the answer as server-sent events while it is made")] = None
+    stream_options: StreamOptions | None = None
+    ignore_eos: Annotated[
+        bool | None, _doc("do not end at an end-of-sequence token (an extension, for benchmarks)")
+    ] = None
+
+
+class ChatCompletionRequest(SamplingFields, kw_only=True):
+    """Body of POST /v1/chat/completions."""
+
+    messages: list[ChatMessage]
+    max_completion_tokens: Annotated[int | None, _doc("the same as max_tokens, and wins over it")] = None
+    logprobs: Annotated[bool | None, _doc("tell each token's log-probability")] = None
+    top_logprobs: Annotated[int | None, _doc("and those of this many of the most likely tokens, 0 to 20")] = None
+
+
+class CompletionRequest(SamplingFields, kw_only=True):
+    """Body of POST /v1/completions."""
+
+    prompt: Annotated[
+        str | list[str | int | list[int]],
+        _doc("a text, a list of texts, a list of token ids, or a list of lists of token ids"),
+    ]
+    echo: Annotated[
+        bool | None, _doc("begin the answer with the prompt; with logprobs, its tokens have theirs, too")
+    ] = None
+    logprobs: Annotated[
+        int | None, _doc("tell log-probabilities, with this many of the most likely tokens, 0 to 20")
+    ] = None
+
+
+# --- responses ---
+
+
+class Usage(Struct, kw_only=True):
+    """Token counts; a prompt counts once, however many answers were made for it."""
+
+    prompt_tokens: int
+    completion_tokens: int
+    total_tokens: int
+
+
+class TopLogprob(Struct, kw_only=True):
+    token: str
+    logprob: float
+    bytes: list[int]
+
+
+class ChatTokenLogprob(Struct, kw_only=True):
+    token: str
+    logprob: float
+    bytes: list[int]
+    top_logprobs: list[TopLogprob]
+
+
+class ChatLogprobs(Struct, kw_only=True):
+    content: list[ChatTokenLogprob]
+    refusal: None = None
+
+
+class TokenWeights(Struct, kw_only=True):
+    token: str
+    weights: Annotated[
+        list[float | list[float]], _doc("of each adapter; for `full` of each module, and in it of each adapter")
+    ]
+
+
+class XLoRAScalings(Struct, kw_only=True):
+    """Weights of the adapters, rounded to six decimals."""
+
+    adapters: Annotated[list[str], _doc("names, in the order of the weights")]
+    scalings: Annotated[
+        list[float | TokenWeights] | None,
+        _doc(
+            "`summary`: the mean weight of each adapter over the answer's tokens, in a stream over those so far; null "
+            "before the "
+            "first; `tokens` and `full`: an entry for each token, in a stream for those of the chunk"
+        ),
+    ]
+    modules: Annotated[
+        list[str] | UnsetType,
+        _doc("for `full`: names of the modules, or `*` for all; in a stream in a choice's first chunk"),
+    ] = UNSET
+
+
+class AssistantMessage(Struct, kw_only=True):
+    role: Literal["assistant"] = "assistant"
+    content: str
+    refusal: None = None
+
+
+class ChatChoice(Struct, kw_only=True):
+    index: int
+    message: AssistantMessage
+    logprobs: ChatLogprobs | None
+    finish_reason: Annotated[FinishReason | None, _doc("null only in the log, of an answer that was not finished")]
+    xlora: XLoRAScalings | UnsetType = UNSET
+
+
+class ChatCompletion(Struct, kw_only=True):
+    """Answer of POST /v1/chat/completions."""
+
+    id: str
+    object: Literal["chat.completion"] = "chat.completion"
+    created: int
+    model: str
+    choices: list[ChatChoice]
+    usage: Usage
+    system_fingerprint: str | None = None
+
+
+class ChatDelta(Struct, kw_only=True):
+    role: Literal["assistant"] | UnsetType = UNSET
+    content: str | UnsetType | None = UNSET
+
+
+class ChatChunkChoice(Struct, kw_only=True):
+    index: int
+    delta: ChatDelta
+    logprobs: ChatLogprobs | None = None
+    finish_reason: FinishReason | None = None
+    xlora: XLoRAScalings | UnsetType = UNSET
+
+
+class ChatCompletionChunk(Struct, kw_only=True):
+    """One event of a streamed chat answer."""
+
+    id: str
+    object: Literal["chat.completion.chunk"] = "chat.completion.chunk"
+    created: int
+    model: str
+    choices: list[ChatChunkChoice]
+    usage: Usage | UnsetType | None = UNSET
+    system_fingerprint: str | None = None
+
+
+class CompletionLogprobs(Struct, kw_only=True):
+    """Parallel lists, one entry for each token of the answer, and before them of an echoed prompt."""
+
+    tokens: list[str]
+    token_logprobs: Annotated[list[float | None], _doc("null for the first token of a prompt, which nothing predicts")]
+    top_logprobs: Annotated[list[dict[str, float] | None], _doc("likewise")]
+    text_offset: Annotated[list[int], _doc("where each token begins in `text`, in characters")]
+
+
+class CompletionChoice(Struct, kw_only=True):
+    index: int
+    text: str
+    logprobs: CompletionLogprobs | None = None
+    finish_reason: FinishReason | None = None
+    xlora: XLoRAScalings | UnsetType = UNSET
+
+
+class Completion(Struct, kw_only=True):
+    """Answer of POST /v1/completions, and one event of it when it is streamed."""
+
+    id: str
+    object: Literal["text_completion"] = "text_completion"
+    created: int
+    model: str
+    choices: list[CompletionChoice]
+    usage: Usage | UnsetType | None = UNSET
+    system_fingerprint: str | None = None
+
+
+# --- models, errors, health ---
+
+
+class Model(Struct, kw_only=True):
+    id: str
+    object: Literal["model"] = "model"
+    created: int
+    max_model_len: Annotated[int, _doc("most tokens of prompt and answer together")]
+    aliases: Annotated[list[str], _doc("other names that requests may use")]
+    owned_by: str = "mistral-jax"
+    root: Annotated[str | None, _doc("what it was loaded from")] = None
+    parent: Annotated[str | None, _doc("the base model, of an adapter or a mixture")] = None
+
+
+class ModelList(Struct, kw_only=True):
+    object: Literal["list"] = "list"
+    data: list[Model]
+
+
+class LoraAdapter(Struct, kw_only=True):
+    id: Annotated[str, _doc("its name as a `model`")]
+    object: Literal["lora_adapter"] = "lora_adapter"
+    name: Annotated[str, _doc("its name in `adapter` and `adapters`")]
+    rank: int
+    target_modules: Annotated[list[str], _doc("the kinds of linear layers that it changes")]
+    root: Annotated[str | None, _doc("what it was loaded from")]
+    parent: Annotated[str, _doc("the base model")]
+    created: int
+    expert: Annotated[bool, _doc("part of the X-LoRA mixture")]
+    removable: Annotated[bool, _doc("loaded while the server runs, and may be unloaded")]
+
+
+class LoraAdapterList(Struct, kw_only=True):
+    """The adapters that requests may use now."""
+
+    object: Literal["list"] = "list"
+    data: list[LoraAdapter]
+
+
+class LoadLoraRequest(Struct, kw_only=True, forbid_unknown_fields=True):
+    """Body of POST /v1/load_lora_adapter."""
+
+    lora_name: Annotated[str, _doc("what requests are to call it")]
+    lora_path: Annotated[str | None, _doc("its folder below the server's --lora-folder; absent: the name")] = None
+
+
+class UnloadLoraRequest(Struct, kw_only=True, forbid_unknown_fields=True):
+    """Body of POST /v1/unload_lora_adapter."""
+
+    lora_name: str
+
+
+class UnloadedLora(Struct, kw_only=True):
+    """No further request can use the adapter."""
+
+    name: str
+    status: Annotated[
+        Literal["unloaded", "draining"], _doc("draining: its room becomes free when the last request that uses it ends")
+    ]
+    requests: Annotated[int, _doc("that still use it")]
+
+
+class ErrorBody(Struct, kw_only=True):
+    message: str
+    type: str
+    param: str | None
+    code: str | None
+    n_prompt_tokens: int | UnsetType = UNSET
+    n_ctx: int | UnsetType = UNSET
+
+
+class ErrorResponse(Struct, kw_only=True):
+    """Body of every answer that is not a success."""
+
+    error: ErrorBody
+
+
+class Health(Struct, kw_only=True):
+    """`ok` with status 200; anything else with status 503."""
+
+    status: str
+    detail: str | UnsetType = UNSET
+    progress: Annotated[float | UnsetType, _doc("0 to 1 within the present state")] = UNSET
+    running: int | UnsetType = UNSET
+    waiting: int | UnsetType = UNSET
+    error: ErrorBody | UnsetType = UNSET
+
+
+class Index(Struct, kw_only=True):
+    """Answer of GET /: what this is and where things are."""
+
+    name: str
+    version: str
+    links: dict[str, str]

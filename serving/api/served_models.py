@@ -1,0 +1,246 @@
+"""What requests may call the models and adapters that are served, and what each name stands for.
+
+    a plain model      id, default                            the model
+    LoRA adapters      id, default, base                      the base model
+                       each adapter's name                    that adapter
+    X-LoRA             id, default                            the mixture
+                       the base model's name, base            the base model
+                       each adapter's name                    that adapter
+    the demo           demo, base; demo-<skill>; demo-xlora, default
+
+Used by the event loop alone.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Literal
+
+from mistral_jax.adapters.choice import BASE, BASE_NAME, AdapterChoice
+
+ServedKind = Literal["base", "adapter", "mixture"]
+DEFAULT_NAME = "default"
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class AdapterInfo:
+    """An adapter that is loaded."""
+
+    name: str
+    """What requests call it, in `adapter` and `adapters`."""
+    key: str
+    """Its name in the bank of adapters, which no later adapter has."""
+    number: int
+    """Its place among the weights."""
+    rank: int
+    parts: tuple[str, ...] = ()
+    """The kinds of linear layers that it changes."""
+    source: str | None = None
+    """Hub id, or name of the folder, that it is from."""
+    created: int = 0
+    """Unix time at which it was loaded."""
+    expert: bool = False
+    """Whether it is part of the X-LoRA mixture."""
+    removable: bool = False
+    """Whether it was loaded by a request, and may be unloaded by one."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ServedModel:
+    """What one `model` of the API stands for."""
+
+    id: str
+    kind: ServedKind
+    choice: AdapterChoice = BASE
+    aliases: tuple[str, ...] = ()
+    adapter: AdapterInfo | None = None
+    """Of kind "adapter"."""
+    root: str | None = None
+    """What it was loaded from."""
+    parent: str | None = None
+    """The id of the base model."""
+    created: int = 0
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        return (self.id, *self.aliases)
+
+
+class NameTakenError(ValueError):
+    """A name stands for something else already."""
+
+
+@dataclass(kw_only=True)
+class ServedModels:
+    """All names. The models of the start come first, adapters in the order in which they were loaded."""
+
+    models: list[ServedModel]
+    modules: tuple[str, ...] = ("*",)
+    """What the M sets of weights of X-LoRA are for: names of linear layers; "*" for all of them."""
+    adapter_prefix: str = ""
+    """Before the name of an adapter in the id of its model."""
+    can_freeze: bool = True
+    """Whether X-LoRA's weights can be kept from one token on."""
+    _by_name: dict[str, ServedModel] = field(default_factory=dict[str, ServedModel], init=False, repr=False)
+
+    def __post_init__(self) -> None:
+        for model in self.models:
+            self._index(model)
+
+    @property
+    def adapters(self) -> list[AdapterInfo]:
+        """Those that requests may use now."""
+        return [model.adapter for model in self.models if model.adapter is not None]
+
+    @property
+    def experts(self) -> list[AdapterInfo]:
+        """The adapters of the X-LoRA mixture, in the order of the classifier."""
+        return [adapter for adapter in self.adapters if adapter.expert]
+
+    @property
+    def has_mixture(self) -> bool:
+        return any(model.kind == "mixture" for model in self.models)
+
+    @property
+    def default(self) -> ServedModel:
+        """What answers where a request names nothing."""
+        return self._by_name[DEFAULT_NAME]
+
+    @property
+    def listed(self) -> list[ServedModel]:
+        """All, the default first: many clients take the first of a list."""
+        return sorted(self.models, key=lambda model: model is not self.default)
+
+    @property
+    def base(self) -> ServedModel:
+        return next(model for model in self.models if model.kind == "base")
+
+    def find(self, name: str | None) -> ServedModel | None:
+        """The model of a name; None: there is none. Without a name, the default."""
+        return self._by_name.get(DEFAULT_NAME if name is None else name)
+
+    def find_adapter(self, name: str) -> AdapterInfo | None:
+        """The adapter of a name: its own, or the id of its model."""
+        model = self._by_name.get(name)
+        return None if model is None else model.adapter
+
+    def model_of(self, adapter: AdapterInfo) -> ServedModel:
+        """The model that is an adapter alone."""
+        return next(model for model in self.models if model.adapter == adapter)
+
+    def add(self, adapter: AdapterInfo) -> ServedModel:
+        """Let requests use an adapter.
+
+        Raises:
+          NameTakenError: something else has its name.
+        """
+        self.check_free(adapter.name)
+        model = adapter_model(adapter, prefix=self.adapter_prefix, parent=self.base.id)
+        self._index(model)
+        self.models.append(model)
+        return model
+
+    def remove(self, adapter: AdapterInfo) -> None:
+        """Let no further request use an adapter."""
+        model = self.model_of(adapter)
+        self.models.remove(model)
+        for name in model.names:
+            del self._by_name[name]
+
+    def check_free(self, name: str) -> None:
+        """Whether an adapter may have this name.
+
+        Raises:
+          NameTakenError: something else has it.
+        """
+        for taken in _adapter_names(name, self.adapter_prefix):
+            if taken in self._by_name or taken in (BASE_NAME, DEFAULT_NAME):
+                raise NameTakenError(f"{taken!r} is the name of {_described(self._by_name.get(taken))}")
+
+    def _index(self, model: ServedModel) -> None:
+        for name in model.names:
+            if name in self._by_name:
+                raise NameTakenError(
+                    f"{name!r} would be the name of {_described(self._by_name[name])} and of {_described(model)}; "
+                    "give one of "
+                    "them another name (--served-name, --lora NAME=PATH)"
+                )
+        self._by_name |= dict.fromkeys(model.names, model)
+
+
+def plain_models(model_id: str, *, aliases: Sequence[str] = (DEFAULT_NAME,), created: int = 0) -> ServedModels:
+    """The names of a model without adapters."""
+    return ServedModels(
+        models=[ServedModel(id=model_id, kind="base", aliases=tuple(aliases), root=model_id, created=created)]
+    )
+
+
+def adapted_models(
+    *,
+    base_id: str,
+    base_root: str,
+    adapters: Iterable[AdapterInfo],
+    created: int,
+    mixture_id: str | None = None,
+    mixture_root: str | None = None,
+    freeze_after: int | None = None,
+    adapter_prefix: str = "",
+    modules: Sequence[str] = ("*",),
+    can_freeze: bool = True,
+) -> ServedModels:
+    """The names of a model with adapters.
+
+    Args:
+      mixture_id: of the X-LoRA mixture, which is then the default.
+      freeze_after: see `AdapterChoice.freeze_after`, where a request does not say.
+    Raises:
+      NameTakenError: two have one name.
+    """
+    own = (BASE_NAME,) if base_id != BASE_NAME else ()
+    base_names = own if mixture_id is not None else (DEFAULT_NAME, *own)
+    base = ServedModel(id=base_id, kind="base", aliases=base_names, root=base_root, created=created)
+    models = [base]
+    models += [adapter_model(adapter, prefix=adapter_prefix, parent=base_id) for adapter in adapters]
+    if mixture_id is not None:
+        mixture = ServedModel(
+            id=mixture_id,
+            kind="mixture",
+            choice=AdapterChoice(xlora=True, freeze_after=freeze_after),
+            aliases=(DEFAULT_NAME,),
+            root=mixture_root,
+            parent=base_id,
+            created=created,
+        )
+        models.append(mixture)
+    return ServedModels(models=models, modules=tuple(modules), adapter_prefix=adapter_prefix, can_freeze=can_freeze)
+
+
+def adapter_model(adapter: AdapterInfo, *, prefix: str, parent: str) -> ServedModel:
+    """What the name of an adapter stands for: it alone, as it was trained."""
+    model_id, *aliases = _adapter_names(adapter.name, prefix)
+    return ServedModel(
+        id=model_id,
+        kind="adapter",
+        choice=AdapterChoice(weights=((adapter.number, 1.0),)),
+        aliases=tuple(aliases),
+        adapter=adapter,
+        root=adapter.source,
+        parent=parent,
+        created=adapter.created,
+    )
+
+
+def weights_by_hand(weights: Mapping[AdapterInfo, float]) -> AdapterChoice:
+    """Adapters with fixed weights, in the order of their numbers."""
+    return AdapterChoice(weights=tuple(sorted((adapter.number, weight) for adapter, weight in weights.items())))
+
+
+def _adapter_names(name: str, prefix: str) -> tuple[str, ...]:
+    return (prefix + name, name) if prefix else (name,)
+
+
+def _described(model: ServedModel | None) -> str:
+    if model is None:
+        return "the default or the base model"
+    return {"base": "the base model", "mixture": "the X-LoRA mixture"}.get(model.kind, f"the adapter {model.id!r}")

@@ -1,0 +1,231 @@
+"""Loads adapters from one folder while the engine runs.
+
+Requests name folders below it; nothing outside can be reached, by `..` or by links. Files are read and checked in a
+thread of their own, which is left behind if it takes too long; only what was read goes to the engine's thread, between
+two rounds.
+"""
+
+from __future__ import annotations
+
+import itertools
+import threading
+import time
+from collections.abc import Callable, Mapping
+from concurrent.futures import Future
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+
+from conversion.adapters.lora.config import CONFIG_NAME
+from conversion.adapters.lora.files import WEIGHTS_NAME, LoRAFiles, LoRAModule, check_fits, open_lora
+from conversion.adapters.modules import ModuleKey, parts_of
+from conversion.weights.tensor_source import Array, WeightFileError
+from mistral_jax.adapters.bank import AdapterEntry, BankFullError
+from mistral_jax.model.config import MistralConfig
+from mistral_jax.model.low_rank import part_features
+from mistral_jax.runtime.runner import Runner
+from serving.api.served_models import AdapterInfo
+from serving.engine.engine import JaxEngine
+from serving.api.errors import InvalidRequestError, NoRoomError, NotFoundError, UnavailableError, without_paths
+
+READ_TIMEOUT = 120.0
+"""Seconds that reading an adapter's files may take. A disk that does not answer cannot be interrupted, but it can be
+left."""
+
+MAX_STUCK = 4
+"""Readers that were left behind and have not ended, beyond which none is started."""
+
+LOAD_TIMEOUT = 120.0
+"""Seconds that the engine has to begin taking an adapter."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class _ReadLoRA:
+    """An adapter in memory."""
+
+    name: str
+    rank: int
+    modules: Mapping[ModuleKey, LoRAModule]
+    factors: Mapping[ModuleKey, tuple[Array, Array]]
+
+    def read(self, key: ModuleKey) -> tuple[Array, Array]:
+        return self.factors[key]
+
+
+class FolderLoader:
+    """Implements `serving.api.service.AdapterLoader`.
+
+    Args:
+      folder: that adapters are in.
+      max_rank: the largest for which there is room.
+    """
+
+    def __init__(
+        self,
+        engine: JaxEngine,
+        config: MistralConfig,
+        folder: Path,
+        *,
+        max_rank: int,
+        read_timeout: float = READ_TIMEOUT,
+    ) -> None:
+        self._engine = engine
+        self._config = config
+        self._folder = folder.expanduser().resolve()
+        self._max_rank = max_rank
+        self._numbers = itertools.count(1)
+        self._readers = Readers(read_timeout)
+
+    def load(self, name: str, path: str) -> AdapterInfo:
+        """See `AdapterLoader.load`.
+
+        Raises:
+          InvalidRequestError: the path leads elsewhere, or the adapter is broken or does not fit.
+          NotFoundError: there is no such folder.
+          NoRoomError: all places are taken.
+          UnavailableError: the engine is busy, or has ended.
+        """
+        # A name may come again while an adapter that had it is still in use.
+        key = f"{name}#{next(self._numbers)}"
+        try:
+            folder, read = self._readers.run(lambda: self._open(path, key))
+        except WeightFileError as error:
+            raise InvalidRequestError(
+                f"lora_path: {without_paths(str(error)).replace(key, name)}", param="lora_path", code="invalid_adapter"
+            ) from error
+        try:
+            entry = self._wait(self._engine.between_rounds(lambda runner: _put(runner, read)))
+        except BankFullError as error:
+            raise NoRoomError(str(error)) from error
+        self._engine.open_adapter(key)
+        return AdapterInfo(
+            name=name,
+            key=key,
+            number=entry.number,
+            rank=read.rank,
+            parts=parts_of(read.modules),
+            source=str(folder.relative_to(self._folder)),
+            created=int(time.time()),
+            removable=True,
+        )
+
+    def unload(self, adapter: AdapterInfo) -> int:
+        """See `AdapterLoader.unload`."""
+        self._engine.close_adapter(adapter.key)
+        return self._engine.adapter_users()[adapter.key]
+
+    def _wait(self, loading: Future[AdapterEntry]) -> AdapterEntry:
+        try:
+            return loading.result(LOAD_TIMEOUT)
+        except TimeoutError as error:
+            if not loading.cancel():  # it has just begun, and is a matter of milliseconds
+                return loading.result()
+            raise UnavailableError(
+                f"the engine was too busy to take the adapter for {LOAD_TIMEOUT:.0f} seconds; nothing was loaded, try again later"
+            ) from error
+
+    def _open(self, path: str, key: str) -> tuple[Path, _ReadLoRA]:
+        folder = inside(self._folder, path)
+        lora = open_lora(folder, name=key)
+        try:
+            return folder, self._read(lora)
+        finally:
+            lora.close()
+
+    def _read(self, lora: LoRAFiles) -> _ReadLoRA:
+        check_fits(lora, num_layers=self._config.num_layers, features=part_features(self._config))
+        if lora.rank > self._max_rank:
+            raise WeightFileError(
+                f"the adapter has rank {lora.rank}, and this server has room for adapters of rank {self._max_rank} "
+                "(--max-lora-rank)"
+            )
+        factors = {key: lora.read(key) for key in lora.modules}
+        return _ReadLoRA(name=lora.name, rank=lora.rank, modules=lora.modules, factors=factors)
+
+
+class Readers:
+    """Runs what reads files, in a thread for each, and leaves it behind when its time is over: the next one need not
+    wait for it.
+
+    Args:
+      timeout: seconds.
+    """
+
+    def __init__(self, timeout: float) -> None:
+        self._timeout = timeout
+        self._stuck: list[threading.Thread] = []
+
+    def run[T](self, read: Callable[[], T]) -> T:
+        """What `read` returns.
+
+        Raises:
+          UnavailableError: it took too long, or too many that did have not ended.
+        """
+        self._stuck = [thread for thread in self._stuck if thread.is_alive()]
+        if len(self._stuck) >= MAX_STUCK:
+            raise UnavailableError(
+                f"{len(self._stuck)} adapters are still being read from a folder that does not answer; nothing was loaded",
+                code="adapter_folder_stuck",
+            )
+        reading: Future[T] = Future()
+
+        def work() -> None:
+            try:
+                reading.set_result(read())
+            except BaseException as error:
+                reading.set_exception(error)
+
+        # No thread of a pool: the interpreter would wait for it at exit.
+        thread = threading.Thread(target=work, name="adapter files", daemon=True)
+        thread.start()
+        try:
+            return reading.result(self._timeout)
+        except TimeoutError as error:
+            if reading.done():
+                raise
+            self._stuck.append(thread)
+            raise UnavailableError(
+                f"reading the adapter's files took more than {self._timeout:g} seconds; nothing was loaded",
+                code="adapter_read_timeout",
+            ) from error
+
+
+def inside(folder: Path, path: str) -> Path:
+    """The adapter's folder that `path` leads to from `folder`, which is resolved.
+
+    Raises:
+      InvalidRequestError: it is no relative path, or it or its files lie elsewhere.
+      NotFoundError: there is no such folder.
+    """
+    parts = PurePosixPath(path).parts
+    if not parts or "\0" in path or "\\" in path or path.startswith(("/", "~")) or ".." in parts:
+        raise InvalidRequestError(
+            f"lora_path: {path[:200]!r} is not valid; expected the name of a folder in the server's --lora-folder",
+            param="lora_path",
+        )
+    found = folder.joinpath(*parts)
+    try:
+        resolved = found.resolve()
+        files = [(found / name).resolve() for name in (CONFIG_NAME, WEIGHTS_NAME)]
+        is_folder = resolved.is_dir()
+    except (OSError, ValueError, RuntimeError) as error:  # a name that is too long, or links in a circle
+        raise _no_folder(path) from error
+    if not all(file.is_relative_to(folder) for file in (resolved, *files)):
+        raise InvalidRequestError(
+            f"lora_path: {path[:200]!r} leads out of the server's --lora-folder", param="lora_path"
+        )
+    if not is_folder or resolved == folder:
+        raise _no_folder(path)
+    return resolved
+
+
+def _no_folder(path: str) -> NotFoundError:
+    return NotFoundError(
+        f"lora_path: there is no folder {path[:200]!r} in the server's --lora-folder",
+        param="lora_path",
+        code="adapter_not_found",
+    )
+
+
+def _put(runner: Runner, lora: _ReadLoRA) -> AdapterEntry:
+    assert runner.adapters is not None
+    return runner.adapters.load(lora)

@@ -1,0 +1,265 @@
+"""From settings to a service: the one place where the server meets the model."""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.metadata
+import logging
+import time
+from pathlib import Path
+
+from conversion.weights.ggml_types import BY_NAME
+from conversion.files.regular_file import is_file
+from conversion.weights.weight_files import parts_pattern
+from mistral_jax.adapters.load_adapters import AdapterFiles, adapter_bytes, load_adapters
+from mistral_jax.checkpoint.weights import choose_dtype, open_weights, plan_weights, settle_tying
+from mistral_jax.runtime.compilation_cache import enable_compilation_cache
+from mistral_jax.checkpoint.description import ModelDescription, describe
+from mistral_jax.device import Device, choose_device, free_memory
+from mistral_jax.hub.files import DEMO, ModelFiles, find_gguf, find_model
+from mistral_jax.model.kv_cache import BLOCK
+from mistral_jax.checkpoint.load_module import load_module
+from mistral_jax.checkpoint.summary import summarize
+from mistral_jax.runtime.runner import DEFAULT_CHUNKS, Runner
+from serving.build.adapter_loader import FolderLoader
+from serving.build.build_adapters import files_digest, open_adapter_files, served_models, with_base_model
+from serving.engine.engine import JaxEngine, Report
+from serving.settings.kinds import GGUF
+from serving.build.progress import TerminalProgress
+from serving.engine.messages import ModelCard
+from serving.api.service import Service
+from serving.settings.settings import Settings
+from serving.version import version
+
+logger = logging.getLogger("mistral_jax.server")
+
+LONGEST_BY_DEFAULT = {"cpu": 4096, "gpu": 32768}
+"""Most tokens of a sequence where `max_seq_len` is not set; less where memory does not allow as much."""
+
+_CACHE_SHARE = {"cpu": 0.5, "gpu": 0.9}
+"""How much of the memory that the weights leave free the cache may take when its length is chosen for the user."""
+
+
+def build_service(settings: Settings) -> Service:
+    """Find the model, read what is small of it, and make an engine that will load the rest once it is started.
+
+    Raises:
+      ValueError, OSError: the model cannot be found, is not implemented, or does not fit; the message is for the user.
+    """
+    use_compilation_cache(settings)
+    settings = with_base_model(settings)
+    description = describe(model_files(settings), chat_template=settings.chat_template)
+    device = choose_device(settings.device)
+    adapters = open_adapter_files(settings, description.config)
+    models = served_models(settings, adapters, created=int(time.time()))
+    length = sequence_length(settings, description, device, adapters)
+
+    def load(report: Report) -> Runner:
+        return load_runner(settings, description, device, length=length, report=report, adapters=adapters)
+
+    engine = JaxEngine(
+        load=load,
+        tokenizer=description.tokenizer,
+        eos_ids=description.eos_ids,
+        slots=settings.max_seqs,
+        queue_limit=settings.max_queue,
+        observe=TerminalProgress(),
+    )
+    card = ModelCard(
+        max_model_len=length,
+        vocab_size=description.config.vocab_size,
+        fingerprint=fingerprint(
+            description,
+            settings.dtype,
+            settings.quant,
+            device.platform,
+            *([] if adapters is None else [files_digest(adapters)]),
+        ),
+        defaults=description.defaults,
+    )
+    loader = None
+    if settings.lora_folder is not None:
+        loader = FolderLoader(engine, description.config, settings.lora_folder, max_rank=settings.max_lora_rank)
+    return Service(
+        engine=engine,
+        card=card,
+        models=models,
+        tokenizer=description.tokenizer,
+        chat=description.chat,
+        loader=loader,
+    )
+
+
+def use_compilation_cache(settings: Settings) -> None:
+    """Keep compiled programs where the settings say, if anywhere.
+
+    Raises:
+      OSError: the folder cannot be used.
+    """
+    if settings.compilation_cache_dir is None:
+        return
+    try:
+        enable_compilation_cache(settings.compilation_cache_dir)
+    except OSError as error:
+        raise OSError(f"{error}; choose another folder with --compilation-cache, or none") from error
+
+
+def model_files(settings: Settings) -> ModelFiles:
+    """The files of the model that the settings name."""
+    if settings.model_kind in GGUF:
+        repository, filename = settings.default_gguf
+        # A path that does not exist is a mistake, not a name to look for in the default repository.
+        is_path = settings.quantized_filename is not None and "/" in settings.quantized_filename
+        return find_gguf(
+            settings.quantized_model_id or (None if is_path else repository),
+            settings.quantized_filename,
+            preferred=filename,
+            tokenizer_id=settings.tok_model_id,
+            revision=settings.revision,
+            token=settings.token_source.token(),
+        )
+    return find_model(
+        settings.model_id or DEMO,
+        revision=settings.revision,
+        token=settings.token_source.token(),
+        weight_files=settings.weight_files,
+        tokenizer_id=settings.tok_model_id,
+    )
+
+
+def sequence_length(
+    settings: Settings, description: ModelDescription, device: Device, adapters: AdapterFiles | None = None
+) -> int:
+    """Most tokens of a sequence: what the user asked for, or what the model was made for, within reason and memory.
+
+    Raises:
+      ValueError: the user asked for more than the model was made for, or not even a short sequence fits.
+    """
+    config = description.config
+    if settings.max_seq_len is not None:
+        if settings.max_seq_len > config.max_position_embeddings:
+            raise ValueError(
+                f"--max-seq-len {settings.max_seq_len}: this model was made for at most {config.max_position_embeddings} tokens"
+            )
+        return settings.max_seq_len
+    platform = "cpu" if device.platform == "cpu" else "gpu"
+    itemsize = choose_dtype(settings.dtype, config.dtype, device.platform).itemsize
+    weights = weight_bytes(settings, description, device) + bytes_of_adapters(settings, description, device, adapters)
+    free = free_memory(device) - weights
+    per_token = caches_of(adapters) * config.kv_bytes_per_token(itemsize) * max(settings.max_seqs, 2)
+    fits = int(free * _CACHE_SHARE[platform]) // per_token // BLOCK * BLOCK
+    length = min(config.max_position_embeddings, LONGEST_BY_DEFAULT[platform], max(fits, 0))
+    if length < min(2 * BLOCK, config.max_position_embeddings):
+        raise ValueError(
+            f"{weights / 2**30:.1f} GiB of weights and a cache for {settings.max_seqs} sequences do not fit into the "
+            f"{free_memory(device) / 2**30:.1f} GiB that are free; take fewer slots (--max-seqs), smaller weights (--quant q4_k), "
+            "or set --max-seq-len yourself"
+        )
+    return length
+
+
+def weight_bytes(settings: Settings, description: ModelDescription, device: Device) -> int:
+    """Bytes that the weights will take on the device: exact where the files are here, else from the configuration."""
+    files, config = description.files, description.config
+    dtype = choose_dtype(settings.dtype, config.dtype, device.platform)
+    if files.repo_id is None or files.gguf is not None:
+        source = open_weights(config, files.fetch_weights())
+        planned = plan_weights(settle_tying(config, source), source, dtype=dtype, quant=settings.quant)
+        return sum(weight.nbytes for weight in planned)
+    if settings.quant in ("none", "auto"):
+        return config.num_parameters * dtype.itemsize
+    bits = 8 if settings.quant == "int8" else BY_NAME[settings.quant.upper()].bits_per_weight
+    return int(config.num_parameters * bits / 8)
+
+
+def bytes_of_adapters(
+    settings: Settings, description: ModelDescription, device: Device, adapters: AdapterFiles | None
+) -> int:
+    """Bytes that adapters, the classifier over them, and the room for further ones will take on the device."""
+    if adapters is None:
+        return 0
+    dtype = choose_dtype(settings.dtype, description.config.dtype, device.platform)
+    return adapter_bytes(adapters, dtype=dtype, spare=settings.room_for_loras, spare_rank=settings.max_lora_rank)
+
+
+def caches_of(adapters: AdapterFiles | None) -> int:
+    """KV caches that a token is in: X-LoRA's two passes have one each."""
+    return 1 if adapters is None or adapters.xlora is None else 2
+
+
+def load_runner(
+    settings: Settings,
+    description: ModelDescription,
+    device: Device,
+    *,
+    length: int,
+    report: Report,
+    slots: int | None = None,
+    adapters: AdapterFiles | None = None,
+) -> Runner:
+    """Load the weights and make the programs (compiled later, by `Runner.warm_up`)."""
+    report("fetching weight files", None)
+
+    def progress(done: int, total: int) -> None:
+        report(f"loading weights: {done / 2**20:,.0f} of {total / 2**20:,.0f} MiB", done / total)
+
+    module = load_module(description, dtype=settings.dtype, quant=settings.quant, device=device, progress=progress)
+    logger.info("weights: %s", summarize(module))
+    bank = xlora = None
+    if adapters is not None:
+        report("loading adapters", None)
+        bank, xlora = load_adapters(
+            adapters,
+            dtype=module.dtype,
+            device=device,
+            spare=settings.room_for_loras,
+            spare_rank=settings.max_lora_rank,
+        )
+        logger.info("adapters: %s (%.1f MiB)", ", ".join(adapters.names) or "none yet", bank.nbytes / 2**20)
+    return Runner(
+        module,
+        slots=slots or settings.max_seqs,
+        length=length,
+        chunks=chunk_sizes(settings),
+        repeat_last_n=settings.repeat_last_n,
+        adapters=bank,
+        xlora=xlora,
+        keep_cache=settings.xlora_kv_cache,
+    )
+
+
+def chunk_sizes(settings: Settings) -> tuple[int, ...]:
+    """Lengths of prefill chunks: the one that the settings ask for, and the usual ones below it for what is left."""
+    longest = settings.prefill_chunk
+    if longest is None:
+        return DEFAULT_CHUNKS
+    return (*(size for size in DEFAULT_CHUNKS if size < longest), longest)
+
+
+def fingerprint(description: ModelDescription, *others: str) -> str:
+    """Names what decides an answer beside the request: weights, configuration, versions of the software, and `others`.
+
+    The weights of a model from the Hub, which may not be here yet, are named by its commit; those of a folder by sizes
+    and times of its files.
+    """
+    files = description.files
+    gguf = files.gguf and str(files.gguf.relative_to(files.folder))  # of several in a repository
+    digest = hashlib.sha256(repr((description.config, files.weight_files, gguf, others)).encode())
+    if files.repo_id is not None:
+        digest.update(f"{files.repo_id} {files.folder.name}".encode())
+    else:
+        own = files.folder.glob(parts_pattern(files.gguf.name) if files.gguf else "*.safetensors")
+        for path in sorted({*own, *map(Path, files.weight_files)}):
+            if is_file(path):
+                stat = path.stat()
+                digest.update(f"{path.name} {stat.st_size} {stat.st_mtime_ns}".encode())
+    for part in (version(), _version("jax"), _version("jaxlib")):
+        digest.update(part.encode())
+    return f"b{version()}-{digest.hexdigest()[:10]}"
+
+
+def _version(package: str) -> str:
+    try:
+        return importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
+        return "0"

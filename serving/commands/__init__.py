@@ -1,0 +1,2 @@
+"""The command line: `mistral-jax` and its subcommands. Each imports what it needs when it runs, so that `--help` is
+fast."""

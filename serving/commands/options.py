@@ -1,0 +1,97 @@
+"""Options of commands, made from the declarations in `serving.settings.settings`; and which of them a command takes."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any, TypeVar
+
+import click
+
+from serving.settings.model import DEFAULT_MODEL_ID, XLORA_GGUF
+from serving.settings.settings import SPECS, ModelKind
+from serving.settings.spec import SettingSpec
+
+_Command = TypeVar("_Command", bound=Callable[..., Any])
+
+
+def of_kind(kind: ModelKind, **defaults: str) -> tuple[SettingSpec, ...]:
+    """The options of a kind of model, with other words for the defaults of some."""
+    found = (spec for spec in SPECS if spec.option.cli and kind in spec.option.kinds)
+    return tuple(
+        replace(spec, option=replace(spec.option, default_text=defaults[spec.name])) if spec.name in defaults else spec
+        for spec in found
+    )
+
+
+GENERAL = tuple(spec for spec in SPECS if spec.option.cli and not spec.option.kinds)
+MODEL = of_kind("mistral")
+GGUF = of_kind("gguf-mistral")
+XLORA = of_kind("x-lora-mistral", model_id=f"the base model that the X-LoRA model names, or else {DEFAULT_MODEL_ID}")
+XLORA_GGUF_BASE = of_kind("x-lora-gguf-mistral", quantized_model_id=XLORA_GGUF[0], quantized_filename=XLORA_GGUF[1])
+MODEL_OR_DEMO = (
+    *of_kind("mistral", model_id="the bundled demo"),
+    *(
+        replace(spec, option=replace(spec.option, flags=spec.option.flags[:1], default_text="none"))
+        for spec in GGUF
+        if spec not in MODEL
+    ),
+)
+"""The same, and the options that name a GGUF file, for commands that take the bundled model where none is named."""
+ANY_MODEL = (
+    *MODEL_OR_DEMO,
+    *(
+        replace(spec, option=replace(spec.option, flags=spec.option.flags[:1]))
+        for spec in of_kind("x-lora-mistral", xlora_model_id="none")
+        if spec.name not in {other.name for other in MODEL}
+    ),
+)
+"""The same, with adapters."""
+SEED_GENERAL = tuple(spec for spec in SPECS if spec.name == "xlora_kv_cache")
+"""Options of X-LoRA that may also come before the command."""
+
+
+def option_for(spec: SettingSpec, *, short: bool = True, hidden: bool = False) -> Callable[[_Command], _Command]:
+    """A click option for a setting. Its value stays text: `Settings.resolve` reads it, as it reads the variables."""
+    flags = [flag for flag in spec.option.flags if short or flag.startswith("--")]
+    default = spec.option.default_text or spec.show(spec.default)
+    arguments: dict[str, Any] = {
+        "help": f"{spec.option.help}  [default: {default}; env: {spec.env}]",
+        "default": None,
+        "hidden": hidden,
+        "expose_value": True,
+    }
+    if spec.is_flag:
+        name = spec.option.flags[0]
+        flags[0] = f"{name}/--no-{name.removeprefix('--')}"
+        arguments["is_flag"] = True
+    elif spec.is_list:
+        arguments |= {"multiple": True, "metavar": "TEXT"}
+    else:
+        arguments["metavar"] = _metavar(spec)
+    return click.option(spec.name, *flags, **arguments)
+
+
+def _metavar(spec: SettingSpec) -> str:
+    choices = spec.expected.removeprefix("one of ")
+    if choices != spec.expected:
+        return "[" + choices.replace(", ", "|") + "]"
+    return {int: "INTEGER", float: "NUMBER"}.get(spec.type, "FILE" if spec.name == "log" else "TEXT")
+
+
+def options(*specs: SettingSpec, short: bool = True, hidden: bool = False) -> Callable[[_Command], _Command]:
+    def decorate(command: _Command) -> _Command:
+        for spec in reversed(specs):
+            command = option_for(spec, short=short, hidden=hidden)(command)
+        return command
+
+    return decorate
+
+
+def takes_settings(*specs: SettingSpec) -> Callable[[_Command], _Command]:
+    """A subcommand's own settings, and every general one by its long flag, for those who put options last."""
+
+    def decorate(command: _Command) -> _Command:
+        return options(*specs)(options(*GENERAL, short=False, hidden=True)(command))
+
+    return decorate

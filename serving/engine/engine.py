@@ -1,0 +1,369 @@
+"""The engine: one thread that owns the device, and everything that runs on it.
+
+Life of a request here:
+1. `submit` puts it on the bounded queue (any thread).
+2. The device thread admits it to a slot and prefills its prompt in chunks, between the decode steps of the others.
+3. Each round dispatches one decode step for all sequences that are ready, *before* it reads the tokens of the round
+   before: the device computes round r while the host turns the tokens of round r - 1 into text. Sampled tokens feed the
+     next step on the device and do not wait for the host.
+4. Tokens become text and log-probabilities, stop strings are found, and events are handed over once for each round.
+5. A finished sequence frees its slot at once. A step that was already under way for it is ignored when it comes back,
+   because results belong to sequences, not to slots.
+6. Between rounds come tasks from elsewhere, such as loading an adapter, and adapters that were closed are unloaded once
+   the last sequence that used them has ended.
+
+Whatever raises in the thread ends every live request with an error event and turns `status` to failed. Nothing hangs.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections import Counter
+from collections.abc import Callable, Collection, Sequence
+from concurrent.futures import Future
+from dataclasses import dataclass
+from typing import Any
+
+from mistral_jax.runtime.runner import Chunk, Runner
+from mistral_jax.tokenizer.base import Tokenizer
+from serving.engine.messages import (
+    AdapterGoneError,
+    Deliver,
+    EngineState,
+    EngineStatus,
+    EngineUnavailableError,
+    Event,
+    FinishReason,
+    QueueFullError,
+    Request,
+)
+from serving.engine.rounds import DeviceRounds, InFlight, Sequence_, chunks_of
+from serving.engine.scheduler import LiveSequence, Scheduler
+from serving.engine.shares import AdapterShares
+
+logger = logging.getLogger(__name__)
+
+Report = Callable[[str, float | None], None]
+"""Called with (what is being done, progress from 0 to 1 or None)."""
+
+Observe = Callable[[EngineState, str, float | None], None]
+"""Called with every change of the state's detail and progress while loading and warming up; for progress bars."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Task:
+    """What is to be run between two rounds."""
+
+    run: Callable[[Runner], Any]
+    done: Future[Any]
+
+
+class JaxEngine:
+    """Continuous batching over fixed slots. Implements `serving.engine.messages.Engine`.
+
+    Args:
+      load: builds the runner; called on the engine's thread, so that loading and warming up do not block the server.
+      tokenizer: turns tokens to text.
+      eos_ids: tokens that end an answer.
+      slots, queue_limit: sequences that run at once, and requests that may wait.
+      warm_up: compile every program before becoming ready.
+      observe: is told of the progress of loading and warming up.
+    """
+
+    def __init__(
+        self,
+        *,
+        load: Callable[[Report], Runner],
+        tokenizer: Tokenizer,
+        eos_ids: Collection[int],
+        slots: int,
+        queue_limit: int,
+        warm_up: bool = True,
+        observe: Observe | None = None,
+    ) -> None:
+        self._load = load
+        self._observe = observe
+        self._tokenizer = tokenizer
+        self._eos_ids = frozenset(eos_ids)
+        self._slots, self._queue_limit = slots, queue_limit
+        self._warm_up = warm_up
+        self._wake = threading.Condition()
+        # All below is shared between threads and guarded by `_wake`.
+        self._state = EngineState.LOADING
+        self._detail, self._progress = "not started", None
+        self._scheduler: Scheduler[Chunk] | None = None
+        self._by_id: dict[str, Sequence_] = {}
+        self._cancelled: set[str] = set()
+        self._deadline: float | None = None
+        self._max_len = 0
+        self._tasks: list[_Task] = []
+        self._adapters: set[str] = set()
+        """Adapters that requests may use."""
+        self._closing: list[str] = []
+        """Adapters that are to be unloaded when nobody uses them any more."""
+        self._shares = AdapterShares()
+        self._rounds: DeviceRounds | None = None
+        """The device thread's own, but for its count of tokens."""
+        self._thread = threading.Thread(target=self._run, name="device", daemon=True)
+
+    @property
+    def status(self) -> EngineStatus:
+        with self._wake:
+            scheduler = self._scheduler
+            return EngineStatus(
+                state=self._state,
+                detail=self._detail,
+                progress=self._progress,
+                running=scheduler.running if scheduler else 0,
+                waiting=scheduler.waiting if scheduler else 0,
+                slots=self._slots,
+                queue_limit=self._queue_limit,
+                generated_tokens=0 if self._rounds is None else self._rounds.generated,
+            )
+
+    @property
+    def adapter_shares(self) -> tuple[float, ...]:
+        """See `serving.engine.messages.Engine.adapter_shares`, and `serving.engine.shares`."""
+        return self._shares.ask(time.monotonic())
+
+    def between_rounds[T](self, run: Callable[[Runner], T]) -> Future[T]:
+        """Have `run` called on the device thread, between two rounds; what it raises is the future's.
+
+        Until then the future can be cancelled.
+        """
+        done: Future[T] = Future()
+        with self._wake:
+            if self._state in (EngineState.FAILED, EngineState.STOPPED):
+                done.set_exception(self._unavailable())
+            else:
+                self._tasks.append(_Task(run, done))
+                self._wake.notify()
+        return done
+
+    def open_adapter(self, key: str) -> None:
+        """Let requests use an adapter that was loaded."""
+        with self._wake:
+            self._adapters.add(key)
+
+    def close_adapter(self, key: str) -> None:
+        """Refuse requests that use an adapter from now on, and unload it when the last that runs has ended."""
+        with self._wake:
+            self._adapters.discard(key)
+            self._closing.append(key)
+            self._wake.notify()
+
+    def adapter_users(self) -> Counter[str]:
+        """Requests that run or wait, by the keys of the adapters that they use."""
+        with self._wake:
+            return Counter(key for sequence in self._by_id.values() for key in sequence.request.adapters)
+
+    def _unavailable(self) -> EngineUnavailableError:
+        return EngineUnavailableError(
+            f"the engine is {self._state}{': ' + self._detail if self._detail else ''}",
+            state=self._state,
+            retry_after=5 if self._state in (EngineState.LOADING, EngineState.WARMING_UP) else None,
+        )
+
+    def start(self) -> None:
+        """Begin loading on the engine's own thread."""
+        self._thread.start()
+
+    def submit(self, requests: Sequence[Request], deliver: Deliver) -> None:
+        """See `serving.engine.messages.Engine.submit`.
+
+        Raises:
+          QueueFullError, EngineUnavailableError, AdapterGoneError: as there.
+          ValueError: a prompt is empty or does not fit, or a request has no seed, or its id is in use.
+        """
+        with self._wake:
+            if self._state is not EngineState.READY or self._scheduler is None:
+                raise self._unavailable()
+            if gone := {key for request in requests for key in request.adapters} - self._adapters:
+                raise AdapterGoneError(f"an adapter of the request was unloaded: {', '.join(sorted(gone))}")
+            if not self._scheduler.has_room(len(requests)):
+                raise QueueFullError(
+                    f"the queue is full: {self._scheduler.running} requests run and {self._scheduler.waiting} wait "
+                    f"(limit {self._queue_limit}); try again later",
+                    retry_after=1,
+                )
+            sequences = [self._sequence(request, deliver) for request in requests]
+            self._scheduler.submit(sequences)
+            self._by_id.update({s.request.request_id: s for s in sequences})
+            self._wake.notify()
+
+    def _sequence(self, request: Request, deliver: Deliver) -> Sequence_:
+        room = self._max_len - len(request.prompt)
+        needed = 0 if request.params.max_tokens == 0 else 1
+        if not request.prompt or room < needed:
+            raise ValueError(f"a prompt of {len(request.prompt)} tokens: expected 1 to {self._max_len - needed}")
+        if request.params.seed is None:
+            raise ValueError("the request has no seed")
+        if request.request_id in self._by_id:
+            raise ValueError(f"request id {request.request_id!r} is in use")
+        wanted = request.params.max_tokens
+        return LiveSequence(request=request, deliver=deliver, max_tokens=room if wanted is None else min(wanted, room))
+
+    def cancel(self, request_id: str) -> None:
+        """See `serving.engine.messages.Engine.cancel`."""
+        with self._wake:
+            if request_id in self._by_id:
+                self._cancelled.add(request_id)
+                self._wake.notify()
+
+    def drain(self, timeout: float) -> None:
+        """See `serving.engine.messages.Engine.drain`. Returns once the thread has ended."""
+        with self._wake:
+            if self._state not in (EngineState.FAILED, EngineState.STOPPED):
+                self._state, self._detail = EngineState.DRAINING, "shutting down"
+            self._deadline = time.monotonic() + timeout
+            self._wake.notify()
+        if self._thread.is_alive():
+            # A load or a compilation cannot be interrupted; a daemon thread need not be waited for.
+            self._thread.join(timeout + 5.0)
+
+    def _run(self) -> None:
+        """The device thread."""
+        try:
+            try:
+                runner = self._load(self._report)
+            except (ValueError, OSError) as error:
+                # Files that are missing or wrong: the message is for the user, and where it was raised is not.
+                logger.debug("loading failed", exc_info=error)
+                message = f"the model could not be loaded: {error}"
+                self._end_all("error", "the engine failed; see the server's log", EngineState.FAILED, message)
+                return
+            state = runner.new_state()
+            if self._warm_up:
+                state = runner.warm_up(state, self._report_warm_up)
+                if runner.adapters is not None and runner.adapters.largest_spare_rank:
+                    runner.adapters.warm_up()
+            rounds = DeviceRounds(runner, state, tokenizer=self._tokenizer, eos_ids=self._eos_ids, shares=self._shares)
+            with self._wake:
+                self._scheduler = Scheduler(
+                    slots=self._slots,
+                    queue_limit=self._queue_limit,
+                    chunk_budget=runner.chunk_sizes[-1],
+                    chunks=lambda request: chunks_of(runner, request),
+                )
+                self._rounds, self._max_len = rounds, runner.length
+                if runner.adapters is not None:
+                    self._adapters.update(runner.adapters.entries)
+                if self._state is not EngineState.DRAINING:
+                    self._state, self._detail, self._progress = EngineState.READY, "", None
+            self._serve(rounds)
+            self._end_all("cancelled", None, EngineState.STOPPED, "stopped")
+        except Exception as error:
+            logger.exception("the device thread failed")
+            message = f"{type(error).__name__}: {error}"
+            self._end_all("error", "the engine failed; see the server's log", EngineState.FAILED, message)
+
+    def _report(self, detail: str, progress: float | None) -> None:
+        with self._wake:
+            self._detail, self._progress = detail, progress
+            state = self._state
+        if self._observe is not None:
+            self._observe(state, detail, progress)
+
+    def _report_warm_up(self, done: int, total: int) -> None:
+        with self._wake:
+            if self._state is EngineState.LOADING:
+                self._state = EngineState.WARMING_UP
+        self._report(f"compiled {done} of {total} programs", done / total)
+
+    def _end_all(self, reason: FinishReason, error: str | None, state: EngineState, detail: str) -> None:
+        with self._wake:
+            self._state, self._detail, self._progress = state, detail, None
+            live = list(self._by_id.values())
+            for sequence in live:
+                self._forget(sequence)
+            tasks, self._tasks = self._tasks, []
+            self._wake.notify_all()
+        for task in tasks:
+            if task.done.set_running_or_notify_cancel():
+                task.done.set_exception(self._unavailable())
+        self._hand_over([(s, Event(request_id=s.request.request_id, finish_reason=reason, error=error)) for s in live])
+
+    def _serve(self, rounds: DeviceRounds) -> None:
+        """Rounds until told to stop."""
+        assert self._scheduler is not None
+        pending: InFlight | None = None
+        while True:
+            with self._wake:
+                while not (self._by_id or pending or self._tasks or self._closing or self._deadline is not None):
+                    self._wake.wait()
+                if self._deadline is not None and (not self._by_id or time.monotonic() >= self._deadline):
+                    return
+                cancelled = self._take_cancelled()
+                admitted = self._scheduler.admit()
+                planned = self._scheduler.next_round()
+                tasks, self._tasks = self._tasks, []
+                unused = self._take_unused()
+            self._hand_over(cancelled)
+            _run_between(rounds.runner, unused, tasks)
+            for sequence in admitted:
+                rounds.admit(sequence)
+            dispatched = rounds.dispatch(planned) if planned else None
+            if pending is not None:
+                news = rounds.collect(pending)
+                with self._wake:
+                    for sequence, event in news:
+                        if event.finish_reason is not None:
+                            self._forget(sequence)
+                self._hand_over(news)
+            pending = dispatched
+
+    def _take_unused(self) -> list[str]:
+        """The closed adapters that no live sequence uses; the caller holds the lock."""
+        if not self._closing:
+            return []
+        used = {key for sequence in self._by_id.values() for key in sequence.request.adapters}
+        unused = [key for key in self._closing if key not in used]
+        self._closing = [key for key in self._closing if key in used]
+        return unused
+
+    def _take_cancelled(self) -> list[tuple[Sequence_, Event]]:
+        """Retire the cancelled sequences; the caller holds the lock."""
+        ended: list[tuple[Sequence_, Event]] = []
+        for request_id in self._cancelled:
+            sequence = self._by_id.get(request_id)
+            if sequence is not None:
+                self._forget(sequence)
+                ended.append((sequence, Event(request_id=request_id, finish_reason="cancelled")))
+        self._cancelled.clear()
+        return ended
+
+    def _forget(self, sequence: Sequence_) -> None:
+        """Free all that a sequence holds; the caller holds the lock."""
+        if self._scheduler is not None:
+            self._scheduler.retire(sequence)
+        self._by_id.pop(sequence.request.request_id, None)
+        if self._rounds is not None:
+            self._rounds.forget(sequence)
+
+    def _hand_over(self, news: Sequence[tuple[Sequence_, Event]]) -> None:
+        """Give each receiver its events of this round, in one call."""
+        by_receiver: dict[Deliver, list[Event]] = {}
+        for sequence, event in news:
+            by_receiver.setdefault(sequence.deliver, []).append(event)
+        for deliver, events in by_receiver.items():
+            try:
+                deliver(events)
+            except Exception:
+                # A receiver that is gone (its event loop closed) must not end the others.
+                logger.exception("events could not be delivered")
+
+
+def _run_between(runner: Runner, unused: Sequence[str], tasks: Sequence[_Task]) -> None:
+    """Unload adapters, and run tasks that nobody has cancelled. What a task raises is its own affair."""
+    for key in unused:
+        assert runner.adapters is not None
+        runner.adapters.unload(key)
+    for task in tasks:
+        if not task.done.set_running_or_notify_cancel():
+            continue
+        try:
+            task.done.set_result(task.run(runner))
+        except Exception as error:
+            task.done.set_exception(error)

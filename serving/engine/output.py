@@ -1,0 +1,94 @@
+"""One request's sampled tokens as events for the HTTP side."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Collection
+
+import numpy as np
+
+from mistral_jax.runtime.sampling import LOWEST_LOGPROB, Sampled, unpack
+from mistral_jax.text.answer import AnswerStream
+from mistral_jax.text.detokenizer import shown_token
+from mistral_jax.tokenizer.base import Tokenizer
+from serving.engine.messages import Event, Request, TokenLogprob, TokenScalings
+from serving.engine.scalings import ScalingsTrack
+
+_NOT_NUMBERS = "the model produced values that are not numbers for this request; its weights may be damaged"
+
+
+class OutputProcessor:
+    """Turns the tokens of one request into events."""
+
+    def __init__(
+        self,
+        request: Request,
+        tokenizer: Tokenizer,
+        *,
+        eos_ids: Collection[int],
+        max_tokens: int,
+        scalings: ScalingsTrack | None = None,
+    ) -> None:
+        """Args:
+        scalings: where the request wants to know the weights of the adapters.
+        """
+        self._request = request
+        self._tokenizer = tokenizer
+        self._scalings = scalings
+        self._answer = AnswerStream(
+            tokenizer, request.params, eos_ids=eos_ids, max_tokens=max_tokens, at_start=request.at_start
+        )
+
+    def push(self, sampled: Sampled, weights: np.ndarray | None = None) -> Event:
+        """Take the next token. The event is the last one if it has a `finish_reason`.
+
+        Args:
+          weights: see `ScalingsTrack.push`.
+        """
+        if self._scalings is not None:
+            self._scalings.push(weights)
+        piece = self._answer.push(sampled)
+        wanted = self._request.params.logprobs is not None
+        tokens = piece.tokens
+        if self._request.score_prompt and piece.end is not None and piece.stop_string is None:
+            # Evaluations count on an entry for each token that they paid for: one that is missing shifts all others.
+            tokens = (*tokens, piece.end)
+        return Event(
+            request_id=self._request.request_id,
+            text=piece.text,
+            logprobs=tuple(self._logprob(token) for token in tokens) if wanted else (),
+            scalings=self._taken(piece.tokens),
+            completion_tokens=self._answer.count,
+            finish_reason=piece.finish_reason,
+            stop_string=piece.stop_string,
+            error=_NOT_NUMBERS if piece.finish_reason == "error" else None,
+        )
+
+    def push_prompt(self, packed: np.ndarray) -> Event:
+        """Take the log-probabilities of the prompt's next tokens: int32 [T, PACKED_WIDTH], see
+        `mistral_jax.runtime.sampling.unpack`."""
+        request = self._request
+        tokens = [unpack(row, request.params.logprobs or 0) for row in packed]
+        if any(sampled.token < 0 for sampled in tokens):
+            return Event(request_id=request.request_id, finish_reason="error", error=_NOT_NUMBERS)
+        return Event(request_id=request.request_id, prompt_logprobs=tuple(self._logprob(s) for s in tokens))
+
+    def end(self) -> Event:
+        """End an answer that is to have no tokens."""
+        return Event(request_id=self._request.request_id, finish_reason="length")
+
+    def _taken(self, tokens: tuple[Sampled, ...]) -> tuple[TokenScalings, ...]:
+        """The weights of tokens that are let go of, which is in the order in which they came."""
+        track = self._scalings
+        if track is None:
+            return ()
+        return tuple(TokenScalings(text=shown_token(self._tokenizer, s.token)[1], weights=track.take()) for s in tokens)
+
+    def _logprob(self, sampled: Sampled) -> TokenLogprob:
+        top = tuple(self._entry(token, logprob) for token, logprob in sampled.top)
+        return self._entry(sampled.token, sampled.logprob, top)
+
+    def _entry(self, token: int, logprob: float, top: tuple[TokenLogprob, ...] = ()) -> TokenLogprob:
+        raw, text = shown_token(self._tokenizer, token)
+        finite = logprob if math.isfinite(logprob) else LOWEST_LOGPROB
+        return TokenLogprob(token=token, text=text, raw=raw, logprob=finite, top=top)

@@ -1,0 +1,1 @@
+"""Every flag and environment variable, and whether the paths they name are there. Nothing else reads either."""

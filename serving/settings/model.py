@@ -1,0 +1,146 @@
+"""Which model is served, and where its files are: part of `serving.settings.settings.Settings`."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated
+
+from conversion.files.regular_file import is_file
+from serving.settings.kinds import GGUF, LOADED, XLORA, ModelKind
+from serving.settings.spec import Option, SettingsError, local_name
+
+DEFAULT_MODEL_ID = "mistralai/Mistral-7B-Instruct-v0.1"
+MODEL_NAME = r"[^\s\x00-\x1f]{1,256}"
+"""Names that requests may use for a model or an adapter."""
+MODEL_NAME_EXPECTS = "a name without spaces, of at most 256 characters"
+NOT_EMPTY = r"(?s).*\S.*"
+NOT_EMPTY_EXPECTS = "a name that is not empty"
+
+DEFAULT_GGUF = ("TheBloke/Mistral-7B-Instruct-v0.1-GGUF", "mistral-7b-instruct-v0.1.Q4_K_M.gguf")
+"""Hub id and file that GGUF kinds serve where they are told neither."""
+XLORA_GGUF = ("TheBloke/zephyr-7B-beta-GGUF", "zephyr-7b-beta.Q8_0.gguf")
+"""The same for the base model of `DEFAULT_XLORA`."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True, repr=False)
+class ModelSettings:
+    """The model, or the base model where there are adapters."""
+
+    model_kind: Annotated[
+        ModelKind,
+        Option(
+            flags=(),
+            cli=False,
+            help="What is served: the bundled model (demo), a model of yours (mistral), or a GGUF file (gguf-mistral); "
+            "these with LoRA adapters (lora-...) or an X-LoRA mixture (x-lora-...).",
+            default_text="demo, or what fits the model and the adapters that are named",
+        ),
+    ] = "demo"
+
+    # The model: options of the command.
+    model_id: Annotated[
+        str | None,
+        Option(
+            flags=("--model-id", "-m"),
+            pattern=NOT_EMPTY,
+            expects=NOT_EMPTY_EXPECTS,
+            help="Hugging Face Hub id, folder, GGUF file, or single safetensors file of the model.",
+            default_text=DEFAULT_MODEL_ID,
+            kinds=LOADED,
+        ),
+    ] = None
+    quantized_model_id: Annotated[
+        str | None,
+        Option(
+            flags=("--quantized-model-id", "-m"),
+            pattern=NOT_EMPTY,
+            expects=NOT_EMPTY_EXPECTS,
+            help="Hub id or folder that holds the GGUF file.",
+            default_text=DEFAULT_GGUF[0],
+            kinds=GGUF,
+        ),
+    ] = None
+    quantized_filename: Annotated[
+        str | None,
+        Option(
+            flags=("--quantized-filename", "-f"),
+            pattern=NOT_EMPTY,
+            expects=NOT_EMPTY_EXPECTS,
+            help="Name of the GGUF file there, or the path of one here.",
+            default_text=f"{DEFAULT_GGUF[1]}, or the only one that is there",
+            kinds=GGUF,
+        ),
+    ] = None
+    tok_model_id: Annotated[
+        str | None,
+        Option(
+            flags=("--tok-model-id", "-t"),
+            pattern=NOT_EMPTY,
+            expects=NOT_EMPTY_EXPECTS,
+            help="Hub id or folder whose tokenizer and chat template are used instead of the model's own.",
+            default_text="the model's own",
+            kinds=LOADED + GGUF,
+        ),
+    ] = None
+    revision: Annotated[
+        str | None,
+        Option(
+            flags=("--revision",),
+            help="Branch, tag or commit of the model on the Hub.",
+            default_text="the main branch",
+            kinds=LOADED + GGUF,
+        ),
+    ] = None
+    weight_files: Annotated[
+        tuple[str, ...],
+        Option(
+            flags=("--weight-file",),
+            help="File to read weights from, a name in the model's folder or a path; repeat it for several.",
+            default_text="the model's own safetensors files",
+            kinds=LOADED,
+        ),
+    ] = ()
+    repeat_last_n: Annotated[
+        int,
+        Option(
+            flags=("--repeat-last-n",),
+            help="How many of the last tokens a repetition penalty looks back on.",
+            low=1,
+            high=65536,
+            kinds=LOADED + GGUF,
+        ),
+    ] = 64
+
+    def check_model(self) -> None:
+        """Whether these settings go together; a kind's default model is set.
+
+        Raises:
+          SettingsError: it names those that do not.
+        """
+        if self.model_id is None and self.model_kind in ("mistral", "lora-mistral"):
+            object.__setattr__(self, "model_id", DEFAULT_MODEL_ID)
+        if self.model_id is not None and self.model_kind == "demo":
+            raise SettingsError("model_id: the demo has its own model; use the command mistral to serve another")
+
+    @property
+    def names_gguf(self) -> bool:
+        """Whether a GGUF file, or where it is, is named."""
+        return self.quantized_model_id is not None or self.quantized_filename is not None
+
+    @property
+    def default_gguf(self) -> tuple[str, str]:
+        """Hub id and file of the GGUF file where none is named."""
+        return XLORA_GGUF if self.model_kind in XLORA else DEFAULT_GGUF
+
+    @property
+    def base_id(self) -> str:
+        """The name of the base model, as it is known before files are read."""
+        if self.model_kind in GGUF:
+            name = self.quantized_filename or ""
+            if self.quantized_model_id is not None and not is_file(Path(name).expanduser()):
+                name = self.quantized_model_id
+            return local_name(name or self.default_gguf[0])
+        if self.model_id is None:
+            return "demo" if self.model_kind == "demo" else "base"
+        return local_name(self.model_id)

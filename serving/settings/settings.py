@@ -1,0 +1,364 @@
+"""Every setting of the server, declared once; flags and environment variables are generated from the declarations.
+
+A value comes from the command line, or else from the environment variable `MISTRAL_JAX_<NAME>`, or else from the
+default. Nothing else in the project reads the environment.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from serving.settings.adapters import DEFAULT_XLORA, AdapterSettings
+from serving.settings.kinds import ADAPTED, GGUF, LOADED, XLORA, ModelKind
+from serving.settings.model import MODEL_NAME, MODEL_NAME_EXPECTS
+from serving.settings.spec import Option, SettingsError, SettingSpec, TokenSource, local_name, specs_of
+
+__all__ = ["SPECS", "ModelKind", "Settings", "SettingsError", "TokenSource"]
+
+_CACHED_TOKEN = TokenSource()
+
+
+@dataclass(frozen=True, kw_only=True, slots=True, repr=False)
+class Settings(AdapterSettings):
+    """One server's settings. Direct construction checks ranges too.
+
+    Raises:
+      SettingsError: a value is out of its range, or two values exclude each other.
+    """
+
+    # The network.
+    port: Annotated[
+        int, Option(flags=("--port", "-p"), help="TCP port to listen on; 0 takes a free one.", low=0, high=65535)
+    ] = 1234
+    host: Annotated[
+        str,
+        Option(flags=("--host",), help="Address to listen on; 0.0.0.0 for every network interface."),
+    ] = "127.0.0.1"
+    allowed_hosts: Annotated[
+        tuple[str, ...],
+        Option(
+            flags=("--allowed-host",),
+            help="Name under which clients may address the server (the Host header); repeat it for several; * for any.",
+            default_text="localhost and --host when listening on loopback, else any",
+        ),
+    ] = ()
+    allowed_origins: Annotated[
+        tuple[str, ...],
+        Option(
+            flags=("--allowed-origin",),
+            help="Web origin whose pages may call the server (CORS), such as https://example.org; "
+            "repeat it for several; * for any.",
+            default_text="none",
+        ),
+    ] = ()
+    api_keys: Annotated[
+        tuple[str, ...],
+        Option(
+            flags=("--api-key",),
+            help="Key that clients must send, as a Bearer token or in X-Api-Key; repeat it for several. "
+            "Prefer the variable: others can read a command line.",
+            default_text="none: everyone who reaches the port may use it",
+            secret=True,
+            pattern=r"[\x21-\x7e]+",
+            expects="printable characters without spaces",
+        ),
+    ] = ()
+    max_body_bytes: Annotated[
+        int, Option(flags=("--max-body-bytes",), help="Largest request body that is read.", low=1024, high=2**31)
+    ] = 10 * 2**20
+    max_connections: Annotated[
+        int,
+        Option(
+            flags=("--max-connections",),
+            help="Most connections at a time; beyond that a new one takes the place of an idle one.",
+            low=8,
+            high=10**6,
+        ),
+    ] = 4096
+    max_idle_per_address: Annotated[
+        int,
+        Option(
+            flags=("--max-idle-per-address",),
+            help="Most connections of one address without a request in progress; a proxy in front of the server is "
+            "one address.",
+            low=1,
+            high=10**6,
+        ),
+    ] = 512
+
+    # Requests.
+    served_name: Annotated[
+        str | None,
+        Option(
+            flags=("--served-name",),
+            help="The model's name in the API.",
+            default_text="the model id, or demo",
+            pattern=MODEL_NAME,
+            expects=MODEL_NAME_EXPECTS,
+        ),
+    ] = None
+    truncate_sequence: Annotated[
+        bool,
+        Option(
+            flags=("--truncate-sequence", "-t"),
+            help="Cut prompts that are too long from the left instead of refusing them.",
+        ),
+    ] = False
+    strict_fields: Annotated[
+        bool,
+        Option(
+            flags=("--strict-fields",),
+            help="Refuse requests with fields that are not known, instead of naming them in the response's headers "
+            "and the log.",
+        ),
+    ] = False
+    max_tokens: Annotated[
+        int | None,
+        Option(
+            flags=("--max-tokens",),
+            help="Most tokens of an answer where the request does not say.",
+            default_text="as many as the context has room for",
+            low=1,
+        ),
+    ] = None
+    request_timeout: Annotated[
+        float | None,
+        Option(
+            flags=("--request-timeout",),
+            help="Seconds after which a request is ended, waiting included.",
+            default_text="no limit",
+            low=0.001,
+            high=10**7,
+        ),
+    ] = None
+    keep_alive: Annotated[
+        float,
+        Option(
+            flags=("--keep-alive",),
+            help="Seconds without a token after which a stream carries a comment, so that proxies keep it open.",
+            low=0.01,
+            high=10**7,
+        ),
+    ] = 10.0
+    drain_timeout: Annotated[
+        float,
+        Option(
+            flags=("--drain-timeout",),
+            help="Seconds that running answers get to finish when the server stops.",
+            low=0,
+            high=10**7,
+        ),
+    ] = 30.0
+    log: Annotated[
+        Path | None,
+        Option(
+            flags=("--log", "-l"),
+            help="File that gets every request and response as JSON lines (prompts and answers included).",
+            default_text="no such file",
+        ),
+    ] = None
+    log_level: Annotated[
+        Literal["debug", "info", "warning", "error"],
+        Option(flags=("--log-level",), help="Least severe messages that are written to standard error."),
+    ] = "info"
+
+    # The engine.
+    max_seqs: Annotated[
+        int, Option(flags=("--max-seqs",), help="Answers generated at the same time (slots).", low=1, high=4096)
+    ] = 8
+    max_seq_len: Annotated[
+        int | None,
+        Option(
+            flags=("--max-seq-len",),
+            help="Most tokens of prompt and answer together; the cache is sized for it.",
+            default_text="what the model was made for, within reason",
+            low=16,
+            high=2**24,
+        ),
+    ] = None
+    max_queue: Annotated[
+        int,
+        Option(
+            flags=("--max-queue",),
+            help="Requests that may wait for a slot; beyond this: 503 with Retry-After.",
+            low=1,
+            high=10**6,
+        ),
+    ] = 128
+    prefill_chunk: Annotated[
+        int | None,
+        Option(
+            flags=("--prefill-chunk",),
+            help="Prompt tokens processed between two decode steps.",
+            default_text="256",
+            low=2,
+            high=65536,
+        ),
+    ] = None
+    dtype: Annotated[
+        Literal["auto", "float32", "bfloat16", "float16"],
+        Option(flags=("--dtype",), help="Type in which weights are held and multiplied; auto takes the files' own."),
+    ] = "auto"
+    quant: Annotated[
+        Literal["none", "auto", "q8_0", "q4_0", "q4_k", "int8"],
+        Option(
+            flags=("--quant",),
+            help="Form of the weights on the device: auto keeps what the file has, none unpacks it, the others "
+            "quantise "
+            "while loading.",
+        ),
+    ] = "auto"
+    device: Annotated[
+        str,
+        Option(
+            flags=("--device",),
+            help="Device to compute on: auto, cpu, gpu or gpu:N.",
+            pattern=r"auto|cpu|gpu(:\d{1,3})?",
+            expects="auto, cpu, gpu or gpu:N",
+        ),
+    ] = "auto"
+    chat_template: Annotated[
+        str | None,
+        Option(
+            flags=("--chat-template",),
+            help="Jinja chat template: a file, or the template itself.",
+            default_text="the model's own",
+        ),
+    ] = None
+    token_source: Annotated[
+        TokenSource,
+        Option(
+            flags=("--token-source",),
+            help="Where the Hugging Face token comes from: cache, env, env:NAME, literal:VALUE, path:FILE or none.",
+        ),
+    ] = _CACHED_TOKEN
+    compilation_cache: Annotated[
+        str,
+        Option(
+            flags=("--compilation-cache",),
+            help="Folder that keeps compiled programs for the next start; none to keep none.",
+            default_text="~/.cache/mistral-jax/xla",
+        ),
+    ] = "auto"
+
+    def __post_init__(self) -> None:
+        for spec in SPECS:
+            value = getattr(self, spec.name)
+            try:
+                spec.checked(value)
+            except ValueError as error:
+                raise SettingsError(f"{spec.name}: {spec.show(value)} is not valid; {error}") from error
+        self.check_model()
+        self.check_adapters()
+
+    @classmethod
+    def from_env(cls, env: Mapping[str, str] | None = None) -> Settings:
+        """Settings from environment variables alone, for `litestar --app serving.app:create_app run`, whose address and
+        port are options of its own."""
+        return cls.resolve({}, env=env)
+
+    @classmethod
+    def resolve(
+        cls,
+        given: Mapping[str, str | bool | Sequence[str] | None],
+        *,
+        kind: ModelKind | None = None,
+        env: Mapping[str, str] | None = None,
+    ) -> Settings:
+        """Settings from `given` (by name, as texts from the command line), then the environment, then the defaults.
+
+        Without a `kind`, what is named decides: nothing makes it "demo", a model id "mistral", and so on. Empty
+        variables count as not set, and variables that do not apply to the kind are not read.
+
+        Raises:
+          SettingsError: a value cannot be used.
+        """
+        env = os.environ if env is None else env
+        found: dict[str, tuple[str, str | bool | Sequence[str]]] = {}
+        for spec in SPECS:
+            value = given.get(spec.name)
+            if value is not None and value != ():
+                found[spec.name] = (spec.option.flags[0] if spec.option.flags else spec.name, value)
+            elif text := env.get(spec.env, "").strip():
+                found[spec.name] = (spec.env, text)
+        by_name = {spec.name: spec for spec in SPECS}
+        if kind is None:
+            if "model_kind" in found:
+                source, text = found["model_kind"]
+                kind = by_name["model_kind"].parse(text, source=source)
+            else:
+                kind = _kind_of(found)
+                if kind == "lora-mistral" and "model_id" not in found:
+                    found["model_id"] = ("--model-id", "demo")
+        found["model_kind"] = ("command", str(kind))
+        values: dict[str, Any] = {}
+        for name, (source, text) in found.items():
+            spec = by_name[name]
+            if spec.option.kinds and kind not in spec.option.kinds:
+                if source != spec.env:
+                    raise SettingsError(_other_kind(source, spec, str(kind), found))
+                continue
+            values[name] = spec.parse(text, source=source)
+        return cls(**values)
+
+    @property
+    def served_id(self) -> str:
+        """What the API calls that which answers by default: `served_name`, or else the name of the X-LoRA model, or of
+        the model (of a local path, its last part)."""
+        if self.served_name:
+            return self.served_name
+        if self.model_kind in XLORA:
+            return local_name(self.xlora_model_id or DEFAULT_XLORA)
+        return self.base_id
+
+    @property
+    def compilation_cache_dir(self) -> Path | None:
+        """Where compiled programs are kept; None: nowhere."""
+        if self.compilation_cache.lower() == "none":
+            return None
+        if self.compilation_cache != "auto":
+            return Path(self.compilation_cache).expanduser()
+        base = os.environ.get("XDG_CACHE_HOME", "").strip()
+        return (Path(base) if base else Path.home() / ".cache") / "mistral-jax" / "xla"
+
+    def described(self) -> dict[str, str]:
+        """The value of every setting that applies to the model kind, as text; secrets hidden."""
+        applicable = (spec for spec in SPECS if not spec.option.kinds or self.model_kind in spec.option.kinds)
+        return {spec.name: spec.show(getattr(self, spec.name)) for spec in applicable}
+
+    def __repr__(self) -> str:
+        return "Settings(" + ", ".join(f"{name}={text!r}" for name, text in self.described().items()) + ")"
+
+
+def _kind_of(found: Mapping[str, Any]) -> ModelKind:
+    """The kind of model that settings name, where no command says it."""
+    gguf = bool({"quantized_model_id", "quantized_filename"} & found.keys()) and "model_id" not in found
+    if "xlora_model_id" in found:
+        return "x-lora-gguf-mistral" if gguf else "x-lora-mistral"
+    if {"loras", "lora_folder"} & found.keys():
+        return "lora-gguf-mistral" if gguf else "lora-mistral"
+    return "gguf-mistral" if gguf else "mistral" if "model_id" in found else "demo"
+
+
+def _other_kind(source: str, spec: SettingSpec, kind: str, found: Mapping[str, Any]) -> str:
+    """Why an option does not go with a kind of model."""
+    if spec.option.kinds == XLORA:
+        return f"{source}: only an X-LoRA model has this option; give its --xlora-model-id too"
+    if spec.option.kinds == ADAPTED:
+        return f"{source}: only a model with adapters has this option; name some with --lora or --xlora-model-id"
+    if spec.option.kinds == GGUF and kind in LOADED and "model_id" in found:
+        return (
+            f"{source}: --model-id names the model already; for a GGUF file of a repository give "
+            "--quantized-model-id instead"
+        )
+    if kind in GGUF:
+        return f"{source}: this option is for models that are named by --model-id, not for a GGUF file"
+    return f"{source}: only a model of your own has this option; give its --model-id too"
+
+
+SPECS: tuple[SettingSpec, ...] = specs_of(Settings)
+"""The declarations above, in order."""

@@ -1,0 +1,200 @@
+"""The ring: what is written where, what a query may see, and that no way of cutting a text into chunks shows in the
+result."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import nnx
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from mistral_jax.model.config import MistralConfig
+from mistral_jax.model.kv_cache import BLOCK, KVCache, LayerCache, key_blocks, key_positions, layer_lengths, write
+from mistral_jax.model.mistral import Mistral
+
+SHAPE = {
+    "vocab_size": 97,
+    "hidden_size": 60,
+    "intermediate_size": 44,
+    "head_dim": 20,
+    "num_heads": 6,
+    "num_kv_heads": 2,
+}
+# The ring of the first layer has one block of 128: a text of 300 tokens goes round it twice. That of the second never
+# wraps.
+CONFIG = MistralConfig(**SHAPE, num_layers=2, layer_windows=(50, None))  # pyright: ignore[reportArgumentType]
+LENGTH, CHUNK = 300, 40
+
+
+def ring(S: int, slots: int = 1) -> LayerCache:
+    return LayerCache(jnp.zeros((slots, 1, S, 1)), jnp.zeros((slots, 1, 1, S)))
+
+
+def store(layer: LayerCache, positions: list[int], *, slot: int = 0, valid: list[bool] | None = None) -> LayerCache:
+    """Write keys that say their position (plus a half, so that zero stays empty), and values that say it negated."""
+    numbers = jnp.array(positions, jnp.float32)[None, :, None, None] + 0.5
+    mask = jnp.array([[True] * len(positions) if valid is None else valid])
+    return write(
+        layer, numbers, -numbers, first_slot=jnp.int32(slot), positions=jnp.array([positions], jnp.int32), valid=mask
+    )
+
+
+def held(layer: LayerCache, slot: int = 0) -> list[float]:
+    return [float(key) - 0.5 for key in layer.keys[slot, 0, :, 0]]
+
+
+def test_worked_example_of_the_docstring() -> None:
+    layer = ring(6)
+    for position in range(9):
+        layer = store(layer, [position])
+    assert held(layer) == [6, 7, 8, 3, 4, 5]
+    positions = key_positions(jnp.arange(6), jnp.array([8]), 6)[0].tolist()
+    assert positions == [6, 7, 8, 3, 4, 5]
+    assert [position for position in sorted(positions) if 0 <= 8 - position < 4] == [5, 6, 7, 8]
+
+
+def test_values_go_where_their_keys_go() -> None:
+    layer = store(ring(6), [4, 5, 6, 7])
+    np.testing.assert_array_equal(layer.values[0, 0, 0], -layer.keys[0, 0, :, 0])
+
+
+def test_padding_and_idle_rows_leave_no_trace() -> None:
+    before = store(ring(6), [0, 1, 2])
+    after = store(before, [3, 4, 5], valid=[True, False, False])
+    assert held(after) == [0, 1, 2, 3, -0.5, -0.5]
+    np.testing.assert_array_equal(store(after, [9, 10], valid=[False, False]).keys, after.keys)
+
+
+def test_a_row_writes_to_its_own_slot_only() -> None:
+    layer = store(ring(6, slots=3), [0, 1], slot=1)
+    assert held(layer, 0) == held(layer, 2) == [-0.5] * 6
+    long = LayerCache(jnp.tile(layer.keys, (1, 1, BLOCK, 1)), jnp.tile(layer.values, (1, 1, 1, BLOCK)))
+    keys, values = key_blocks(long, first_slot=jnp.int32(1), rows=2, first=0)
+    assert (keys.shape, values.shape) == ((2, 1, BLOCK, 1), (2, 1, 1, BLOCK))
+    assert (float(keys[0, 0, 1, 0]), float(values[0, 0, 0, 1])) == (1.5, -1.5)
+    keys, values = key_blocks(long, first_slot=jnp.int32(1), rows=1, first=1, count=2)
+    assert (keys.shape, values.shape) == ((1, 1, 2 * BLOCK, 1), (1, 1, 1, 2 * BLOCK))
+
+
+@given(S=st.integers(1, 40), last=st.integers(-1, 200))
+@settings(max_examples=60, deadline=None)
+def test_key_positions_tell_what_an_index_holds(S: int, last: int) -> None:
+    expected: dict[int, int] = {}
+    for position in range(last + 1):
+        expected[position % S] = position
+    actual = np.asarray(key_positions(np.arange(S), np.array([last]), S))[0]
+    for index in range(S):
+        if index in expected:
+            assert actual[index] == expected[index]
+        else:
+            assert actual[index] < 0
+
+
+def test_windowed_layers_keep_a_window_and_a_chunk_in_whole_blocks() -> None:
+    """Heads of 20 lie among zeros, up to what products take."""
+    assert layer_lengths(CONFIG, length=1000, chunk=CHUNK) == [BLOCK, 8 * BLOCK]
+    assert layer_lengths(CONFIG, length=1000, chunk=79) == [2 * BLOCK, 8 * BLOCK]
+    assert layer_lengths(CONFIG, length=60, chunk=CHUNK) == [BLOCK, BLOCK]
+    cache = KVCache.allocate(CONFIG, slots=3, length=1000, chunk=CHUNK, dtype=jnp.bfloat16)
+    assert [layer.keys.shape for layer in cache.layers] == [(3, 2, 128, 32), (3, 2, 1024, 32)]
+    assert [layer.values.shape for layer in cache.layers] == [(3, 2, 32, 128), (3, 2, 32, 1024)]
+    assert cache.nbytes == 2 * 2 * 3 * (128 + 1024) * 2 * 32
+    assert cache.slots == 3
+
+
+Step = Callable[..., tuple[jax.Array, KVCache]]
+
+
+@pytest.fixture(scope="module")
+def model() -> Mistral:
+    return Mistral(CONFIG, rngs=nnx.Rngs(3))
+
+
+@pytest.fixture(scope="module")
+def step(model: Mistral) -> Step:
+    """Prefill of at most CHUNK tokens, padded to that: one program for every chunk size."""
+    graphdef, state = nnx.split(model)
+
+    @jax.jit
+    def run(
+        state: nnx.State, cache: KVCache, tokens: jax.Array, slot: jax.Array, start: jax.Array, count: jax.Array
+    ) -> tuple[jax.Array, KVCache]:
+        columns = jnp.arange(tokens.shape[1])[None]
+        return nnx.merge(graphdef, state)(
+            tokens, cache, first_slot=slot, positions=start + columns, valid=columns < count
+        )
+
+    def step(cache: KVCache, tokens: np.ndarray, slot: int, start: int) -> tuple[jax.Array, KVCache]:
+        padded = np.full((1, CHUNK), 96, np.int32)
+        padded[0, : len(tokens)] = tokens
+        hidden, cache = run(state, cache, padded, jnp.int32(slot), jnp.int32(start), jnp.int32(len(tokens)))
+        return hidden[0, : len(tokens)], cache
+
+    return step
+
+
+@pytest.fixture(scope="module")
+def text() -> np.ndarray:
+    return np.random.default_rng(5).integers(0, 97, LENGTH).astype(np.int32)
+
+
+@pytest.fixture(scope="module")
+def uncached(model: Mistral, text: np.ndarray) -> np.ndarray:
+    graphdef, state = nnx.split(model)
+    run = jax.jit(lambda state, tokens: nnx.merge(graphdef, state).hidden_states(tokens))
+    return np.asarray(run(state, text[None]))[0]
+
+
+def cached(
+    step: Step, text: np.ndarray, sizes: list[int], *, slot: int = 0, cache: KVCache | None = None
+) -> np.ndarray:
+    if cache is None:
+        cache = KVCache.allocate(CONFIG, slots=2, length=LENGTH, chunk=CHUNK, dtype=jnp.float32)
+    parts: list[jax.Array] = []
+    start = 0
+    while start < len(text):
+        size = sizes[len(parts) % len(sizes)]
+        hidden, cache = step(cache, text[start : start + size], slot, start)
+        parts.append(hidden)
+        start += size
+    return np.concatenate(parts)
+
+
+@given(sizes=st.lists(st.integers(1, CHUNK), min_size=1, max_size=30))
+@settings(max_examples=12, deadline=None)
+def test_any_split_of_a_text_gives_what_the_uncached_pass_gives(
+    step: Step, text: np.ndarray, uncached: np.ndarray, sizes: list[int]
+) -> None:
+    """The window is 50 of 300 tokens, the ring goes round twice and more, and chunks of odd sizes straddle its seam."""
+    if sum(sizes) / len(sizes) < 6:
+        sizes = [*sizes, CHUNK]  # else hundreds of steps
+    np.testing.assert_allclose(cached(step, text, sizes), uncached, atol=2e-5)
+
+
+def test_a_reused_slot_shows_nothing_of_its_former_tenant(step: Step, text: np.ndarray, uncached: np.ndarray) -> None:
+    """Not even if that one's numbers had overflowed."""
+    cache = KVCache.allocate(CONFIG, slots=2, length=LENGTH, chunk=CHUNK, dtype=jnp.float32)
+    poisoned = jax.tree.map(lambda x: x.at[1].set(jnp.nan), cache)
+    expected = cached(step, text[:150], [CHUNK], slot=1, cache=cache)
+    np.testing.assert_array_equal(cached(step, text[:150], [CHUNK], slot=1, cache=poisoned), expected)
+    np.testing.assert_allclose(expected, uncached[:150], atol=2e-5)
+
+
+def test_a_donated_cache_is_updated_in_place(model: Mistral) -> None:
+    graphdef, state = nnx.split(model)
+
+    def run(state: nnx.State, cache: KVCache, tokens: jax.Array) -> tuple[jax.Array, KVCache]:
+        return nnx.merge(graphdef, state)(
+            tokens, cache, first_slot=jnp.int32(0), positions=jnp.zeros((2, 1), jnp.int32), valid=jnp.ones((2, 1), bool)
+        )
+
+    cache = KVCache.allocate(CONFIG, slots=2, length=LENGTH, chunk=CHUNK, dtype=jnp.float32)
+    addresses = [leaf.unsafe_buffer_pointer() for leaf in jax.tree.leaves(cache)]
+    _, updated = jax.jit(run, donate_argnums=1)(state, cache, jnp.zeros((2, 1), jnp.int32))
+    assert all(leaf.is_deleted() for leaf in jax.tree.leaves(cache))
+    assert [leaf.unsafe_buffer_pointer() for leaf in jax.tree.leaves(updated)] == addresses

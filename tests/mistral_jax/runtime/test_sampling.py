@@ -1,0 +1,286 @@
+"""The sampler against NumPy, row by row."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from mistral_jax.runtime.sampling import (
+    LOWEST_LOGPROB,
+    Features,
+    SamplerRows,
+    _kth_largest,
+    _nucleus_edge,
+    recent_tokens,
+    row_scalars,
+    sample,
+    seed_words,
+    unpack,
+)
+from mistral_jax.runtime.sampling_params import SamplingParams, SamplingParamsError
+
+V, W = 97, 5
+
+
+def rows_for(*params: SamplingParams, prompts: tuple[tuple[int, ...], ...] | None = None) -> SamplerRows:
+    rows = SamplerRows.allocate(slots=len(params), vocab_size=V, repeat_last_n=W)
+    bias = np.zeros((len(params), V), np.float32)
+    for row, p in enumerate(params):
+        bias[row, list(p.logit_bias)] = list(p.logit_bias.values())
+    prompts = prompts or ((),) * len(params)
+    return replace(
+        rows,
+        scalars=jnp.asarray(np.stack([row_scalars(p) for p in params])),
+        top_k=jnp.asarray([p.top_k for p in params], jnp.int32),
+        seeds=jnp.asarray(np.stack([seed_words(p.seed or 0) for p in params])),
+        recent=jnp.asarray(np.stack([recent_tokens(prompt, W, V) for prompt in prompts])),
+        bias=jnp.asarray(bias),
+    )
+
+
+_sample = jax.jit(sample, static_argnames="repeat")
+
+
+def draw(logits, rows: SamplerRows, params, positions=None, counts=None):
+    features = Features()
+    for p in params:
+        features |= Features.of(p)
+    if counts is not None:
+        rows = replace(rows, output_counts=jnp.asarray(counts, jnp.int32))
+    positions = jnp.zeros((len(params),), jnp.int32) if positions is None else jnp.asarray(positions, jnp.int32)
+    tokens, packed = _sample(jnp.asarray(logits, jnp.float32), rows, positions, features.as_array(), repeat=True)
+    return np.asarray(tokens), np.asarray(packed)
+
+
+def random_logits(rows: int, seed: int = 0) -> np.ndarray:
+    return np.random.default_rng(seed).standard_normal((rows, V)).astype(np.float32) * 3
+
+
+def test_greedy_is_the_exact_argmax_whatever_the_neighbours_ask_for():
+    params = [
+        SamplingParams(temperature=0.0),
+        SamplingParams(temperature=1.0, top_k=3, seed=1),
+        SamplingParams(top_k=1),
+    ]
+    logits = random_logits(3)
+    tokens, _ = draw(logits, rows_for(*params), params)
+    assert tokens[0] == logits[0].argmax()
+    assert tokens[2] == logits[2].argmax()
+
+
+def test_a_draw_depends_on_seed_and_position_alone():
+    params = [SamplingParams(seed=11)] * 3 + [SamplingParams(seed=12)]
+    same = np.repeat(random_logits(1), 4, axis=0) * 0.1
+    tokens, _ = draw(same, rows_for(*params), params, positions=[7, 7, 8, 7])
+    assert tokens[0] == tokens[1]
+    alone, _ = draw(same[:2], rows_for(*params[:2]), params[:2], positions=[7, 8])
+    assert alone.tolist() == tokens[[0, 2]].tolist()
+    seeds = [SamplingParams(seed=s) for s in range(64)]
+    many, _ = draw(np.repeat(same[:1], 64, axis=0), rows_for(*seeds), seeds)
+    assert len(set(many.tolist())) > 10
+
+
+def test_negative_and_large_seeds_differ():
+    words = {tuple(seed_words(seed).tolist()) for seed in (-1, 0, 1, 2**32, 2**63 - 1, -(2**63))}
+    assert len(words) == 6
+
+
+def frequencies(params: SamplingParams, logits: np.ndarray, n: int = 4000) -> np.ndarray:
+    rows = rows_for(params)
+    many = jax.tree.map(lambda x: jnp.repeat(x, n, axis=0), rows)
+    tokens, _ = draw(np.repeat(logits, n, axis=0), many, [params] * n, positions=np.arange(n))
+    return np.bincount(tokens, minlength=V) / n
+
+
+def softmax(x: np.ndarray) -> np.ndarray:
+    e = np.exp(x - x.max())
+    return e / e.sum()
+
+
+def reference(params: SamplingParams, logits: np.ndarray) -> np.ndarray:
+    """Truncation the slow way: by sorting."""
+    scaled = logits.astype(np.float64) / params.temperature
+    keep = np.ones(V, bool)
+    if params.top_k:
+        keep &= scaled >= np.sort(scaled)[-params.top_k]
+    p = softmax(np.where(keep, scaled, -np.inf))
+    order = np.argsort(-p)
+    before = np.cumsum(p[order]) - p[order]
+    nucleus = np.zeros(V, bool)
+    nucleus[order[before < params.top_p]] = True
+    p = np.where(nucleus & (p >= params.min_p * p.max()), p, 0)
+    return p / p.sum()
+
+
+@pytest.mark.parametrize(
+    "params",
+    [
+        SamplingParams(seed=5),
+        SamplingParams(seed=5, temperature=0.5),
+        SamplingParams(seed=5, top_k=4),
+        SamplingParams(seed=5, top_p=0.7),
+        SamplingParams(seed=5, min_p=0.2),
+        SamplingParams(seed=5, temperature=1.7, top_k=20, top_p=0.8, min_p=0.05),
+    ],
+)
+def test_draws_follow_the_truncated_distribution(params):
+    logits = random_logits(1, seed=3)
+    seen, expected = frequencies(params, logits), reference(params, logits[0])
+    assert not seen[expected == 0].any()
+    assert np.abs(seen - expected).max() < 0.035
+
+
+@settings(max_examples=50, deadline=None)
+@given(st.lists(st.integers(-(10**6), 10**6), min_size=1, max_size=40), st.data())
+def test_the_kth_largest_is_exact(values, data):
+    k = data.draw(st.integers(1, len(values)))
+    x = np.zeros((1, 40), np.float32) - np.float32(3e38)
+    x[0, : len(values)] = np.asarray(values) / 1000
+    found = np.asarray(jax.jit(_kth_largest)(jnp.asarray(x), jnp.asarray([[k]])))
+    # -0.0 and 0.0 are one number.
+    assert found[0, 0] == np.sort(x[0])[-k]
+
+
+@settings(max_examples=50, deadline=None)
+@given(st.integers(0, 2**31), st.floats(0.01, 1.0))
+def test_the_nucleus_is_the_smallest_set_that_reaches_top_p(seed, top_p):
+    p = softmax(np.random.default_rng(seed).standard_normal(50).astype(np.float32) * 4).astype(np.float32)
+    edge = np.asarray(jax.jit(_nucleus_edge)(jnp.asarray(p[None]), jnp.asarray([[top_p]], jnp.float32)))[0, 0]
+    kept = p[p >= edge]
+    assert kept.sum(dtype=np.float64) >= top_p - 1e-5
+    assert kept.sum(dtype=np.float64) - kept.min() < top_p + 1e-5
+
+
+def test_repetition_penalty_sees_the_last_tokens_only():
+    params = SamplingParams(temperature=0.0, repetition_penalty=2.0)
+    prompt = (3, 10, 11, 12, 13, 14)  # 3 is out of the window of five
+    logits = np.full((1, V), -5.0, np.float32)
+    logits[0, 10], logits[0, 3], logits[0, 20] = 8.0, 5.0, 4.5
+    tokens, _ = draw(logits, rows_for(params, prompts=(prompt,)), [params])
+    assert tokens[0] == 3  # 8 / 2 = 4 < 4.5 < 5
+    assert recent_tokens(prompt, W, V).tolist() == [14, 10, 11, 12, 13]
+    assert recent_tokens((1,), W, V).tolist() == [1, V, V, V, V]
+
+
+def test_presence_and_frequency_penalties_count_generated_tokens():
+    logits = np.full((2, V), -9.0, np.float32)
+    logits[:, 7], logits[:, 8] = 5.0, 4.0
+    counts = np.zeros((2, V), np.int32)
+    counts[:, 7] = 3
+    params = [
+        SamplingParams(temperature=0.0, presence_penalty=0.9),
+        SamplingParams(temperature=0.0, frequency_penalty=0.4),
+    ]
+    tokens, _ = draw(logits, rows_for(*params), params, counts=counts)
+    assert tokens.tolist() == [7, 8]
+
+
+def test_logit_bias_is_added_to_its_own_row_only():
+    logits = np.zeros((2, V), np.float32)
+    params = [SamplingParams(temperature=0.0, logit_bias={42: 5.0, 43: 4.0}), SamplingParams(temperature=0.0)]
+    tokens, _ = draw(logits, rows_for(*params), params)
+    assert tokens.tolist() == [42, 0]
+
+
+def test_logprobs_are_those_of_the_model_not_of_the_penalised_logits():
+    logits = random_logits(1)
+    params = SamplingParams(temperature=0.0, logprobs=20, logit_bias={5: 50.0})
+    _, packed = draw(logits, rows_for(params), [params])
+    sampled = unpack(packed[0], 20)
+    expected = np.log(softmax(logits[0].astype(np.float64)))
+    assert sampled.token == 5
+    assert sampled.logprob == pytest.approx(expected[5], abs=1e-5)
+    assert [t for t, _ in sampled.top] == np.argsort(-logits[0])[:20].tolist()
+    assert [p for _, p in sampled.top] == pytest.approx(np.sort(expected)[::-1][:20].tolist(), abs=1e-5)
+
+
+@pytest.mark.parametrize("vocabulary", [200, 1000, 2500])
+def test_a_row_has_the_same_bits_beside_any_number_of_others(vocabulary: int):
+    """From 4096 values on, XLA computes sums and exponentials of whole arrays in other ways."""
+    chosen = SamplingParams(temperature=0.9, top_p=0.8, min_p=0.01, seed=5, logprobs=5)
+    logits = 3 * np.random.default_rng(2).standard_normal((32, vocabulary)).astype(np.float32)
+    features = jnp.asarray(Features.of(chosen).as_array())
+    run = jax.jit(partial(sample, repeat=True))
+    packed = {}
+    for count in (2, 4, 32):
+        rows = SamplerRows.allocate(slots=count, vocab_size=vocabulary, repeat_last_n=4)
+        scalars = jnp.tile(row_scalars(chosen), (count, 1))
+        rows = replace(rows, scalars=scalars, seeds=jnp.asarray(np.stack([seed_words(i) for i in range(count)])))
+        positions = jnp.arange(count, dtype=jnp.int32)
+        packed[count] = np.asarray(run(jnp.asarray(logits[:count]), rows, positions, features)[1])
+    np.testing.assert_array_equal(packed[4][:2], packed[2])
+    np.testing.assert_array_equal(packed[32][:4], packed[4])
+
+
+def test_a_probability_of_zero_is_a_finite_logprob():
+    logits = np.full((1, V), -np.inf, np.float32)
+    logits[0, 3] = 0.0
+    params = SamplingParams(temperature=0.0, logprobs=2)
+    _, packed = draw(logits, rows_for(params), [params])
+    sampled = unpack(packed[0], 2)
+    assert sampled.token == 3
+    assert sampled.top[1][1] == LOWEST_LOGPROB
+
+
+@pytest.mark.parametrize("bad", [np.nan, np.inf])
+def test_logits_that_are_not_numbers_are_told_and_spoil_no_neighbour(bad):
+    logits = random_logits(2)
+    logits[0, 4] = bad
+    params = [SamplingParams(seed=1), SamplingParams(temperature=0.0)]
+    tokens, _ = draw(logits, rows_for(*params), params)
+    assert tokens.tolist() == [-1, int(logits[1].argmax())]
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        ("temperature", -0.1),
+        ("temperature", 2.1),
+        ("temperature", float("nan")),
+        ("top_p", 0.0),
+        ("top_p", 1.1),
+        ("min_p", -1.0),
+        ("top_k", -1),
+        ("repetition_penalty", 0.0),
+        ("presence_penalty", 2.5),
+        ("frequency_penalty", -2.5),
+        ("max_tokens", -1),
+        ("seed", 2**63),
+        ("logit_bias", {-1: 1.0}),
+        ("logit_bias", {1: 101.0}),
+        ("stop", ("",)),
+    ],
+)
+def test_values_out_of_range_are_refused_by_name(field, value):
+    with pytest.raises(SamplingParamsError) as caught:
+        SamplingParams(**{field: value})
+    assert caught.value.param == field
+    assert field in str(caught.value)
+
+
+def test_logprobs_beyond_twenty_are_refused_by_the_name_that_the_api_gives_them():
+    with pytest.raises(SamplingParamsError, match="top_logprobs is 21"):
+        SamplingParams(logprobs=21)
+
+
+@pytest.mark.parametrize("value", [5e-324, 1e-45, 1e-38, 1e-30, 1e-6])
+@pytest.mark.parametrize("name", ["temperature", "top_p", "repetition_penalty"])
+def test_values_just_above_zero_take_the_likeliest_token(name: str, value: float) -> None:
+    logits = np.zeros((1, V), np.float32)
+    logits[0, 11], logits[0, 12] = 60.0, 59.0
+    params = SamplingParams(**{"temperature": 0.5, "seed": 3, name: value})
+    tokens, _ = draw(logits, rows_for(params, prompts=((11,),)), (params,))
+    assert tokens.tolist() == [11]
+
+
+def test_stop_strings_are_limited_in_all() -> None:
+    SamplingParams(stop=("a" * 10_000, "b" * 6_384))
+    with pytest.raises(SamplingParamsError, match="16385 characters in all; expected at most 16384"):
+        SamplingParams(stop=("a" * 10_000, "b" * 6_385))
