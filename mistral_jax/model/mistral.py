@@ -11,6 +11,7 @@ Axis letters: B rows, T tokens, N query heads, K kv heads, H head dim, D model d
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from functools import partial
 
 import jax
@@ -19,7 +20,7 @@ from flax import nnx
 
 from mistral_jax.model.attention import attend
 from mistral_jax.model.config import MistralConfig
-from mistral_jax.model.kv_cache import KVCache, LayerCache, write
+from mistral_jax.model.kv_cache import CacheView, KVCache, LayerCache, write
 from mistral_jax.model.layers import Embedding, Linear, RMSNorm
 from mistral_jax.model.low_rank import LayerMixture, Mixture
 from mistral_jax.model.rope import attention_temperature, rotate, rotation
@@ -132,34 +133,21 @@ class Mistral(nnx.Module):
         return self.embed_tokens.dtype
 
     def __call__(
-        self,
-        tokens: jax.Array,
-        cache: KVCache,
-        *,
-        first_slot: jax.Array,
-        positions: jax.Array,
-        valid: jax.Array,
-        mixture: Mixture | None = None,
-        num_blocks: int | None = None,
+        self, tokens: jax.Array, cache: KVCache, view: CacheView, mixture: Mixture | None = None
     ) -> tuple[jax.Array, KVCache]:
-        """Run T new tokens of B sequences in neighbouring slots, and store their keys and values.
+        """Run T new tokens of B sequences, and store their keys and values.
 
         Args:
           tokens: int32 [B, T].
-          cache: holds what came before; donate it in the jit round this call.
-          first_slot: int32 scalar; row b lives in slot `first_slot + b`.
-          positions: int32 [B, T], consecutive in each row.
-          valid: bool [B, T]; False for padding at the end of a row and for whole rows that only fill the batch. Their
-            hidden states mean nothing, and they leave no trace in the cache.
+          cache: holds what came before; donate it in the jit around this call.
+          view: of `cache`: which blocks the rows own, and the positions of these tokens. Hidden states of tokens that
+            are not valid mean nothing.
           mixture: adapters and their weights for these tokens; None: the base model.
-          num_blocks: static; see `mistral_jax.model.attention`.
         Returns: hidden states after the final norm [B, T, D], and the cache.
         """
-        attends, new_layers = cached_attends(
-            self.config, cache, first_slot=first_slot, positions=positions, valid=valid, num_blocks=num_blocks
-        )
-        hidden = self.run(tokens, positions, attends, mixture)
-        return hidden, KVCache(tuple(new_layers))
+        attends, new_layers = cached_attends(self.config, cache, view)
+        hidden = self.run(tokens, view.positions, attends, mixture)
+        return hidden, replace(cache, layers=tuple(new_layers))
 
     def hidden_states(self, tokens: jax.Array, mixture: Mixture | None = None, *, remat: bool = False) -> jax.Array:
         """Hidden states after the final norm of whole texts: int32 [B, T] -> [B, T, D]. Causal; nothing is kept.
@@ -204,41 +192,26 @@ class Mistral(nnx.Module):
         return self.norm(x)
 
 
-def cached_attends(
-    config: MistralConfig,
-    cache: KVCache,
-    *,
-    first_slot: jax.Array,
-    positions: jax.Array,
-    valid: jax.Array,
-    num_blocks: int | None,
-) -> tuple[list[Attend], list[LayerCache]]:
+def cached_attends(config: MistralConfig, cache: KVCache, view: CacheView) -> tuple[list[Attend], list[LayerCache]]:
     """Attentions that store the keys and values of their tokens in a cache, and see what it holds.
 
-    Args: see `Mistral.__call__`.
     Returns: an attention for each layer, and a list that gets each layer's new cache as the attentions are run.
     """
-    last = jnp.max(jnp.where(valid, positions, -1), axis=1)  # [B]
     new_layers: list[LayerCache] = []
 
-    def cached(layer: LayerCache, window: int | None) -> Attend:
+    def cached(index: int, layer: LayerCache, window: int | None) -> Attend:
+        at = {"table": view.table(index), "positions": view.positions}
+
         def run(queries: jax.Array, keys: jax.Array, values: jax.Array) -> jax.Array:
             # Write first, then read the updated buffer: XLA then needs the old one no more and updates in place.
-            updated = write(layer, keys, values, first_slot=first_slot, positions=positions, valid=valid)
+            updated = write(layer, keys, values, **at, valid=view.valid)
             new_layers.append(updated)
-            return attend(
-                queries,
-                updated,
-                first_slot=first_slot,
-                positions=positions,
-                last=last,
-                window=window,
-                num_blocks=num_blocks,
-            )
+            return attend(queries, updated, **at, last=view.last, window=window, plan=view.plan)
 
         return run
 
-    return [cached(layer, window) for layer, window in zip(cache.layers, config.layer_windows, strict=True)], new_layers
+    layers = enumerate(zip(cache.layers, config.layer_windows, strict=True))
+    return [cached(index, layer, window) for index, (layer, window) in layers], new_layers
 
 
 def _causal_attention(positions: jax.Array, window: int | None) -> Attend:

@@ -20,7 +20,9 @@ from mistral_jax.hub.files import DEMO, ModelFiles, find_gguf, find_model
 from mistral_jax.model.kv_cache import BLOCK
 from mistral_jax.checkpoint.load_module import load_module
 from mistral_jax.checkpoint.summary import summarize
-from mistral_jax.runtime.runner import DEFAULT_CHUNKS, Runner
+from mistral_jax.runtime.buckets import DEFAULT_CHUNKS
+from mistral_jax.runtime.recomputing import RecomputingRunner
+from mistral_jax.runtime.runner import Runner
 from serving.build.adapter_loader import FolderLoader
 from serving.build.build_adapters import files_digest, open_adapter_files, served_models, with_base_model
 from serving.engine.engine import JaxEngine, Report
@@ -216,7 +218,8 @@ def load_runner(
             spare_rank=settings.max_lora_rank,
         )
         logger.info("adapters: %s (%.1f MiB)", ", ".join(adapters.names) or "none yet", bank.nbytes / 2**20)
-    return Runner(
+    runner = Runner if settings.xlora_kv_cache else RecomputingRunner
+    return runner(
         module,
         slots=slots or settings.max_seqs,
         length=length,
@@ -224,7 +227,6 @@ def load_runner(
         repeat_last_n=settings.repeat_last_n,
         adapters=bank,
         xlora=xlora,
-        keep_cache=settings.xlora_kv_cache,
     )
 
 

@@ -63,14 +63,13 @@ def run_bench(
     choices = _choices(served_models(settings, adapters, created=0))
     # The same weights in all; only the shapes differ.
     runners = [
-        Runner(
+        type(first)(
             first.model,
             slots=count,
             length=length,
             chunks=first.chunk_sizes,
             adapters=first.adapters,
             xlora=first.xlora,
-            keep_cache=settings.xlora_kv_cache,
         )
         for count in rows
     ]

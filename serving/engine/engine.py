@@ -26,7 +26,9 @@ from concurrent.futures import Future
 from dataclasses import dataclass
 from typing import Any
 
-from mistral_jax.runtime.runner import Chunk, Runner
+from mistral_jax.runtime.buckets import PrefillChunk
+from mistral_jax.runtime.runner import Runner
+from mistral_jax.runtime.sampling_params import completion_limit
 from mistral_jax.tokenizer.base import Tokenizer
 from serving.engine.messages import (
     AdapterGoneError,
@@ -39,7 +41,7 @@ from serving.engine.messages import (
     QueueFullError,
     Request,
 )
-from serving.engine.rounds import DeviceRounds, InFlight, Sequence_, chunks_of
+from serving.engine.rounds import DeviceRounds, DispatchedRound, EngineSequence, chunks_of
 from serving.engine.scheduler import LiveSequence, Scheduler
 from serving.engine.shares import AdapterShares
 
@@ -93,8 +95,8 @@ class JaxEngine:
         # All below is shared between threads and guarded by `_wake`.
         self._state = EngineState.LOADING
         self._detail, self._progress = "not started", None
-        self._scheduler: Scheduler[Chunk] | None = None
-        self._by_id: dict[str, Sequence_] = {}
+        self._scheduler: Scheduler[PrefillChunk] | None = None
+        self._by_id: dict[str, EngineSequence] = {}
         self._cancelled: set[str] = set()
         self._deadline: float | None = None
         self._max_len = 0
@@ -193,7 +195,7 @@ class JaxEngine:
             self._by_id.update({s.request.request_id: s for s in sequences})
             self._wake.notify()
 
-    def _sequence(self, request: Request, deliver: Deliver) -> Sequence_:
+    def _sequence(self, request: Request, deliver: Deliver) -> EngineSequence:
         room = self._max_len - len(request.prompt)
         needed = 0 if request.params.max_tokens == 0 else 1
         if not request.prompt or room < needed:
@@ -202,8 +204,8 @@ class JaxEngine:
             raise ValueError("the request has no seed")
         if request.request_id in self._by_id:
             raise ValueError(f"request id {request.request_id!r} is in use")
-        wanted = request.params.max_tokens
-        return LiveSequence(request=request, deliver=deliver, max_tokens=room if wanted is None else min(wanted, room))
+        limit = completion_limit(request.params.max_tokens, prompt_tokens=len(request.prompt), length=self._max_len)
+        return LiveSequence(request=request, deliver=deliver, max_tokens=limit)
 
     def cancel(self, request_id: str) -> None:
         """See `serving.engine.messages.Engine.cancel`."""
@@ -288,7 +290,7 @@ class JaxEngine:
     def _serve(self, rounds: DeviceRounds) -> None:
         """Rounds until told to stop."""
         assert self._scheduler is not None
-        pending: InFlight | None = None
+        pending: DispatchedRound | None = None
         while True:
             with self._wake:
                 while not (self._by_id or pending or self._tasks or self._closing or self._deadline is not None):
@@ -323,9 +325,9 @@ class JaxEngine:
         self._closing = [key for key in self._closing if key in used]
         return unused
 
-    def _take_cancelled(self) -> list[tuple[Sequence_, Event]]:
+    def _take_cancelled(self) -> list[tuple[EngineSequence, Event]]:
         """Retire the cancelled sequences; the caller holds the lock."""
-        ended: list[tuple[Sequence_, Event]] = []
+        ended: list[tuple[EngineSequence, Event]] = []
         for request_id in self._cancelled:
             sequence = self._by_id.get(request_id)
             if sequence is not None:
@@ -334,7 +336,7 @@ class JaxEngine:
         self._cancelled.clear()
         return ended
 
-    def _forget(self, sequence: Sequence_) -> None:
+    def _forget(self, sequence: EngineSequence) -> None:
         """Free all that a sequence holds; the caller holds the lock."""
         if self._scheduler is not None:
             self._scheduler.retire(sequence)
@@ -342,7 +344,7 @@ class JaxEngine:
         if self._rounds is not None:
             self._rounds.forget(sequence)
 
-    def _hand_over(self, news: Sequence[tuple[Sequence_, Event]]) -> None:
+    def _hand_over(self, news: Sequence[tuple[EngineSequence, Event]]) -> None:
         """Give each receiver its events of this round, in one call."""
         by_receiver: dict[Deliver, list[Event]] = {}
         for sequence, event in news:

@@ -15,10 +15,12 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
+from mistral_jax.adapters.choice import AdapterChoice
+from mistral_jax.runtime.sampling_params import SamplingParams
 from serving.engine.messages import Deliver, Request
 
 
-class Chunk(Protocol):
+class SizedChunk(Protocol):
     """A stretch of a prompt; `size` is what it costs, padding included."""
 
     @property
@@ -26,7 +28,7 @@ class Chunk(Protocol):
 
 
 @dataclass(eq=False, kw_only=True, slots=True)
-class LiveSequence[C: Chunk]:
+class LiveSequence[C: SizedChunk]:
     """A request on its way. Compared by identity: a slot's next tenant is another object, so nothing meant for one can
     reach the other."""
 
@@ -44,13 +46,30 @@ class LiveSequence[C: Chunk]:
     """Retired or cancelled: whatever still comes back for it is dropped."""
 
     @property
+    def prompt(self) -> tuple[int, ...]:
+        return self.request.prompt
+
+    @property
+    def params(self) -> SamplingParams:
+        return self.request.params
+
+    @property
+    def choice(self) -> AdapterChoice:
+        return self.request.choice
+
+    @property
     def tokens_held(self) -> int:
         """Tokens in the cache once the dispatched steps have run."""
-        return len(self.request.prompt) - 1 + self.steps
+        return len(self.prompt) - 1 + self.steps
+
+    @property
+    def wants_weights(self) -> bool:
+        """Whether the request wants to know the adapter weights that the X-LoRA classifier gives."""
+        return self.request.scalings is not None and self.request.choice.xlora
 
 
 @dataclass(frozen=True, slots=True)
-class Round[C: Chunk]:
+class Round[C: SizedChunk]:
     """What to dispatch now, in this order."""
 
     prefills: tuple[tuple[LiveSequence[C], C], ...]
@@ -62,7 +81,7 @@ class Round[C: Chunk]:
         return bool(self.prefills or self.decodes or self.ends)
 
 
-class Scheduler[C: Chunk]:
+class Scheduler[C: SizedChunk]:
     """Queue and slots.
 
     Args:

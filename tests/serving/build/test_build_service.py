@@ -13,7 +13,7 @@ import serving.commands.chat
 from mistral_jax.model.config import MistralConfig
 from mistral_jax.checkpoint.description import ModelDescription
 from mistral_jax.hub.files import ModelFiles
-from mistral_jax.runtime.runner import DEFAULT_CHUNKS
+from mistral_jax.runtime.buckets import DEFAULT_CHUNKS
 from serving.build.build_service import chunk_sizes, fingerprint, use_compilation_cache
 from serving.commands.chat import run_chat
 from serving.settings.settings import Settings
