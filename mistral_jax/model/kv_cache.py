@@ -27,7 +27,6 @@ H head dim.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import partial
@@ -121,7 +120,8 @@ class KVCache:
 
     @property
     def nbytes(self) -> int:
-        return sum(x.nbytes for x in jax.tree.leaves(self))
+        """Bytes of keys and values; the tables take a few more."""
+        return sum(x.nbytes for x in jax.tree.leaves(self.layers))
 
     @classmethod
     def allocate(
@@ -181,9 +181,9 @@ def layer_lengths(config: MistralConfig, *, length: int, chunk: int) -> list[int
 
 
 def cache_bytes(config: MistralConfig, *, slots: int, length: int, chunk: int, dtype: jax.typing.DTypeLike) -> int:
-    """Bytes of what `KVCache.allocate` with these arguments allocates, tables included."""
-    shapes = jax.eval_shape(lambda: KVCache.allocate(config, slots=slots, length=length, chunk=chunk, dtype=dtype))
-    return sum(math.prod(x.shape) * np.dtype(x.dtype).itemsize for x in jax.tree.leaves(shapes))
+    """`KVCache.nbytes` of what `KVCache.allocate` with these arguments allocates."""
+    tokens = slots * sum(layer_lengths(config, length=length, chunk=chunk))
+    return 2 * tokens * config.num_kv_heads * stored_head_dim(config) * np.dtype(dtype).itemsize
 
 
 @partial(jax.jit, inline=True)

@@ -120,8 +120,7 @@ def test_windowed_layers_keep_a_window_and_a_chunk_in_whole_blocks() -> None:
     cache = KVCache.allocate(CONFIG, slots=3, length=1000, chunk=CHUNK, dtype=jnp.bfloat16)
     assert [layer.keys.shape for layer in cache.layers] == [(3, 2, 128, 32), (3 * 8, 2, 128, 32)]
     assert [layer.values.shape for layer in cache.layers] == [(3, 2, 32, 128), (3 * 8, 2, 32, 128)]
-    tables = 4 * 3 * (1 + 8)
-    assert cache.nbytes == 2 * 2 * 3 * (128 + 1024) * 2 * 32 + tables
+    assert cache.nbytes == 2 * 2 * 3 * (128 + 1024) * 2 * 32
     assert cache_bytes(CONFIG, slots=3, length=1000, chunk=CHUNK, dtype=jnp.bfloat16) == cache.nbytes
     assert cache.slots == 3
 
