@@ -118,6 +118,7 @@ class DeviceRounds:
         """What was sampled. `ended`: sequences that had their last event already."""
         news: list[tuple[EngineSequence, Event]] = []
         for sequence, sampled, weights in tokens:
+            sequence.read += 1
             if sequence.gone or sequence in ended:
                 continue
             self.generated += 1

@@ -42,6 +42,11 @@ class LiveSequence[C: SizedChunk]:
     steps: int = 0
     """Decode steps dispatched, read back or not; 1 as well for a sequence that ends with its prompt, once it was told
     to end."""
+    lockstep: bool = False
+    """Whether its next step is planned only once the token of the last one was read: for sequences whose next token
+    depends on what the host makes of the last one, such as a grammar's mask. The others do not wait for it."""
+    read: int = 0
+    """Decode steps whose tokens were read back."""
     gone: bool = False
     """Retired or cancelled: whatever still comes back for it is dropped."""
 
@@ -56,6 +61,13 @@ class LiveSequence[C: SizedChunk]:
     @property
     def choice(self) -> AdapterChoice:
         return self.request.choice
+
+    @property
+    def is_ready(self) -> bool:
+        """Whether it may take part in the next decode step, or end with it."""
+        return (
+            not self.chunks and self.steps < max(self.max_tokens, 1) and (not self.lockstep or self.read == self.steps)
+        )
 
     @property
     def tokens_held(self) -> int:
@@ -142,7 +154,7 @@ class Scheduler[C: SizedChunk]:
                 budget -= chunk.size
             if sequence.chunks:
                 break
-        ready = [s for s in self._running.values() if not s.chunks and s.steps < max(s.max_tokens, 1)]
+        ready = [s for s in self._running.values() if s.is_ready]
         for sequence in ready:
             sequence.steps += 1
         return Round(
