@@ -59,9 +59,8 @@ def convert_to_gguf(
         again = sum(model.requantised(tensor.name, tensor.type) for tensor in tensors)
         if again:
             _log.warning(
-                "%d of the tensors in %s are quantised already and will be quantised again, which loses a little more "
-                "each time: "
-                "better convert the original model",
+                "%d of the tensors in %s are quantised already and will be quantised again, "
+                "which loses a little more each time: better convert the original model",
                 again,
                 path,
             )

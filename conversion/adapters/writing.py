@@ -148,8 +148,7 @@ def write_peft_xlora(
     if config.xlora_depth > 1 and not config.enable_relu_and_dropout:
         raise AdapterError(
             "PEFT puts ReLU between the layers of a classifier, which this one does not have (enable_relu_and_dropout "
-            "is false); "
-            "write it in the original layout"
+            "is false); write it in the original layout"
         )
     path = Path(folder)
     step = 3 if config.xlora_dropout_p > 0 else 2
@@ -210,9 +209,9 @@ def _check_changed(changed: ChangedLoRA, modules: Mapping[ModuleKey, LoRAModule]
         module = modules[key]
         if a.shape != (module.rank, module.in_features) or b.shape != (module.out_features, module.rank):
             raise AdapterError(
-                f"adapter {name}: the factors of {key.path} have shapes {list(a.shape)} and {list(b.shape)}; expected "
-                "those of "
-                f"{changed.folder}, [{module.rank}, {module.in_features}] and [{module.out_features}, {module.rank}]"
+                f"adapter {name}: the factors of {key.path} have shapes {list(a.shape)} and {list(b.shape)}; "
+                f"expected those of {changed.folder}, [{module.rank}, {module.in_features}] and "
+                f"[{module.out_features}, {module.rank}]"
             )
         _check_finite(f"adapter {name}: a factor of {key.path}", a, b)
 
@@ -241,8 +240,7 @@ def _check_mixture(config: XLoRAConfig, classifier: Sequence[Linear], adapters: 
     if found != expected:
         raise AdapterError(
             f"the classifier's layers have shapes {found}; expected {expected} (hidden_size {config.hidden_size}, "
-            "xlora_depth "
-            f"{config.xlora_depth}, {columns} sets of scalings x {len(adapters)} adapters)"
+            f"xlora_depth {config.xlora_depth}, {columns} sets of scalings x {len(adapters)} adapters)"
         )
     for number, (weight, bias) in enumerate(classifier):
         if (bias is None) == config.use_bias or (bias is not None and bias.shape != weight.shape[:1]):

@@ -154,8 +154,8 @@ def _check_replaceable(folder: Path, replaceable: Replaceable, below: Replaceabl
                 _check_replaceable(entry, below, None)
             elif entry.is_dir() or not replaceable(entry.name):
                 raise OutputError(
-                    f"{folder} is not overwritten, since {entry.name} in it is not part of a converted model; "
-                    "choose another name"
+                    f"{folder} is not overwritten, since {entry.name} in it is not part of a "
+                    "converted model; choose another name"
                 )
 
 

@@ -65,8 +65,8 @@ def hf_names(name: str) -> tuple[str, ...]:
     if is_left_out(name):
         return ()
     raise GGUFError(
-        f"tensor {name!r} belongs to no model that is implemented: it is of another architecture, or of a newer form "
-        "of this one"
+        f"tensor {name!r} belongs to no model that is implemented: it is of another architecture, "
+        "or of a newer form of this one"
     )
 
 

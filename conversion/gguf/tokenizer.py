@@ -83,9 +83,8 @@ def gguf_tokenizer(metadata: Mapping[str, Any]) -> GGUFTokenizer:
             data = _byte_fallback_json(vocabulary, base, end)
         else:
             raise TokenizerError(
-                "The GGUF file has placeholders for its tokens' scores and no merges, so that nothing says how texts "
-                "are "
-                f"cut into tokens. {USE_OVERRIDE}"
+                "The GGUF file has placeholders for its tokens' scores and no merges, "
+                f"so that nothing says how texts are cut into tokens. {USE_OVERRIDE}"
             )
     config = _config(vocabulary, add_bos=add_bos, templates=gguf_chat_templates(metadata))
     if data is None:

@@ -56,8 +56,8 @@ def quantize(values: Array | jax.Array, kind: GGMLType, *, device: Device | None
     """
     if values.dtype not in _ACCEPTED or values.ndim == 0:
         raise TypeError(
-            f"values to quantise must be float32, bfloat16 or float16 [..., columns], not {values.dtype} "
-            f"{list(values.shape)}"
+            "values to quantise must be float32, bfloat16 or float16 [..., columns], "
+            f"not {values.dtype} {list(values.shape)}"
         )
     columns = values.shape[-1]
     if columns % kind.block_size:

@@ -77,8 +77,8 @@ def check_ids(largest: int, count: int, source: str) -> None:
     """
     if largest >= count + MOST_UNUSED_TOKENS:
         raise TokenizerError(
-            f"{source} has a token with id {largest} and {count} tokens: more than {MOST_UNUSED_TOKENS} ids would be "
-            "unused."
+            f"{source} has a token with id {largest} and {count} tokens: "
+            f"more than {MOST_UNUSED_TOKENS} ids would be unused."
         )
 
 
@@ -93,8 +93,8 @@ def check_lengths(tokens: Iterable[str | bytes], source: str) -> None:
         total += len(token)
         if len(token) > _MOST_TOKEN_LENGTH or total > _MOST_TEXT:
             raise TokenizerError(
-                f"{source} has tokens of more than {_MOST_TOKEN_LENGTH} characters, or of more than {_MOST_TEXT} "
-                "together."
+                f"{source} has tokens of more than {_MOST_TOKEN_LENGTH} characters, "
+                f"or of more than {_MOST_TEXT} together."
             )
 
 
@@ -128,9 +128,8 @@ def find_tokenizer_file(folder: Path) -> Path:
         return model
     raise TokenizerError(
         f"{folder} has no tokenizer: none of tekken.json, tokenizer.json and tokenizer.model is among its "
-        f"{len(names)} files"
-        f"{' (' + ', '.join(names[:8]) + ')' if names else ''}. Download the tokenizer of the model into it, or name "
-        "one explicitly."
+        f"{len(names)} files{' (' + ', '.join(names[:8]) + ')' if names else ''}. "
+        "Download the tokenizer of the model into it, or name one explicitly."
     )
 
 

@@ -71,9 +71,9 @@ class SpecialTokens:
             return ids[text]
         if name in ("bos_token", "eos_token"):
             raise TokenizerError(
-                f"The tokenizer's settings name {quoted(text)} as {name}, but the vocabulary has no such token. Fetch "
-                "tokenizer.json, "
-                "tokenizer_config.json and special_tokens_map.json again, all from the same repository."
+                f"The tokenizer's settings name {quoted(text)} as {name}, but the vocabulary has no "
+                "such token. Fetch tokenizer.json, tokenizer_config.json and special_tokens_map.json "
+                "again, all from the same repository."
             )
         return default
 

@@ -72,9 +72,8 @@ def read_tekken(path: Path) -> TekkenFile:
     check_lengths(ranks, str(path))
     if len(ranks) != size - num_control or not in_order:
         raise TokenizerError(
-            f"{path} promises {size - num_control} ranked tokens and lists {len(ranks)}, or not in the order of "
-            "their ranks. "
-            "Was the download cut short? Fetch it again."
+            f"{path} promises {size - num_control} ranked tokens and lists {len(ranks)}, "
+            "or not in the order of their ranks. Was the download cut short? Fetch it again."
         )
     return TekkenFile(ranks=ranks, control=control, pattern=pattern, version=version)
 

@@ -160,8 +160,8 @@ class ChatFormatter:
         if "default" in self._templates:
             return self._templates["default"]
         raise ConversationError(
-            f"The model has chat templates for {', '.join(sorted(self._templates))} only, none for this kind of "
-            "conversation."
+            f"The model has chat templates for {', '.join(sorted(self._templates))} only, "
+            "none for this kind of conversation."
         )
 
     def _named_tokens(self) -> dict[str, str]:

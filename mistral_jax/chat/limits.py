@@ -89,8 +89,7 @@ class BoundedEnvironment(ImmutableSandboxedEnvironment):
         if self._clock() > getattr(self._running, "until", float("inf")):
             raise ChatTemplateError(
                 f"The chat template was stopped after {self._running.seconds:g} seconds. Does it loop over too much, "
-                "or was "
-                "the conversation extremely long?"
+                "or was the conversation extremely long?"
             )
         return ""
 

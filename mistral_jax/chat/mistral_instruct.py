@@ -64,8 +64,8 @@ class MistralInstruct:
         if version not in {f"v{v}" for v in _VERSIONS}:
             known = ", ".join(f"v{v}" for v in _VERSIONS)
             raise ChatTemplateError(
-                f"Mistral's instruct format {version!r} is not built in; there are {known}. Give the model's own chat "
-                "template."
+                f"Mistral's instruct format {version!r} is not built in; there are {known}. "
+                "Give the model's own chat template."
             )
         self._version = int(version[1:])
         self._ids = dict(control_tokens)
@@ -74,8 +74,7 @@ class MistralInstruct:
             if self._version >= since and missing:
                 raise ChatTemplateError(
                     f"The tokenizer has no control token {missing[0]!r}, which Mistral's instruct format {version} "
-                    "needs. Was "
-                    "this version meant for another tokenizer?"
+                    "needs. Was this version meant for another tokenizer?"
                 )
 
     def segments(self, messages: Sequence[Message], tools: list[Any] | None, max_text: int) -> Segments:

@@ -86,9 +86,8 @@ class IsolatedTemplate:
         """
         if len(source) > MAX_SOURCE:
             raise ChatTemplateError(
-                f"The chat template has {len(source):,} characters; one of at most {MAX_SOURCE:,} was expected. Give "
-                "another with "
-                "--chat-template."
+                f"The chat template has {len(source):,} characters; one of at most {MAX_SOURCE:,} was expected. "
+                "Give another with --chat-template."
             )
         self._key: Final = next(_keys)
         self._max_bytes = 4 * max_text + 4 * render_child.LONGEST_MESSAGE
@@ -260,9 +259,8 @@ class _Watch:
             return f"The chat template takes more than {MEMORY >> 20} MiB of memory, and was stopped."
         if self._too_long or status == -getattr(signal, "SIGXCPU", 0):
             return (
-                f"The chat template was stopped after {limit:g} seconds. Does it loop over too much, or was the "
-                "conversation "
-                "extremely long?"
+                f"The chat template was stopped after {limit:g} seconds. Does it loop over too much, "
+                "or was the conversation extremely long?"
             )
         return f"The chat template was stopped: the process that renders it crashed (status {status})."
 

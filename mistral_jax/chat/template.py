@@ -49,8 +49,8 @@ class ChatTemplate:
             self._template = self._environment.compile_bounded(marks.mark_template(tree))
         except jinja2.TemplateSyntaxError as error:
             raise ChatTemplateError(
-                f"The chat template is broken in line {error.lineno}: {error.message}. Give another with "
-                "--chat-template."
+                f"The chat template is broken in line {error.lineno}: {error.message}. "
+                "Give another with --chat-template."
             ) from error
         except RecursionError as error:
             raise ChatTemplateError("The chat template is nested too deeply.") from error
@@ -80,8 +80,7 @@ class ChatTemplate:
             reason = self._marks.unmark(f"{type(error).__name__}: {error}")
             raise ChatTemplateError(
                 f"The chat template failed on this conversation ({reason}). Either the template is broken or it "
-                "expects "
-                "messages of another form."
+                "expects messages of another form."
             ) from error
         return "".join(pieces)
 

@@ -56,9 +56,8 @@ class ByteTableTokenizer(ABC):
         for name, token_id in named.items():
             if token_id is not None and not 0 <= token_id < len(pieces):
                 raise TokenizerError(
-                    f"Token {name!r} has id {token_id}, outside the vocabulary of {len(pieces)}. The tokenizer files "
-                    "contradict "
-                    "each other: fetch them again, all from the same repository."
+                    f"Token {name!r} has id {token_id}, outside the vocabulary of {len(pieces)}. "
+                    "The tokenizer files contradict each other: fetch them again, all from the same repository."
                 )
         self._pieces = tuple(pieces)
         self._table = tuple(table)
@@ -162,8 +161,7 @@ class ByteTableTokenizer(ABC):
             if end is None:
                 raise TokenizerError(
                     f"The text has more than {MAX_RUN:,} characters without the end of a word (from character "
-                    f"{start:,} on); "
-                    "no such text is encoded."
+                    f"{start:,} on); no such text is encoded."
                 )
             yield self._encode_guarded(text[start:end], at_start and start == 0)
             start = end

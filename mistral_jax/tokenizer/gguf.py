@@ -94,16 +94,15 @@ def check_same_tokens(metadata: Mapping[str, Any], tokenizer: Tokenizer) -> None
                 continue
             other = repr(text)
         raise TokenizerError(
-            f"The tokenizer given with -t/--tok-model-id is not that of the GGUF file: its token {i} is {other}, in "
-            "the "
-            f"file it is {vocabulary.tokens[i]!r}. Name the model that the file was made from, or leave -t out to use "
-            "the file's own tokenizer."
+            f"The tokenizer given with -t/--tok-model-id is not that of the GGUF file: its token {i} is {other}, "
+            f"in the file it is {vocabulary.tokens[i]!r}. Name the model that the file was made from, "
+            "or leave -t out to use the file's own tokenizer."
         )
     if tokenizer.vocab_size > size:
         raise TokenizerError(
-            f"The tokenizer given with -t/--tok-model-id has {tokenizer.vocab_size} tokens, the GGUF file's has "
-            f"{size}: "
-            "the model knows nothing of the others. Name the model that the file was made from, or leave -t out."
+            f"The tokenizer given with -t/--tok-model-id has {tokenizer.vocab_size} tokens, "
+            f"the GGUF file's has {size}: the model knows nothing of the others. "
+            "Name the model that the file was made from, or leave -t out."
         )
 
 

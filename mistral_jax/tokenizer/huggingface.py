@@ -87,8 +87,7 @@ class HuggingFaceTokenizer(ByteTableTokenizer):
             if ids.get(text) != own:
                 raise TokenizerError(
                     f"The added token {shown(text)} should have id {own}, but in {source} its id is {ids.get(text)}. "
-                    "The tokenizer's "
-                    "files belong to different models: fetch them from the same repository."
+                    "The tokenizer's files belong to different models: fetch them from the same repository."
                 )
             table[own] = b"" if token["special"] else text.encode()
             if token["special"]:

@@ -79,11 +79,9 @@ class SentencePieceTokenizer(ByteTableTokenizer):
                 continue
             if token.id != len(pieces):
                 raise TokenizerError(
-                    f"{source} has {size} tokens and the added token {shown(token.text)} has id {token.id}, but the "
-                    "next "
-                    "free id is "
-                    f"{len(pieces)}. The tokenizer's files belong to different models: fetch them from the same "
-                    "repository."
+                    f"{source} has {size} tokens and the added token {shown(token.text)} has id {token.id}, "
+                    f"but the next free id is {len(pieces)}. The tokenizer's files belong to different models: "
+                    "fetch them from the same repository."
                 )
             pieces.append(token.text)
             table.append(b"" if is_control else token.text.encode())

@@ -66,9 +66,8 @@ class BaseModel:
         packed = [leaf for leaf in leaves if isinstance(leaf, Packed)]
         if any(isinstance(x, Int8Array) for leaf in packed for x in _parts(leaf)):
             raise ValueError(
-                "the model's weights are held as int8, whose products round what flows through them, so that no "
-                "gradient "
-                "passes; load it with --quant none, or with q8_0"
+                "the model's weights are held as int8, whose products round what flows through them, "
+                "so that no gradient passes; load it with --quant none, or with q8_0"
             )
 
 

@@ -52,8 +52,7 @@ def limit_lengths(
             if too_long == "refuse":
                 raise DataError(
                     f"example {number + 1} of {len(examples)} has {len(example)} tokens, and max_length is {most}; "
-                    "raise it, or "
-                    "say what becomes of longer ones (too_long: skip or cut)"
+                    "raise it, or say what becomes of longer ones (too_long: skip or cut)"
                 )
             changed += 1
             if too_long == "skip":
@@ -77,8 +76,8 @@ def check_tokens(examples: Sequence[Example], vocabulary: int) -> None:
         for token in (int(example.tokens.min()), int(example.tokens.max())):
             if not 0 <= token < vocabulary:
                 raise DataError(
-                    f"example {number + 1} has token {token}, and the model has {vocabulary}: it was made with "
-                    "another tokenizer"
+                    f"example {number + 1} has token {token}, and the model has {vocabulary}: "
+                    "it was made with another tokenizer"
                 )
 
 
@@ -93,9 +92,8 @@ def split_off(examples: Sequence[Example], fraction: float, seed: int) -> tuple[
     count = round(len(examples) * fraction)
     if not 0 < count < len(examples):
         raise DataError(
-            f"validation_split is {fraction} of {len(examples)} examples, which leaves none for one of the two; give "
-            "another "
-            "fraction, or a file"
+            f"validation_split is {fraction} of {len(examples)} examples, which leaves none for one of the two; "
+            "give another fraction, or a file"
         )
     held_out = set(np.random.default_rng([seed, 1]).permutation(len(examples))[:count].tolist())
     return (

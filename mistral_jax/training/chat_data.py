@@ -112,9 +112,8 @@ class ChatEncoder:
             upto = whole if i == said[-1] else rendered(i + 1, asks=False)
             if upto[: len(before)] != before:
                 raise DataError(
-                    f"the chat template does not write messages[{i}] after the prompt that asks for it, so it cannot "
-                    "be told which "
-                    "tokens are the assistant's; give another template (--chat-template)"
+                    f"the chat template does not write messages[{i}] after the prompt that asks for it, "
+                    "so it cannot be told which tokens are the assistant's; give another template (--chat-template)"
                 )
             end = self._end_of_turn(upto, len(before), i)
             if whole[:end] == upto[:end]:
@@ -132,8 +131,8 @@ class ChatEncoder:
         if not ends:
             raise DataError(
                 f"the chat template ends messages[{index}] with none of the model's end tokens "
-                f"{sorted(self._eos_ids)}, so the "
-                "model would not learn where to stop; give another template (--chat-template)"
+                f"{sorted(self._eos_ids)}, so the model would not learn where to stop; "
+                "give another template (--chat-template)"
             )
         return ends[-1] + 1
 
@@ -147,9 +146,8 @@ class ChatEncoder:
         before = tokenizer.encode(prompt) if prompt else []
         if tokens[: len(before)] != before:
             raise DataError(
-                "the last token of the prompt and the first of the completion become one token when they meet, which "
-                "never happens "
-                "in serving; end the prompt before a space, or use messages"
+                "the last token of the prompt and the first of the completion become one token when they meet, "
+                "which never happens in serving; end the prompt before a space, or use messages"
             )
         end = [tokenizer.eos_id] if tokenizer.eos_id is not None else []
         ids = np.array([*start, *tokens, *end], np.int32)

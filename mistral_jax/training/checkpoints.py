@@ -69,9 +69,8 @@ def load_checkpoint(path: Path, like: Checkpoint, *, identity: dict[str, Any]) -
     for name in [*expected, *run]:
         if run.get(name) != expected.get(name):
             raise CheckpointError(
-                f"{path} is of a run with {name} = {run.get(name)!r}, and this one has {expected.get(name)!r}; resume "
-                "it with "
-                "what it was started with, or start a new run in another folder"
+                f"{path} is of a run with {name} = {run.get(name)!r}, and this one has {expected.get(name)!r}; "
+                "resume it with what it was started with, or start a new run in another folder"
             )
     leaves: list[jax.Array] = []
     present = set(file.names())

@@ -135,9 +135,8 @@ class XLoRATrainingSettings(TrainingSettings):
     ] = None
     alone: Annotated[
         float | None,
-        "Fraction of the texts that run with one expert alone, the one that the classifier prefers, while experts are "
-        "trained: it "
-        "keeps them usable by themselves. None: a quarter.",
+        "Fraction of the texts that run with one expert alone, the one that the classifier prefers, "
+        "while experts are trained: it keeps them usable by themselves. None: a quarter.",
     ] = None
 
     def __post_init__(self) -> None:

@@ -205,9 +205,9 @@ class Trainer:
             else "; the last checkpoint is kept"
         )
         raise TrainingError(
-            f"the {what} of update {step} is {loss if what == 'loss' else norm}: the run diverged. Take a smaller "
-            "learning rate "
-            f"(it is {self.settings.learning_rate}), a longer warm-up or a smaller clip_norm{saved}"
+            f"the {what} of update {step} is {loss if what == 'loss' else norm}: the run diverged. "
+            f"Take a smaller learning rate (it is {self.settings.learning_rate}), "
+            f"a longer warm-up or a smaller clip_norm{saved}"
         )
 
     def _validate(self, params: Any, step: int, log: TrainingLog, bar: Any) -> None:

@@ -137,9 +137,9 @@ def read_lora_config(path: Path) -> LoRAConfig:
     start = fields.values.get("init_lora_weights")
     if isinstance(start, str) and _CHANGES_BASE.fullmatch(start):
         raise AdapterError(
-            f"{path}: init_lora_weights is {start!r}, with which the base model's own weights were changed, too; that "
-            "is not "
-            "implemented. Save the adapter for the original base (PEFT: path_initial_model_for_weight_conversion)"
+            f"{path}: init_lora_weights is {start!r}, with which the base model's own weights were changed, too; "
+            "that is not implemented. Save the adapter for the original base (PEFT: "
+            "path_initial_model_for_weight_conversion)"
         )
     config = LoRAConfig(
         path=path,

@@ -132,11 +132,10 @@ class LoRAFiles:
         layers = sorted({other.layer for other in self.modules if other.part == key.part})
         there = f"it has {key.part} in {_ranges(layers)} only" if layers else f"it has no {key.part} at all"
         return AdapterError(
-            f"{self._file.path} has no weights for {key.path}, which {CONFIG_NAME} targets ({there}). PEFT from 0.20 "
-            "on loses "
-            "layers when it saves several adapters whose names are numbers: save each adapter by itself. If the "
-            "layers were left "
-            f"out on purpose, list those that are meant in layers_to_transform of {CONFIG_NAME}"
+            f"{self._file.path} has no weights for {key.path}, which {CONFIG_NAME} targets ({there}). "
+            "PEFT from 0.20 on loses layers when it saves several adapters whose names are numbers: "
+            "save each adapter by itself. If the layers were left out on purpose, list those that are meant in "
+            f"layers_to_transform of {CONFIG_NAME}"
         )
 
 
@@ -184,15 +183,14 @@ def check_fits(lora: LoRAFiles, *, num_layers: int, features: Mapping[str, tuple
     for key, module in lora.modules.items():
         if key.layer >= num_layers:
             raise AdapterError(
-                f"adapter {lora.name} changes {key.path}, and the model has {num_layers} layers: it was trained for "
-                "another model"
+                f"adapter {lora.name} changes {key.path}, and the model has {num_layers} layers: "
+                "it was trained for another model"
             )
         out_features, in_features = features[key.part]
         if (module.out_features, module.in_features) != (out_features, in_features):
             raise AdapterError(
                 f"adapter {lora.name} has {key.path} with {module.in_features} inputs and {module.out_features} "
-                "outputs; the "
-                f"model's has {in_features} and {out_features}: it was trained for another model"
+                f"outputs; the model's has {in_features} and {out_features}: it was trained for another model"
             )
     lora.check_layers(num_layers)
 
@@ -201,8 +199,7 @@ def _weights_path(folder: Path) -> Path:
     if is_file(folder):
         raise AdapterError(
             f"{folder} is a file; expected the folder of an adapter, with {CONFIG_NAME} and {WEIGHTS_NAME} in it: "
-            "without the "
-            "first, the scale of the weights is unknown"
+            "without the first, the scale of the weights is unknown"
         )
     if not is_folder(folder):
         raise AdapterError(f"there is no folder {folder}; expected one with {CONFIG_NAME} and {WEIGHTS_NAME} in it")
@@ -213,8 +210,7 @@ def _weights_path(folder: Path) -> Path:
     if pickled is not None:
         raise AdapterError(
             f"{folder} has its weights in {pickled} only; such files can run code when they are opened and are not "
-            "read. "
-            f"Save the adapter as {WEIGHTS_NAME}"
+            f"read. Save the adapter as {WEIGHTS_NAME}"
         )
     raise AdapterError(f"{folder} has no {WEIGHTS_NAME}, which holds an adapter's weights")
 
@@ -285,8 +281,7 @@ def _module(file: SafetensorsFile, name_a: str, name_b: str, config: LoRAConfig,
     if rank != rank_b:
         raise AdapterError(
             f"{file.path}: {name_a} {list(file.shape(name_a))} and {name_b} {list(file.shape(name_b))} have ranks "
-            f"{rank} and "
-            f"{rank_b}; expected [r, in] and [out, r]"
+            f"{rank} and {rank_b}; expected [r, in] and [out, r]"
         )
     expected = config.rank_of(path)
     if rank != expected:

@@ -159,8 +159,7 @@ def _compile(pattern: str) -> Any:
         if refused is not None:
             raise PatternError(
                 f"{_shown(pattern)}, which has {refused}: such patterns can take any amount of time and are not "
-                "matched here; list "
-                "the modules by name instead"
+                "matched here; list the modules by name instead"
             ) from error
         reason = cast("bytes", error.args[0]).decode(errors="replace") if error.args else ""
         raise PatternError(f"{_shown(pattern)}, which is no regular expression: {reason}") from error

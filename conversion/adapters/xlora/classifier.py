@@ -110,8 +110,8 @@ def _read(file: SafetensorsFile, name: str, shape: tuple[int, ...], why: str) ->
         raise AdapterError(f"{file.path}: tensor {name} is missing")
     if file.shape(name) != shape:
         raise AdapterError(
-            f"{file.path}: the classifier's tensor {name} has shape {list(file.shape(name))}; expected {list(shape)} "
-            f"({why})"
+            f"{file.path}: the classifier's tensor {name} has shape {list(file.shape(name))}; "
+            f"expected {list(shape)} ({why})"
         )
     check_floating(file, name)
     array = read_array(file, name)

@@ -119,9 +119,8 @@ def check_xlora_fits(
     """
     if xlora.config.hidden_size != hidden_size:
         raise AdapterError(
-            f"the X-LoRA classifier takes hidden states of {xlora.config.hidden_size} values (hidden_size), and the "
-            "model's have "
-            f"{hidden_size}: it was trained for another model"
+            f"the X-LoRA classifier takes hidden states of {xlora.config.hidden_size} values (hidden_size), "
+            f"and the model's have {hidden_size}: it was trained for another model"
         )
     for adapter in xlora.adapters:
         check_fits(adapter, num_layers=num_layers, features=features)

@@ -57,8 +57,8 @@ def find_layout(folder: Path) -> Layout:
     kind = _kind(folder)
     if kind is None:
         raise AdapterError(
-            f"{folder} is no X-LoRA model: expected {XLORA_CONFIG_NAME} in it, or in {_OLDER}, or {CONFIG_NAME} with "
-            "peft_type XLORA"
+            f"{folder} is no X-LoRA model: expected {XLORA_CONFIG_NAME} in it, or in {_OLDER}, "
+            f"or {CONFIG_NAME} with peft_type XLORA"
         )
     if kind == "peft":
         config, classifier = folder / CONFIG_NAME, folder / WEIGHTS_NAME
@@ -112,9 +112,8 @@ def choose_adapters(
             who = "the ordering" if order else layout.config.name
             outside = f" (nor is there an adapter in {plain(paths[missing])})" if missing in paths else ""
             raise AdapterError(
-                f"{who} names adapter {plain(missing)}, which has no folder in {layout.folder}{outside}; adapters "
-                "there: "
-                f"{', '.join(known) or 'none'}"
+                f"{who} names adapter {plain(missing)}, which has no folder in {layout.folder}{outside}; "
+                f"adapters there: {', '.join(known) or 'none'}"
             )
     return {name: known[name] for name in wanted}
 

@@ -133,18 +133,16 @@ def check_ordering(ordering: Ordering, adapters: Sequence[LoRAFiles], *, layerwi
     if ordering.layers is None:
         if layerwise and len(owners) > 1:
             raise AdapterError(
-                "the ordering has no layers, so that all modules would share one set of scalings, but the classifier "
-                "has scalings "
-                f"for each of the {len(owners)} adapted modules (layerwise_scalings); add layers, or leave the "
-                "ordering out"
+                "the ordering has no layers, so that all modules would share one set of scalings, "
+                f"but the classifier has scalings for each of the {len(owners)} adapted modules (layerwise_scalings); "
+                "add layers, or leave the ordering out"
             )
         return
     for key in sorted(owners, key=torch_order):
         if key not in ordering.layers:
             raise AdapterError(
-                f"the ordering has no index for {key.path}, which adapter {owners[key]} changes: it was made for "
-                "other adapters "
-                "or another model"
+                f"the ordering has no index for {key.path}, which adapter {owners[key]} changes: "
+                "it was made for other adapters or another model"
             )
 
 

@@ -58,9 +58,8 @@ class GGUFFile:
         expected = _split_number(metadata, "split.tensors.count", self.paths[0], default=len(self.tensors))
         if count > 1 and expected != len(self.tensors):
             raise GGUFError(
-                f"the {count} parts of {self.paths[0]} hold {len(self.tensors)} tensors where split.tensors.count "
-                f"says {expected}: "
-                "parts of different models, perhaps. Fetch them again"
+                f"the {count} parts of {self.paths[0]} hold {len(self.tensors)} tensors where split.tensors.count says "
+                f"{expected}: parts of different models, perhaps. Fetch them again"
             )
 
     @property
@@ -156,8 +155,7 @@ class GGUFFile:
         if out.dtype != np.uint8 or out.nbytes != count * row_bytes or not out.flags.c_contiguous:
             raise ValueError(
                 f"destination {out.dtype}{list(out.shape)} does not fit: {count} rows of {tensor.name!r} are "
-                f"{count * row_bytes} "
-                "contiguous bytes of uint8"
+                f"{count * row_bytes} contiguous bytes of uint8"
             )
         start = tensor.offset + first * row_bytes
         self._files[tensor.part].read_into(memoryview(out.reshape(-1)), start, f"tensor {tensor.name!r}")
@@ -178,8 +176,7 @@ def _open_parts(given: OpenedFile, metadata: GGUFMetadata, count: int) -> tuple[
         more = f" and {len(missing) - 5} more" if len(missing) > 5 else ""
         raise GGUFError(
             f"{given.path} is one of {count} parts, of which {len(missing)} are missing beside it: "
-            f"{', '.join(missing[:5])}{more}. "
-            "Fetch them into the same folder"
+            f"{', '.join(missing[:5])}{more}. Fetch them into the same folder"
         )
     files = [given if part == number else OpenedFile(path) for part, path in enumerate(paths)]
     headers = [read_header(file, part) for part, file in enumerate(files)]
@@ -189,8 +186,7 @@ def _open_parts(given: OpenedFile, metadata: GGUFMetadata, count: int) -> tuple[
         if found != (part, count):
             raise GGUFError(
                 f"{file.path} says that it is part {found[0] + 1} of {found[1]}, where its name makes it part "
-                f"{part + 1} of "
-                f"{count}: renamed, perhaps. Fetch it again"
+                f"{part + 1} of {count}: renamed, perhaps. Fetch it again"
             )
     return files, headers
 

@@ -115,8 +115,7 @@ class OpenedFile:
     def _shrunk(self, what: str, needed: int, found: int) -> str:
         return (
             f"{self.path}: the file ends inside {what}: at byte {found}, where {needed} are needed and {self.size} "
-            "were there "
-            "when it was opened. Something has cut it meanwhile; wait until it is written, and open it again"
+            "were there when it was opened. Something has cut it meanwhile; wait until it is written, and open it again"
         )
 
 

@@ -83,9 +83,8 @@ class TensorInfo:
         """
         if self.type_id not in BY_ID:
             raise GGUFError(
-                f"tensor {self.name!r} is of the tensor type {self.type_name}, which is not implemented; use a file "
-                "of another "
-                "quantisation, such as Q4_K_M or Q8_0"
+                f"tensor {self.name!r} is of the tensor type {self.type_name}, which is not implemented; "
+                "use a file of another quantisation, such as Q4_K_M or Q8_0"
             )
         return BY_ID[self.type_id]
 
@@ -171,9 +170,9 @@ class _HeadReader:
         (version,) = self._unpack(_U32, "the version")
         if version & 0xFFFF == 0 and version:
             raise GGUFError(
-                f"{self._file.path} is a big-endian GGUF file (its version reads {version:#x}), made for machines "
-                "such as s390x. "
-                "Big-endian files are not implemented; convert it with gguf-convert-endian of the gguf package"
+                f"{self._file.path} is a big-endian GGUF file (its version reads {version:#x}), "
+                "made for machines such as s390x. Big-endian files are not implemented; "
+                "convert it with gguf-convert-endian of the gguf package"
             )
         if version == 1:
             raise GGUFError(
@@ -308,9 +307,8 @@ class _HeadReader:
         columns = shape[-1] if shape else 1
         if columns % known.block_size:
             raise self._broken(
-                f"tensor {name!r} of shape {list(shape)} has rows of {columns} values, no whole number of "
-                f"{known.name} blocks of "
-                f"{known.block_size}",
+                f"tensor {name!r} of shape {list(shape)} has rows of {columns} values, "
+                f"no whole number of {known.name} blocks of {known.block_size}",
                 at=at,
             )
         return math.prod(shape[:-1]) * known.row_bytes(columns)
@@ -361,8 +359,8 @@ class _HeadReader:
             raise self._broken(f"it announces {count} {what}, where at most {limit} are accepted", at=at)
         if count * least_bytes > left:
             raise self._broken(
-                f"it announces {count} {what}, which take at least {count * least_bytes} bytes, but has {left} more "
-                "(truncated?)",
+                f"it announces {count} {what}, which take at least {count * least_bytes} bytes, "
+                f"but has {left} more (truncated?)",
                 at=at,
             )
 

@@ -142,8 +142,7 @@ def string_runs(file: OpenedFile, position: int, count: int, what: str) -> Itera
             if len(data) < 8 or length > file.size - position - 8:
                 raise GGUFError(
                     f"{file.path} is a broken GGUF file: at byte {position}, {what}: a string of {length} bytes is "
-                    "announced, but "
-                    f"the file has {max(0, file.size - position - 8)} more (truncated?)"
+                    f"announced, but the file has {max(0, file.size - position - 8)} more (truncated?)"
                 )
             borders = np.array([0, 8 + length])
         run = StringRun(position, borders, data)

@@ -20,21 +20,18 @@ def what_it_is(start: bytes, size: int) -> str:
         found = re.search(rb"^size (\d{1,20})$", text, re.MULTILINE)
         real = f" of {int(found[1])} bytes" if found else ""
         return (
-            f"it is a git-lfs pointer, which stands for the real file{real} in a git repository. Run `git lfs pull` "
-            "there, or "
-            "download the file itself"
+            f"it is a git-lfs pointer, which stands for the real file{real} in a git repository. "
+            "Run `git lfs pull` there, or download the file itself"
         )
     if text[:1] == b"<":
         return (
             "it is an HTML or XML page. Probably the server's answer to a download that needed another address or a "
-            "login; open it "
-            "in a browser to see what it says"
+            "login; open it in a browser to see what it says"
         )
     if start[:4] in _OLD_FORMATS:
         return (
-            f"it is in the {_OLD_FORMATS[start[:4]]} format, which GGUF replaced in August 2023. Download a GGUF file "
-            "of the "
-            "model, or convert the original weights"
+            f"it is in the {_OLD_FORMATS[start[:4]]} format, which GGUF replaced in August 2023. "
+            "Download a GGUF file of the model, or convert the original weights"
         )
     if size > 8 and int.from_bytes(start[:8], "little") <= size - 8 and start[8:9] == b"{":
         return "it is a safetensors file. Give the folder that holds it, with its config.json, as a plain model"
@@ -49,9 +46,8 @@ def what_it_is(start: bytes, size: int) -> str:
     if _is_text(start):
         return f"it is a text file that begins with {start[:40].decode('utf-8', 'replace')!r}"
     return (
-        f"it begins with the bytes {start[:4]!r} where b'GGUF' is expected. It is another kind of file, or a later "
-        "piece of a file "
-        "that was cut in pieces; join those first"
+        f"it begins with the bytes {start[:4]!r} where b'GGUF' is expected. It is another kind of file, "
+        "or a later piece of a file that was cut in pieces; join those first"
     )
 
 

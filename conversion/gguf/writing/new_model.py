@@ -159,8 +159,7 @@ def open_folder(folder: Path, *, name: str | None = None) -> NewGGUFModel:
     if not has_biases(config) and (biases := sorted(name for name in source.names() if name.endswith(".bias"))):
         raise WeightFileError(
             f"{folder} has {biases[0]} and {len(biases) - 1} more, and models of its class have no biases "
-            "(transformers ignores "
-            "such tensors): remove them, or name the class that the model was trained as"
+            "(transformers ignores such tensors): remove them, or name the class that the model was trained as"
         )
     layout = GGUFLayout(source, num_heads=heads, num_kv_heads=kv_heads, tied=_is_tied(config, source))
     generation = folder / "generation_config.json"
