@@ -4,8 +4,8 @@
     write_xlora("mixture", config=config, classifier=layers, adapters={"poet": Path("poet"), "clerk": Path("clerk")},
     base_model=…)
 
-Folders appear whole or not at all (`conversion.files.output_files`). What could not be read back is refused before
-anything is written.
+Folders appear complete or not at all (`conversion.files.output_files`). Values that could not be read back are refused
+before anything is written.
 """
 
 from __future__ import annotations
@@ -42,16 +42,17 @@ _XLORA_FILES = frozenset({XLORA_CONFIG_NAME, CLASSIFIER_NAME})
 
 @dataclass(frozen=True, kw_only=True)
 class NewLoRA:
-    """An adapter in memory. Its product of factors counts alpha / rank, or alpha / sqrt(rank) with rslora."""
+    """An adapter in memory. Its product of factors is scaled by alpha / rank, or alpha / sqrt(rank) with rslora."""
 
     factors: Factors
     rank: int
     alpha: float
     use_rslora: bool = False
     dropout: float = 0.0
-    """With which it was trained."""
+    """Dropout that it was trained with."""
     num_layers: int | None = None
-    """Of the base model. If it is given, the configuration says so where the last layers are left out."""
+    """Layers of the base model. If given, the configuration lists the adapted layers where the last ones are left
+    out."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -65,7 +66,7 @@ class ChangedLoRA:
 
 
 Adapter = Path | NewLoRA | ChangedLoRA
-"""What to put into a mixture: a folder, which is copied, or one of the others."""
+"""An expert of a mixture: a folder, which is copied, or one of the other two."""
 
 
 def write_lora(folder: Path | str, lora: NewLoRA, *, base_model: str, overwrite: bool = False) -> None:
@@ -217,7 +218,7 @@ def _check_changed(changed: ChangedLoRA, modules: Mapping[ModuleKey, LoRAModule]
 
 
 def _check_mixture(config: XLoRAConfig, classifier: Sequence[Linear], adapters: Mapping[str, Adapter]) -> None:
-    """Whether what is to be written could be read back."""
+    """Check that the result could be read back."""
     if not adapters:
         raise AdapterError("an X-LoRA model needs adapters, and none were given")
     modules: set[ModuleKey] = set()
@@ -301,8 +302,8 @@ def _put_factors(folder: Path, factors: Factors) -> None:
 
 
 def _targets(keys: Sequence[ModuleKey], num_layers: int | None) -> tuple[list[str], list[int] | None]:
-    """What the configuration says of the modules: kinds, and layers unless all are meant; else the modules one by
-    one."""
+    """The configuration's fields for the target modules: kinds, and layers unless all are adapted; else the modules one
+    by one."""
     parts = list(parts_of(keys))
     layers = sorted({key.layer for key in keys})
     if len(keys) != len(parts) * len(layers):

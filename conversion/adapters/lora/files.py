@@ -6,7 +6,7 @@
 
 Opening reads and checks the header; factors are read one module at a time. Which modules an adapter changes is what its
 file has tensors for. A module that its configuration targets and its file lacks is an error, not a zero: PEFT from 0.20
-on drops layers when it saves several adapters whose names are numbers, and such a file would answer like a slightly
+on drops layers when it saves several adapters whose names are numbers, and such a file would behave like a slightly
 different model.
 """
 
@@ -32,7 +32,7 @@ __all__ = ["AdapterError", "LoRAFiles", "LoRAModule", "check_fits", "open_lora"]
 
 WEIGHTS_NAME = "adapter_model.safetensors"
 MAX_LAYERS = 4096
-"""Of a model that an adapter can be for; the deepest have some hundred."""
+"""Most layers of a model with adapters; the deepest have about a hundred."""
 _PICKLED = ("adapter_model.bin", "adapter_model.pt", "pytorch_model.bin")
 
 
@@ -63,7 +63,7 @@ class LoRAFiles:
 
     @property
     def base_model(self) -> str | None:
-        """What the adapter was trained for, as its configuration has it: a Hub id or a path."""
+        """The base model that its configuration names: a Hub id or a path."""
         return self.config.base_model
 
     @property
@@ -73,7 +73,7 @@ class LoRAFiles:
 
     @property
     def rank(self) -> int:
-        """The largest of its modules."""
+        """The largest rank of its modules."""
         return max(module.rank for module in self.modules.values())
 
     @property
@@ -90,7 +90,7 @@ class LoRAFiles:
         """A [rank, in] and B [out, rank] of a module, in their stored type.
 
         Raises:
-          AdapterError: a value is not finite, or the file was cut meanwhile.
+          AdapterError: a value is not finite, or the file was truncated since it was opened.
           KeyError: the adapter does not change this module.
         """
         name_a, name_b = self._tensors[key]
@@ -102,7 +102,7 @@ class LoRAFiles:
         return self._file.dtype(name_a), self._file.dtype(name_b)
 
     def check_layers(self, num_layers: int) -> None:
-        """Whether every module that the configuration targets in the first `num_layers` layers is there.
+        """Check that every module that the configuration targets in the first `num_layers` layers is there.
 
         Raises:
           AdapterError: names the first that is missing.
@@ -143,10 +143,10 @@ def open_lora(folder: Path | str, *, name: str | None = None) -> LoRAFiles:
     """Open a LoRA folder and check its configuration and the header of its weights.
 
     Args:
-      name: what the adapter is to be called; None: as the folder.
+      name: of the adapter; None: the folder's.
     Raises:
-      AdapterError: something is missing, broken, contradicts itself or is not implemented; says what.
-      WeightFileError: the weights are no whole safetensors file.
+      AdapterError: something is missing, broken, contradictory or not implemented; the message says what.
+      WeightFileError: the weights are not a complete safetensors file.
     """
     folder = Path(folder)
     weights = _weights_path(folder)
@@ -173,12 +173,12 @@ def open_lora(folder: Path | str, *, name: str | None = None) -> LoRAFiles:
 
 
 def check_fits(lora: LoRAFiles, *, num_layers: int, features: Mapping[str, tuple[int, int]]) -> None:
-    """Whether an adapter belongs to a model of this shape.
+    """Check that an adapter fits a model of this shape.
 
     Args:
       features: (out, in) of each part.
     Raises:
-      AdapterError: names the first module that the model lacks, has in another shape, or that the adapter should have.
+      AdapterError: names the first module that the model lacks or has in another shape, or that the adapter lacks.
     """
     for key, module in lora.modules.items():
         if key.layer >= num_layers:
@@ -242,7 +242,7 @@ def _factors(file: SafetensorsFile) -> dict[tuple[ModuleKey, str], tuple[str, Fa
 
 
 def _prefix(file: SafetensorsFile, factors: Mapping[tuple[ModuleKey, str], tuple[str, FactorName]]) -> str:
-    """What all modules have before `layers.`."""
+    """The prefix of all modules before `layers.`."""
     first_name, first = next(iter(factors.values()))
     for name, factor in factors.values():
         if (factor.prefix, factor.adapter) != (first.prefix, first.adapter):
