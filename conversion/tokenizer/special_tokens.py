@@ -33,7 +33,8 @@ class AddedToken:
 
 @dataclass(frozen=True, kw_only=True)
 class SpecialTokens:
-    """What tokenizer_config.json, special_tokens_map.json and added_tokens.json say; empty where there are none."""
+    """The contents of tokenizer_config.json, special_tokens_map.json and added_tokens.json; empty where there are
+    none."""
 
     names: Mapping[str, str | None] = field(default_factory=dict[str, str | None])
     """Texts by name, such as {"bos_token": "<s>", "pad_token": None}; a name that no file mentions is absent."""
@@ -51,8 +52,8 @@ class SpecialTokens:
         """Whether an added token is a control token rather than text.
 
         Besides the tokens flagged as special these are the `<|turn markers|>` of chat formats, which some repositories
-        forget to flag. Others that are not flagged, such as `<think>` or runs of spaces, are text: they appear in what
-        a model says.
+        forget to flag. Others that are not flagged, such as `<think>` or runs of spaces, are text: they appear in a
+        model's output.
         """
         return token.special or token.text in self.others or is_turn_marker(token.text)
 
@@ -60,7 +61,7 @@ class SpecialTokens:
         """The id of a named token, or `default` where no file names one.
 
         Raises:
-          TokenizerError: a file names a token that the vocabulary lacks (unknown pad tokens are passed over).
+          TokenizerError: a file names a token that the vocabulary lacks (unknown pad tokens are ignored).
         """
         if name not in self.names:
             return default
@@ -82,7 +83,7 @@ def read_special_tokens(folder: Path) -> SpecialTokens:
     """Reads the side files that a folder has.
 
     Raises:
-      TokenizerError: a file is no JSON object, or its entries have the wrong kind.
+      TokenizerError: a file is not a JSON object, or its entries have a wrong type.
     """
     names = ("tokenizer_config.json", "special_tokens_map.json", "added_tokens.json")
     config, special_map, added = (read_json_object(folder / name, missing_ok=True) for name in names)
@@ -95,15 +96,15 @@ def special_tokens(
     special_map: Mapping[str, Any] = _NOTHING,
     added_tokens: Mapping[str, Any] = _NOTHING,
 ) -> SpecialTokens:
-    """What the parsed side files of a tokenizer say.
+    """The contents of the parsed side files of a tokenizer.
 
     Args:
-      config: tokenizer_config.json, which wins over the other two.
+      config: tokenizer_config.json, which takes precedence over the other two.
       special_map: special_tokens_map.json.
       added_tokens: added_tokens.json: ids by text.
 
     Raises:
-      TokenizerError: their entries have the wrong kind.
+      TokenizerError: their entries have a wrong type.
     """
     names: dict[str, str | None] = {}
     others: set[str] = set()

@@ -1,4 +1,4 @@
-"""What a file is that was given as a GGUF file but is none: people mix up files in a few ways, and each has its own
+"""What a file is that was given as a GGUF file but is not one: there are a few common mistakes, each with its own
 remedy."""
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ _OLD_FORMATS = {b"lmgg": "GGML", b"fmgg": "GGMF", b"tjgg": "GGJT", b"algg": "GGL
 
 
 def what_it_is(start: bytes, size: int) -> str:
-    """Words on a file that begins with `start` and has `size` bytes: what it probably is, and what to do."""
+    """A message about a file that begins with `start` and has `size` bytes: what it probably is, and what to do."""
     text = start.lstrip(b"\xef\xbb\xbf \t\r\n")
     if size == 0:
         return "it is empty. Probably a download that never began; fetch it again"
@@ -25,7 +25,7 @@ def what_it_is(start: bytes, size: int) -> str:
         )
     if text[:1] == b"<":
         return (
-            "it is an HTML or XML page. Probably the server's answer to a download that needed another address or a "
+            "it is an HTML or XML page. Probably the server's response to a download that needed another address or a  "
             "login; open it in a browser to see what it says"
         )
     if start[:4] in _OLD_FORMATS:
@@ -53,7 +53,7 @@ def what_it_is(start: bytes, size: int) -> str:
 
 def _is_text(start: bytes) -> bool:
     try:
-        # The last character may have been cut, which the incremental decoder allows.
+        # The last character may be incomplete, which the incremental decoder allows.
         text = codecs.getincrementaldecoder("utf-8")().decode(start)
     except UnicodeDecodeError:
         return False
