@@ -1,4 +1,4 @@
-"""Which of a model folder's files is its tokenizer."""
+"""Loading the tokenizer of a model folder."""
 
 from __future__ import annotations
 

@@ -45,7 +45,7 @@ def tokenizer_from_gguf(metadata: Mapping[str, Any]) -> ByteTableTokenizer:
 def end_of_generation_ids(
     metadata: Mapping[str, Any], tokenizer: Tokenizer, template: str | Mapping[str, str] | None = None
 ) -> frozenset[int]:
-    """The tokens that end an answer.
+    """The tokens that end generation.
 
     Those that the file names (eos, eot, eom), the tokenizer's EOS, and every control token with a usual text for the
     end of a turn, such as `<|im_end|>`, that the chat template writes: files of fine-tuned models often name the EOS of
