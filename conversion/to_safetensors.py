@@ -68,8 +68,7 @@ def convert_to_safetensors(
       overwrite: replace a folder of this name, if it contains only the files of a model.
       shard_bytes: most bytes of a weight file.
     Raises:
-      WeightFileError, TokenizerError: the source is missing or broken, or holds no model or tokenizer that is
-        implemented.
+      WeightFileError, TokenizerError: the source is missing or broken, or its model or tokenizer is not implemented.
       OutputError: the destination exists, or there is no room for it.
       ValueError: `dtype` is unknown.
     """

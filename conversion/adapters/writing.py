@@ -75,7 +75,7 @@ def write_lora(folder: Path | str, lora: NewLoRA, *, base_model: str, overwrite:
     Args:
       folder: its parent exists.
       base_model: Hub id or path of the model that the adapter was trained for.
-      overwrite: replace a folder of this name, if it holds nothing but an adapter's two files.
+      overwrite: replace a folder of this name, if it contains only an adapter's two files.
     Raises:
       AdapterError: factors of another rank, or not finite; or there are none.
       OutputError: the folder exists, or there is no room for it.
@@ -104,7 +104,7 @@ def write_xlora(
       config: its `base_model_id` and `adapters` do not matter; the other arguments give them.
       classifier: weight [out, in] and bias [out] (None without `use_bias`), first layer to last.
       adapters: by names, in the order of the classifier's columns.
-      overwrite: replace a folder of this name, if it holds nothing but an X-LoRA model.
+      overwrite: replace a folder of this name, if it contains only an X-LoRA model.
     Raises:
       AdapterError: a part is broken or does not fit the others.
       OutputError: the folder exists, or there is no room for it.

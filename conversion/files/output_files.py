@@ -144,7 +144,7 @@ def check_destination(path: Path, *, size: int, overwrite: bool) -> None:
 
 def _check_absent(path: Path) -> None:
     if os.path.lexists(path):
-        raise OutputError(f"{path} exists already; choose another name, or have it overwritten (--overwrite)")
+        raise OutputError(f"{path} exists already; choose another name, or overwrite it (--overwrite)")
 
 
 def _check_replaceable(folder: Path, replaceable: Replaceable, below: Replaceable | None) -> None:

@@ -107,7 +107,7 @@ def fields_of(gguf: GGUFFile) -> Fields:
     """The metadata of a model that we implement.
 
     Raises:
-      GGUFError: the file holds no language model of `ARCHITECTURES`; the message says what it holds.
+      GGUFError: the file is not a language model of `ARCHITECTURES`; the message says what it is.
     """
     general = Fields(gguf.metadata, "")
     kind = general.text("general.type", "model")
@@ -139,7 +139,7 @@ def shape_of(gguf: GGUFFile, fields: Fields) -> Shape:
     """
     embedding = gguf.tensors.get("token_embd.weight")
     if embedding is None or len(embedding.shape) != 2:
-        raise GGUFError("the file has no embedding (token_embd.weight, a matrix): it holds no whole language model")
+        raise GGUFError("the file has no embedding (token_embd.weight, a matrix): it is not a complete language model")
     vocab_size = embedding.shape[0]
     hidden_size = fields.natural("embedding_length")
     if embedding.shape[1] != hidden_size:
@@ -175,7 +175,7 @@ def _head_dim(fields: Fields, hidden_size: int, heads: int) -> int:
         head_dim = fields.natural("attention.key_length")
     elif hidden_size % heads:
         raise GGUFError(
-            f"{fields.full('embedding_length')} {hidden_size} is no multiple of {heads} heads, and "
+            f"{fields.full('embedding_length')} {hidden_size} is not a multiple of {heads} heads, and "
             f"{fields.full('attention.key_length')} is not given"
         )
     else:
@@ -237,8 +237,7 @@ def hf_config(gguf: GGUFFile) -> dict[str, Any]:
     window makes it Mistral. `torch_dtype` is the type of the largest tensor, bfloat16 for packed ones.
 
     Raises:
-      GGUFError: the file holds no model that we implement, or its metadata is incomplete, contradictory or out of
-        range.
+      GGUFError: the model is not implemented, or its metadata is incomplete, contradictory or out of range.
     """
     with naming(gguf):
         return _config(gguf)

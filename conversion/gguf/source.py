@@ -48,7 +48,7 @@ class GGUFSource:
       are not their values.
 
     Raises:
-      GGUFError: the file holds no model that we implement, or tensors that belong to none.
+      GGUFError: the model is not implemented, or the file has tensors that belong to none.
     """
 
     def __init__(self, gguf: GGUFFile) -> None:

@@ -119,7 +119,7 @@ def special_tokens(
         added[_as_id(value, text)] = AddedToken(id=_as_id(value, text), text=text, special=False)
     decoder = config.get("added_tokens_decoder") or {}
     if not isinstance(decoder, dict):
-        raise TokenizerError("added_tokens_decoder in tokenizer_config.json is no object from ids to tokens.")
+        raise TokenizerError("added_tokens_decoder in tokenizer_config.json is not an object from ids to tokens.")
     for key, entry in cast("dict[str, Any]", decoder).items():
         text = _token_text(entry, f"added_tokens_decoder[{key}]")
         if text is not None:

@@ -81,7 +81,7 @@ class IsolatedTemplate:
           time_limit: Most seconds that compiling, and each rendering, may take.
 
         Raises:
-          ChatTemplateError: the source is no valid template, or the process cannot be started.
+          ChatTemplateError: the source is not a valid template, or the process cannot be started.
         """
         if len(source) > MAX_SOURCE:
             raise ChatTemplateError(

@@ -38,7 +38,7 @@ class ChatTemplate:
           time_limit: Most seconds that a rendering may take.
 
         Raises:
-          ChatTemplateError: the source is no valid template.
+          ChatTemplateError: the source is not a valid template.
         """
         self._marks = marks
         self._time_limit = time_limit

@@ -38,7 +38,7 @@ def prepare(output: Path | str | None, *, resume: bool, overwrite: bool) -> Path
                 f"{folder} holds a run that was not finished; go on with it (--resume), or start over (--overwrite)"
             )
         if any(folder.iterdir()) and not overwrite:
-            raise OutputError(f"{folder} is not empty; choose another name, or have it overwritten (--overwrite)")
+            raise OutputError(f"{folder} is not empty; choose another name, or overwrite it (--overwrite)")
     folder.mkdir(exist_ok=True)
     if not resume:
         (folder / CHECKPOINT_NAME).unlink(missing_ok=True)

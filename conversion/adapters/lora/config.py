@@ -26,7 +26,7 @@ _NOT_IMPLEMENTED = {
     "modules_to_save": "whole modules in the place of the base model's",
     "fan_in_fan_out": "transposed weights",
     "layer_replication": "repeated layers of the base model",
-    "target_parameters": "factors of parameters that are no linear layers",
+    "target_parameters": "factors of parameters that are not linear layers",
     "trainable_token_indices": "embeddings of single tokens",
     "alora_invocation_tokens": "activation by tokens of the prompt (aLoRA)",
     "use_qalora": "pooled inputs (QALoRA)",

@@ -73,8 +73,7 @@ class GGUFFile:
         if not isinstance(architecture, str) or not architecture:
             raise GGUFError(
                 f"{self.paths[0]} does not say which architecture it is of: general.architecture is {architecture!r}, "
-                "where a name "
-                'such as "llama" is expected. It may be no language model'
+                'where a name such as "llama" is expected. It may not be a language model'
             )
         return architecture
 

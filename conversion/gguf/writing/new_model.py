@@ -189,7 +189,7 @@ def open_gguf(path: Path, *, name: str | None = None) -> NewGGUFModel:
     Args:
       name: for `general.name`; None: the file's own.
     Raises:
-      WeightFileError: it is broken, or holds no model that is implemented.
+      WeightFileError: it is broken, or the model is not implemented.
     """
     with ExitStack() as opened:
         gguf = opened.enter_context(GGUFFile(path))
