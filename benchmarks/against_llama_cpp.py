@@ -1,8 +1,8 @@
 """mistral-jax beside llama.cpp and mistral.rs on the same GGUF files, alternating in one run; medians and their ratios.
 
 Machines are noisy: a bare time says little, a ratio of medians of alternating runs says more. Each program runs in a
-process and an environment of its own. Before each round the speed at which memory is read is measured too: a decode
-step reads every weight once, so no program is faster than that allows, and the percentage says how near it comes.
+process and an environment of its own. Before each round the memory's read bandwidth is measured too: a decode step
+reads every weight once, so no program is faster than that allows, and the percentage says how close it comes.
 
 usage: python benchmarks/against_llama_cpp.py FILE.gguf… --llama-cpp PYTHON [--mistralrs PYTHON] [--quant auto,none]
            [--rows 1,8] [--prompt-tokens 512] [--answer-tokens 32] [--rounds 3] [--repeats 1] [--output FILE.json]
@@ -41,7 +41,7 @@ def run(command: list[str]) -> dict[str, Any]:
 
 
 def read_bandwidth(threads: int, size: int = 512 * 2**20) -> float:
-    """Bytes per second at which so many threads add up arrays in memory."""
+    """Bytes per second at which the given number of threads add up arrays in memory."""
     parts = [np.ones(size // 8 // threads, np.int64) for _ in range(threads)]
     times: list[float] = []
     with ThreadPoolExecutor(threads) as pool:
@@ -53,7 +53,8 @@ def read_bandwidth(threads: int, size: int = 512 * 2**20) -> float:
 
 
 def step_bytes(path: Path) -> int:
-    """Bytes of the tensors that a decode step reads whole: all but an embedding that is not the output matrix too."""
+    """Bytes of the tensors that a decode step reads in full: all but an embedding that is not also the output
+    matrix."""
     with GGUFFile(path) as file:
         sizes = {name: info.nbytes for name, info in file.tensors.items()}
     if "output.weight" in sizes:
@@ -166,7 +167,8 @@ def main() -> None:
     }
     print(table(files))
     print(
-        "\nIn brackets: bytes of weights that the steps read, as a percentage of what memory gave in the same rounds."
+        "\nIn brackets: bytes of weights that the steps read, as a percentage of the memory bandwidth in the same "
+        "rounds."
     )
     if args.output:
         args.output.write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")

@@ -1,14 +1,14 @@
-"""What adapters cost: decode steps of the base model, one LoRA, many LoRAs, X-LoRA, and X-LoRA running ahead, in turns
-in one run.
+"""What adapters cost: decode steps of the base model, one LoRA, many LoRAs, X-LoRA, and X-LoRA with speculative steps,
+alternating in one run.
 
 usage: python benchmarks/decode_with_adapters.py {BASE | random:1b} [XLORA] [--rows 1,8] [--rounds 9] [--output
   FILE.json]
 
 BASE is anything that `mistral_jax.load` takes, or a random model made on the device; XLORA an X-LoRA folder for it.
 Without one, nine random adapters of rank 16 (q, k, v, o, gate) and a layerwise classifier are made. A ratio is the
-median of the ratios of neighbouring measurements. Steps of X-LoRA that run ahead give a row a token only where the
-guess was right: the time of a step over that of the base is what a token costs at best (every guess right), twice as
-much at worst.
+median of the ratios of neighbouring measurements. Speculative steps of X-LoRA give a row a token only where the guess
+was right: the time of a step over that of the base is what a token costs at best (every guess right), twice as much at
+worst.
 """
 
 from __future__ import annotations

@@ -118,9 +118,8 @@ def main() -> None:
             results.append(result)
             rates, ratios = result["gweights_per_second"], result["over_gguf"]
             print(
-                f"| {name} | {shape} | {' | '.join(f'{rates[column]:.2f}' for column in columns)} "
-                f"| {ratios['f32']:.1f} ({ratios['f32 in place']:.1f}){'' if result['same_bits'] else ' BITS DIFFER'} "
-                "|",
+                f"| {name} | {shape} | {' | '.join(f'{rates[column]:.2f}' for column in columns)} | "
+                f"{ratios['f32']:.1f} ({ratios['f32 in place']:.1f}){'' if result['same_bits'] else ' BITS DIFFER'} |",
                 file=sys.stderr,
                 flush=True,
             )

@@ -3,9 +3,9 @@ memory.
 
 usage: python benchmarks/load_gguf.py FILE.gguf [--quant auto,none] [--rounds 5] [--output FILE.json]
 
-Everything is in the page cache after the first round. The plain read (pread into memory that is handed out anew, as
-loading needs it, and into memory that was written before) and the loads alternate. Host memory is the peak of a process
-that loads once, beyond what the weights themselves take: on a CPU the device's memory is the host's.
+Everything is in the page cache after the first round. The plain read (pread into newly allocated memory, as loading
+needs it, and into memory that was written before) and the loads alternate. Host memory is the peak of a process that
+loads once, beyond what the weights themselves take: on a CPU the device's memory is the host's.
 """
 
 from __future__ import annotations

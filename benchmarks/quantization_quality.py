@@ -2,8 +2,7 @@
 trained on.
 
 usage: python benchmarks/quantization_quality.py [--batches 24] [--dtype bfloat16] [--output FILE.json]
-The conversations are drawn anew from the generators of its training data; perplexity counts the tokens that the model
-says.
+The conversations are freshly drawn from the generators of its training data; perplexity counts the assistant's tokens.
 """
 
 from __future__ import annotations

@@ -52,7 +52,7 @@ class Context:
         llama_cpp.llama_synchronize(self.pointer)
         return time.perf_counter() - start
 
-    def likeliest(self, index: int, vocab_size: int) -> int:
+    def most_likely(self, index: int, vocab_size: int) -> int:
         """The token with the largest logit at an index of the last batch."""
         logits = llama_cpp.llama_get_logits_ith(self.pointer, index)
         return int(np.ctypeslib.as_array(logits, shape=(vocab_size,)).argmax())
@@ -95,7 +95,7 @@ def main(path: str, rows: str, prompt_tokens: str, answer_tokens: str, repeats: 
             for position in range(prompt_length, prompt_length + answer_length):
                 start = time.perf_counter()
                 context.run((token, position, row, True) for row, token in enumerate(tokens))
-                tokens = [context.likeliest(row, vocab_size) for row in range(count)]
+                tokens = [context.most_likely(row, vocab_size) for row in range(count)]
                 steps.append(time.perf_counter() - start)
         context.close()
         step = statistics.median(steps)

@@ -2,11 +2,11 @@
 
 usage: python time_mistralrs.py FILE.gguf ROWS[,ROWS…] PROMPT_TOKENS ANSWER_TOKENS REPEATS
 
-There is no call to run one step, so what is timed is when the tokens of streamed answers come. The first of a single
+There is no call to run one step, so the arrival of the tokens of streamed completions is timed. The first of a single
 request is the prefill. For steps of several rows it takes some care: version 0.9.5 decodes together only sequences of
 one length; but prompts of one length are prefilled together, which fails where the output matrix is quantised ("input
 tensor is not contiguous"). So each prompt is one token longer than the one before. The shorter ones run first, until
-all are of one length, and from then on all rows go in step and end together; these steps are what is timed.
+all are of one length, and from then on all rows advance together and end together; these steps are timed.
 """
 
 from __future__ import annotations

@@ -2,10 +2,11 @@
 
 usage: python time_mistralrs_xlora.py MODEL_DIR XLORA_DIR {float32|bfloat16} ANSWER_TOKENS
 
-XLORA_DIR is in the original library's layout, with an ordering.json for this very MODEL_DIR. Version 0.9.5 takes some
+XLORA_DIR is in the original library's layout, with an ordering.json for this same MODEL_DIR. Version 0.9.5 takes some
 care. It panics on a mixture in a local folder, so one is put into a cache of the Hub, by links. And on a CPU it fails
 in prompts of more than one token ("RoPE positions length 1 does not match token count"); so the prompt is one token,
-and one row is all there is. Steps are told apart from the start by two answers of different lengths.
+and one row is all there is. The time of the steps is separated from that of the start by two completions of different
+lengths.
 """
 
 from __future__ import annotations
@@ -35,7 +36,7 @@ def hub_cache(folder: Path, cache: Path) -> None:
 
 
 def shortest_prompt(runner: Any, bos: str) -> str:
-    """A text of one token: what begins a text, whether or not the tokenizer puts it there itself."""
+    """A text of one token: BOS, whether or not the tokenizer adds it itself."""
     for text in ("", bos):
         if len(runner.tokenize_text(text, add_special_tokens=True, enable_thinking=None)) == 1:
             return text
@@ -43,7 +44,7 @@ def shortest_prompt(runner: Any, bos: str) -> str:
 
 
 def seconds(runner: Any, prompt: str, tokens: int) -> float:
-    """Of one greedy answer."""
+    """Seconds of one greedy completion."""
     import mistralrs
 
     request = mistralrs.CompletionRequest(

@@ -2,9 +2,8 @@
 
 usage: python time_peft_xlora.py MODEL_DIR XLORA_DIR {float32|bfloat16} ROWS[,ROWS…] PROMPT_TOKENS ANSWER_TOKENS
 
-PEFT has no caches for X-LoRA: each token is two passes over the whole text so far. So what is timed is `generate`
-itself, after a prompt of the given length, and a token costs the more, the longer that is. The base model has its
-cache.
+PEFT has no caches for X-LoRA: each token is two passes over the whole text so far. So `generate` itself is timed, after
+a prompt of the given length; the longer that is, the more a token costs. The base model has its cache.
 """
 
 from __future__ import annotations
@@ -27,7 +26,7 @@ from transformers.generation.streamers import BaseStreamer
 
 
 class Clock(BaseStreamer):
-    """Notes when tokens come; the first call brings the prompt."""
+    """Records when tokens arrive; the first call has the prompt."""
 
     def __init__(self) -> None:
         self.times: list[float] = []

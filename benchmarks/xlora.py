@@ -84,7 +84,7 @@ def table(results: list[dict[str, Any]]) -> str:
     lines = ["| program | model | rows | tok/s | step over its base's | step over ours |", "|---|---|---|---|---|---|"]
     for entry in results:
         if entry["kind"].startswith("X-LoRA ahead"):
-            continue  # a step that gives up to two tokens is no step of the others
+            continue  # a step that gives up to two tokens has no equal in the others
         times_ours = f"{entry['times_ours']:.2f}" if "times_ours" in entry else ""
         cells = [entry["program"], entry["kind"], str(entry["rows"]), f"{entry['decode_tokens_per_second']:.2f}"]
         lines.append(f"| {' | '.join([*cells, format(entry['over_own_base'], '.2f'), times_ours])} |")

@@ -3,7 +3,7 @@
     from conversion.to_gguf import convert_to_gguf
     convert_to_gguf("my-model", "my-model.Q4_K_M.gguf", type="q4_k_m")
 
-One tensor is in memory at a time. The file gets its name once it is whole.
+One tensor is in memory at a time. The file gets its name once it is complete.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ Progress = Callable[[int, int], None]
 
 _log = logging.getLogger(__name__)
 _QUANTIZATION_VERSION = 2
-"""Of the block layouts of ggml: what `general.quantization_version` has been since 2023."""
+"""Version of ggml's block layouts: the value of `general.quantization_version` since 2023."""
 
 
 def convert_to_gguf(
@@ -39,8 +39,8 @@ def convert_to_gguf(
     """Write a GGUF file of a model.
 
     Args:
-      source: a folder in Hugging Face's or Mistral's own format, or a GGUF file (any part of a split one). What a GGUF
-        file has packed already is unpacked and packed anew where the type is another one, which loses a little more.
+      source: a folder in Hugging Face's or Mistral's own format, or a GGUF file (any part of a split one). Tensors that
+        a GGUF file has packed in another type are unpacked and packed again, which loses a little more.
       destination: the file to write.
       type: one of `conversion.gguf.writing.type_mix.MIXES`, in any case.
       name: `general.name`; None: the folder's name, or what a GGUF file has.
@@ -59,9 +59,8 @@ def convert_to_gguf(
         again = sum(model.requantised(tensor.name, tensor.type) for tensor in tensors)
         if again:
             _log.warning(
-                "%d of the tensors in %s are quantised already and will be quantised again, which loses a little more "
-                "each time: "
-                "better convert the original model",
+                "%d of the tensors in %s are quantised already and will be quantised again, "
+                "which loses a little more each time: better convert the original model",
                 again,
                 path,
             )

@@ -3,7 +3,7 @@
     from conversion.to_safetensors import convert_to_safetensors
     convert_to_safetensors("my-model.Q4_K_M.gguf", "my-model")
 
-One tensor is in memory at a time. The folder gets its name once it is whole.
+One tensor is in memory at a time. The folder gets its name once it is complete.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ DTYPES: Mapping[str, np.dtype[Any]] = {
     "f16": np.dtype(np.float16),
     "bf16": np.dtype(ml_dtypes.bfloat16),
 }
-"""What weights can be stored as, by the names that GGUF has for them."""
+"""Types in which weights can be stored, by their GGUF names."""
 
 _OURS = re.compile(
     r"config\.json|generation_config\.json|tokenizer\.(?:json|model)|tokenizer_config\.json|special_tokens_map\.json"
@@ -65,11 +65,10 @@ def convert_to_safetensors(
       source: a GGUF file, any part of a split one.
       destination: the folder to write; its parent exists.
       dtype: f32, f16 or bf16; None: as most weights are stored, bf16 for packed ones.
-      overwrite: replace a folder of this name, if it holds nothing but the files of a model.
+      overwrite: replace a folder of this name, if it contains only the files of a model.
       shard_bytes: most bytes of a weight file.
     Raises:
-      WeightFileError, TokenizerError: the source is missing or broken, or holds no model or tokenizer that is
-        implemented.
+      WeightFileError, TokenizerError: the source is missing or broken, or its model or tokenizer is not implemented.
       OutputError: the destination exists, or there is no room for it.
       ValueError: `dtype` is unknown.
     """
@@ -123,7 +122,7 @@ def _stored_as(name: str) -> np.dtype[Any]:
 
 
 def _generation_config(gguf: GGUFFile, config: Mapping[str, Any]) -> dict[str, Any]:
-    """Which tokens begin and end an answer, and how the makers of the model would have it sampled."""
+    """Tokens that begin and end generation, and the sampling defaults of the model's makers."""
     ids = read_vocabulary(gguf.metadata).ids
     ends = list(dict.fromkeys(ids[name] for name in ("eos_token", "eot_token", "eom_token") if name in ids))
     generation: dict[str, Any] = {"bos_token_id": config["bos_token_id"]}

@@ -1,5 +1,5 @@
-"""The web application. `mistral-jax` serves it, and so does `litestar --app serving.app:create_app run`, at the address
-and port of Litestar's own options.
+"""The web application, served by `mistral-jax`, or by `litestar --app serving.app:create_app run` at the address and
+port of Litestar's own options.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ def create_app(settings: Settings | None = None, *, service: Service | None = No
       service: a service to use instead of building the one that the settings describe.
 
     Raises:
-      SettingsError: an environment variable has a value that cannot be used, or names what is not there.
+      SettingsError: an environment variable has an invalid value, or names a path that does not exist.
     """
     if settings is None:
         settings = Settings.from_env()
@@ -57,7 +57,7 @@ def create_app(settings: Settings | None = None, *, service: Service | None = No
     @asynccontextmanager
     async def lifespan(app: Litestar) -> AsyncGenerator[None]:
         request_log = app.state.request_log
-        if not logging.getLogger().handlers:  # under `litestar run`; our own command has done it
+        if not logging.getLogger().handlers:  # under `litestar run`; our own command has done it already
             configure_logging(settings.log_level)
         if settings.log is not None:
             request_log.file = host.log_file = LogFile(settings.log)
@@ -92,8 +92,8 @@ def create_app(settings: Settings | None = None, *, service: Service | None = No
         debug=False,
         state=State({"host": host}),
     )
-    # Not as Litestar's middleware, which sees only what is routed: around the router, so that whoever may not come in
-    # learns nothing of what there is, and around that the log, which tells of everything.
+    # Not as Litestar's middleware, which sees only routed requests: the access check wraps the router, so that a
+    # refused caller learns nothing about the routes, and the log wraps both and records everything.
     names = allowed_names(settings.host, settings.allowed_hosts)
     access = Access(app.asgi_handler, AccessRules(names=names, cors=cors, keys=settings.api_keys))
     app.state.request_log = app.asgi_handler = RequestLog(access)
@@ -103,7 +103,7 @@ def create_app(settings: Settings | None = None, *, service: Service | None = No
 def build_service(settings: Settings) -> Service:
     """The service that the settings describe."""
     from serving.build.build_service import (
-        build_service as build,  # imports JAX, which takes its time: not before it is needed
+        build_service as build,  # imports JAX, which takes seconds: only when needed
     )
 
     return build(settings)

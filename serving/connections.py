@@ -1,11 +1,11 @@
-"""Connections that do nothing, or as little as they can, are ended, so that they do not keep others out.
+"""Idle and slow connections are ended, so that they do not keep others out.
 
-uvicorn limits the time between two requests of a connection. What it leaves open is bounded here: the time that a
-request's headers take, and a response that nobody reads; how many connections there are, in all and idle ones of one
-address; and bodies in chunks so small that parsing them holds up all others.
+uvicorn limits the time between two requests on a connection. The rest is bounded here: the time for a request's
+headers, and for a response that the client does not read; the number of connections, in all and idle ones per address;
+and bodies in chunks so small that parsing them delays all others.
 
-Each connection is uvicorn's own protocol in an envelope that looks on. Once a second a sweep decides; in between, a
-connection that comes when there are as many as there may be takes the place of an idle one.
+Each connection is uvicorn's own protocol in a wrapper that watches it. A sweep runs once a second; in between, a new
+connection beyond the limit takes the place of an idle one.
 """
 
 from __future__ import annotations
@@ -30,26 +30,26 @@ from serving.api.errors import ApiError, BodyTimeoutError, InvalidRequestError
 logger = logging.getLogger("mistral_jax.server")
 
 HEADER_TIMEOUT = 20.0
-"""Seconds from the first byte of a request, or from the connection's beginning, to the end of the headers."""
+"""Seconds from the first byte of a request, or from the connection's start, to the end of the headers."""
 
 WRITE_TIMEOUT = 60.0
-"""Seconds in which a client that is behind has to read on, and in which a connection that is closed has to be gone."""
+"""Seconds in which a slow client has to read on, and in which a closing connection has to be gone."""
 
 SETTLING = 1.0
-"""Seconds in which a connection may be idle without being counted: its request is on the way."""
+"""Seconds in which a connection may be idle without being counted: its request may be on the way."""
 
 READ_SIZE = 16_384
-"""Bytes that one connection reads before the others have their turn."""
+"""Bytes that one connection reads before others are served."""
 
 MAX_TINY_CHUNKS = 1_024
 """Chunks of a body that may be tiny. Each takes 20 microseconds to parse, however little it holds."""
 _LINE = 64
 """Bytes between line ends, of which each chunk has two, from which on a chunk is not tiny."""
 _PIECE = 1_024
-"""Bytes after which what has many line ends is looked at again."""
+"""Bytes after which data with many line ends are examined again."""
 
 _LOOK_EVERY = 0.02
-"""Seconds after which connections that were all busy are looked at again."""
+"""Seconds after which connections that were all busy are examined again."""
 
 _TELL_EVERY = 60.0
 
@@ -85,7 +85,7 @@ class Connections:
         return Connection(self, lambda: H11Protocol(config, server_state, app_state, _loop))
 
     def add(self, connection: Connection) -> bool:
-        """Take a connection in; False: there is no room, and none is idle."""
+        """Accept a connection; False: there is no room, and none is idle."""
         if len(self.open) >= self.limit and not self._make_room():
             return False
         self.open.add(connection)
@@ -95,7 +95,7 @@ class Connections:
         self.open.discard(connection)
 
     def sweep(self) -> None:
-        """End what has taken too long and what is idle beyond the limit of its address. To be called about once a
+        """End connections that take too long or are idle beyond the limit of their address. Called about once a
         second."""
         now = time.monotonic()
         idle: dict[str, list[Connection]] = {}
@@ -115,7 +115,7 @@ class Connections:
         if now - self._told_at > _TELL_EVERY:
             self._told_at = now
             logger.warning(
-                "there are %d connections, as many as may be (--max-connections): new ones replace idle ones",
+                "there are %d connections, the most allowed (--max-connections): new ones replace idle ones",
                 self.limit,
             )
         if not self._victims and now >= self._full_until:
@@ -131,8 +131,8 @@ class Connections:
         return False
 
     def _candidates(self) -> deque[Connection]:
-        """Those to close next: idle ones first, of the address that has most of them, the oldest first. Only half of
-        them, so that the numbers are looked at again in time."""
+        """The connections to close next: idle ones first, of the address with most of them, oldest first. Only half of
+        them, so that the numbers are examined again in time."""
         waiting = [connection for connection in self.open if connection.phase is Phase.WAITING]
         if waiting:
             count = Counter(connection.address for connection in waiting)
@@ -144,7 +144,7 @@ class Connections:
 
 
 class Connection(asyncio.BufferedProtocol):
-    """One connection: hands everything to uvicorn's protocol, and notes when it came."""
+    """One connection: passes everything to uvicorn's protocol, and records the times."""
 
     def __init__(self, connections: Connections, make_inner: Callable[[], H11Protocol]) -> None:
         self.address = ""
@@ -155,10 +155,10 @@ class Connection(asyncio.BufferedProtocol):
         self._inner: H11Protocol | None = None
         self._transport: asyncio.Transport = cast("asyncio.Transport", None)
         self._headers_since: float | None = self.busy_at
-        """When the headers that are on the way began; None: there are none, and uvicorn's own time between requests
-        holds."""
+        """When the headers in progress began; None: there are none, and uvicorn's own timeout between requests
+        applies."""
         self._stuck_since: float | None = None
-        """When the client stopped reading what it is sent."""
+        """When the client stopped reading."""
         self._closed_at: float | None = None
         self._cycle: object = None
         self._tiny_chunks = 0
@@ -243,7 +243,7 @@ class Connection(asyncio.BufferedProtocol):
         self._transport.close()
 
     def abort(self) -> None:
-        """End the connection without sending what is left."""
+        """End the connection without sending the rest."""
         self._transport.abort()
 
     def _is_chunked(self) -> bool:
@@ -251,7 +251,7 @@ class Connection(asyncio.BufferedProtocol):
         return any(name == b"transfer-encoding" for name, _ in self._inner.cycle.scope["headers"])
 
     def _refuse(self, error: ApiError) -> None:
-        """Say why, if somebody waits for a response and none has begun, and close."""
+        """Send the reason, if a request waits for a response that has not begun, and close."""
         assert self._inner is not None
         begun, _ = self._inner.conn.trailing_data
         waits = bool(begun) if self.phase is Phase.WAITING else not self._inner.cycle.response_started
@@ -264,8 +264,8 @@ class Connection(asyncio.BufferedProtocol):
 
 
 def address_of(peer: Any) -> str:
-    """What counts as one address: that of IPv4, a /64 of IPv6, which is what one customer gets. Empty where there is
-    none, on a Unix socket."""
+    """The unit that counts as one address: an IPv4 address, or a /64 of IPv6, which is what one customer gets. Empty on
+    a Unix socket."""
     if not isinstance(peer, tuple) or not peer:
         return ""
     text = str(cast("tuple[object, ...]", peer)[0]).partition("%")[0]

@@ -9,12 +9,12 @@ from datetime import datetime
 
 class _Formatter(logging.Formatter):
     def formatTime(self, record: logging.LogRecord, datefmt: str | None = None) -> str:  # noqa: N802
-        """Date and time here, with the offset from UTC (ISO 8601)."""
+        """Local date and time, with the offset from UTC (ISO 8601)."""
         return datetime.fromtimestamp(record.created).astimezone().isoformat(timespec="milliseconds")
 
 
 def configure_logging(level: str) -> None:
-    """Our own messages on standard error, one line each; of the libraries, warnings."""
+    """Our own messages on standard error, one line each, from `level` up; of the libraries, warnings."""
     handler = logging.StreamHandler()
     handler.setFormatter(_Formatter("%(asctime)s %(levelname)s %(message)s"))
     logging.basicConfig(level=logging.WARNING, handlers=[handler], force=True)
@@ -24,8 +24,8 @@ def configure_logging(level: str) -> None:
 
 
 def _is_news(record: logging.LogRecord) -> bool:
-    """Whether a record of uvicorn is worth a line. A request that was cancelled is no error of the application, and
-    nobody needs a library for websockets."""
+    """Whether a record of uvicorn is logged. A cancelled request is not an error of the application, and no library for
+    websockets is needed."""
     kind = record.exc_info[0] if record.exc_info else None
     cancelled = kind is not None and issubclass(kind, asyncio.CancelledError)
     return not cancelled and not record.getMessage().startswith("No supported WebSocket library")

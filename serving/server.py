@@ -1,6 +1,6 @@
 """Runs the application under uvicorn: one process that listens at once, loads behind /health, and stops cleanly.
 
-The first signal lets running answers finish. The second cuts them off, and the exit status says so.
+The first signal lets running requests finish. The second ends them at once, and the exit status shows it.
 """
 
 from __future__ import annotations
@@ -45,13 +45,13 @@ RESERVED_FILES = 256
 """Open files that are not for connections: weights, logs, what libraries open."""
 
 FAILURE_GRACE = 2.0
-"""Seconds for which /health tells a failure before the process exits."""
+"""Seconds for which /health reports a failure before the process exits."""
 
 
 def run_server(settings: Settings) -> int:
     """Serve until a signal or a failure; the process's exit code: 0 after a signal, 1 after a failure.
 
-    Where a second signal cuts answers off, the process exits with 128 and the signal's number, as a shell tells it: 130
+    Where a second signal ends requests, the process exits with 128 plus the signal's number, as shells report it: 130
     for Ctrl-C.
 
     Raises:
@@ -60,7 +60,7 @@ def run_server(settings: Settings) -> int:
     configure_logging(settings.log_level)
     try:
         if settings.log is not None:
-            LogFile(settings.log).close()  # known to be writable before anything is loaded
+            LogFile(settings.log).close()  # checked for writability before anything is loaded
         listener = listen(settings.host, settings.port)
     except OSError as error:
         raise SettingsError(str(error)) from error
@@ -70,7 +70,7 @@ def run_server(settings: Settings) -> int:
     asyncio.run(_serve(server, listener), loop_factory=server.config.get_loop_factory())
     code = 1 if server.host.failure else 0
     if any(thread.name in _UNINTERRUPTIBLE for thread in threading.enumerate()):
-        # Such a thread may be in the middle of a computation that must not meet the interpreter's own exit.
+        # Such a thread may be in the middle of a computation that must not overlap the interpreter's shutdown.
         _leave(code)
     return code
 
@@ -86,7 +86,7 @@ async def _serve(server: Server, listener: socket.socket) -> None:
 
 
 def _leave(code: int) -> NoReturn:
-    """End the process here and now, whatever its threads do."""
+    """End the process at once, whatever its threads do."""
     logging.shutdown()
     sys.stdout.flush()
     sys.stderr.flush()
@@ -123,8 +123,8 @@ def listen(host: str, port: int) -> socket.socket:
 
 
 def connection_limit(wanted: int) -> int:
-    """How many connections there may be: as many as are wanted, if the process may open so many files. The limit of
-    open files is raised where that is allowed."""
+    """The number of connections allowed: the requested one, if the process may open as many files. The limit on open
+    files is raised where possible."""
     try:
         import resource
     except ImportError:  # Windows, which has no such limit
@@ -183,14 +183,13 @@ class Server(uvicorn.Server):
 
     @contextlib.contextmanager
     def capture_signals(self) -> Generator[None]:
-        """As uvicorn does, but a signal that comes while the process ends finds nothing left to stop, and does not kill
-        it."""
+        """As in uvicorn, but a signal during shutdown finds nothing left to stop, and does not kill the process."""
         if threading.current_thread() is not threading.main_thread():
             yield
             return
         for number in HANDLED_SIGNALS:
             signal.signal(number, self.handle_exit)
-        # At a terminal it still means that the terminal was closed, which ends the process.
+        # In a terminal it still means that the terminal was closed, which ends the process.
         if self._settings.log is not None and hasattr(signal, "SIGHUP") and not sys.stderr.isatty():
             signal.signal(signal.SIGHUP, self._reopen_log)
         try:
@@ -200,7 +199,8 @@ class Server(uvicorn.Server):
                 signal.signal(number, signal.SIG_IGN)
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
-        """Stop on the first signal, at once on the second. Unlike uvicorn, do not die of the signal: it is obeyed."""
+        """Stop on the first signal, at once on the second. Unlike uvicorn, do not re-raise the signal: it has been
+        handled."""
         if self.should_exit:
             self.force_exit = True
         self.should_exit = True
@@ -232,7 +232,7 @@ class Server(uvicorn.Server):
         return await super().on_tick(counter)
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
-        """Close the listener, let answers finish for `drain_timeout` seconds, end the rest."""
+        """Close the listener, let requests finish for `drain_timeout` seconds, end the rest."""
         self.host.refuse_new()
         status = self.host.status
         if status.running or status.waiting:

@@ -1,4 +1,4 @@
-"""What is in a folder of adapters, in words: for `conversion.inspection.inspection`. Weights of adapters are not read;
+"""What is in a folder of adapters, as text for `conversion.inspection.inspection`. Weights of adapters are not read;
 those of an X-LoRA classifier are, since they are few."""
 
 from __future__ import annotations
@@ -23,11 +23,11 @@ class AdapterDescription:
     weight_files: tuple[Path, ...]
     facts: Mapping[str, str]
     problem: str | None
-    """Why it could not be used; None: nothing in the headers speaks against it."""
+    """Why it could not be used; None: the headers show no problem."""
 
 
 def is_adapter_folder(folder: Path) -> bool:
-    """Whether a folder holds adapters, and no model.
+    """Whether a folder contains adapters and no model.
 
     Raises:
       AdapterError: its `adapter_config.json` cannot be read.
@@ -42,8 +42,8 @@ def describe(folder: Path) -> AdapterDescription:
     """Look at a folder for which `is_adapter_folder` holds.
 
     Raises:
-      AdapterError: it has no weights that could be read.
-      WeightFileError: a weight file is not whole.
+      AdapterError: it has no readable weights.
+      WeightFileError: a weight file is incomplete.
     """
     title = "X-LoRA model" if is_xlora_folder(folder) else "LoRA adapter"
     try:

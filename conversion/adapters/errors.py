@@ -1,4 +1,4 @@
-"""What goes wrong with files of adapters."""
+"""The error of adapter files."""
 
 from __future__ import annotations
 

@@ -13,10 +13,10 @@ from conversion.files.json_file import read_json_object
 
 
 class JSONObject:
-    """The object in a JSON file. A field that is null counts as one that is not there.
+    """The object in a JSON file. A field that is null counts as absent.
 
     Raises:
-      AdapterError: from every method, where a field is not what it asks for.
+      AdapterError: from every method, where a field has another type or range.
     """
 
     def __init__(self, path: Path, values: Mapping[str, Any]) -> None:
@@ -28,7 +28,7 @@ class JSONObject:
         """Read a file.
 
         Raises:
-          AdapterError: it is missing, no regular file, too large, nested too deep, or holds no JSON object.
+          AdapterError: it is missing, not a regular file, too large, nested too deeply, or not a JSON object.
         """
         return cls(path, read_json_object(path, error=AdapterError))
 
@@ -36,7 +36,7 @@ class JSONObject:
         return self.values.get(key) is not None
 
     def whole(self, key: str, default: int | None = None, *, least: int = 0) -> int:
-        """A whole number; without a default it has to be there."""
+        """A whole number; required where there is no default."""
         value = self._value(key, default)
         if type(value) is not int or value < least:
             raise self.wrong(key, f"a whole number of at least {least}")
@@ -56,14 +56,14 @@ class JSONObject:
         return value
 
     def text(self, key: str) -> str | None:
-        """A text; None: not there."""
+        """A string; None: absent."""
         value = self.values.get(key)
         if value is not None and not isinstance(value, str):
             raise self.wrong(key, "a text")
         return value
 
     def texts(self, key: str) -> tuple[str, ...] | None:
-        """A list of texts; None: not there."""
+        """A list of strings; None: absent."""
         value = self.values.get(key)
         if value is None:
             return None
@@ -72,14 +72,14 @@ class JSONObject:
         return tuple(cast("list[str]", value))
 
     def object(self, key: str) -> Mapping[str, Any] | None:
-        """An object; None: not there."""
+        """An object; None: absent."""
         value = self.values.get(key)
         if value is not None and not isinstance(value, dict):
             raise self.wrong(key, "an object")
         return cast("dict[str, Any] | None", value)
 
     def wrong(self, key: str, expected: str) -> AdapterError:
-        """The error of a field that is not what it should be."""
+        """The error of a field with a wrong value."""
         value = self.values.get(key)
         found = f"{key} is missing" if value is None else f"{key} is {_short(value)}"
         return AdapterError(f"{self.path}: {found}; expected {expected}")
@@ -90,12 +90,12 @@ class JSONObject:
 
 
 def json_file(values: Mapping[str, Any]) -> bytes:
-    """An object as the bytes of a file that people read, too."""
+    """An object as the bytes of a human-readable file."""
     return (json.dumps(values, indent=2, ensure_ascii=False) + "\n").encode()
 
 
 def is_finite(value: float) -> bool:
-    """Also of whole numbers that no float can hold."""
+    """Also for whole numbers beyond the range of floats."""
     try:
         return math.isfinite(value)
     except OverflowError:

@@ -1,4 +1,4 @@
-"""Names in the order in which people count: adapter_2 before adapter_10."""
+"""Natural order of names: adapter_2 before adapter_10."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ _NUMBER = re.compile(r"([0-9]+)")
 
 
 def natural_sort(names: Iterable[str]) -> list[str]:
-    """Sort texts by what they hold: numbers by value, the rest by character."""
+    """Sort strings with the numbers in them by value, the rest by character."""
     return sorted(names, key=_natural)
 
 

@@ -1,4 +1,4 @@
-"""What tensors of adapters and classifiers have to be."""
+"""Checks on the tensors of adapters and classifiers."""
 
 from __future__ import annotations
 
@@ -12,17 +12,17 @@ _FLOATS = frozenset({"float16", "bfloat16", "float32", "float64"})
 
 
 def check_floating(file: SafetensorsFile, name: str) -> None:
-    """Whether a tensor holds floating-point numbers.
+    """Check that a tensor holds floating-point numbers.
 
     Raises:
-      AdapterError: it holds others.
+      AdapterError: it has another type.
     """
     if str(file.dtype(name)) not in _FLOATS:
         raise AdapterError(f"{file.path}: tensor {name} has type {file.dtype(name)}; expected floating point")
 
 
 def not_finite(array: Array) -> str | None:
-    """What an array holds that is no finite number, in words; None: nothing."""
+    """The kind of non-finite numbers that an array holds, as text; None: all are finite."""
     if np.isfinite(array).all():
         return None
     return "NaN" if np.isnan(array).any() else "infinite values"

@@ -4,8 +4,8 @@
     write_xlora("mixture", config=config, classifier=layers, adapters={"poet": Path("poet"), "clerk": Path("clerk")},
     base_model=…)
 
-Folders appear whole or not at all (`conversion.files.output_files`). What could not be read back is refused before
-anything is written.
+Folders appear complete or not at all (`conversion.files.output_files`). Values that could not be read back are refused
+before anything is written.
 """
 
 from __future__ import annotations
@@ -42,16 +42,17 @@ _XLORA_FILES = frozenset({XLORA_CONFIG_NAME, CLASSIFIER_NAME})
 
 @dataclass(frozen=True, kw_only=True)
 class NewLoRA:
-    """An adapter in memory. Its product of factors counts alpha / rank, or alpha / sqrt(rank) with rslora."""
+    """An adapter in memory. Its product of factors is scaled by alpha / rank, or alpha / sqrt(rank) with rslora."""
 
     factors: Factors
     rank: int
     alpha: float
     use_rslora: bool = False
     dropout: float = 0.0
-    """With which it was trained."""
+    """Dropout that it was trained with."""
     num_layers: int | None = None
-    """Of the base model. If it is given, the configuration says so where the last layers are left out."""
+    """Layers of the base model. If given, the configuration lists the adapted layers where the last ones are left
+    out."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -65,7 +66,7 @@ class ChangedLoRA:
 
 
 Adapter = Path | NewLoRA | ChangedLoRA
-"""What to put into a mixture: a folder, which is copied, or one of the others."""
+"""An expert of a mixture: a folder, which is copied, or one of the other two."""
 
 
 def write_lora(folder: Path | str, lora: NewLoRA, *, base_model: str, overwrite: bool = False) -> None:
@@ -74,7 +75,7 @@ def write_lora(folder: Path | str, lora: NewLoRA, *, base_model: str, overwrite:
     Args:
       folder: its parent exists.
       base_model: Hub id or path of the model that the adapter was trained for.
-      overwrite: replace a folder of this name, if it holds nothing but an adapter's two files.
+      overwrite: replace a folder of this name, if it contains only an adapter's two files.
     Raises:
       AdapterError: factors of another rank, or not finite; or there are none.
       OutputError: the folder exists, or there is no room for it.
@@ -103,7 +104,7 @@ def write_xlora(
       config: its `base_model_id` and `adapters` do not matter; the other arguments give them.
       classifier: weight [out, in] and bias [out] (None without `use_bias`), first layer to last.
       adapters: by names, in the order of the classifier's columns.
-      overwrite: replace a folder of this name, if it holds nothing but an X-LoRA model.
+      overwrite: replace a folder of this name, if it contains only an X-LoRA model.
     Raises:
       AdapterError: a part is broken or does not fit the others.
       OutputError: the folder exists, or there is no room for it.
@@ -148,8 +149,7 @@ def write_peft_xlora(
     if config.xlora_depth > 1 and not config.enable_relu_and_dropout:
         raise AdapterError(
             "PEFT puts ReLU between the layers of a classifier, which this one does not have (enable_relu_and_dropout "
-            "is false); "
-            "write it in the original layout"
+            "is false); write it in the original layout"
         )
     path = Path(folder)
     step = 3 if config.xlora_dropout_p > 0 else 2
@@ -210,15 +210,15 @@ def _check_changed(changed: ChangedLoRA, modules: Mapping[ModuleKey, LoRAModule]
         module = modules[key]
         if a.shape != (module.rank, module.in_features) or b.shape != (module.out_features, module.rank):
             raise AdapterError(
-                f"adapter {name}: the factors of {key.path} have shapes {list(a.shape)} and {list(b.shape)}; expected "
-                "those of "
-                f"{changed.folder}, [{module.rank}, {module.in_features}] and [{module.out_features}, {module.rank}]"
+                f"adapter {name}: the factors of {key.path} have shapes {list(a.shape)} and {list(b.shape)}; "
+                f"expected those of {changed.folder}, [{module.rank}, {module.in_features}] and "
+                f"[{module.out_features}, {module.rank}]"
             )
         _check_finite(f"adapter {name}: a factor of {key.path}", a, b)
 
 
 def _check_mixture(config: XLoRAConfig, classifier: Sequence[Linear], adapters: Mapping[str, Adapter]) -> None:
-    """Whether what is to be written could be read back."""
+    """Check that the result could be read back."""
     if not adapters:
         raise AdapterError("an X-LoRA model needs adapters, and none were given")
     modules: set[ModuleKey] = set()
@@ -241,8 +241,7 @@ def _check_mixture(config: XLoRAConfig, classifier: Sequence[Linear], adapters: 
     if found != expected:
         raise AdapterError(
             f"the classifier's layers have shapes {found}; expected {expected} (hidden_size {config.hidden_size}, "
-            "xlora_depth "
-            f"{config.xlora_depth}, {columns} sets of scalings x {len(adapters)} adapters)"
+            f"xlora_depth {config.xlora_depth}, {columns} sets of scalings x {len(adapters)} adapters)"
         )
     for number, (weight, bias) in enumerate(classifier):
         if (bias is None) == config.use_bias or (bias is not None and bias.shape != weight.shape[:1]):
@@ -303,8 +302,8 @@ def _put_factors(folder: Path, factors: Factors) -> None:
 
 
 def _targets(keys: Sequence[ModuleKey], num_layers: int | None) -> tuple[list[str], list[int] | None]:
-    """What the configuration says of the modules: kinds, and layers unless all are meant; else the modules one by
-    one."""
+    """The configuration's fields for the target modules: kinds, and layers unless all are adapted; else the modules one
+    by one."""
     parts = list(parts_of(keys))
     layers = sorted({key.layer for key in keys})
     if len(keys) != len(parts) * len(layers):

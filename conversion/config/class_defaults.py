@@ -1,5 +1,5 @@
-"""What a key that `config.json` does not have means in the reference implementation (transformers). Null is another
-matter."""
+"""Defaults of the reference implementation (transformers) for keys that are absent from `config.json`. Null is not the
+same as absent."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ MODEL_TYPES: Mapping[str, str] = {
     "Ministral3ForCausalLM": "ministral3",
     "Mistral3ForConditionalGeneration": "mistral",
 }
-"""The model_type that is meant where none is given, by architecture; of a wrapper that of its text model."""
+"""The default model_type by architecture; for a wrapper that of its text model."""
 
 CLASS_DEFAULTS: Mapping[str, Mapping[str, Any]] = {
     "llama": {"rms_norm_eps": 1e-6, "max_position_embeddings": 2048},

@@ -90,8 +90,8 @@ def _rope(fields: JSONFields) -> tuple[dict[str, Any], bool]:
     length = tempered.whole(context)
     if rope.get(context, length) != length:
         raise WeightFileError(
-            f"params.json: llama_4_scaling.{context} is {length} and that of yarn {rope[context]}; a config.json has "
-            "one for both"
+            f"params.json: llama_4_scaling.{context} is {length} and that of yarn {rope[context]}; "
+            "a config.json has one for both"
         )
     return rope | {"llama_4_scaling_beta": beta, context: length}, True
 

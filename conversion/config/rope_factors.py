@@ -1,7 +1,8 @@
 """Rope scaling as one factor for each frequency: how GGUF files carry Llama 3's, in a tensor instead of metadata.
 
-The factor divides the frequency. Llama 3's rule leaves short wavelengths alone (1), stretches long ones by `factor`,
-and blends between. Source: `modeling_rope_utils` of transformers; `generate_extra_tensors` of llama.cpp's converter.
+The factor divides the frequency. Llama 3's rule leaves short wavelengths unchanged (1), stretches long ones by
+`factor`, and interpolates between. Source: `modeling_rope_utils` of transformers; `generate_extra_tensors` of
+llama.cpp's converter.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ import numpy as np
 
 Factors = np.ndarray[tuple[int], np.dtype[np.float64]]
 _TOLERANCE = 1e-5
-"""Relative. A converter that computes in float32 is off by up to 5e-6 where the factor is 32."""
+"""Relative tolerance. A converter that computes in float32 is off by up to 5e-6 where the factor is 32."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -38,7 +39,7 @@ def find_llama3(factors: Factors, *, theta: float, contexts: Iterable[int] = ())
     """Parameters that give these factors [H/2] to the accuracy of float32; None where there are none.
 
     Args:
-      contexts: original contexts to try before others: where several would do, the first.
+      contexts: original contexts to try before others; the first that fits is taken.
     """
     factor = float(np.float32(factors.max()))
     if factor <= 1 + _TOLERANCE:
@@ -56,7 +57,8 @@ def find_llama3(factors: Factors, *, theta: float, contexts: Iterable[int] = ())
 def _candidates(
     factors: Factors, factor: float, theta: float, contexts: Iterable[int]
 ) -> Iterator[tuple[float, float, float]]:
-    """Thresholds and contexts worth a try: those of all published models first, then what the blended factors tell."""
+    """Thresholds and contexts to try: those of all published models first, then candidates from the interpolated
+    factors."""
     for context in (8192, *contexts, *(2**power for power in range(4, 21))):
         yield 1.0, 4.0, float(context)
     blended = (factors > 1 + _TOLERANCE) & (factors < factor * (1 - _TOLERANCE))

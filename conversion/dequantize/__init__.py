@@ -2,7 +2,7 @@
 
 `unpack` is a pure function for use inside jitted programs, `dequantize` takes bytes from the host to a whole array on a
 device, `dequantize_into` to memory on the host.
-In float32 both give the very bits of `gguf.quants.dequantize`.
+In float32 both give the same bits as `gguf.quants.dequantize`.
 """
 
 from conversion.dequantize.to_device import dequantize, dequantize_into

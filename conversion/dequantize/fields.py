@@ -1,9 +1,9 @@
 """The fields that blocks of every type are made of: float16 scales, codes of a few bits, tables of values.
 
-Everything here is elementwise arithmetic, in forms that become vector code on a CPU as well. There the loop over the
-innermost axis is vectorised only where it is too long to be unrolled (32 values, of some work each) and where
-neighbouring values come from neighbouring bytes: hence `side_by_side` and `centred` where a shorter axis and a plain
-conversion would do, and tables in words instead of gathers. The plain forms are 2 to 20 times slower.
+Everything here is elementwise arithmetic, in forms that XLA vectorises on a CPU as well. There the loop over the
+innermost axis is vectorised only if it is too long to be unrolled (32 values with some work each) and if neighbouring
+values come from neighbouring bytes: hence `side_by_side` and `centred` where a shorter axis and a plain conversion
+would do, and tables in words instead of gathers. The plain forms are 2 to 20 times slower.
 """
 
 from __future__ import annotations
@@ -37,9 +37,9 @@ def half(block: jax.Array, offset: int, extra_axes: int = 1) -> jax.Array:
 
 
 def centred(codes: jax.Array, zero: int) -> jax.Array:
-    """Unsigned codes below 2^23 less `zero`, as float32, exactly.
+    """Unsigned codes below 2^23, minus `zero`, as exact float32.
 
-    The code is set into the low bits of the float 2^23, and 2^23 + zero is taken away.
+    The code is set into the low bits of the float 2^23, and 2^23 + zero is subtracted.
     """
     shifted = jax.lax.bitcast_convert_type(codes.astype(jnp.uint32) | jnp.uint32(0x4B000000), jnp.float32)
     return shifted - jnp.float32(2**23 + zero)
@@ -53,7 +53,7 @@ def signed(codes: jax.Array) -> jax.Array:
 def bits(codes: jax.Array, width: int, *axes: int) -> jax.Array:
     """The fields of `width` bits at the shifts 0, width, 2 width, ... along axes that the codes broadcast against.
 
-    `axes` are the lengths of the last axes of the result, those over which the shift does not change given as 1.
+    `axes` are the lengths of the last axes of the result, with 1 for axes over which the shift does not change.
     """
     count = int(np.prod(axes))
     shifts = jnp.arange(0, count * width, width, dtype=codes.dtype).reshape(axes)
@@ -77,7 +77,7 @@ def halves(scales: jax.Array) -> jax.Array:
 
 
 def lookup(codes: jax.Array, table: Sequence[int]) -> jax.Array:
-    """The int8 values that 4-bit codes stand for, as float32. The table travels in four words of four bytes."""
+    """The int8 values that 4-bit codes stand for, as float32. The table is held in four words of four bytes."""
     words = [sum((value + 128) << 8 * i for i, value in enumerate(table[start : start + 4])) for start in (0, 4, 8, 12)]
     first, second, third, fourth = (jnp.uint32(word) for word in words)
     codes = codes.astype(jnp.uint32)

@@ -12,7 +12,7 @@ import jax.numpy as jnp
 from conversion.dequantize.fields import centred, fold, halves, nibbles
 
 _TWICE_E2M1 = 0xC8643210
-"""Twice the magnitudes that codes stand for are its hexadecimal digits."""
+"""Its hexadecimal digits are twice the magnitudes of the codes."""
 
 
 def _digit(digits: jax.Array, codes: jax.Array) -> jax.Array:
@@ -29,8 +29,8 @@ def _signed(bits: jax.Array, codes: jax.Array) -> jax.Array:
 def mxfp4(block: jax.Array) -> jax.Array:
     """Scales are powers of two, 2^(e - 127).
 
-    Under the two least scales some values are subnormal, which float arithmetic may flush to zero: their bits are put
-    together as integers. The digits for these scales are the bits of the value in units of 2^21.
+    With the two smallest scales some values are subnormal, which float arithmetic may flush to zero: their bits are
+    assembled as integers. The digits for these scales are the bits of the value in units of 2^21.
     """
     exponent = block[..., :1].astype(jnp.uint32)
     codes = nibbles(block[..., 1:]).astype(jnp.uint32)
@@ -44,8 +44,8 @@ def mxfp4(block: jax.Array) -> jax.Array:
 
 
 def nvfp4(block: jax.Array) -> jax.Array:
-    """Scales of the four sub-blocks of 16 are floats without sign, E4M3. The scale of the whole tensor is a tensor of
-    its own."""
+    """Scales of the four sub-blocks of 16 are unsigned E4M3 floats. The scale of the whole tensor is a separate
+    tensor."""
     code = block[..., :4].astype(jnp.uint32)
     exponent, mantissa = (code >> 3) & 15, code & 7
     power = jax.lax.bitcast_convert_type((jnp.maximum(exponent, 1) + (127 - 11)) << 23, jnp.float32)

@@ -1,11 +1,11 @@
-"""Types of one to four bits that name points of a lattice: an index stands for four or eight values at once, from a
-table ("grid").
+"""Types of one to four bits whose codes are points of a lattice: an index stands for four or eight values at once, from
+a table ("grid").
 
 Each function takes blocks as uint8 [..., blocks, block_bytes] and returns float32 [..., blocks, <axes>], 256 values in
 order.
 Source: the block structs and tables of ggml-common.h and the dequantize_row functions of ggml-quants.c in llama.cpp.
-The tables are taken from the gguf package. As they hold few different numbers, a point is packed into one word of
-hexadecimal digits: one look-up serves all its values. All products are exact in float32.
+The tables are taken from the gguf package. As they contain few distinct numbers, a point is packed into one word of
+hexadecimal digits: one look-up gives all its values. All products are exact in float32.
 """
 
 from __future__ import annotations
@@ -22,9 +22,9 @@ from conversion.dequantize.fields import bits, centred, fold, half
 
 @cache
 def _table(name: str) -> np.ndarray[Any, np.dtype[np.uint32]]:
-    """The points of a grid, each as digits that count up the grid's distinct numbers, the first value in the lowest
+    """The points of a grid, each as digits that index the grid's distinct numbers, the first value in the lowest
     digit."""
-    # Here, because the package takes longer to import than to be used.
+    # Imported here, because importing the package takes longer than using it.
     from gguf import quants
 
     grid = getattr(quants, name)

@@ -6,8 +6,8 @@ axes before the last count the eight runs of 32 the way the type's bit fields ar
 Source: the block structs of ggml-common.h and the dequantize_row functions of ggml-quants.c in llama.cpp.
 
 All products are exact in float32 (at most 11 + 6 + 7 bits), so that a fused multiply-add, which XLA may choose, rounds
-as the separate operations do. They are formed in the order (scale of the block x scale of the sub-block) x code: zeros
-get their sign.
+like the separate operations. They are formed in the order (scale of the block x scale of the sub-block) x code, which
+gives zeros the right sign.
 """
 
 from __future__ import annotations
@@ -80,7 +80,7 @@ def iq4_xs(block: jax.Array) -> jax.Array:
 
 
 def tq1_0(block: jax.Array) -> jax.Array:
-    """Five values -1, 0, 1 to the byte, which is a fraction of 256: times 3^n, without the whole part, it begins with
+    """Five values -1, 0, 1 per byte, read as a fraction of 256: times 3^n, without the integer part, it begins with
     digit n."""
     powers = jnp.array([1, 3, 9, 27, 81], jnp.uint8)[:, None]
     parts = (block[..., None, :32] * powers, block[..., None, 32:48] * powers, block[..., None, 48:52] * powers[:4])

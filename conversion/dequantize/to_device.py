@@ -17,14 +17,13 @@ from conversion.weights.ggml_types import GGMLType
 from conversion.weights.tensor_source import Array, aligned_empty
 
 if TYPE_CHECKING:
-    # jax.Device is this class, under a name that type checkers take for a variable.
+    # jax.Device is this class, under a name that type checkers treat as a variable.
     from jaxlib._jax import Device
 
 _PIECE = 1 << 20
-"""Values at a time where a CPU unpacks a tensor in pieces: they stay in the cache until they are copied to their
-place."""
+"""Values per piece where a CPU unpacks a tensor in pieces: they stay in the cache until they are copied."""
 _THREADS = min(4, os.cpu_count() or 1)
-"""That unpack pieces, each its own: one thread alone does not write as fast as memory takes it."""
+"""Threads that unpack pieces: a single one does not saturate the memory's write bandwidth."""
 
 
 def dequantize(
@@ -33,20 +32,20 @@ def dequantize(
     """The values of a tensor: uint8 [..., row_bytes] on the host -> dtype [..., columns] on the device.
 
     The values are those of `gguf.quants.dequantize`, bit for bit in float32, rounded once to `dtype`. The packed bytes
-    go to the device and are unpacked there; only F64 and I64, which JAX has in 64-bit mode alone, become float32 on the
-    host before.
+    go to the device and are unpacked there; only F64 and I64, which JAX supports in 64-bit mode only, are converted to
+    float32 on the host first.
 
-    On a CPU, `raw` must not change until the result is ready. The tensors of type NVFP4 come with a second one,
+    On a CPU, `raw` must not change until the result is ready. A tensor of type NVFP4 comes with a second one,
     `<name>.scale`, by which the caller multiplies.
 
     Raises:
-      ValueError: the bytes are not uint8, or a row is no whole number of blocks.
+      ValueError: the bytes are not uint8, or a row is not a whole number of blocks.
     """
     shape = _shape(raw, kind)
     target = next(iter(jnp.empty(()).devices())) if device is None else device
     if target.platform == "cpu" and int(np.prod(shape)) > _PIECE:
-        # In memory of NumPy's, which asks for huge pages. What XLA allocates comes in pages of 4 KiB, and for a large
-        # array the system takes longer to hand these out than unpacking takes.
+        # In memory from NumPy, which asks for huge pages. XLA's allocations come in pages of 4 KiB, and for a large
+        # array the system takes longer to provide these than unpacking takes.
         values = aligned_empty(shape, jnp.dtype(dtype))
         dequantize_into(raw, kind, values)
         return jax.device_put(values, device)
@@ -60,7 +59,7 @@ def dequantize_into(raw: Array, kind: GGMLType, out: Array) -> None:
     They are those of `dequantize`, unpacked by the CPU on up to four threads.
 
     Raises:
-      ValueError: the bytes are not uint8, a row is no whole number of blocks, or `out` has another shape than the
+      ValueError: the bytes are not uint8, a row is not a whole number of blocks, or `out` has another shape than the
         values or is not C-contiguous.
     """
     shape = _shape(raw, kind)
@@ -119,6 +118,6 @@ def _units(raw: Array, kind: GGMLType) -> Array:
     values = np.ascontiguousarray(raw).view(kind.dtype).reshape(-1)
     if values.dtype.itemsize < 8:
         return values
-    # Numbers out of range become infinite, without a word on the console.
+    # Numbers out of range become infinite, without a warning.
     with np.errstate(over="ignore"):
         return values.astype(np.float32)

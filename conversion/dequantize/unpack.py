@@ -46,9 +46,9 @@ _BLOCKS = _COMMON | _RARE
 _PLAIN = frozenset({"F32", "F16", "BF16", "I8", "I16", "I32"})
 
 PACKED = frozenset(_BLOCKS)
-"""Names of the types of blocks that `unpack` and `unpack_runs` take: all that there are."""
+"""Names of the block types that `unpack` and `unpack_runs` take: all of them."""
 UNPACKABLE = frozenset(_COMMON) | _PLAIN
-"""Names of the types that may stay as they are on the device: common, and cheap to unpack anew in each product."""
+"""Names of the types that may stay packed on the device: common, and cheap to unpack again in each product."""
 
 
 def unpack(raw: jax.Array, kind: GGMLType, dtype: DTypeLike = jnp.float32) -> jax.Array:
@@ -58,13 +58,13 @@ def unpack(raw: jax.Array, kind: GGMLType, dtype: DTypeLike = jnp.float32) -> ja
     traceable.
 
     Raises:
-      ValueError: the type is F64 or I64, the bytes are not uint8, or a row is no whole number of blocks.
+      ValueError: the type is F64 or I64, the bytes are not uint8, or a row is not a whole number of blocks.
     """
     _check(raw, kind, PACKED | _PLAIN, "unpack")
     shape = (*raw.shape[:-1], raw.shape[-1] // kind.block_bytes * kind.block_size)
     if kind.dtype is None:
         # A CPU must not fuse the final reshape into the loop: over whole rows the loop would no longer be vector code.
-        # Elsewhere what follows may fuse with the unpacking.
+        # Elsewhere the next operations may fuse with the unpacking.
         runs = unpack_runs(raw, kind).astype(dtype)
         return jax.lax.platform_dependent(runs, cpu=jax.lax.optimization_barrier, default=lambda runs: runs).reshape(
             shape
@@ -79,7 +79,7 @@ def unpack_runs(raw: jax.Array, kind: GGMLType) -> jax.Array:
     All on one loop over runs of 32, with no barrier behind it: a sum over the last two axes fuses with the unpacking.
 
     Raises:
-      ValueError: the type is not in `PACKED`, the bytes are not uint8, or a row is no whole number of blocks.
+      ValueError: the type is not in `PACKED`, the bytes are not uint8, or a row is not a whole number of blocks.
     """
     _check(raw, kind, PACKED, "unpack_runs")
     values = _BLOCKS[kind.name](split_blocks(raw, kind.block_bytes))

@@ -1,6 +1,6 @@
-"""Values of a parsed JSON object, each with its type and range checked: nothing that a file claims is believed.
+"""Values of a parsed JSON object, each with its type and range checked: nothing in a file is trusted.
 
-A field that is null counts as one that is not there. A number in quotes is no number, and true is not 1.
+A field that is null counts as absent. A number in quotes is not a number, and true is not 1.
 """
 
 from __future__ import annotations
@@ -13,14 +13,14 @@ from typing import Any, cast
 from conversion.files.regular_file import shortened
 
 LARGEST = 2**31 - 1
-"""What a whole number may be where nothing else is said: what indices of arrays may be."""
+"""The default limit of whole numbers: what indices of arrays may be."""
 
 
 class JSONFields:
     """Typed access to an object.
 
     Every method returns its default where the field is absent or null. Where there is no default and the method cannot
-    return None, the field has to be there.
+    return None, the field is required.
 
     Raises:
       `error`: from every method, in one line that names the field, what it is, and what was expected.
@@ -69,7 +69,7 @@ class JSONFields:
         return value
 
     def texts(self, key: str) -> tuple[str, ...] | None:
-        """A list of texts; None: not there."""
+        """A list of strings; None: absent."""
         value = self.values.get(key)
         if value is None:
             return None
@@ -78,7 +78,7 @@ class JSONFields:
         return tuple(cast("list[str]", value))
 
     def numbers(self, key: str, *, above: float = -math.inf) -> tuple[float, ...] | None:
-        """A list of finite numbers, each greater than `above`, and at least one; None: not there."""
+        """A non-empty list of finite numbers, each greater than `above`; None: absent."""
         value = self.values.get(key)
         if value is None:
             return None
@@ -96,7 +96,7 @@ class JSONFields:
         return tuple(listed)
 
     def object(self, key: str) -> JSONFields | None:
-        """The object under a key, with the same errors; None: not there."""
+        """The object under a key, with the same errors; None: absent."""
         value = self.values.get(key)
         if value is None:
             return None
@@ -105,14 +105,14 @@ class JSONFields:
         return JSONFields(cast("dict[str, Any]", value), error=self._error, source=self._named(key))
 
     def list(self, key: str) -> Sequence[Any] | None:
-        """A list of anything; None: not there."""
+        """A list of anything; None: absent."""
         value = self.values.get(key)
         if value is not None and not isinstance(value, list):
             raise self.wrong(key, "a list")
         return cast("Sequence[Any] | None", value)
 
     def wrong(self, key: str, expected: str) -> Exception:
-        """The error of a field that is not what it should be."""
+        """The error of a field with a wrong value."""
         value = self.values.get(key)
         if value is None:
             return self._error(f"{self._named(key)} is missing; expected {expected}")
@@ -133,7 +133,7 @@ class JSONFields:
 
 
 def is_number(value: Any) -> bool:
-    """Whether a value is a finite number; also of whole numbers that no float can hold."""
+    """Whether a value is a finite number; also for whole numbers beyond the range of floats."""
     if type(value) is int:
         return abs(value) < 2**1000
     return type(value) is float and math.isfinite(value)

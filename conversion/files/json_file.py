@@ -1,4 +1,4 @@
-"""JSON files of model folders: one way to read them, with bounds, and one way to say what is wrong with them."""
+"""JSON files of model folders: one way to read them, with bounds, and one form of error."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ from typing import Any, cast
 from conversion.files.regular_file import read_regular, reason_of
 
 MOST_BYTES = 4 * 2**20
-"""Of configurations and other files that list no vocabulary."""
+"""Limit for configurations and other files without a vocabulary."""
 MOST_VOCABULARY_BYTES = 64 * 2**20
-"""Of tokenizer.json and tekken.json: the largest of the family has 20 million."""
+"""Limit for tokenizer.json and tekken.json: the largest of the family has 20 million bytes."""
 MOST_DEPTH = 64
-"""Levels of objects and lists. Whoever walks through a value may then recurse."""
+"""Levels of objects and lists, few enough that code may recurse over a value."""
 _MOST_VALUES = 4_000_000
 """Counted by commas and brackets. A value of two bytes takes up to a hundred in memory; the largest tokenizer has a
 million."""
@@ -34,7 +34,7 @@ def read_json_object(
       most: bytes that such a file may have.
       missing_ok: {} where there is no file.
     Raises:
-      error: it is missing, no regular file, too large, not UTF-8, not JSON, nested too deep, or holds no object.
+      error: it is missing, not a regular file, too large, not UTF-8, not JSON, nested too deeply, or not an object.
     """
     try:
         data = read_regular(path, most=most)
@@ -48,7 +48,7 @@ def read_json_object(
 
 
 def parse_json_object(data: bytes, source: str, *, error: Callable[[str], Exception]) -> dict[str, Any]:
-    """The object that bytes spell as JSON; `source` is what messages call them.
+    """The JSON object in some bytes; `source` is their name in messages.
 
     Raises:
       error: see `read_json_object`.

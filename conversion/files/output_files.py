@@ -1,9 +1,9 @@
-"""New files and folders that appear whole or not at all.
+"""New files and folders that appear complete or not at all.
 
-What is being written has a hidden name beside its destination, `.NAME.partial`, and gets its own name once its bytes
-are on disk. An error, Ctrl-C or SIGTERM removes it. After a `kill -9` or a power cut it stays, hidden and recognisably
-partial; the next run for the same destination clears it away. A lock, which ends with the process that holds it, tells
-such a remnant from the work of a run that is still going on.
+Output is written under a hidden name beside its destination, `.NAME.partial`, and renamed once its bytes are on disk.
+An error, Ctrl-C or SIGTERM removes it. After a `kill -9` or a power cut it stays, hidden and recognisably partial; the
+next run for the same destination removes it. A lock, which ends with the process that holds it, distinguishes such a
+remnant from the output of a run in progress.
 """
 
 from __future__ import annotations
@@ -21,14 +21,14 @@ from typing import BinaryIO
 from conversion.files.regular_file import exists, is_folder
 
 _SPARE_BYTES = 2**20
-"""Kept free on the disk beyond what is to be written: headers, JSON files, the file system's own blocks."""
+"""Bytes kept free on the disk beyond the output: headers, JSON files, the file system's own blocks."""
 
 Replaceable = Callable[[str], bool]
 """Whether a file of this name may be deleted when a folder is overwritten."""
 
 
 class OutputError(OSError):
-    """The result cannot be written: it is there already, there is no room, or another process is writing it."""
+    """The output cannot be written: it exists, there is no room, or another process is writing it."""
 
 
 @contextmanager
@@ -36,7 +36,7 @@ def new_file(path: Path, *, size: int, overwrite: bool = False) -> Generator[Bin
     """A binary file to write to. It becomes `path` when the block ends, and is removed if the block raises.
 
     Args:
-      size: bytes that will be written, about: refused now if the disk has less room.
+      size: approximate bytes to write: refused now if the disk has less room.
       overwrite: replace a file that has this name already.
     Raises:
       OutputError: see the class; also where the disk fills up while writing.
@@ -54,7 +54,7 @@ def new_file(path: Path, *, size: int, overwrite: bool = False) -> Generator[Bin
                 file.flush()
                 os.fsync(fd)
             if not overwrite:
-                _check_absent(path)  # it may have appeared meanwhile
+                _check_absent(path)  # it may have appeared in the meantime
             partial.replace(path)
         except BaseException:
             partial.unlink(missing_ok=True)
@@ -75,8 +75,8 @@ def new_folder(
 
     Args:
       size, overwrite: see `new_file`.
-      replaceable: a folder is overwritten only if it holds nothing but files with such names. What else a user keeps
-        there would be lost.
+      replaceable: a folder is overwritten only if it contains only files with such names, so that no other file of a
+        user is lost.
       replaceable_below: the same for files in its folders; None: it is not overwritten if it has folders.
     Raises:
       OutputError: see `new_file`; also where a folder that is to be overwritten holds other files.
@@ -144,7 +144,7 @@ def check_destination(path: Path, *, size: int, overwrite: bool) -> None:
 
 def _check_absent(path: Path) -> None:
     if os.path.lexists(path):
-        raise OutputError(f"{path} exists already; choose another name, or have it overwritten (--overwrite)")
+        raise OutputError(f"{path} exists already; choose another name, or overwrite it (--overwrite)")
 
 
 def _check_replaceable(folder: Path, replaceable: Replaceable, below: Replaceable | None) -> None:
@@ -154,8 +154,8 @@ def _check_replaceable(folder: Path, replaceable: Replaceable, below: Replaceabl
                 _check_replaceable(entry, below, None)
             elif entry.is_dir() or not replaceable(entry.name):
                 raise OutputError(
-                    f"{folder} is not overwritten, since {entry.name} in it is not part of a converted model; "
-                    "choose another name"
+                    f"{folder} is not overwritten, since {entry.name} in it is not part of a "
+                    "converted model; choose another name"
                 )
 
 
@@ -164,8 +164,8 @@ def _partial_name(path: Path) -> Path:
 
 
 def _locked(partial: Path, path: Path, *, folder: bool) -> int:
-    """The partial file or folder, created if need be: a locked descriptor. Nobody else writes to it or gives it its
-    name."""
+    """A locked descriptor of the partial file or folder, which is created if needed. Nothing else writes to it or
+    renames it."""
     while True:
         if folder:
             partial.mkdir(exist_ok=True)
@@ -220,7 +220,7 @@ def _sync(file: Path) -> None:
 
 
 def _sync_folder(folder: Path) -> None:
-    """Names are on disk too. Some file systems refuse this for folders; they need it not."""
+    """Flush a folder, so that names are on disk too. Some file systems refuse this for folders and do not need it."""
     with contextlib.suppress(OSError):
         fd = os.open(folder, os.O_RDONLY)
         try:

@@ -1,7 +1,7 @@
-"""Reading files that others made: regular files only, and never more of one than its kind can need.
+"""Reading files from others: regular files only, and never more bytes than such a file can need.
 
-A pipe would block for ever on opening, a device may never end, and a large file would fill memory before anybody looked
-at it.
+A pipe would block for ever on opening, a device may never end, and a large file would fill memory before it is
+examined.
 """
 
 from __future__ import annotations
@@ -14,12 +14,12 @@ _PIECE = 2**20
 
 
 def open_regular(path: Path | str) -> int:
-    """A descriptor of a regular file, open for reading. Whoever asks closes it.
+    """A descriptor of a regular file, open for reading. The caller closes it.
 
     Raises:
       OSError: it is missing or not readable; with a reason in `strerror` also where it is a folder, a pipe, a device or
         a socket.
-      ValueError: the path is none, such as one with a zero in it.
+      ValueError: the path is invalid, such as one with a zero byte.
     """
     # Opened without waiting, then looked at: between a look at the path and opening it, another file could take its
     # place.
@@ -54,17 +54,17 @@ def read_regular(path: Path | str, *, most: int) -> bytes:
 
 
 def is_file(path: Path | str) -> bool:
-    """Whether there is a file. False, too, where no file can be: `Path.is_file` raises for a name that is too long."""
+    """Whether there is a file. False for an impossible name, too: `Path.is_file` raises for one that is too long."""
     return os.path.isfile(path)  # noqa: PTH113
 
 
 def is_folder(path: Path | str) -> bool:
-    """Whether there is a folder; False where none can be."""
+    """Whether there is a folder; False for an impossible name."""
     return os.path.isdir(path)  # noqa: PTH112
 
 
 def exists(path: Path | str) -> bool:
-    """Whether there is anything; False where nothing can be."""
+    """Whether the path exists; False for an impossible name."""
     return os.path.exists(path)  # noqa: PTH110
 
 

@@ -1,8 +1,8 @@
-"""GGUF files: opening them, what their metadata mean, and writing new ones.
+"""GGUF files: opening them, translating their metadata, and writing new ones.
 
-`container` opens files and makes new ones, `config` and `tokenizer` translate its metadata to what a Hugging Face
-folder has, `source` gives its tensors under Hugging Face's names. In the other direction `from_config` and
-`from_tokenizer` make metadata, and `writer` makes files.
+`container` opens and writes files, `config` and `tokenizer` translate metadata to the files of a Hugging Face folder,
+`source` gives the tensors under Hugging Face's names. In the other direction `writing` makes metadata and a type for
+each tensor.
 """
 
 from conversion.gguf.container.file import GGUFError, GGUFFile, TensorInfo

@@ -1,10 +1,10 @@
-"""The `config.json` that the metadata and the tensors of a GGUF file amount to.
+"""The `config.json` of the model in a GGUF file, from its metadata and tensors.
 
 **Sliding windows.** Mistral 7B v0.1 and its descendants (Zephyr, OpenHermes, OpenChat, Starling, …) were trained with a
-window of 4096, and files do not say so: llama.cpp's converter writes no window for architecture `llama`, and llama.cpp
-computes none. So:
+window of 4096, but files do not contain it: llama.cpp's converter writes no window for architecture `llama`, and
+llama.cpp computes none. So:
 
-1. `attention.sliding_window`, where a file has it, holds; 0 is no window. (Files that we write have it.)
+1. `attention.sliding_window` applies where a file has it; 0 means no window. (Files that we write have it.)
 2. Otherwise a file of architecture `llama` has a window of 4096 if its rope is plain with theta 10000, its context is
    longer than 4096, and it either has the width of Mistral 7B (hidden size 4096, feed-forward 14336, 32 heads, 8 kv
    heads; Llama 3 8B has the same, but theta 500000) or says Mistral in `general.name`, `general.basename`,
@@ -45,7 +45,7 @@ _OTHER_ARCHITECTURES = {
     "llama4": "Llama 4: experts",
     "clip": "the vision tower of another model",
 }
-# Keys that change what is computed, and the values with which they do not. None stands for absence, and always passes.
+# Keys that change the computation, with the values that do not. None stands for absence, and always passes.
 _UNIMPLEMENTED: dict[str, tuple[Any, ...]] = {
     "attention.causal": (True,),
     "attention.clamp_kqv": (0,),
@@ -93,7 +93,7 @@ class Shape:
 
 @contextmanager
 def naming(gguf: GGUFFile) -> Generator[None]:
-    """Errors that rise inside say which file they are about."""
+    """Errors raised inside name the file."""
     try:
         yield
     except GGUFError as error:
@@ -107,7 +107,7 @@ def fields_of(gguf: GGUFFile) -> Fields:
     """The metadata of a model that we implement.
 
     Raises:
-      GGUFError: the file holds no language model of `ARCHITECTURES`; the message says what it holds.
+      GGUFError: the file is not a language model of `ARCHITECTURES`; the message says what it is.
     """
     general = Fields(gguf.metadata, "")
     kind = general.text("general.type", "model")
@@ -132,14 +132,14 @@ def fields_of(gguf: GGUFFile) -> Fields:
 
 
 def shape_of(gguf: GGUFFile, fields: Fields) -> Shape:
-    """The sizes of a model, each checked against the tensors where they tell.
+    """The sizes of a model, each checked against the shapes of tensors where possible.
 
     Raises:
       GGUFError: a size is missing, out of range, differs between layers, or contradicts the tensors.
     """
     embedding = gguf.tensors.get("token_embd.weight")
     if embedding is None or len(embedding.shape) != 2:
-        raise GGUFError("the file has no embedding (token_embd.weight, a matrix): it holds no whole language model")
+        raise GGUFError("the file has no embedding (token_embd.weight, a matrix): it is not a complete language model")
     vocab_size = embedding.shape[0]
     hidden_size = fields.natural("embedding_length")
     if embedding.shape[1] != hidden_size:
@@ -175,7 +175,7 @@ def _head_dim(fields: Fields, hidden_size: int, heads: int) -> int:
         head_dim = fields.natural("attention.key_length")
     elif hidden_size % heads:
         raise GGUFError(
-            f"{fields.full('embedding_length')} {hidden_size} is no multiple of {heads} heads, and "
+            f"{fields.full('embedding_length')} {hidden_size} is not a multiple of {heads} heads, and "
             f"{fields.full('attention.key_length')} is not given"
         )
     else:
@@ -200,7 +200,7 @@ def _ranges(numbers: set[int]) -> str:
 
 @dataclass(frozen=True, kw_only=True)
 class SlidingWindow:
-    """The window of a model, and how it is known."""
+    """The window of a model, and how it was determined."""
 
     size: int | None
     reason: str
@@ -208,13 +208,13 @@ class SlidingWindow:
 
 
 def sliding_window(fields: Fields, shape: Shape, *, theta: float, context: int, plain_rope: bool) -> SlidingWindow:
-    """The window of each layer that has one. See the rule at the top of this module."""
+    """The window of the layers that have one. See the rule at the top of this module."""
     key = "attention.sliding_window"
     if fields.get(key) is not None:
         size = fields.natural(key, least=0)
         return SlidingWindow(size=size or None, reason=f"{fields.full(key)} is {size}")
     if fields.architecture != "llama" or theta != _V01_THETA or not plain_rope or context <= _V01_WINDOW:
-        return SlidingWindow(size=None, reason="neither the file nor its kind of rope speaks of one")
+        return SlidingWindow(size=None, reason="neither the file nor its kind of rope indicates one")
     width = (shape.hidden_size, shape.intermediate_size, shape.num_heads, shape.num_kv_heads)
     if width == _V01_WIDTH:
         return SlidingWindow(
@@ -226,19 +226,18 @@ def sliding_window(fields: Fields, shape: Shape, *, theta: float, context: int, 
 
 
 def _names_say(fields: Fields, pattern: str) -> bool:
-    """Whether one of the names that a file gives itself, or the model that it was made from, matches."""
+    """Whether one of the names in the file, its own or its base model's, matches."""
     return any(re.search(pattern, text, re.IGNORECASE) for text in fields.texts(_NAMES))
 
 
 def hf_config(gguf: GGUFFile) -> dict[str, Any]:
     """The `config.json` of the model in a file, in the form of transformers 4 where it can express the model.
 
-    A file does not tell Mistral from Llama, and for most models the two are the same: the name decides, and a window
-    makes it Mistral. `torch_dtype` is the type of the largest tensor, bfloat16 for packed ones.
+    A file does not distinguish Mistral from Llama, and for most models the two are the same: the name decides, and a
+    window makes it Mistral. `torch_dtype` is the type of the largest tensor, bfloat16 for packed ones.
 
     Raises:
-      GGUFError: the file holds no model that we implement, or its metadata is incomplete, contradictory or out of
-        range.
+      GGUFError: the model is not implemented, or its metadata is incomplete, contradictory or out of range.
     """
     with naming(gguf):
         return _config(gguf)
@@ -308,7 +307,7 @@ def _has(gguf: GGUFFile, tensor: str) -> bool:
 
 
 def _layer_types(fields: Fields, layers: int, window: int | None) -> list[str] | None:
-    """Which layers have the window; None: all or none of them.
+    """Which layers have the window; None: all of them or none.
 
     A pattern is a list of booleans, or a number n: every nth layer is without.
     """
@@ -326,7 +325,7 @@ def _layer_types(fields: Fields, layers: int, window: int | None) -> list[str] |
 
 
 def _token(fields: Fields, name: str, sentencepiece_id: int, vocab_size: int) -> int | None:
-    """A special token's id. Without a key, sentencepiece tokenizers have theirs at the usual place, and others none."""
+    """A special token's id. Without a key, sentencepiece tokenizers have the usual ids, and others none."""
     key = f"tokenizer.ggml.{name}_token_id"
     if fields.get(key) is not None:
         return fields.natural(key, least=0, most=vocab_size - 1)

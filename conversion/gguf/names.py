@@ -1,8 +1,8 @@
-"""Tensor names of GGUF files and of Hugging Face, and which of them lie in another order.
+"""Tensor names of GGUF files and of Hugging Face, and which tensors have their rows in another order.
 
 Files of architecture `llama` and `mistral3` rotate adjacent pairs of dimensions where Hugging Face rotates halves: the
 rows of q and k, weights and biases, are in another order within each head. Quantised blocks lie along the other axis,
-so rows can be moved without being unpacked.
+so rows can be reordered without being unpacked.
 Source: `gguf.get_tensor_name_map`, and llama.cpp's converter.
 """
 
@@ -37,14 +37,14 @@ _IN_LAYER = re.compile(r"blk\.(\d{1,6})\.([a-z_]+)\.(weight|bias)")
 _SCALED = re.compile(
     r"(?:blk\.\d{1,6}\.(?:attn_q|attn_k|attn_v|attn_qkv|attn_output|ffn_gate|ffn_up|ffn_down)|output)\.scale"
 )
-# Frequencies that follow from the metadata, or that are read with it; the scale of activations rounded to four bits,
-# which ours are not; and the parts of a vision or audio tower, with what joins them to the text model.
+# Frequencies that follow from the metadata, or that are read with it; scales of activations rounded to four bits, which
+# ours are not; and the parts of a vision or audio tower and its projector.
 _LEFT_OUT = re.compile(r"rope_freqs\.weight|blk\.\d+\.attn_rot_embd\.weight|.*\.input_scale|(?:v|a|mm)\..*")
 _EXPERTS = re.compile(r"blk\.\d+\.ffn_(?:gate_inp|(?:gate|up|down|gate_up)(?:_exps?|_shexp|\.\d+))\b.*")
 
 
 def hf_names(name: str) -> tuple[str, ...]:
-    """Hugging Face's names of what a tensor of a file holds: one, or three for a fused q, k and v.
+    """Hugging Face's names of the tensors in a tensor of a file: one, or three for a fused q, k and v.
 
     () for tensors that no model of ours needs: see `is_left_out`.
 
@@ -65,8 +65,8 @@ def hf_names(name: str) -> tuple[str, ...]:
     if is_left_out(name):
         return ()
     raise GGUFError(
-        f"tensor {name!r} belongs to no model that is implemented: it is of another architecture, or of a newer form "
-        "of this one"
+        f"tensor {name!r} belongs to no model that is implemented: it is of another architecture, "
+        "or of a newer form of this one"
     )
 
 
@@ -86,7 +86,7 @@ def gguf_name(name: str) -> str:
 
 
 def scale_name(name: str) -> str:
-    """The name that a factor for all of a weight would have, beside it in the file (of NVFP4 weights, above all)."""
+    """The name of the scalar factor of a weight, beside it in the file (mostly of NVFP4 weights)."""
     return name.removesuffix(".weight") + ".scale"
 
 
@@ -102,12 +102,12 @@ def is_left_out(name: str) -> bool:
 
 
 def expert_tensors(names: Iterable[str]) -> list[str]:
-    """Those tensors that only mixtures of experts have."""
+    """The tensors that only mixtures of experts have."""
     return [name for name in names if _EXPERTS.fullmatch(name)]
 
 
 def rotary_heads(name: str, *, num_heads: int, num_kv_heads: int) -> int | None:
-    """How many heads the rows of a tensor, under its Hugging Face name, are to be reordered in; None where they are
-    not."""
+    """The number of heads in which the rows of a tensor, under its Hugging Face name, are to be reordered; None: not
+    reordered."""
     module = name.split(".")[-2] if "." in name else ""
     return {"q_proj": num_heads, "k_proj": num_kv_heads}.get(module)

@@ -1,10 +1,10 @@
-"""The rope of a GGUF file, as a `config.json` would have it.
+"""The rope of a GGUF file, in the form of a `config.json`.
 
-Facts that the metadata alone does not tell (from llama.cpp's loader, graph and converter):
+Facts that the metadata alone does not give (from llama.cpp's loader, graph and converter):
 
 - Without `rope.scaling.type`, a factor (`rope.scaling.factor`, in old files `rope.scale_linear`) means linear scaling.
   A factor of 0 is none.
-- Llama 3's scaling is no metadata but a tensor, `rope_freqs.weight` float32 [H/2], that divides the frequencies.
+- Llama 3's scaling is not metadata but a tensor, `rope_freqs.weight` float32 [H/2], that divides the frequencies.
 - YaRN's attention factor is m(1) / m(yarn_log_multiplier), with m(x) = 0.1 x log(factor) + 1: `mscale` is taken for 1,
   and `yarn_log_multiplier` is `mscale_all_dim`. `yarn_attn_factor` is the `attention_factor` of the configuration,
   which goes before (llama.cpp writes it and does not read it back). `attn_factor` multiplies what results.
@@ -25,15 +25,14 @@ from conversion.gguf.container.file import GGUFError, GGUFFile
 
 FACTORS_TENSOR = "rope_freqs.weight"
 _LEAST, _MOST = 1e-6, 1e6
-"""Of factors: far beyond what any model has, and such that nothing overflows in float32."""
+"""Limit of factors: far beyond any model in use, and small enough that nothing overflows in float32."""
 
 
 def rope_parameters(gguf: GGUFFile, fields: Fields, *, theta: float, head_dim: int, context: int) -> dict[str, Any]:
     """The `rope_parameters` of a `config.json`, without `rope_theta`; {} for plain rope.
 
-    A llama3 rope has the factors of the file beside its parameters, as `frequency_factors` (not a key of
-    transformers'): they are what the model was served with. Factors that no llama3 rope gives become a longrope whose
-    two sets of factors are equal.
+    A llama3 rope has the factors of the file beside its parameters, as `frequency_factors` (not a key of transformers):
+    they are what llama.cpp uses. Factors that no llama3 rope gives become a longrope with two equal sets of factors.
 
     Raises:
       GGUFError: a kind of scaling that is not implemented, or a value out of range.
@@ -74,7 +73,7 @@ def _kind_and_factor(fields: Fields) -> tuple[str, float]:
 
 
 def _frequency_factors(gguf: GGUFFile, head_dim: int) -> Factors | None:
-    """The factors [H/2] of the file; None where it has none, or only ones."""
+    """The factors [H/2] of the file; None where it has none, or all are 1."""
     info = gguf.tensors.get(FACTORS_TENSOR)
     if info is None:
         return None
@@ -87,7 +86,7 @@ def _frequency_factors(gguf: GGUFFile, head_dim: int) -> Factors | None:
     gguf.read_raw(FACTORS_TENSOR, raw)
     factors = raw.view("<f4").astype(np.float64)
     if not np.all((factors >= _LEAST) & (factors <= _MOST)):
-        raise GGUFError(f"tensor {FACTORS_TENSOR} holds numbers that are no factors (zero, negative or infinite)")
+        raise GGUFError(f"tensor {FACTORS_TENSOR} holds numbers that cannot be factors (zero, negative or infinite)")
     return None if np.all(factors == 1) else factors
 
 
@@ -143,10 +142,10 @@ def _yarn(fields: Fields, factor: float, context: int) -> dict[str, Any]:
 
 
 def yarn_attention_factor(factor: float, multiplier: float) -> float:
-    """What llama.cpp multiplies cosines and sines by.
+    """The factor by which llama.cpp multiplies cosines and sines.
 
     Args:
-      factor: stretch of the context.
+      factor: scaling of the context.
       multiplier: `yarn_log_multiplier`, 0 for none.
     """
     grown = 0.1 * math.log(factor) if factor > 1 else 0.0

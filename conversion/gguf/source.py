@@ -1,4 +1,4 @@
-"""GGUF files as a source of tensors under Hugging Face's names and in Hugging Face's order, and the other way round."""
+"""GGUF files as a source of tensors under Hugging Face's names and in Hugging Face's order, and the reverse."""
 
 from __future__ import annotations
 
@@ -19,37 +19,36 @@ from conversion.weights.tensor_names import RenamedSource, halves_to_pairs, pair
 from conversion.weights.tensor_source import Array, TensorSource
 
 _CHUNK_BYTES = 2**20
-"""Of packed rows that are read at a time where they are reordered or unpacked: they stay in the cache of a core
-meanwhile."""
+"""Bytes of packed rows that are read at a time where they are reordered or unpacked: few enough for the cache of a
+core."""
 _CHUNK_VALUES = 2**19
-"""Unpacked at a time. The program that unpacks is compiled for this many, whatever the shape of the tensor."""
+"""Values unpacked at a time. The program that unpacks is compiled for this many, whatever the shape of the tensor."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class _Stored:
-    """Where a tensor lies: some rows of one in the file, in which order, and with which factor."""
+    """Location of a tensor: some rows of one in the file, with their order and factor."""
 
     name: str
     first: int
     shape: tuple[int, ...]
     heads: int | None
-    """Rows are in adjacent pairs within each of so many heads; None: as they should be."""
+    """Rows are in adjacent pairs within each of this many heads; None: in Hugging Face's order."""
     scale: float
-    """All values are to be multiplied by it."""
+    """A factor of all values."""
 
 
 class GGUFSource:
     """The text model of a GGUF file: float values by `read_into`, and the packed blocks themselves by `read_packed`.
 
     - The rows of q and k are brought into Hugging Face's order, packed or not.
-    - A fused q, k and v is taken apart.
-    - Where a file has biases for some of the attention's projections, the others have zeros for theirs; likewise the
-      MLP's.
-    - Weights with a scale beside them (NVFP4) are multiplied by it. They count as F32, since their blocks alone are not
-      their values.
+    - A fused q, k and v is split.
+    - Where a file has biases for some of the attention's projections, the others have zero biases; likewise the MLP's.
+    - Weights with a scale beside them (NVFP4) are multiplied by it. Their stored type is F32, since their blocks alone
+      are not their values.
 
     Raises:
-      GGUFError: the file holds no model that we implement, or tensors that belong to none.
+      GGUFError: the model is not implemented, or the file has tensors that belong to none.
     """
 
     def __init__(self, gguf: GGUFFile) -> None:
@@ -125,8 +124,7 @@ class GGUFSource:
         return stored.shape[0], kind.row_bytes(stored.shape[1] if len(stored.shape) > 1 else 1)
 
     def _read(self, stored: _Stored, out: Array) -> None:
-        """Fill `out` [rows, row_bytes] with packed rows in order: straight from the file where they are in order
-        there."""
+        """Fill `out` [rows, row_bytes] with packed rows in order: straight from the file where they are in order."""
         if stored.heads is None:
             self._read_rows(stored, 0, stored.shape[0], out)
             return
@@ -138,8 +136,8 @@ class GGUFSource:
             head += len(pairs)
 
     def _chunks(self, stored: _Stored) -> Iterator[Array]:
-        """Packed rows as the file has them, some at a time: uint8 [n, row_bytes] of whole heads, overwritten by the
-        next."""
+        """Packed rows in the file's order, some at a time: uint8 [n, row_bytes] of whole heads, in a buffer that is
+        reused."""
         rows, row_bytes = self._packed_shape(stored)
         unit = 1 if stored.heads is None else rows // stored.heads
         step = min(rows, max(1, _CHUNK_BYTES // (unit * row_bytes)) * unit)
@@ -162,7 +160,7 @@ class GGUFSource:
 
 
 def _stored_tensors(gguf: GGUFFile, shape: Shape) -> dict[str, _Stored]:
-    """Where each of a model's tensors lies, by its Hugging Face name."""
+    """The location of each of a model's tensors, by Hugging Face name."""
     stored: dict[str, _Stored] = {}
     for name in gguf.tensors:
         if is_scale(name) and name.removesuffix(".scale") + ".weight" in gguf.tensors:
@@ -175,7 +173,7 @@ def _stored_tensors(gguf: GGUFFile, shape: Shape) -> dict[str, _Stored]:
 
 
 def _parts(gguf: GGUFFile, name: str, shape: Shape) -> Iterator[tuple[str, _Stored]]:
-    """What a tensor of the file holds, under Hugging Face's names.
+    """The tensors in a tensor of the file, under Hugging Face's names.
 
     Raises:
       GGUFError: its name is unknown, or its rows are not those of the heads.
@@ -209,7 +207,7 @@ def _parts(gguf: GGUFFile, name: str, shape: Shape) -> Iterator[tuple[str, _Stor
 
 
 def _scale(gguf: GGUFFile, name: str) -> float:
-    """The factor that belongs to a weight."""
+    """The factor of a weight."""
     info = gguf.tensors.get(scale_name(name))
     if info is None:
         return 1.0
@@ -226,7 +224,8 @@ def _scale(gguf: GGUFFile, name: str) -> float:
 
 
 def _missing_biases(stored: dict[str, _Stored]) -> dict[str, tuple[int, ...]]:
-    """Names and shapes of the biases that would be zeros: a model has them on all projections of a kind, or on none."""
+    """Names and shapes of biases that the file lacks and that are zeros: a model has them on all projections of a kind,
+    or on none."""
     missing: dict[str, tuple[int, ...]] = {}
     for projections in (("q_proj", "k_proj", "v_proj", "o_proj"), ("gate_proj", "up_proj", "down_proj")):
         if not any(name.endswith(tuple(f".{projection}.bias" for projection in projections)) for name in stored):
@@ -258,7 +257,7 @@ def _unpacked(rows: Array, kind: GGMLType, dtype: np.dtype[Any]) -> Iterator[Arr
 
 @cache
 def _host_device() -> Any:
-    """The CPU, as JAX has it; the default device where JAX was told to leave the CPU out (`JAX_PLATFORMS`)."""
+    """JAX's CPU device; the default device where `JAX_PLATFORMS` excludes the CPU."""
     try:
         return jax.devices("cpu")[0]
     except RuntimeError:
@@ -270,7 +269,7 @@ class GGUFLayout(RenamedSource):
 
     Args:
       source: under Hugging Face's names; see `conversion.weights.tensor_names` for other checkpoints.
-      tied: leave the output matrix out, if there is one: it is the embedding.
+      tied: omit the output matrix, if there is one: it is the embedding.
     Raises:
       GGUFError: a tensor has no name in GGUF files.
     """

@@ -1,9 +1,9 @@
-"""The tokenizer in a GGUF file's metadata, as the files that a model folder would have in its place.
+"""The tokenizer in a GGUF file's metadata, as the tokenizer files of a model folder.
 
-- `llama`: the sentencepiece model is rebuilt. Its scores are the order of merging, so the ids are those of the
+- `llama`: the sentencepiece model is rebuilt. Its scores give the order of merging, so the ids are those of the
   original.
-- `llama` with placeholders for scores: byte-fallback BPE in tokenizer.json, if the file has the merges.
-- `gpt2`: byte-level BPE in tokenizer.json, with the words that `tokenizer.ggml.pre` names.
+- `llama` with placeholders for scores: BPE with byte fallback in tokenizer.json, if the file has the merges.
+- `gpt2`: byte-level BPE in tokenizer.json, with the word split that `tokenizer.ggml.pre` names.
 """
 
 from __future__ import annotations
@@ -38,8 +38,7 @@ class GGUFTokenizer:
 def tokenizer_files(metadata: Mapping[str, Any]) -> dict[str, bytes]:
     """The tokenizer of a GGUF file as the files of a model folder in Hugging Face's format, by name.
 
-    Beside a tokenizer.model there is a tokenizer.json that says the same: transformers 5 does not read the model
-    faithfully.
+    Beside a tokenizer.model there is an equivalent tokenizer.json: transformers 5 does not read the model faithfully.
 
     Raises:
       TokenizerError: see `gguf_tokenizer`.
@@ -83,9 +82,8 @@ def gguf_tokenizer(metadata: Mapping[str, Any]) -> GGUFTokenizer:
             data = _byte_fallback_json(vocabulary, base, end)
         else:
             raise TokenizerError(
-                "The GGUF file has placeholders for its tokens' scores and no merges, so that nothing says how texts "
-                "are "
-                f"cut into tokens. {USE_OVERRIDE}"
+                "The GGUF file has placeholders for its tokens' scores and no merges, "
+                f"so that nothing says how texts are cut into tokens. {USE_OVERRIDE}"
             )
     config = _config(vocabulary, add_bos=add_bos, templates=gguf_chat_templates(metadata))
     if data is None:
@@ -98,7 +96,7 @@ def gguf_tokenizer(metadata: Mapping[str, Any]) -> GGUFTokenizer:
 
 
 def _extent(vocabulary: GGUFVocabulary) -> tuple[int, int]:
-    """The end of the trained vocabulary, and of the tokens that were added to it; after that there are only fillers."""
+    """The ends of the trained vocabulary and of the added tokens; after that there are only fillers."""
     end = len(vocabulary.tokens)
     while end and vocabulary.is_filler(end - 1):
         end -= 1
@@ -114,7 +112,8 @@ def _extent(vocabulary: GGUFVocabulary) -> tuple[int, int]:
 
 
 def _scores_decide(vocabulary: GGUFVocabulary) -> bool:
-    """Whether the scores say how to merge: neither placeholders, nor less than what the file's merges say."""
+    """Whether the scores give the order of merging: they are not placeholders, and the file's merges add nothing to
+    them."""
     score_of = _scores(vocabulary)
     merged = {score for text, score in score_of.items() if len(text) > 1}
     if vocabulary.scores is None or (len(merged) == 1 and len(score_of) > 2):
@@ -130,7 +129,7 @@ def _scores(vocabulary: GGUFVocabulary) -> dict[str, float]:
 
 
 def _sentencepiece(vocabulary: GGUFVocabulary, base: int) -> bytes:
-    """The model up to `base`: tokens that were added to it later are no pieces, tokenizer_config.json lists them."""
+    """The model up to `base`: tokens that were added later are not pieces; tokenizer_config.json lists them."""
     unknown = _unknown_id(vocabulary)
     base = max(base, unknown + 1)
     num_bytes = vocabulary.types.count(PieceType.BYTE)
@@ -164,8 +163,7 @@ def _sentencepiece(vocabulary: GGUFVocabulary, base: int) -> bytes:
 
 
 def _unknown_id(vocabulary: GGUFVocabulary) -> int:
-    """The token for what the vocabulary cannot write. A sentencepiece model must have one; files often flag it
-    CONTROL."""
+    """The token for unknown text. A sentencepiece model must have one; files often flag it CONTROL."""
     flagged = [i for i, kind in enumerate(vocabulary.types) if kind == PieceType.UNKNOWN]
     by_text = [i for i, text in enumerate(vocabulary.tokens) if text == "<unk>"]
     named = [vocabulary.ids["unk_token"]] if "unk_token" in vocabulary.ids else []
@@ -180,7 +178,7 @@ def _unknown_id(vocabulary: GGUFVocabulary) -> int:
 
 def _word_split(vocabulary: GGUFVocabulary) -> WordSplit:
     if is_tekken({text: i for i, text in enumerate(vocabulary.tokens)}):
-        # Whatever the file says: many were converted from tokenizer.json files with a wrong expression.
+        # Regardless of the file: many were converted from tokenizer.json files with a wrong expression.
         return TEKKEN
     split = WORD_SPLITS.get(vocabulary.pre or "")
     if split is None:
@@ -241,7 +239,7 @@ def _byte_fallback_json(vocabulary: GGUFVocabulary, base: int, end: int, *, meta
 
 
 def _has_turn_tokens(vocabulary: GGUFVocabulary) -> bool:
-    """Whether there are control tokens beyond those that begin, end and fill a sequence."""
+    """Whether there are control tokens beyond BOS, EOS and padding."""
     usual = {"<unk>", "<s>", "</s>", "<pad>", *_named(vocabulary).values()}
     return any(
         vocabulary.is_special(i) and text not in usual and not vocabulary.is_filler(i)
@@ -262,7 +260,7 @@ def _frame(vocabulary: GGUFVocabulary, end: int) -> Json:
 
 
 def _vocab_and_merges(vocabulary: GGUFVocabulary, base: int, end: int) -> Json:
-    """Tokens that were added after all others stay out of the vocabulary, unless fillers stand between them."""
+    """Tokens that were added after all others are left out of the vocabulary, unless there are fillers between them."""
     if any(vocabulary.is_filler(i) for i in range(base, end)):
         base = end
     return {
@@ -281,7 +279,7 @@ def _added(vocabulary: GGUFVocabulary, token_id: int) -> Json:
 
 
 def _named(vocabulary: GGUFVocabulary) -> dict[str, str]:
-    """Texts of bos_token and its like. Sentencepiece files need not name the usual ids."""
+    """Texts of bos_token and so on. Sentencepiece files need not name the usual ids."""
     usual = {"bos_token": 1, "eos_token": 2, "unk_token": 0} if vocabulary.model == "llama" else {}
     usual = {name: i for name, i in usual.items() if i < len(vocabulary.tokens) and vocabulary.is_special(i)}
     ids = {**usual, **vocabulary.ids}
@@ -309,7 +307,7 @@ def _config(vocabulary: GGUFVocabulary, *, add_bos: bool, templates: Mapping[str
 
 
 def _begin_with(vocabulary: GGUFVocabulary, config: Json) -> Json | None:
-    """The post-processor of tokenizer.json that puts BOS before a text; None where it is not wanted."""
+    """The post-processor of tokenizer.json that adds BOS before a text; None where it is not wanted."""
     bos = config.get("bos_token")
     if bos is None or not config["add_bos_token"]:
         return None

@@ -1,6 +1,6 @@
 """The vocabulary in a GGUF file's metadata (`tokenizer.ggml.*`), read and checked.
 
-Keys and defaults: docs/gguf.md of ggml, and llama-vocab.cpp of llama.cpp where that is silent.
+Keys and defaults: docs/gguf.md of ggml, and llama-vocab.cpp of llama.cpp for what that does not specify.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ _log = logging.getLogger(__name__)
 PREFIX = "tokenizer.ggml."
 USE_OVERRIDE = "Give the tokenizer of the original model instead: -t/--tok-model-id with a folder or a model id."
 
-# What `tokenizer.ggml.model` may say, and what we call those that are not implemented.
+# Values of `tokenizer.ggml.model`, and our names of those that are not implemented.
 _MODELS = ("llama", "gpt2")
 _OTHER_MODELS = {
     "bert": "WordPiece, of BERT",
@@ -34,7 +34,7 @@ _OTHER_MODELS = {
     "no_vocab": "the file has no vocabulary",
     "none": "the file has no vocabulary",
 }
-# Ids by the names of tokenizer_config.json. Without the first four a model cannot be served as it was meant.
+# Ids by the names of tokenizer_config.json. Without the first four a model cannot be served as intended.
 _IDS = {
     "bos_token": "bos_token_id",
     "eos_token": "eos_token_id",
@@ -55,9 +55,9 @@ class GGUFVocabulary:
     model: str
     """ "llama" (sentencepiece BPE) or "gpt2" (byte-level BPE)."""
     pre: str | None
-    """`tokenizer.ggml.pre`: how byte-level BPE cuts words."""
+    """`tokenizer.ggml.pre`: the word split of byte-level BPE."""
     tokens: list[str]
-    """No two are the same, and none is empty: what the file cannot mean is replaced and UNUSED."""
+    """All different and not empty: invalid entries are replaced and UNUSED."""
     types: list[int]
     """A `PieceType` for each token."""
     scores: list[float] | None
@@ -66,12 +66,12 @@ class GGUFVocabulary:
     """Control tokens that the file names, by "bos_token", "eos_token", "eot_token", "eom_token", "unk_token",
     "pad_token"."""
     add_bos: bool | None
-    """None where the file does not say; so below."""
+    """None where the file does not say; likewise below."""
     add_eos: bool | None
     add_space_prefix: bool | None
 
     def is_filler(self, token_id: int) -> bool:
-        """Whether an id only fills the model's matrix up and stands for nothing."""
+        """Whether an id only pads the model's matrix and stands for nothing."""
         return self.types[token_id] == PieceType.UNUSED or _FILLER.fullmatch(self.tokens[token_id]) is not None
 
     def is_special(self, token_id: int) -> bool:
@@ -82,7 +82,7 @@ class GGUFVocabulary:
         return kind in (PieceType.CONTROL, PieceType.UNKNOWN)
 
     def spelled(self, token_id: int) -> bytes:
-        """What an id stands for, as bytes: the text that it adds to an answer, or its own name if it is special."""
+        """The bytes of an id: the text that it adds to a completion, or its own name if it is special."""
         text, kind = self.tokens[token_id], self.types[token_id]
         if kind == PieceType.BYTE and (byte := _BYTE.fullmatch(text)):
             return bytes([int(byte[1], 16)])
@@ -117,7 +117,7 @@ def read_vocabulary(metadata: Mapping[str, Any]) -> GGUFVocabulary:
             if name in _NEEDED:
                 types[i] = PieceType.CONTROL
             else:
-                del ids[name]  # many files name token 0 for padding, be it "!"
+                del ids[name]  # many files name token 0 for padding, even if it is "!"
     scores = _scores(metadata, len(tokens))
     if model == "llama":
         _restore_user_defined(types, scores)
@@ -148,10 +148,10 @@ def _typed[T](metadata: Mapping[str, Any], key: str, kind: type[T]) -> T | None:
 def _texts(metadata: Mapping[str, Any], key: str) -> list[str]:
     value = metadata.get(PREFIX + key, [])
     if not isinstance(value, Sequence) or isinstance(value, str):
-        raise TokenizerError(f"{PREFIX}{key} in the GGUF file is no list of texts.")
+        raise TokenizerError(f"{PREFIX}{key} in the GGUF file is not a list of strings.")
     texts = list(cast("Sequence[Any]", value))
     try:
-        # One pass over all finds what is no text, or no UTF-8.
+        # One pass over all of them finds values that are not text, or not UTF-8.
         "".join(texts).encode()
     except (TypeError, UnicodeEncodeError) as error:
         raise TokenizerError(
@@ -177,7 +177,7 @@ def _scores(metadata: Mapping[str, Any], count: int) -> list[float] | None:
     if scores is None:
         return None
     if not np.isfinite(scores).all():
-        raise TokenizerError(f"A score in {PREFIX}scores of the GGUF file is no finite number. {USE_OVERRIDE}")
+        raise TokenizerError(f"A score in {PREFIX}scores of the GGUF file is not a finite number. {USE_OVERRIDE}")
     return scores.astype(np.float64).tolist()
 
 
@@ -199,7 +199,7 @@ def _ids(metadata: Mapping[str, Any], count: int) -> dict[str, int]:
 
 
 def _types(metadata: Mapping[str, Any], tokens: list[str], ids: Mapping[str, int]) -> list[int]:
-    """The file's token types; where it has none, those that texts and named ids suggest."""
+    """The file's token types; where it has none, types inferred from texts and named ids."""
     numbers = _numbers(metadata, "token_type", len(tokens))
     if numbers is not None:
         if ((numbers < 0) | (numbers > 6)).any():
@@ -221,10 +221,10 @@ def _types(metadata: Mapping[str, Any], tokens: list[str], ids: Mapping[str, int
 
 
 def _restore_user_defined(types: list[int], scores: list[float] | None) -> None:
-    """Tells the user-defined pieces of a sentencepiece model, which llama.cpp's converter writes as normal ones.
+    """Finds the user-defined pieces of a sentencepiece model, which llama.cpp's converter writes as normal ones.
 
     Sentencepiece's trainer puts control and user-defined pieces first, all with a score of 0, then the 256 bytes, then
-    what it learned.
+    the learned pieces.
     """
     if scores is None or PieceType.BYTE not in types:
         return
@@ -239,12 +239,12 @@ def _restore_user_defined(types: list[int], scores: list[float] | None) -> None:
 
 
 def _unique(tokens: list[str], types: list[int], ids: Iterable[int], *, spaces: bool) -> tuple[list[str], list[int]]:
-    """Tokens of which no two are the same and none is empty.
+    """The tokens, made distinct and not empty.
 
-    Of several tokens with one text that with a special id stays, else the first; the others can never be written by a
-    tokenizer, so they become UNUSED under a name of their own.
+    Of several tokens with the same text the one with a special id stays, else the first; a tokenizer can never produce
+    the others, so they become UNUSED under names of their own.
     """
-    # A sentencepiece model knows one spelling of spaces; files have two.
+    # A sentencepiece model has one spelling of spaces; files have two.
     keys = [text.replace(" ", SPACE) for text in tokens] if spaces else tokens
     if all(tokens) and len(set(keys)) == len(keys):
         return tokens, types

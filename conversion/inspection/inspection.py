@@ -1,5 +1,5 @@
 """What is in a model file, a model folder or a folder of adapters, and what a model would need in memory, from headers
-alone: no weight of a model is read and nothing heavy is imported, so that a first look takes a fraction of a second.
+alone: no model weights are read and nothing heavy is imported, so that it takes a fraction of a second.
 
     from conversion.inspection import inspect
     print(inspect("model.Q4_K_M.gguf"))
@@ -37,11 +37,11 @@ _NOT_WEIGHTS = frozenset({"rope_freqs.weight"})
 
 
 def find_models(path: Path | str) -> list[Path]:
-    """What `inspect` can be asked about at a path: the path itself, or each GGUF model of a folder that holds several
-    or holds no model in another format.
+    """What `inspect` can describe at a path: the path itself, or each GGUF model of a folder that contains several, or
+    no model in another format.
 
     Raises:
-      WeightFileError: there is nothing.
+      WeightFileError: the path does not exist.
     """
     path = Path(path)
     if not exists(path):
@@ -55,7 +55,7 @@ def find_models(path: Path | str) -> list[Path]:
 
 
 def inspect(path: Path | str) -> Inspection:
-    """Look at a GGUF file (all parts of a split one), a safetensors file, or a folder of a model, a LoRA or an X-LoRA
+    """Inspect a GGUF file (all parts of a split one), a safetensors file, or a folder of a model, a LoRA or an X-LoRA
     model.
 
     Raises:
@@ -134,7 +134,7 @@ def _inspect_adapters(folder: Path) -> Inspection:
     return replace(
         found,
         metadata={**description.facts, **found.metadata},
-        memory=MemoryEstimate(weights={}, cache_per_token=None),  # of the base model, which is not here
+        memory=MemoryEstimate(weights={}, cache_per_token=None),  # of the base model, which is not known here
         problem=description.problem or found.problem,
     )
 
@@ -146,7 +146,7 @@ _PARAMS_NAMES = {
     "head_dim": "head_dim",
     "hidden_size": "dim",
 }
-"""Names in params.json of what an estimate needs of config.json."""
+"""Names in params.json of the keys of config.json that an estimate needs."""
 
 
 def _inspect_safetensors(path: Path, title: str, paths: list[Path], config: dict[str, Any] | None) -> Inspection:
@@ -204,7 +204,7 @@ def _flat(config: Mapping[str, Any], prefix: str = "") -> Iterable[tuple[str, An
 def _estimate(
     tensors: Iterable[tuple[str, tuple[int, ...], GGMLType | None]], config: Mapping[str, Any] | None
 ) -> MemoryEstimate:
-    """What the model's own tensors, by name, shape and type, need in memory."""
+    """Memory that the model's own tensors need, by name, shape and type."""
     present = [tensor for tensor in tensors if tensor[0] not in _NOT_WEIGHTS]
     outputs = _OUTPUTS if any(name in _OUTPUTS for name, _, _ in present) else _EMBEDDINGS
     stored = [StoredTensor(shape=shape, kind=kind, is_output=name in outputs) for name, shape, kind in present]

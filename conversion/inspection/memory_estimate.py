@@ -16,8 +16,8 @@ _ITEMSIZE = 2
 
 @dataclass(frozen=True, kw_only=True)
 class MemoryEstimate:
-    """Bytes on the device for a model that computes in bfloat16. Beyond these, programs need room for their
-    activations, and ragged matrices for some rows of zeros."""
+    """Bytes on the device for a model that computes in bfloat16. In addition programs need room for activations, and
+    ragged matrices for some rows of zeros."""
 
     weights: Mapping[str, int]
     """All weights, by the value of `--quant`: none (bfloat16), auto (packed where the file has them packed), q8_0,
@@ -35,11 +35,11 @@ class StoredTensor:
     kind: GGMLType | None
     """None: a type that ggml does not have."""
     is_output: bool
-    """Logits are products with it: the output matrix, or the embedding of a model without one."""
+    """Whether it computes the logits: the output matrix, or the embedding of a model without one."""
 
 
 def estimate_memory(tensors: Iterable[StoredTensor], config: Mapping[str, Any] | None) -> MemoryEstimate:
-    """Add up what `--quant` would make of the tensors.
+    """Add up the bytes of the tensors for each value of `--quant`.
 
     Args:
       config: the model's `config.json`; None: unknown.
@@ -54,7 +54,7 @@ def _nbytes(tensor: StoredTensor, quant: str) -> int:
 
 
 def cache_bytes_per_token(config: Mapping[str, Any]) -> int | None:
-    """Keys and values of one token in bfloat16; None where the configuration lacks what it takes."""
+    """Bytes of the keys and values of one token in bfloat16; None where the configuration lacks the sizes."""
 
     def size(key: str) -> int | None:
         value: Any = text.get(key)

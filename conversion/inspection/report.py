@@ -1,4 +1,4 @@
-"""What an inspection found, as plain data and as text for people."""
+"""The result of an inspection, as plain data and as text."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ class TypeTotal:
 
 @dataclass(frozen=True, kw_only=True)
 class Inspection:
-    """What a model's files say. `print` shows it for people, `as_json` for programs."""
+    """What a model's files contain. `print` shows it as text; `as_json` gives plain data."""
 
     path: str
     format: str
@@ -64,7 +64,7 @@ class Inspection:
     tensors: tuple[TensorSummary, ...]
     memory: MemoryEstimate
     problem: str | None
-    """Why the model could not be served; None: nothing in the headers speaks against it."""
+    """Why the model could not be served; None: the headers show no problem."""
 
     @property
     def parameters(self) -> int:
@@ -98,7 +98,7 @@ class Inspection:
 
 
 def render(inspection: Inspection, *, tensors: bool = True) -> str:
-    """The whole of it; without the table of tensors if they are not wanted."""
+    """The whole report; the table of tensors is optional."""
     parts = [_head(inspection), _metadata(inspection)]
     if tensors:
         parts.append(_tensors(inspection))

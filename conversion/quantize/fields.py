@@ -10,7 +10,7 @@ import jax.numpy as jnp
 from jax import lax
 
 _LEAST = 2.0**-126
-"""The least normal float32. Arithmetic on a CPU may take subnormal numbers for zero, so we always do."""
+"""The smallest normal float32. Arithmetic on a CPU may flush subnormal numbers to zero, so we always do."""
 
 
 def magnitude(x: jax.Array) -> jax.Array:

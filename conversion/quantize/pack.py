@@ -44,7 +44,7 @@ def pack(values: jax.Array, kind: GGMLType) -> tuple[jax.Array, jax.Array]:
         that a float16 scale overflows; for plain types, where a finite value is infinite in the new type.
 
     Raises:
-      ValueError: a row is no whole number of blocks, or the type is not in `QUANTIZABLE`.
+      ValueError: a row is not a whole number of blocks, or the type is not in `QUANTIZABLE`.
     """
     row_bytes = kind.row_bytes(values.shape[-1])
     if kind.name in _PLAIN:

@@ -1,18 +1,18 @@
 """The scales of blocks of 256 values: a float16 unit for all, and small integer scales for runs of 16 or 32 values.
 
-What is sought is the least squared error of what the block unpacks to. (Weighting large values more, as llama.cpp does,
-raises both that error and, measured on the bundled model, the divergence of its predictions.) Three steps:
+The search minimises the squared error of the unpacked block. (Weighting large values more, as llama.cpp does, raises
+both that error and, measured on the bundled model, the divergence of its predictions.) Three steps:
 
 1. Each run by itself: for a dozen or more candidate steps between codes, round the values, find the best scale (and
    offset) for those codes by least squares, and keep the candidate with the least error.
-2. The largest scale of the block decides the unit. The scales become integers of it, and since values are rounded anew
-   with every change, the neighbours of the nearest integers are tried as well: of scale and offset together.
-3. With codes and integers held, least squares over the whole block gives the best unit. Step 2 is done again with it,
+2. The largest scale of the block decides the unit. The scales become integers of it, and since each change rounds the
+   values differently, the neighbours of the nearest integers are tried as well, for scale and offset together.
+3. With codes and integers fixed, least squares over the whole block gives the best unit. Step 2 is repeated with it,
    and the result is kept where it has less error.
 
-Several sums over a run are taken in one reduction, which XLA makes one loop of, so that candidate codes are never
-stored. Blocks are brought to magnitudes near one by a power of two, which is exact, so that no square overflows or
-vanishes. In what follows, `x`, scales, offsets and units are of such blocks; a `shift` per block leads back.
+Several sums over a run are computed in one reduction, which XLA compiles to one loop, so that candidate codes are never
+stored. Blocks are scaled to magnitudes near one by a power of two, which is exact, so that no square overflows or
+underflows. Below, `x`, scales, offsets and units are of such blocks; a `shift` per block undoes the scaling.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ _FLAT = 1e-20
 
 _OFFSET_STEPS = np.linspace(0.85, 1.1, 18, dtype=np.float32)
 _SIGNED_STEPS = np.linspace(0.75, 1.1, 12, dtype=np.float32)
-"""Candidates: codes per unit, as a share of what just covers the values of a run."""
+"""Candidates: codes per unit, as a fraction of the one that just covers the values of a run."""
 _NEIGHBOURS = np.array([0, -1, 1], np.float32)
 """Integers that are tried, from the nearest one."""
 
@@ -110,7 +110,7 @@ def signed_blocks(x: jax.Array, *, run: int, nearest: Nearest, least: int, top: 
 
 
 def fit_signed(x: jax.Array, nearest: Nearest, least: int) -> jax.Array:
-    """The scale of each run by itself, for which `scale * level` is closest: [..., run] -> [...]."""
+    """The scale of each run by itself that minimises the error of `scale * level`: [..., run] -> [...]."""
     low, high = x.min(-1), x.max(-1)
     farthest = jnp.where(high > -low, high, low)
     steps = least * jnp.where(jnp.abs(farthest) > _FLAT, reciprocal(farthest), 0)
@@ -146,7 +146,7 @@ class _Pairs(NamedTuple):
     """Squared error [blocks, runs]"""
 
     def real(self) -> tuple[jax.Array, jax.Array]:
-        """The scales and offsets that they amount to."""
+        """The resulting scales and offsets."""
         return self.unit[:, None] * self.scale, self.offset_unit[:, None] * self.offset
 
 
@@ -264,7 +264,7 @@ def _unit(largest: jax.Array, shift: jax.Array, top: int) -> jax.Array:
     """The unit of which the largest scale is about `top`: [blocks] -> [blocks].
 
     Units of common weights are subnormal in float16, hence coarse. One that was rounded down so far that the largest
-    scale is beyond its integers gives way to the next.
+    scale exceeds its integers is replaced by the next.
     """
     half = _half(largest / top, shift)
     short = largest * shift > half.astype(jnp.float32) * (top + 0.5)
@@ -278,7 +278,7 @@ def _half(unit: jax.Array, shift: jax.Array) -> jax.Array:
 
 
 def _keep(better: jax.Array, new: tuple[jax.Array, ...], old: tuple[jax.Array, ...]) -> tuple[jax.Array, ...]:
-    """Pick for each block (or run, where `better` tells for runs)."""
+    """Pick per block (or per run, where `better` is per run)."""
     return tuple(
         jnp.where(better if a.ndim == better.ndim else better[:, None], a, b) for a, b in zip(new, old, strict=True)
     )

@@ -1,14 +1,14 @@
 """Types whose blocks hold 32 values, rounded as llama.cpp's reference rounds them, to the bit.
 
-Each function takes float32 [blocks, 32] and returns the packed blocks, uint8 [blocks, block_bytes], and the scales as
-they were before they became float16, for the caller to see whether they fit. Source: the quantize_row_*_ref functions
-of ggml-quants.c in llama.cpp; the arithmetic must keep its order, since values between two codes are common in bfloat16
+Each function takes float32 [blocks, 32] and returns the packed blocks, uint8 [blocks, block_bytes], and the scales
+before their conversion to float16, for the caller to check that they fit. Source: the quantize_row_*_ref functions of
+ggml-quants.c in llama.cpp; the arithmetic must keep its order, since values between two codes are common in bfloat16
 weights.
 
-A product followed by an addition may be fused by the compiler and then rounds once instead of twice. The bound between
-them, which no value reaches, keeps them apart. A constant divisor may become a factor, which rounds differently: it is
+A product followed by an addition may be fused by the compiler and then rounds once instead of twice. The clamp between
+them, which no value reaches, prevents that. A constant divisor may become a factor, which rounds differently: it is
 hidden behind a barrier. Blocks whose scale is subnormal in float32, and so zero in float16, may differ in their codes,
-which then mean nothing.
+which then have no effect.
 """
 
 from __future__ import annotations

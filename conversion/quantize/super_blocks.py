@@ -1,7 +1,7 @@
-"""Types whose blocks hold 256 values: the bytes of what the search found.
+"""Types whose blocks hold 256 values: packing the results of the search.
 
 Each function takes float32 [blocks, 256] and returns the packed blocks, uint8 [blocks, block_bytes], and their float16
-scales, for the caller to see whether they are finite. Source of the layouts: the block structs of ggml-common.h in
+scales, for the caller to check that they are finite. Source of the layouts: the block structs of ggml-common.h in
 llama.cpp.
 """
 

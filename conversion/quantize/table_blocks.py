@@ -1,7 +1,7 @@
 """Types whose 4-bit codes stand for the values of a table: IQ4_NL, blocks of 32, and IQ4_XS, blocks of 256.
 
 Each function takes float32 [blocks, block_size] and returns the packed blocks, uint8 [blocks, block_bytes], and their
-float16 scales, for the caller to see whether they are finite. Source of the layouts: ggml-common.h in llama.cpp.
+float16 scales, for the caller to check that they are finite. Source of the layouts: ggml-common.h in llama.cpp.
 """
 
 from __future__ import annotations

@@ -19,30 +19,30 @@ from conversion.weights.ggml_types import GGMLType
 from conversion.weights.tensor_source import aligned_empty
 
 if TYPE_CHECKING:
-    # jax.Device is this class, under a name that type checkers take for a variable.
+    # jax.Device is this class, under a name that type checkers treat as a variable.
     from jaxlib._jax import Device
 
 Array = np.ndarray[Any, np.dtype[Any]]
 
 _ACCEPTED = frozenset(np.dtype(dtype) for dtype in (np.float32, ml_dtypes.bfloat16, np.float16))
 _PIECE = 1 << 18
-"""Values that a CPU works on at a time: what they need stays within its caches."""
+"""Values that a CPU works on at a time: few enough for its caches."""
 _DEVICE_PIECE = 1 << 24
 """Values that other devices work on at a time."""
 _WIDTH = 256
-"""Pieces on a CPU are rows of so many values, a whole number of blocks of any type."""
+"""Pieces on a CPU are rows of this many values, a whole number of blocks of any type."""
 
 
 def quantize(values: Array | jax.Array, kind: GGMLType, *, device: Device | None = None) -> jax.Array:
     """A tensor in the blocks of `kind`: [..., columns] -> uint8 [..., row_bytes], the bytes that a GGUF file has for
     it.
 
-    Pieces of a fixed size go through one program for each type, so that new shapes compile nothing that takes time. On
-    a CPU each core has a thread with a piece of its own, and memory beyond values and result stays within some MiB a
-    thread. Other devices hold values, result and what one piece of 2^24 values needs.
+    Pieces of a fixed size go through one program for each type, so that new shapes compile nothing expensive. On a CPU
+    each core has a thread with its own piece, and memory beyond values and result stays within a few MiB per thread.
+    Other devices hold values, result and the memory for one piece of 2^24 values.
 
     Plain types (F32, F16, BF16) keep infinities and NaN as they are. Blocks have no code for them, and a float16 scale
-    has no value beyond 65504: rather than clamp what is certainly a broken tensor, both are refused.
+    has no value beyond 65504: such a tensor is certainly broken, so both are refused instead of clamped.
 
     Args:
       values: float32, bfloat16 or float16, on the host or on one device.
@@ -50,14 +50,14 @@ def quantize(values: Array | jax.Array, kind: GGMLType, *, device: Device | None
       device: where the result goes; default: where `values` are, or JAX's default device.
 
     Raises:
-      ValueError: a row is no whole number of blocks (see `fallback`); the type is not in `QUANTIZABLE`; a value is not
-        finite, or too large for the type. The message has its index.
+      ValueError: a row is not a whole number of blocks (see `fallback`); the type is not in `QUANTIZABLE`; a value is
+        not finite, or too large for the type. The message has its index.
       TypeError: the values are not of one of the three types.
     """
     if values.dtype not in _ACCEPTED or values.ndim == 0:
         raise TypeError(
-            f"values to quantise must be float32, bfloat16 or float16 [..., columns], not {values.dtype} "
-            f"{list(values.shape)}"
+            "values to quantise must be float32, bfloat16 or float16 [..., columns], "
+            f"not {values.dtype} {list(values.shape)}"
         )
     columns = values.shape[-1]
     if columns % kind.block_size:
@@ -81,7 +81,7 @@ def _place_of(values: Array | jax.Array) -> Device:
 
 
 def _on_cpu(values: Array, kind: GGMLType, device: Device) -> tuple[jax.Array, bool]:
-    """[n] -> uint8 [bytes], and whether all values were good."""
+    """[n] -> uint8 [bytes], and whether all values could be quantised."""
     packed = aligned_empty((kind.row_bytes(values.size),), np.dtype(np.uint8))
 
     def work(start: int) -> bool:
@@ -117,7 +117,7 @@ def _on_device(values: jax.Array, kind: GGMLType) -> tuple[jax.Array, bool]:
     packed = jnp.zeros((len(blocks), kind.block_bytes), jnp.uint8, device=blocks.device)
     good: list[jax.Array] = []
     for start in range(0, count, piece):
-        # The last piece ends where the values end: some blocks are made twice, and come out the same.
+        # The last piece ends where the values end: some blocks are computed twice, with the same result.
         start = min(start, len(blocks) - piece)
         made, sound = _pack(_cut(blocks, start, piece), kind)
         packed = _place(packed, made, start)
@@ -139,7 +139,7 @@ def _place(packed: jax.Array, made: jax.Array, start: jax.Array | int) -> jax.Ar
 
 
 def _complaint(values: Array, kind: GGMLType) -> str:
-    """What is wrong with values that could not be quantised, and where."""
+    """Why values could not be quantised, and where."""
     flat = values.reshape(-1)
     largest, place = 0.0, 0
     for start in range(0, flat.size, _PIECE):

@@ -1,2 +1,2 @@
-"""The files of tokenizers and chat templates: reading them into plain data, and writing them. Nothing here encodes a
+"""The files of tokenizers and chat templates: reading them into plain data, and writing them. Nothing here encodes
 text."""

@@ -1,5 +1,4 @@
-"""Two ways of saying which pieces BPE merges first: scores of the results (sentencepiece) and a list of pairs (all
-others)."""
+"""Two forms of the order of BPE merges: scores of the results (sentencepiece) and a list of pairs (all others)."""
 
 from __future__ import annotations
 

@@ -16,7 +16,7 @@ def to_letters(data: bytes) -> str:
 
 
 def from_letters(piece: str) -> bytes:
-    """The bytes that a vocabulary entry spells; the entry's own UTF-8 if it is not written in the alphabet."""
+    """The bytes of a vocabulary entry; its own UTF-8 if it is not written in the alphabet."""
     try:
         return bytes([_BYTE_OF_LETTER[letter] for letter in piece])
     except KeyError:

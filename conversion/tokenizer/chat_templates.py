@@ -19,7 +19,7 @@ def read_chat_templates(folder: Path) -> str | dict[str, str] | None:
     tokenizer_config.json, in this order.
 
     Raises:
-      TokenizerError: one of the files is no JSON object, or its templates are of a form that we do not know.
+      TokenizerError: one of the files is not a JSON object, or its templates have an unknown form.
     """
     if not is_folder(folder):
         return None
@@ -61,7 +61,7 @@ def gguf_chat_templates(metadata: Mapping[str, Any]) -> dict[str, str]:
     writes such names for models in Mistral's own format.
 
     Raises:
-      TokenizerError: a template is no text.
+      TokenizerError: a template is not a string.
     """
     named: dict[str, str] = {}
     for key, value in metadata.items():
@@ -83,7 +83,7 @@ MISTRAL_FORMATS: Mapping[str, str] = {
     "mistral-v7": "v7",
     "mistral-v7-tekken": "v7",
 }
-"""What llama.cpp calls Mistral's instruct formats, and Mistral's own names of them."""
+"""llama.cpp's names of Mistral's instruct formats, and Mistral's own."""
 
 
 def is_jinja(template: str) -> bool:

@@ -1,5 +1,4 @@
-"""The files of a tokenizer: how they are read, which of a folder's files is taken, and the error that all of it
-raises."""
+"""The files of a tokenizer: reading them, choosing one in a folder, and the error of all tokenizer code."""
 
 from __future__ import annotations
 
@@ -21,7 +20,8 @@ SENTENCEPIECE_NAME = re.compile(r".*\.(?:model(?:\.v(\d+)(?:m\d+)?)?|spm)")
 
 _MOST_TOKEN_LENGTH = 1024
 _MOST_TEXT = 2**24
-"""Characters, or bytes, of all tokens together. All cuts of a token are looked at, so long ones cost their square."""
+"""Characters, or bytes, of all tokens together. All splits of a token are examined, so the cost grows with the square
+of its length."""
 
 
 class TokenizerError(ValueError):
@@ -30,9 +30,9 @@ class TokenizerError(ValueError):
 
 @contextmanager
 def known_form(source: str) -> Generator[None]:
-    """What a file's values make code inside stumble over becomes one error that names the file.
+    """Turns errors of the code inside, caused by a file's values, into one that names the file.
 
-    That is also for what the tokenizers library throws: bare exceptions, and panics of Rust, which are no `Exception`.
+    That includes the tokenizers library: bare exceptions, and Rust panics, which are not an `Exception`.
 
     Raises:
       TokenizerError: instead of any other.
@@ -52,15 +52,15 @@ def known_form(source: str) -> Generator[None]:
 
 
 def _panic(error: BaseException) -> str:
-    """What a panic of Rust says, in one line."""
+    """The message of a Rust panic, in one line."""
     return shortened(" ".join(str(error).split()))
 
 
 def token_id(value: Any, text: str) -> int:
-    """An id as files of tokenizers give it.
+    """A token id from a tokenizer file.
 
     Raises:
-      TokenizerError: it is no whole number, or beyond all vocabularies.
+      TokenizerError: it is not a whole number, or larger than any vocabulary.
     """
     if type(value) is not int or not 0 <= value < MOST_TOKENS:
         raise TokenizerError(
@@ -70,31 +70,31 @@ def token_id(value: Any, text: str) -> int:
 
 
 def check_ids(largest: int, count: int, source: str) -> None:
-    """Whether a table with a place for each id is worth making.
+    """Check that a table with an entry for each id is not mostly empty.
 
     Raises:
-      TokenizerError: most of its places would be empty.
+      TokenizerError: most of its entries would be empty.
     """
     if largest >= count + MOST_UNUSED_TOKENS:
         raise TokenizerError(
-            f"{source} has a token with id {largest} and {count} tokens: more than {MOST_UNUSED_TOKENS} ids would be "
-            "unused."
+            f"{source} has a token with id {largest} and {count} tokens: "
+            f"more than {MOST_UNUSED_TOKENS} ids would be unused."
         )
 
 
 def check_lengths(tokens: Iterable[str | bytes], source: str) -> None:
-    """Whether all cuts of all tokens can be looked at in time.
+    """Check that all splits of all tokens can be examined in reasonable time.
 
     Raises:
-      TokenizerError: a token is longer than any in use, or all together are.
+      TokenizerError: a token, or all tokens together, are longer than any in use.
     """
     total = 0
     for token in tokens:
         total += len(token)
         if len(token) > _MOST_TOKEN_LENGTH or total > _MOST_TEXT:
             raise TokenizerError(
-                f"{source} has tokens of more than {_MOST_TOKEN_LENGTH} characters, or of more than {_MOST_TEXT} "
-                "together."
+                f"{source} has tokens of more than {_MOST_TOKEN_LENGTH} characters, "
+                f"or of more than {_MOST_TEXT} together."
             )
 
 
@@ -102,7 +102,7 @@ def read_text(path: Path, *, most: int = MOST_BYTES) -> str:
     """The text of a file in UTF-8.
 
     Raises:
-      TokenizerError: it is missing, no regular file, too large, or not UTF-8.
+      TokenizerError: it is missing, not a regular file, too large, or not UTF-8.
     """
     try:
         return read_regular(path, most=most).decode("utf-8-sig")
@@ -111,7 +111,7 @@ def read_text(path: Path, *, most: int = MOST_BYTES) -> str:
 
 
 def find_tokenizer_file(folder: Path) -> Path:
-    """The file that is a folder's tokenizer.
+    """The tokenizer file of a folder.
 
     tekken.json comes first (Mistral's own file, never wrong), then tokenizer.json, then tokenizer.model with the
     highest version in its name.
@@ -128,9 +128,8 @@ def find_tokenizer_file(folder: Path) -> Path:
         return model
     raise TokenizerError(
         f"{folder} has no tokenizer: none of tekken.json, tokenizer.json and tokenizer.model is among its "
-        f"{len(names)} files"
-        f"{' (' + ', '.join(names[:8]) + ')' if names else ''}. Download the tokenizer of the model into it, or name "
-        "one explicitly."
+        f"{len(names)} files{' (' + ', '.join(names[:8]) + ')' if names else ''}. "
+        "Download the tokenizer of the model into it, or name one explicitly."
     )
 
 
@@ -152,7 +151,7 @@ def read_json_object(path: Path, *, missing_ok: bool = False, vocabulary: bool =
       missing_ok: it need not be there.
       vocabulary: it lists a vocabulary, and may be large.
     Raises:
-      TokenizerError: the file is absent, unreadable, too large, or no JSON object.
+      TokenizerError: the file is absent, unreadable, too large, or not a JSON object.
     """
     most = MOST_VOCABULARY_BYTES if vocabulary else MOST_BYTES
     return json_file.read_json_object(path, error=TokenizerError, most=most, missing_ok=missing_ok)

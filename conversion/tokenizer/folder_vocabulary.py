@@ -23,7 +23,7 @@ class NewVocabulary:
     model: str
     """ "llama" (sentencepiece BPE) or "gpt2" (byte-level BPE)."""
     pre: str
-    """How byte-level BPE cuts words, by llama.cpp's name."""
+    """The word split of byte-level BPE, by llama.cpp's name."""
     texts: list[str]
     types: list[int]
     """A `PieceType` for each token."""
@@ -36,14 +36,14 @@ class NewVocabulary:
     ids: dict[str, int] = field(default_factory=dict[str, int])
     """Default ids of "bos", "eos", "unk", "pad"."""
     version: str | None = None
-    """Mistral's instruct format, where the file says."""
+    """Mistral's instruct format, where the file names it."""
 
 
 def from_tekken(file: TekkenFile, special: SpecialTokens, source: str) -> NewVocabulary:
     """A tekken vocabulary; of `special` only `add_bos` counts.
 
     Raises:
-      TokenizerError: it cuts words in an unusual way; `source` is the name of the file.
+      TokenizerError: it splits words in an unknown way; `source` is the name of the file.
     """
     if file.pattern != TEKKEN_PATTERN:
         raise TokenizerError(f"{source} cuts words in a way for which GGUF files have no name.")
@@ -75,7 +75,7 @@ def from_sentencepiece(model: SentencePieceModel, special: SpecialTokens, path: 
     Args:
       model: The parsed file.
       special: What the side files say.
-      path: The file; its name may tell the instruct format.
+      path: The file; its name may include the instruct format.
 
     Raises:
       TokenizerError: the model is of another kind than BPE.
@@ -92,7 +92,7 @@ def from_sentencepiece(model: SentencePieceModel, special: SpecialTokens, path: 
     for token in special.added:
         is_control = special.is_control(token)
         if token.id < len(texts):
-            # The model's own spelling wins: only the flag is news.
+            # The model's own spelling takes precedence: only the flag is new.
             if is_control and texts[token.id] == token.text and types[token.id] != PieceType.UNKNOWN:
                 types[token.id] = PieceType.CONTROL
             continue

@@ -31,7 +31,7 @@ def from_tokenizer_json(data: Json, special: SpecialTokens, source: str) -> NewV
       source: The name of the file, for messages.
 
     Raises:
-      TokenizerError: it is broken, of another kind, or cuts words in a way that GGUF files have no name for.
+      TokenizerError: it is broken, of another kind, or splits words in a way that GGUF files have no name for.
     """
     with known_form(source):
         model = cast("Json", data["model"])
@@ -66,7 +66,7 @@ def from_tokenizer_json(data: Json, special: SpecialTokens, source: str) -> NewV
 
 
 def _pair(merge: Any) -> tuple[str, str]:
-    """A merge of either form that tokenizer.json knows."""
+    """A merge in either form of tokenizer.json."""
     left, right = merge.split(" ") if isinstance(merge, str) else merge
     return str(left), str(right)
 
@@ -153,7 +153,7 @@ def _byte_level(
 
 
 def _byte_fallback(data: Json, texts: list[str], types: list[int], merges: list[tuple[str, str]]) -> NewVocabulary:
-    """Scores in the order of the merges; the merges too, where they say more than scores can."""
+    """Scores in the order of the merges; the merges too, where scores cannot express them."""
     first: dict[str, int] = {}
     for rank, (left, right) in enumerate(merges):
         first.setdefault(left + right, rank)

@@ -1,7 +1,7 @@
 """Sentencepiece's model file, read and written without the protobuf package.
 
-A `ModelProto` (sentencepiece_model.proto of google/sentencepiece) is a few nested messages. Kept here is what decides
-how texts become tokens; how the model was trained is passed over.
+A `ModelProto` (sentencepiece_model.proto of google/sentencepiece) is a few nested messages. Only the fields that decide
+how text becomes tokens are kept; those about training are skipped.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ BPE = 2
 
 
 class PieceType(IntEnum):
-    """What a piece is; the token types of GGUF files have the same numbers."""
+    """The type of a piece; the token types of GGUF files have the same numbers."""
 
     NORMAL = 1
     UNKNOWN = 2
@@ -35,12 +35,12 @@ class PieceType(IntEnum):
 
 @dataclass(frozen=True, kw_only=True)
 class SentencePieceModel:
-    """A vocabulary with what it does to spaces and to bytes."""
+    """A vocabulary and its treatment of spaces and bytes."""
 
     texts: list[str]
     """Pieces by id, with `▁` for spaces."""
     scores: list[float]
-    """In BPE the pair of the highest score is merged first."""
+    """In BPE the pair with the highest score is merged first."""
     types: list[int]
     """A `PieceType` for each piece; exactly one is UNKNOWN."""
     add_dummy_prefix: bool
@@ -62,7 +62,7 @@ def read_model(path: Path) -> bytes:
     """The bytes of a model file.
 
     Raises:
-      TokenizerError: it is missing, no regular file, or larger than any.
+      TokenizerError: it is missing, not a regular file, or too large.
     """
     try:
         return read_regular(path, most=_MOST_BYTES)
@@ -74,7 +74,7 @@ def parse_sentencepiece(data: bytes, source: str) -> SentencePieceModel:
     """Reads a serialised `ModelProto`.
 
     Raises:
-      TokenizerError: it is none, or cut short; `source` is its name in the message.
+      TokenizerError: it is not one, or truncated; `source` is its name in the message.
     """
     texts: list[str] = []
     scores: list[float] = []
@@ -115,10 +115,11 @@ def parse_sentencepiece(data: bytes, source: str) -> SentencePieceModel:
 
 
 def keeps_text(data: bytes) -> bool:
-    """Whether a serialised `ModelProto` encodes every character of a text where it stands, except that spaces are
-    written as ▁.
+    """Whether a serialised `ModelProto` encodes every character of a text in place, except that spaces are written as
+    ▁.
 
-    Others rewrite texts first (NFKC), drop spaces, or write the space behind a word. Only BPE and unigram models count.
+    Others normalise texts first (NFKC), drop spaces, or write the space after a word. Only BPE and unigram models
+    qualify.
     """
     normalizer: dict[int, int | bytes] = {}
     trainer: dict[int, int | bytes] = {}

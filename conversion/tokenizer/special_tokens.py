@@ -33,7 +33,8 @@ class AddedToken:
 
 @dataclass(frozen=True, kw_only=True)
 class SpecialTokens:
-    """What tokenizer_config.json, special_tokens_map.json and added_tokens.json say; empty where there are none."""
+    """The contents of tokenizer_config.json, special_tokens_map.json and added_tokens.json; empty where there are
+    none."""
 
     names: Mapping[str, str | None] = field(default_factory=dict[str, str | None])
     """Texts by name, such as {"bos_token": "<s>", "pad_token": None}; a name that no file mentions is absent."""
@@ -51,8 +52,8 @@ class SpecialTokens:
         """Whether an added token is a control token rather than text.
 
         Besides the tokens flagged as special these are the `<|turn markers|>` of chat formats, which some repositories
-        forget to flag. Others that are not flagged, such as `<think>` or runs of spaces, are text: they appear in what
-        a model says.
+        forget to flag. Others that are not flagged, such as `<think>` or runs of spaces, are text: they appear in a
+        model's output.
         """
         return token.special or token.text in self.others or is_turn_marker(token.text)
 
@@ -60,7 +61,7 @@ class SpecialTokens:
         """The id of a named token, or `default` where no file names one.
 
         Raises:
-          TokenizerError: a file names a token that the vocabulary lacks (unknown pad tokens are passed over).
+          TokenizerError: a file names a token that the vocabulary lacks (unknown pad tokens are ignored).
         """
         if name not in self.names:
             return default
@@ -71,9 +72,9 @@ class SpecialTokens:
             return ids[text]
         if name in ("bos_token", "eos_token"):
             raise TokenizerError(
-                f"The tokenizer's settings name {quoted(text)} as {name}, but the vocabulary has no such token. Fetch "
-                "tokenizer.json, "
-                "tokenizer_config.json and special_tokens_map.json again, all from the same repository."
+                f"The tokenizer's settings name {quoted(text)} as {name}, but the vocabulary has no "
+                "such token. Fetch tokenizer.json, tokenizer_config.json and special_tokens_map.json "
+                "again, all from the same repository."
             )
         return default
 
@@ -82,7 +83,7 @@ def read_special_tokens(folder: Path) -> SpecialTokens:
     """Reads the side files that a folder has.
 
     Raises:
-      TokenizerError: a file is no JSON object, or its entries have the wrong kind.
+      TokenizerError: a file is not a JSON object, or its entries have a wrong type.
     """
     names = ("tokenizer_config.json", "special_tokens_map.json", "added_tokens.json")
     config, special_map, added = (read_json_object(folder / name, missing_ok=True) for name in names)
@@ -95,15 +96,15 @@ def special_tokens(
     special_map: Mapping[str, Any] = _NOTHING,
     added_tokens: Mapping[str, Any] = _NOTHING,
 ) -> SpecialTokens:
-    """What the parsed side files of a tokenizer say.
+    """The contents of the parsed side files of a tokenizer.
 
     Args:
-      config: tokenizer_config.json, which wins over the other two.
+      config: tokenizer_config.json, which takes precedence over the other two.
       special_map: special_tokens_map.json.
       added_tokens: added_tokens.json: ids by text.
 
     Raises:
-      TokenizerError: their entries have the wrong kind.
+      TokenizerError: their entries have a wrong type.
     """
     names: dict[str, str | None] = {}
     others: set[str] = set()
@@ -118,7 +119,7 @@ def special_tokens(
         added[_as_id(value, text)] = AddedToken(id=_as_id(value, text), text=text, special=False)
     decoder = config.get("added_tokens_decoder") or {}
     if not isinstance(decoder, dict):
-        raise TokenizerError("added_tokens_decoder in tokenizer_config.json is no object from ids to tokens.")
+        raise TokenizerError("added_tokens_decoder in tokenizer_config.json is not an object from ids to tokens.")
     for key, entry in cast("dict[str, Any]", decoder).items():
         text = _token_text(entry, f"added_tokens_decoder[{key}]")
         if text is not None:

@@ -1,4 +1,4 @@
-"""Mistral's tekken.json as data: ranked byte strings, the control tokens in front of them, and how words are cut."""
+"""Mistral's tekken.json as data: ranked byte strings, the control tokens in front of them, and the word split."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ class TekkenFile:
     control: list[str]
     """Texts of the control tokens, by id."""
     pattern: str
-    """The regular expression that cuts text into words."""
+    """The regular expression that splits text into words."""
     version: str
     """Mistral's version of the instruct format, such as "v3"."""
 
@@ -52,7 +52,7 @@ def read_tekken(path: Path) -> TekkenFile:
     """Reads tekken.json.
 
     Raises:
-      TokenizerError: the file is absent, cut short, or of a form that we do not know.
+      TokenizerError: the file is absent, truncated, or of an unknown form.
     """
     data = JSONFields(read_json_object(path, vocabulary=True), error=TokenizerError, source=str(path))
     config = data.object("config")
@@ -64,7 +64,7 @@ def read_tekken(path: Path) -> TekkenFile:
     size = config.whole("default_vocab_size", most=MOST_TOKENS)
     num_control = config.whole("default_num_special_tokens", least=0, most=size)
     with known_form(str(path)):
-        # Files list more entries than the vocabulary takes: the rest was trained but is not used.
+        # Files list more entries than the vocabulary uses: the rest was trained but is not used.
         entries = cast("list[dict[str, Any]]", data.list("vocab") or [])[: size - num_control]
         ranks = [base64.b64decode(entry["token_bytes"], validate=True) for entry in entries]
         in_order = all(type(entry["rank"]) is int and entry["rank"] == i for i, entry in enumerate(entries))
@@ -72,9 +72,8 @@ def read_tekken(path: Path) -> TekkenFile:
     check_lengths(ranks, str(path))
     if len(ranks) != size - num_control or not in_order:
         raise TokenizerError(
-            f"{path} promises {size - num_control} ranked tokens and lists {len(ranks)}, or not in the order of "
-            "their ranks. "
-            "Was the download cut short? Fetch it again."
+            f"{path} promises {size - num_control} ranked tokens and lists {len(ranks)}, "
+            "or not in the order of their ranks. Was the download cut short? Fetch it again."
         )
     return TekkenFile(ranks=ranks, control=control, pattern=pattern, version=version)
 

@@ -1,7 +1,6 @@
-"""How byte-level BPE vocabularies cut a text into words before they merge, by their names in GGUF files
-(`tokenizer.ggml.pre`).
+"""How byte-level BPE vocabularies split a text into words before merging, by name in GGUF files (`tokenizer.ggml.pre`).
 
-Merges never cross the border of a word, so a wrong expression gives wrong ids for a text that looks harmless.
+Merges never cross a word boundary, so a wrong expression gives wrong ids for ordinary text.
 """
 
 from __future__ import annotations
@@ -17,7 +16,7 @@ TEKKEN_PATTERN = (
     r"|[^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]+[\p{Ll}\p{Lm}\p{Lo}\p{M}]*"
     r"|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n/]*|\s*[\r\n]+|\s+(?!\S)|\s+"
 )
-"""How Mistral's tekken vocabulary cuts a text into words: the `pattern` of every tekken.json up to version 13."""
+"""The word split of Mistral's tekken vocabulary: the `pattern` of every tekken.json up to version 13."""
 
 LLAMA3_PATTERN = (
     r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}"
@@ -27,16 +26,16 @@ LLAMA3_PATTERN = (
 
 @dataclass(frozen=True, kw_only=True)
 class WordSplit:
-    """One way of cutting words."""
+    """One word split."""
 
     name: str
-    """The name that is written into GGUF files."""
+    """Its name in GGUF files."""
     steps: tuple[Json, ...]
     """The `pre_tokenizers` of tokenizer.json in front of the final one, `ByteLevel`."""
     gpt2_words: bool = False
-    """Whether that final one cuts by GPT-2's expression itself."""
+    """Whether that final one splits by GPT-2's expression itself."""
     ignore_merges: bool
-    """Whether a word that is in the vocabulary is taken as it is, whatever the merges make of it."""
+    """Whether a word in the vocabulary becomes one token, regardless of the merges."""
     add_bos: bool
     """Whether prompts begin with BOS where a GGUF file does not say."""
 
@@ -46,7 +45,7 @@ class WordSplit:
 
 
 def byte_level(*, use_regex: bool = False) -> Json:
-    """The part of tokenizer.json that spells bytes in letters, as pre-tokenizer or as decoder."""
+    """The part of tokenizer.json that spells bytes as letters, as pre-tokenizer or as decoder."""
     return {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": True, "use_regex": use_regex}
 
 
@@ -65,7 +64,7 @@ SMOLLM = WordSplit(
 )
 _SAME_WORDS = WordSplit(name="smaug-bpe", steps=LLAMA3.steps, ignore_merges=False, add_bos=False)
 
-# Names of which llama.cpp (llama-vocab.cpp) makes the same thing.
+# Names that llama.cpp (llama-vocab.cpp) treats alike.
 _LLAMA3_NAMES = (
     *("llama-bpe", "llama3", "llama-v3", "falcon3", "falcon-h1", "pixtral", "midm-2.0", "lfm2"),
     "jina-v5-nano",
@@ -85,7 +84,7 @@ def is_tekken(ids: Mapping[str, int]) -> bool:
 
 
 def recognize(pre_tokenizer: Json | None) -> WordSplit | None:
-    """Which of the known ways a `pre_tokenizer` of tokenizer.json is; None if it is another."""
+    """The known word split of a `pre_tokenizer` of tokenizer.json; None if it is another."""
     if not pre_tokenizer or pre_tokenizer.get("type") != "Sequence":
         return None
     found = [_essence(step) for step in cast("list[Json]", pre_tokenizer["pretokenizers"])]
@@ -96,11 +95,11 @@ def recognize(pre_tokenizer: Json | None) -> WordSplit | None:
 
 
 def _essence(step: Json) -> tuple[Any, ...]:
-    """What decides about words in one step, defaults filled in."""
+    """The fields of one step that decide about words, with defaults filled in."""
     kind = step.get("type")
     if kind == "Split":
         pattern = cast("Json", step.get("pattern") or {})
-        # These expressions match every character, so that keeping the matches alone is the same as cutting at them.
+        # These expressions match every character, so that keeping only the matches is the same as splitting at them.
         cuts = (step.get("behavior"), step.get("invert", False)) in (("Isolated", False), ("Removed", True))
         return kind, pattern.get("Regex"), cuts
     if kind == "Digits":

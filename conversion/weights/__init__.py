@@ -1,1 +1,2 @@
-"""Tensors in files: safetensors, names of tensors by format, ggml's types, and in which form a weight is held."""
+"""Tensors in files: safetensors, names of tensors by format, ggml's types, and the form that each weight takes on the
+device."""

@@ -1,4 +1,4 @@
-"""Which type a tensor takes whose rows are no whole number of blocks of the type that was asked for."""
+"""The type of a tensor whose rows are not a whole number of blocks of the requested type."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ _NEXT = {
 
 
 def fallback(kind: GGMLType, columns: int) -> GGMLType:
-    """The type for rows of so many values: `kind` where they are whole blocks of it, else what llama.cpp puts in its
-    place.
+    """The type for rows of this many values: `kind` where they are whole blocks of it, else what llama.cpp uses
+    instead.
 
-    Types with blocks of 256 give way to one with blocks of 32 and at least as many bits (Q4_K to Q5_0, Q5_K to Q5_1,
-    Q6_K to Q8_0, the IQ types to IQ4_NL), and what is no whole number of those becomes F16. Source:
+    Types with blocks of 256 are replaced by one with blocks of 32 and at least as many bits (Q4_K to Q5_0, Q5_K to
+    Q5_1, Q6_K to Q8_0, the IQ types to IQ4_NL), and rows that are not a whole number of those become F16. Source:
     tensor_type_fallback of llama.cpp.
     """
     while columns % kind.block_size:

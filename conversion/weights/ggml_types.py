@@ -1,7 +1,7 @@
 """The tensor types of ggml: how many values a block holds, and how many bytes it takes.
 
 A tensor's values are stored row by row; the blocks of a row lie side by side along the innermost axis, so a row of `n`
-values takes `n / block_size * block_bytes` bytes and rows can be moved about without being unpacked.
+values takes `n / block_size * block_bytes` bytes and rows can be reordered without being unpacked.
 Source: ggml/include/ggml.h and ggml-common.h of llama.cpp.
 """
 
@@ -21,9 +21,9 @@ class GGMLType:
     """One tensor type."""
 
     name: str
-    """As ggml has it, such as "Q4_K"."""
+    """ggml's name, such as "Q4_K"."""
     id: int
-    """The number that files carry."""
+    """The number in files."""
     block_size: int
     """Values in a block; 1 for plain types."""
     block_bytes: int
@@ -36,7 +36,7 @@ class GGMLType:
         return 8 * self.block_bytes / self.block_size
 
     def row_bytes(self, columns: int) -> int:
-        """Bytes of a row of so many values.
+        """Bytes of a row of this many values.
 
         Raises:
           ValueError: they are not a whole number of blocks.
@@ -87,7 +87,7 @@ TYPES = (
     _packed("MXFP4", 39, 32, 17),
     _packed("NVFP4", 40, 64, 36),
 )
-"""Every type that files carry and that we read. Types of other numbers are known by number only."""
+"""Every type that we read. Types with other numbers are known by number only."""
 
 BY_ID = {kind.id: kind for kind in TYPES}
 BY_NAME = {kind.name: kind for kind in TYPES}

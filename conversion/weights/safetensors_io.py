@@ -1,7 +1,7 @@
 """Safetensors files: a bounds-checked reader that streams, and an atomic writer.
 
-The reader is our own, since it must fill parts of larger arrays without mapping the file into the process: mapped pages
-count as memory of the process, and a loader that maps a model needs twice the model. Format:
+The reader is our own, since it must fill parts of larger arrays without mapping the file: mapped pages count as memory
+of the process, and a loader that maps a model needs twice the model's size. Format:
 https://huggingface.co/docs/safetensors: u64 header length, JSON header, data.
 """
 
@@ -35,7 +35,7 @@ DTYPES: dict[str, np.dtype[Any]] = {
     "BOOL": np.dtype(np.bool_),
 }
 _MAX_HEADER = 32 * 2**20
-"""A tensor takes some 150 bytes; the largest models have some thousand in a file."""
+"""A tensor takes about 150 bytes; the largest models have some thousands in a file."""
 _MAX_AXES = 32
 _CHUNK_BYTES = 4 * 2**20
 
@@ -53,7 +53,7 @@ class SafetensorsFile:
             self._fd = open_regular(self.path)
         except (OSError, ValueError) as error:
             raise WeightFileError(f"cannot open weight file {self.path}: {reason_of(error)}") from error
-        # A model is loaded and its source forgotten: the file is closed when nobody can read from it any more.
+        # Nothing closes a source once its model is loaded: the file is closed when nothing refers to it any more.
         self._finalizer = weakref.finalize(self, os.close, self._fd)
         size = os.fstat(self._fd).st_size
         self.metadata, self._entries, self._data_start = _read_header(self._fd, size, self.path)
@@ -77,7 +77,7 @@ class SafetensorsFile:
         return self._entries[name][0]
 
     def nbytes(self, name: str) -> int:
-        """What the tensor takes in the file."""
+        """Bytes of the tensor in the file."""
         _, _, start, stop = self._entries[name]
         return stop - start
 
@@ -159,7 +159,7 @@ def _read_header(fd: int, size: int, path: Path) -> tuple[dict[str, str], dict[s
 
 
 def _entry_fields(entry: Any) -> tuple[str | None, tuple[int, ...] | None, tuple[int, int] | None]:
-    """Type, shape and offsets of a tensor in the header; None for each that is not what the format says."""
+    """Type, shape and offsets of a tensor in the header; None for each that does not follow the format."""
 
     def naturals(value: Any) -> tuple[int, ...] | None:
         proper = (
@@ -220,7 +220,7 @@ def read_array(source: TensorSource, name: str) -> Array:
 
 
 def write_safetensors(path: Path | str, tensors: Mapping[str, Array]) -> None:
-    """Write a whole file or none: it gets its name once its bytes are on disk."""
+    """Write a file atomically: it gets its name once its bytes are on disk."""
     from safetensors.numpy import save_file
 
     path = Path(path)
@@ -231,7 +231,7 @@ def write_safetensors(path: Path | str, tensors: Mapping[str, Array]) -> None:
         save_file(
             {name: np.ascontiguousarray(array) for name, array in tensors.items()}, partial, metadata={"format": "pt"}
         )
-        # The library makes files that only their owner can read.
+        # The library creates files that only their owner can read.
         partial.chmod(mode)
         with partial.open("rb+") as file:
             os.fsync(file.fileno())

@@ -18,10 +18,10 @@ from conversion.weights.safetensors_io import DTYPES
 from conversion.weights.tensor_source import Array
 
 SHARD_BYTES = 5 * 10**9
-"""Most bytes of a shard, as transformers has it."""
+"""Most bytes of a shard; transformers' default."""
 
 Read = Callable[[str], Array]
-"""Gives the tensor of a name, in the announced type and shape."""
+"""Returns the tensor of a name, with the announced type and shape."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -53,9 +53,9 @@ def plan_shards(
 
 
 def write_shards(folder: Path, shards: Sequence[Shard], dtype: np.dtype[Any], read: Read) -> None:
-    """Write all shards, and the index that several of them need.
+    """Write all shards, and an index if there are several.
 
-    Memory: one tensor. Nothing here is atomic: the caller has a folder for that
+    Memory: one tensor. Not atomic: the caller writes into a folder that is
     (`conversion.files.output_files.new_folder`).
     """
     for shard in shards:

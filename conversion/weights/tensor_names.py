@@ -1,4 +1,4 @@
-"""Tensor names and layouts of the formats that we read, brought to those of Hugging Face's text models.
+"""Tensor names and layouts of the formats that we read, translated to those of Hugging Face's text models.
 
 - Wrapped models (`Mistral3ForConditionalGeneration`) put the text model under a prefix and add a vision tower.
 - Mistral's own format (`consolidated.safetensors`) has other names, and rotates adjacent pairs where Hugging Face
@@ -47,7 +47,7 @@ class RenamedSource:
 
     Args:
       source: where they are.
-      stored: the name in `source` of each name that this one gives them; tensors without one are left out.
+      stored: the name in `source` by new name; other tensors are left out.
     """
 
     def __init__(self, source: TensorSource, stored: Mapping[str, str]) -> None:

@@ -36,7 +36,7 @@ class TensorSource(Protocol):
 
 @runtime_checkable
 class PackedSource(TensorSource, Protocol):
-    """A source whose tensors may be stored as packed blocks, which can be had as they are."""
+    """A source whose tensors may be stored as packed blocks, which can be read as they are."""
 
     def kind(self, name: str) -> GGMLType:
         """The type that a tensor is stored in."""
@@ -48,7 +48,7 @@ class PackedSource(TensorSource, Protocol):
 
 
 def aligned_empty(shape: tuple[int, ...], dtype: np.dtype[Any]) -> Array:
-    """Uninitialised memory on a 64-byte border, which JAX's CPU backend adopts without a copy."""
+    """Uninitialised memory aligned to 64 bytes, which JAX's CPU backend adopts without a copy."""
     dtype = np.dtype(dtype)
     size = int(np.prod(shape, dtype=np.int64)) * dtype.itemsize
     raw = np.empty(size + 64, np.uint8)

@@ -45,9 +45,9 @@ def find_weight_files(folder: Path) -> list[Path]:
 
 
 def has_configuration(folder: Path) -> bool:
-    """Whether a folder says what model is in it, in a format other than GGUF.
+    """Whether a folder has the configuration of a model in a format other than GGUF.
 
-    Repositories of GGUF files may have a config.json so that the Hub counts downloads; it says no more than the model's
+    Repositories of GGUF files may have a config.json so that the Hub counts downloads; it contains only the model's
     type.
     """
     if exists(folder / "params.json"):
@@ -55,12 +55,12 @@ def has_configuration(folder: Path) -> bool:
     try:
         config = read_json_object(folder / "config.json", error=WeightFileError, missing_ok=True)
     except WeightFileError:
-        return True  # what is wrong with it will be told when it is used
+        return True  # the error is reported when it is used
     return not {"architectures", "hidden_size", "text_config"}.isdisjoint(config)
 
 
 def is_gguf(path: Path) -> bool:
-    """Whether a file says that it is GGUF: by its name, or else by its first bytes.
+    """Whether a file is GGUF, by its name or else by its first bytes.
 
     Raises:
       WeightFileError: it cannot be read.
@@ -78,7 +78,7 @@ def is_gguf(path: Path) -> bool:
 
 
 def is_first_part(name: str) -> bool:
-    """Whether a GGUF file of this name is whole, or the first of several parts."""
+    """Whether a GGUF file of this name is a complete one, or the first of several parts."""
     match = _GGUF_PART.fullmatch(name)
     return match is None or int(match["number"]) == 1
 

@@ -1,5 +1,5 @@
-"""Which form each weight takes on the device, and what it weighs there: the meaning of `--quant`, for the loader and
-for a first look at a file alike. No JAX: importing it takes longer than everything that such a look does."""
+"""Which form each weight takes on the device, and its bytes there: the meaning of `--quant`, for the loader and for
+`inspect`. No JAX: importing it takes longer than a whole inspection."""
 
 from __future__ import annotations
 
@@ -22,9 +22,9 @@ def form_of(stored: GGMLType | None, shape: tuple[int, ...], quant: str, *, is_o
     """The form for one tensor.
 
     Args:
-      stored: the type that it is stored in; None: one that ggml does not have.
+      stored: the type that it is stored in; None: not a type of ggml.
       quant: see `mistral_jax.quant.plan.Quantization`.
-      is_output: it is multiplied with to give logits (the embedding of a model with tied embeddings is, too).
+      is_output: it computes the logits (so does the embedding of a model with tied embeddings).
     """
     if len(shape) != 2 or quant == "none":
         return "dense"

@@ -1,4 +1,4 @@
-"""Conversations to prompts: by a Jinja chat template, or by Mistral's own formats where a model ships none.
+"""Conversations to prompts: by a Jinja chat template, or by Mistral's own formats where a model has none.
 
 Names are imported when they are first used: the process that renders templates imports parts of this package, and has
 to start fast.

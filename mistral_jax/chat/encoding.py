@@ -1,4 +1,4 @@
-"""A rendered conversation on its way to token ids, a piece at a time."""
+"""Encoding a rendered conversation to token ids, a piece at a time."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ type Segments = list[str | ControlToken]
 
 @dataclass(frozen=True, kw_only=True)
 class PromptPieces:
-    """A prompt that is not encoded yet."""
+    """A prompt that has not been encoded yet."""
 
     least: int
-    """Tokens that it has at least."""
+    """A lower bound of its number of tokens."""
     pieces: Iterator[list[int]]
     """Its ids, in order; each list takes some milliseconds. Raises `TokenizerError` where a text cannot be encoded."""
 
@@ -33,7 +33,7 @@ def by_template(segments: Segments, tokenizer: Tokenizer) -> PromptPieces:
 
 
 def _least(segments: Segments, tokenizer: Tokenizer) -> int:
-    # Control tokens may swallow the spaces around them.
+    # Control tokens may consume the spaces around them.
     return sum(tokenizer.least_tokens(s.strip()) if isinstance(s, str) else 1 for s in segments)
 
 
@@ -64,5 +64,5 @@ def _by_template(segments: Segments, tokenizer: Tokenizer) -> Iterator[list[int]
 
 
 def _strips(tokenizer: Tokenizer, token_id: int) -> tuple[bool, bool]:
-    """Whether a control token swallows the whitespace before and after it."""
+    """Whether a control token consumes the whitespace before and after it."""
     return tokenizer.control_strips(token_id) if isinstance(tokenizer, ByteTableTokenizer) else (False, False)

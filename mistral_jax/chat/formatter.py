@@ -23,8 +23,8 @@ TIME_LIMIT = 5.0
 class ChatFormatter:
     """Renders a conversation with a chat template and encodes it.
 
-    Control tokens come from the template's own text only: `[INST]` in a message is text, however the template passes it
-    on. BOS is written exactly where the template writes it; none is added. Safe to use from several threads.
+    Control tokens come from the template's own text only: `[INST]` in a message is text, wherever the template puts it.
+    BOS is written exactly where the template writes it; none is added. Safe to use from several threads.
     """
 
     def __init__(
@@ -55,7 +55,7 @@ class ChatFormatter:
     def for_tokenizer_version(cls, tokenizer: Tokenizer, version: str) -> ChatFormatter:
         """Mistral's own instruct format of a version, for models that ship no template.
 
-        These formats have no generation prompt (the assistant speaks after `[/INST]`) and no variables. A last
+        These formats have no generation prompt (the assistant's turn begins after `[/INST]`) and no variables. A last
         assistant message with `"prefix": true` is left open, to be continued.
 
         Args:
@@ -81,7 +81,7 @@ class ChatFormatter:
 
         Args:
           messages: OpenAI's messages; contents are strings or lists of text parts.
-          add_generation_prompt: Whether the prompt ends where the assistant begins to speak.
+          add_generation_prompt: Whether the prompt ends where the assistant's turn begins.
           tools: OpenAI's tool descriptions.
           **kwargs: Further variables for the template.
 
@@ -100,8 +100,8 @@ class ChatFormatter:
         tools: Sequence[Mapping[str, Any]] | None = None,
         **kwargs: Any,
     ) -> PromptPieces:
-        """As `encode`, a piece at a time: the conversation is rendered before this returns, and encoded by who reads
-        the pieces.
+        """As `encode`, a piece at a time: the conversation is rendered before this returns, and encoded while the
+        pieces are consumed.
 
         Raises:
           ConversationError: the conversation is refused: the caller's fault.
@@ -118,7 +118,7 @@ class ChatFormatter:
         tools: Sequence[Mapping[str, Any]] | None = None,
         **kwargs: Any,
     ) -> str:
-        """The prompt as text, for people to look at; text and control tokens cannot be told apart in it.
+        """The prompt as text, for display; it does not distinguish text from control tokens.
 
         Raises:
           ConversationError: the conversation is refused: the caller's fault.
@@ -143,7 +143,7 @@ class ChatFormatter:
         if self._instruct is not None:
             if variables:
                 name = next(iter(variables))
-                raise ConversationError(f"This model's chat format is no template: it has no variable {name!r}.")
+                raise ConversationError(f"This model's chat format is not a template: it has no variable {name!r}.")
             return self._instruct.segments(conversation, plain_tools, self._max_text)
         template = self._template(with_tools=plain_tools is not None)
         conversation = for_template(
@@ -160,12 +160,12 @@ class ChatFormatter:
         if "default" in self._templates:
             return self._templates["default"]
         raise ConversationError(
-            f"The model has chat templates for {', '.join(sorted(self._templates))} only, none for this kind of "
-            "conversation."
+            f"The model has chat templates for {', '.join(sorted(self._templates))} only, "
+            "none for this kind of conversation."
         )
 
     def _named_tokens(self) -> dict[str, str]:
-        """`bos_token` and its like, marked as the template's own; absent (undefined) where the vocabulary has none."""
+        """`bos_token` and so on, marked as the template's own; absent (undefined) where the vocabulary has none."""
         tokenizer = self._tokenizer
         ids = {
             "bos_token": tokenizer.bos_id,

@@ -21,19 +21,19 @@ _FAMILY = re.compile(r"mistral|mixtral", re.IGNORECASE)
 def chat_formatter_from_gguf(
     metadata: Mapping[str, Any], tokenizer: Tokenizer, override: str | None = None
 ) -> ChatFormatter | None:
-    """The chat format of a GGUF file: its template, else Mistral's own format where it can be told, else None.
+    """The chat format of a GGUF file: its template, else Mistral's own format where it can be inferred, else None.
 
-    It can be told from the name of a format in the template's place (llama.cpp's converter writes such names for models
-    in Mistral's own file format), from control tokens such as `[INST]`, and, for vocabularies of version 1, which have
-    none, from the model's name: Mistral or Mixtral, and Instruct.
+    It is inferred from the name of a format in place of the template (llama.cpp's converter writes such names for
+    models in Mistral's own file format), from control tokens such as `[INST]`, and, for vocabularies of version 1,
+    which have none, from the model's name: Mistral or Mixtral, and Instruct.
 
     Args:
       metadata: As `GGUFFile.metadata`.
-      tokenizer: The file's tokenizer, or that which is used instead of it.
+      tokenizer: The file's tokenizer, or the one that replaces it.
       override: A template to use instead: the path of a file, or a template itself.
 
     Raises:
-      ChatTemplateError: the template is broken, or a format that is not implemented is named in its place; or
+      ChatTemplateError: the template is broken, or its place has the name of a format that is not implemented; or
         `override` is neither a file nor a template.
     """
     if override is not None:
@@ -63,7 +63,7 @@ def _is_instruct_v1(metadata: Mapping[str, Any], tokenizer: Tokenizer) -> bool:
     """Whether this is one of Mistral's first instruct models, whose vocabulary is that of version 1."""
     names = " ".join(str(metadata[key]) for key in _NAMES if key in metadata)
     first = tokenizer.vocab_size == 32000 and {"<s>", "</s>"} <= tokenizer.control_tokens.keys()
-    # In two searches: one expression for both would look for the second behind every occurrence of the first.
+    # Two searches: one expression for both would look for the second after every occurrence of the first.
     family = _FAMILY.search(names)
     instruct = family is not None and "instruct" in names[family.end() :].lower()
     return first and metadata.get("tokenizer.ggml.model") == "llama" and instruct

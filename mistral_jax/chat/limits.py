@@ -1,15 +1,14 @@
-"""A Jinja environment whose templates can neither reach Python nor run for ever.
+"""A Jinja environment whose templates can neither reach Python's internals nor run for ever.
 
-A chat template comes with the weights and is trusted as little as they are. The sandbox keeps it from Python's
-internals. Jinja has no `while`, but nested loops, recursive macros and growing strings can still take all time and
-memory, so that
+A chat template comes with the weights and is not trusted. The sandbox keeps it from Python's internals. Jinja has no
+`while`, but nested loops, recursive macros and growing strings can still take all time and memory. Therefore
 
-- every loop iteration, macro, call and filter looks at the clock (`check_time`; the parse tree is changed to call it),
+- every loop iteration, macro, call and filter checks the clock (`check_time`; the parse tree is changed to call it),
 - every operation that can make a small value huge (`*`, `**`, `%`, `+`, `~`, joining, replacing, padding, JSON) is
-refused before it is carried out if its result would be larger than `max_text`,
+  refused before it runs if its result would be larger than `max_text`,
 - the text as a whole may not be larger than `max_text` either.
 
-What a single operation can do between two looks at the clock is then bounded by `max_text`.
+The work of a single operation between two checks of the clock is then bounded by `max_text`.
 """
 
 # ruff: noqa: N802 (Jinja calls visitors by the names of its node classes)
@@ -35,11 +34,11 @@ from jinja2.visitor import NodeTransformer
 
 from mistral_jax.chat.errors import ChatTemplateError
 
-# The stubs give every filter a type of its own; to us they are functions.
+# The stubs give every filter its own type; here they are functions.
 _FILTERS = cast("dict[str, Callable[..., Any]]", FILTERS)
 _MAX_ITEMS = 1_000_000
 _MAX_BITS = 4096
-# Names of methods whose arguments say how wide the result shall be.
+# Methods whose arguments give the width of the result.
 _PADDING = frozenset({"center", "ljust", "rjust", "zfill", "expandtabs"})
 # Field widths of five digits and more, and widths given as arguments.
 _WIDE_PERCENT = re.compile(r"%[^a-zA-Z%]*(?:\*|\d{5})")
@@ -65,14 +64,14 @@ class BoundedEnvironment(ImmutableSandboxedEnvironment):
         self.concat = self._concat  # used by the compiled code of macros and blocks
 
     def compile_bounded(self, tree: nodes.Template) -> Template:
-        """Compiles a parse tree, which is changed, to a template that looks at the clock."""
+        """Compiles a parse tree, which is modified, to a template that checks the clock."""
         tree = _ClockInserter().visit(tree)
         tree.set_environment(self)
         return Template.from_code(self, self.compile(tree), self.make_globals(None))
 
     @contextmanager
     def deadline(self, seconds: float) -> Generator[None]:
-        """Gives the renderings of this thread in the block `seconds` of time."""
+        """Limits the renderings of this thread in the block to `seconds`."""
         self._running.until = self._clock() + seconds
         self._running.seconds = seconds
         try:
@@ -81,7 +80,7 @@ class BoundedEnvironment(ImmutableSandboxedEnvironment):
             del self._running.until
 
     def check_time(self) -> str:
-        """Nothing, as text, as long as there is time.
+        """An empty string, as long as there is time.
 
         Raises:
           ChatTemplateError: there is not.
@@ -89,13 +88,12 @@ class BoundedEnvironment(ImmutableSandboxedEnvironment):
         if self._clock() > getattr(self._running, "until", float("inf")):
             raise ChatTemplateError(
                 f"The chat template was stopped after {self._running.seconds:g} seconds. Does it loop over too much, "
-                "or was "
-                "the conversation extremely long?"
+                "or was the conversation extremely long?"
             )
         return ""
 
     def check_size(self, size: int) -> None:
-        """Refuses a value of so many characters.
+        """Refuses a value of too many characters.
 
         Raises:
           ChatTemplateError: it is over the limit.
@@ -105,10 +103,10 @@ class BoundedEnvironment(ImmutableSandboxedEnvironment):
                 f"The chat template makes a text of more than {self.max_text:,} characters, and was stopped."
             )
 
-    # What the sandbox asks.
+    # Hooks of the sandbox.
 
     def unsafe_undefined(self, obj: Any, attribute: str) -> Undefined:
-        """Refuses at once what the sandbox would only refuse on use."""
+        """Refuses on access what the sandbox would only refuse on use."""
         raise SecurityError(f"access to attribute {attribute!r} of {type(obj).__name__!r} object is unsafe")
 
     def wrap_str_format(self, value: Any) -> Callable[..., str] | None:
@@ -194,9 +192,9 @@ class BoundedEnvironment(ImmutableSandboxedEnvironment):
         return items
 
     def _measure(self, value: Any) -> int:
-        """About how many characters a value is as text; gives up as soon as that is too many.
+        """Approximate length of a value as text; stops as soon as that is too large.
 
-        A list that contains another twice, which contains another twice, and so on, is small in memory and endless as
+        A list that contains another twice, which contains another twice, and so on, is small in memory and unbounded as
         text.
         """
         if isinstance(value, str):
@@ -214,7 +212,7 @@ class BoundedEnvironment(ImmutableSandboxedEnvironment):
         return total
 
     def _finalize(self, value: Any) -> Any:
-        """What Jinja does to each value before it is written."""
+        """Jinja's conversion of each value before it is written."""
         if not isinstance(value, str):
             self._measure(value)
         return value
@@ -303,7 +301,7 @@ class BoundedEnvironment(ImmutableSandboxedEnvironment):
 
 
 class _ClockInserter(NodeTransformer):
-    """Puts a look at the clock into every loop and macro, and `~` under the limit on sizes."""
+    """Adds a check of the clock to every loop and macro, and the limit on sizes to `~`."""
 
     def visit_For(self, node: nodes.For) -> nodes.Node:
         return self._with_clock(node)

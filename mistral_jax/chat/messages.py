@@ -10,8 +10,8 @@ from mistral_jax.chat.errors import ConversationError
 
 type Message = dict[str, Any]
 
-# Variables that a caller may not set: the conversation itself, what the template's machinery owns, and what
-# transformers' function of the same purpose would take as its own arguments (CVE-2025-62426).
+# Variables that a caller may not set: the conversation itself, the template's internal names, and names that
+# transformers' function of the same purpose takes as its own arguments (CVE-2025-62426).
 _OWNED = frozenset(
     {
         *("messages", "tools", "add_generation_prompt", "documents", "conversation", "chat_template", "tokenize"),
@@ -26,7 +26,7 @@ def check_variables(variables: Mapping[str, Any]) -> dict[str, Any]:
     """The caller's template variables, as plain values.
 
     Raises:
-      ConversationError: one of them would replace what is not the caller's, or is no JSON value.
+      ConversationError: one of them would replace a reserved variable, or is not a JSON value.
     """
     for name in variables:
         if name in _OWNED or name.startswith(("_", "return_")) or not name.isidentifier():
@@ -35,10 +35,10 @@ def check_variables(variables: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def plain(value: Any, where: str) -> Any:
-    """A deep copy in plain dicts, lists, strings, numbers, booleans and None, so that a template finds nothing else.
+    """A deep copy in plain dicts, lists, strings, numbers, booleans and None, so that a template sees nothing else.
 
     Raises:
-      ConversationError: there is something else in the value.
+      ConversationError: the value contains something else.
     """
     if value is None or type(value) in (str, int, float, bool):
         return value
@@ -55,7 +55,7 @@ def plain_messages(messages: Sequence[Mapping[str, Any]]) -> list[Message]:
     """Copies of the messages in plain values, with a role each.
 
     Raises:
-      ConversationError: there is none, or one is no object with a role.
+      ConversationError: there is no message, or one is not an object with a role.
     """
     if not messages:
         raise ConversationError("The conversation has no messages.")
@@ -67,10 +67,10 @@ def plain_messages(messages: Sequence[Mapping[str, Any]]) -> list[Message]:
 
 
 def text_parts(content: Any, where: str) -> list[str]:
-    """The texts of a message's content, be it a string, a list of text parts, or nothing.
+    """The texts of a message's content: a string, a list of text parts, or nothing.
 
     Raises:
-      ConversationError: there is a part that is no text.
+      ConversationError: a part is not text.
     """
     if content is None:
         return []
@@ -86,7 +86,7 @@ def text_parts(content: Any, where: str) -> list[str]:
 
 
 def for_template(messages: list[Message], *, reads_parts: bool, reads_strings: bool) -> list[Message]:
-    """Gives contents the form that the template reads, and arguments as objects; changes the messages."""
+    """Converts contents to the form that the template reads, and arguments to objects, in place."""
     for i, message in enumerate(messages):
         content = message.get("content")
         if isinstance(content, list) and not reads_parts:

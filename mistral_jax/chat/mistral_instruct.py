@@ -64,8 +64,8 @@ class MistralInstruct:
         if version not in {f"v{v}" for v in _VERSIONS}:
             known = ", ".join(f"v{v}" for v in _VERSIONS)
             raise ChatTemplateError(
-                f"Mistral's instruct format {version!r} is not built in; there are {known}. Give the model's own chat "
-                "template."
+                f"Mistral's instruct format {version!r} is not built in; there are {known}. "
+                "Give the model's own chat template."
             )
         self._version = int(version[1:])
         self._ids = dict(control_tokens)
@@ -74,8 +74,7 @@ class MistralInstruct:
             if self._version >= since and missing:
                 raise ChatTemplateError(
                     f"The tokenizer has no control token {missing[0]!r}, which Mistral's instruct format {version} "
-                    "needs. Was "
-                    "this version meant for another tokenizer?"
+                    "needs. Was this version meant for another tokenizer?"
                 )
 
     def segments(self, messages: Sequence[Message], tools: list[Any] | None, max_text: int) -> Segments:
@@ -105,7 +104,7 @@ class MistralInstruct:
             raise ConversationError(f"The conversation has more than {max_text:,} characters.")
         return out
 
-    # Normal form: neighbours of one role are one turn.
+    # Normal form: adjacent messages of one role are one turn.
 
     def _turns(self, messages: Sequence[Message]) -> tuple[str, list[Message]]:
         """The system prompt, for formats that have no message of their own for it, and the turns."""
@@ -175,7 +174,7 @@ class MistralInstruct:
         if calls and self._version == 1:
             raise ConversationError("This model's chat format (Mistral v1) knows no tools.")
         if calls and in_past and self._version == 2:
-            return []  # v2 forgets calls and results when the user speaks again
+            return []  # v2 drops calls and results at the next user message
         out: Segments = []
         if len(content) == 1 and isinstance(content[0], str):
             out.append(content[0] if self._version == 1 else content[0].rstrip(" "))
@@ -236,7 +235,7 @@ def _only_text(message: Message) -> str:
 
 
 def _parts(contents: list[Any], *, thinks: bool) -> list[str | _Thinking]:
-    """Contents of one turn's messages: texts next to each other joined by an empty line, thoughts kept apart."""
+    """Contents of one turn's messages: adjacent texts joined by an empty line, thoughts kept separate."""
     parts: list[str | _Thinking] = []
     for content in contents:
         for piece in cast("list[Any]", content) if isinstance(content, list) else [content]:

@@ -1,4 +1,4 @@
-"""The process that compiles and renders chat templates: reads requests from standard input, answers on standard output.
+"""The process that compiles and renders chat templates: reads requests on standard input, replies on standard output.
 
 `render_process` starts it, and has the other half of this protocol:
 
@@ -7,9 +7,9 @@
                ("render", key, variables)
     answer     1 byte of kind, 8 bytes of length, then UTF-8
 
-It imports nothing but the sandbox, so that it starts fast and has little to offer to a template that escapes; it may
-not open files for writing, start processes, or take more than its memory. It ends with its standard input, that is,
-with whoever started it.
+It imports only the sandbox, so that it starts fast and exposes little to a template that escapes. It may not open files
+for writing, start processes, or exceed its memory limit. It ends when its standard input closes, that is, with its
+parent.
 """
 
 from __future__ import annotations
@@ -26,11 +26,11 @@ from mistral_jax.chat.trusted import ControlMarks
 
 try:
     import resource
-except ImportError:  # Windows has no such limits; there the watch from outside is all
+except ImportError:  # Windows has no such limits; there only the parent's watch applies
     resource = None
 
 DONE, REFUSED, FAILED, EXHAUSTED = b"d", b"r", b"f", b"x"
-"""Kinds of answers: a text; the template refuses the conversation; it fails; it fails, and this process with it."""
+"""Kinds of replies: a text; the template refuses the conversation; it fails; it fails and this process ends."""
 
 LONGEST_MESSAGE = 2000
 """Most characters of an error: a template may raise a text of any length."""
@@ -55,7 +55,7 @@ def main(memory: int) -> None:
             kind, data = EXHAUSTED, b"The chat template was stopped: MemoryError."
         try:
             _write(answers, kind, data)
-        except BrokenPipeError:  # nobody waits for it
+        except BrokenPipeError:  # the parent no longer waits for it
             os._exit(0)
         if kind == EXHAUSTED:
             os._exit(0)
@@ -88,7 +88,7 @@ def one_line(error: Exception) -> str:
 
 
 def _renounce(memory: int) -> None:
-    """Gives up, for good, what a renderer of texts never needs."""
+    """Drops, for good, privileges that rendering never needs."""
     if resource is None:
         return
     limits = {
@@ -99,13 +99,13 @@ def _renounce(memory: int) -> None:
         "RLIMIT_NOFILE": _MAX_DESCRIPTORS,
     }
     for name, most in limits.items():
-        # Not every system has, or obeys, each of them.
+        # Not every system has or enforces each of them.
         with contextlib.suppress(AttributeError, ValueError, OSError):
             resource.setrlimit(getattr(resource, name), (most, most))
 
 
 def _limit_time(seconds: float) -> None:
-    """Lets the system end this process if it computes for `seconds` and more: nobody else may be left to do it."""
+    """Lets the system end this process if it computes for `seconds` and more, in case the parent is gone."""
     if resource is not None:
         used = resource.getrusage(resource.RUSAGE_SELF)
         hard = resource.getrlimit(resource.RLIMIT_CPU)[1]

@@ -1,16 +1,16 @@
 """Chat templates are compiled and rendered in processes of their own.
 
-A template comes with the weights, from anybody. The sandbox (`limits`) keeps it from Python's internals and looks at
-the clock, but it can only know the ways to waste time and memory that somebody thought of, and one long call of C code
-holds the interpreter, and with it all other requests. So templates run in a process that can be ended: the system
-bounds its memory, and a watch ends it when its time is over. The next template finds a new one.
+A template comes with the weights and is not trusted. The sandbox (`limits`) keeps it from Python's internals and checks
+the clock, but it only covers the known ways to waste time and memory, and one long call of C code holds the
+interpreter, and with it all other requests. So templates run in a process that can be killed: the system bounds its
+memory, and a watch ends it when its time is over. The next template gets a new process.
 
     ChatFormatter ──request──▶ pipe ──▶ render_child: compile, render (in the sandbox)
                   ◀──text────  pipe ◀──
 
-A process serves all templates, keeps what it compiled, and is used again: a rendering costs some tenths of a
-millisecond more than in this process. There are at most two. They get no environment, no open files or sockets, and end
-with their standard input, so that none is left behind even if this process is killed.
+A process serves all templates, caches compiled ones, and is reused: a rendering costs some tenths of a millisecond more
+than in this process. There are at most two. They get no environment variables but a few, no open files or sockets, and
+end with their standard input, so that none is left behind even if this process is killed.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ from mistral_jax.chat.render_child import DONE, EXHAUSTED, FAILED, REFUSED, requ
 from mistral_jax.chat.trusted import ControlMarks
 
 MEMORY = 1 << 30
-"""Bytes that a process may take: the longest conversation, of four bytes a character, is in memory several times at
+"""Bytes that a process may take: the longest conversation, at four bytes a character, is in memory several times at
 once."""
 
 MAX_SOURCE = 1_000_000
@@ -49,8 +49,7 @@ START_TIME = 30.0
 """Seconds for a process to start, which takes a sixth of a second on an idle machine."""
 
 GRACE = 0.25
-"""Seconds after the sandbox's own time limit at which a process is ended. One that can still look at the clock lives
-on."""
+"""Seconds after the sandbox's own time limit at which a process is killed. One that still checks the clock survives."""
 
 _MAX_TEMPLATES = 64
 _WATCH_INTERVAL = 0.05
@@ -70,7 +69,7 @@ except ImportError:  # Windows
 
 
 class IsolatedTemplate:
-    """A template that was compiled, and is rendered, in another process. Safe to use from several threads."""
+    """A template that is compiled and rendered in another process. Safe to use from several threads."""
 
     def __init__(self, source: str, marks: ControlMarks, *, max_text: int, time_limit: float) -> None:
         """Compiles a template.
@@ -82,13 +81,12 @@ class IsolatedTemplate:
           time_limit: Most seconds that compiling, and each rendering, may take.
 
         Raises:
-          ChatTemplateError: the source is no valid template, or the process cannot be started.
+          ChatTemplateError: the source is not a valid template, or the process cannot be started.
         """
         if len(source) > MAX_SOURCE:
             raise ChatTemplateError(
-                f"The chat template has {len(source):,} characters; one of at most {MAX_SOURCE:,} was expected. Give "
-                "another with "
-                "--chat-template."
+                f"The chat template has {len(source):,} characters; one of at most {MAX_SOURCE:,} was expected. "
+                "Give another with --chat-template."
             )
         self._key: Final = next(_keys)
         self._max_bytes = 4 * max_text + 4 * render_child.LONGEST_MESSAGE
@@ -116,7 +114,7 @@ class IsolatedTemplate:
         return _pool.ask(self, request)
 
     def ask(self, process: RenderProcess, request: bytes | None) -> str:
-        """Sends a request to a process, which compiles the template first where it has not yet.
+        """Sends a request to a process, which compiles the template first if it has not yet.
 
         Raises:
           ChatTemplateError: see `render`.
@@ -142,7 +140,7 @@ class RenderProcess:
           ChatTemplateError: it cannot be started.
         """
         homes = {Path(module.__file__ or "").parents[1] for module in (jinja2, markupsafe)}
-        # The package that this module is in, and what it needs: nothing else can be imported.
+        # This module's package and its requirements: nothing else can be imported.
         own = Path(__file__).parents[__name__.count(".")]
         command = [sys.executable, "-I", "-S", "-c", _START, render_child.__name__, str(MEMORY)]
         self.known: set[int] = set()
@@ -155,7 +153,7 @@ class RenderProcess:
                 stderr=subprocess.DEVNULL,
                 env={name: os.environ[name] for name in _KEPT_VARIABLES if name in os.environ},
                 cwd=os.sep,
-                start_new_session=True,  # a Ctrl-C in the terminal is not for it
+                start_new_session=True,  # a Ctrl-C in the terminal does not concern it
             )
             _widen(self._process)
         except OSError as error:
@@ -173,12 +171,12 @@ class RenderProcess:
         return self._process.pid
 
     def ask(self, request: bytes, *, seconds: float, limit: float, most: int) -> str:
-        """Sends a request and waits for its answer; ends the process if it takes too long.
+        """Sends a request and waits for its reply; ends the process if it takes too long.
 
         Args:
           seconds: to wait at most.
           limit: the time limit that an error names.
-          most: bytes that an answer may have.
+          most: bytes that a reply may have.
 
         Raises:
           ChatTemplateError: the template fails or was stopped.
@@ -187,7 +185,7 @@ class RenderProcess:
             try:
                 kind, data = self._exchange(request, most)
             except BaseException:
-                self.close()  # whatever is still on its way would be taken for the next answer
+                self.close()  # what is still in the pipe would be taken for the next reply
                 raise
         if kind == DONE:
             return data.decode("utf-8", "surrogatepass")
@@ -206,11 +204,11 @@ class RenderProcess:
         self._process.wait()
         for pipe in (self._process.stdin, self._process.stdout):
             if pipe is not None:
-                with contextlib.suppress(OSError):  # it had something left to write
+                with contextlib.suppress(OSError):  # it had output left to write
                     pipe.close()
 
     def _exchange(self, request: bytes, most: int) -> tuple[bytes, bytes]:
-        """Kind and data of the answer; an empty kind: the process has ended, or broke the protocol."""
+        """Kind and data of the reply; an empty kind: the process has ended, or broke the protocol."""
         stdin, stdout = self._process.stdin, self._process.stdout
         assert stdin is not None
         assert stdout is not None
@@ -228,8 +226,7 @@ class RenderProcess:
 
 
 def _widen(process: subprocess.Popen[bytes]) -> None:
-    """Lets more than the usual 64 KiB be on their way at a time, where the system can: a long text takes a fifth of the
-    time."""
+    """Enlarges the pipe beyond the usual 64 KiB where the system can: a long text takes a fifth of the time."""
     for pipe in (process.stdin, process.stdout):
         if pipe is not None and fcntl is not None and hasattr(fcntl, "F_SETPIPE_SZ"):
             with contextlib.suppress(OSError):
@@ -237,7 +234,7 @@ def _widen(process: subprocess.Popen[bytes]) -> None:
 
 
 class _Watch:
-    """Ends a process that works for too long, or takes too much memory where the system does not see to that."""
+    """Ends a process that works for too long, or takes too much memory where the system does not enforce the limit."""
 
     def __init__(self, process: subprocess.Popen[bytes], seconds: float) -> None:
         self._process = process
@@ -260,9 +257,8 @@ class _Watch:
             return f"The chat template takes more than {MEMORY >> 20} MiB of memory, and was stopped."
         if self._too_long or status == -getattr(signal, "SIGXCPU", 0):
             return (
-                f"The chat template was stopped after {limit:g} seconds. Does it loop over too much, or was the "
-                "conversation "
-                "extremely long?"
+                f"The chat template was stopped after {limit:g} seconds. Does it loop over too much, "
+                "or was the conversation extremely long?"
             )
         return f"The chat template was stopped: the process that renders it crashed (status {status})."
 
@@ -306,7 +302,7 @@ class _Pool:
             process.close()
 
     def forget(self) -> None:
-        """Leaves the processes to the one that this one was forked from."""
+        """After a fork: leaves the processes to the parent."""
         self.__init__()
 
     @property

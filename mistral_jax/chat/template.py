@@ -38,7 +38,7 @@ class ChatTemplate:
           time_limit: Most seconds that a rendering may take.
 
         Raises:
-          ChatTemplateError: the source is no valid template.
+          ChatTemplateError: the source is not a valid template.
         """
         self._marks = marks
         self._time_limit = time_limit
@@ -49,8 +49,8 @@ class ChatTemplate:
             self._template = self._environment.compile_bounded(marks.mark_template(tree))
         except jinja2.TemplateSyntaxError as error:
             raise ChatTemplateError(
-                f"The chat template is broken in line {error.lineno}: {error.message}. Give another with "
-                "--chat-template."
+                f"The chat template is broken in line {error.lineno}: {error.message}. "
+                "Give another with --chat-template."
             ) from error
         except RecursionError as error:
             raise ChatTemplateError("The chat template is nested too deeply.") from error
@@ -73,15 +73,14 @@ class ChatTemplate:
         except ChatTemplateError:
             raise
         except SecurityError as error:
-            raise ChatTemplateError(f"The chat template does what no template may: {error}.") from error
+            raise ChatTemplateError(f"The chat template does something that is not allowed: {error}.") from error
         except (RecursionError, MemoryError) as error:
             raise ChatTemplateError(f"The chat template was stopped: {type(error).__name__}.") from error
-        except Exception as error:  # a template is a program: anything may go wrong in it
+        except Exception as error:  # a template is a program and may raise anything
             reason = self._marks.unmark(f"{type(error).__name__}: {error}")
             raise ChatTemplateError(
                 f"The chat template failed on this conversation ({reason}). Either the template is broken or it "
-                "expects "
-                "messages of another form."
+                "expects messages of another form."
             ) from error
         return "".join(pieces)
 
@@ -96,7 +95,7 @@ class _TemplateEnvironment(BoundedEnvironment):
         self.globals |= {"raise_exception": self._raise_exception, "strftime_now": _strftime_now}
 
     def string_arguments(self, name: str, args: tuple[Any, ...]) -> tuple[Any, ...]:
-        """What a template looks for in a user's text carries no marks."""
+        """Strings that a template searches for in a user's text have no marks."""
         if name in _SEARCHES:
             return tuple(self._unmark(arg) for arg in args)
         return (self._unmark(args[0]), *args[1:]) if name == "replace" and args else args
@@ -111,7 +110,7 @@ class _TemplateEnvironment(BoundedEnvironment):
 
 
 class _GenerationTag(Extension):
-    """`{% generation %}…{% endgeneration %}` marks the assistant's words for training; here it is just its content."""
+    """`{% generation %}…{% endgeneration %}` marks the assistant's text for training; here it is just its content."""
 
     tags = {"generation"}  # noqa: RUF012
 
@@ -130,7 +129,7 @@ def _strftime_now(form: str) -> str:
 def _content_forms(tree: nodes.Template) -> tuple[bool, bool]:
     """Whether a template reads message contents as lists of parts, and whether it reads them as strings.
 
-    A template that loops over something called content reads parts; unless it also asks whether that is a string (or a
+    A template that loops over something called content reads parts; unless it also tests whether that is a string (or a
     list), it cannot read strings.
     """
     loops = any(_is_content(loop.iter) for loop in tree.find_all(nodes.For))

@@ -2,11 +2,11 @@
 
 A template and a user may both write `[INST]`; in the rendered text they look the same. So the control tokens in the
 template's own literals are marked before it is compiled: each is put between two copies of a mark, six random
-characters from a private plane of Unicode that nobody outside this process can know. After rendering, what stands
-between marks is a control token, and everything else is plain text: nothing that a caller sends is changed, searched or
-escaped, and nothing that a caller sends can become a control token.
+characters from a private plane of Unicode that are unknown outside this process. After rendering, text between marks is
+a control token, and everything else is plain text: nothing that a caller sends is changed, searched or escaped, and
+nothing that a caller sends can become a control token.
 
-A token that a template builds of several pieces (`'<|' + role + '|>'`) is not recognised; the templates of Mistral's
+A token that a template builds from several pieces (`'<|' + role + '|>'`) is not recognised; the templates of Mistral's
 models do not.
 """
 
@@ -24,7 +24,7 @@ from typing import Any, cast
 from jinja2 import nodes
 from jinja2.visitor import NodeTransformer
 
-# Filters and functions whose arguments are looked for or named, never written.
+# Filters and functions whose arguments are searched for or names, never output.
 _LOOKING = frozenset(
     {"select", "reject", "selectattr", "rejectattr", "sort", "groupby", "map", "trim", "unique", "attr"}
 )
@@ -45,12 +45,12 @@ class ControlMarks:
         """Draws a new mark for these control tokens, by their texts, unless one is given."""
         self._ids = {text: i for text, i in control_tokens.items() if text}
         self._mark = mark or "".join(chr(0xF0000 + secrets.randbelow(0xFFFE)) for _ in range(6))
-        # The longest first, as tokenizers match them.
+        # Longest first, as tokenizers match them.
         self._pattern = "|".join(re.escape(text) for text in sorted(self._ids, key=len, reverse=True)) or "(?!)"
 
     @property
     def secret(self) -> str:
-        """The mark, for the process that renders."""
+        """The mark, for the rendering process."""
         return self._mark
 
     @property
@@ -71,14 +71,14 @@ class ControlMarks:
         return self._plain.sub(lambda match: self._mark + match[0] + self._mark, text)
 
     def unmark(self, text: str) -> str:
-        """The text as its reader should see it."""
+        """The text without marks, for display."""
         return text.replace(self._mark, "")
 
     def split(self, rendered: str) -> list[str | ControlToken]:
         """Rendered text as its control tokens and the texts between them, none of them empty."""
         segments: list[str | ControlToken] = []
         end = 0
-        # One match after another, not all at once: other threads get their turn between two of them.
+        # One match at a time, so that other threads can run between two of them.
         for match in self._marked.finditer(rendered):
             if text := self.unmark(rendered[end : match.start()]):
                 segments.append(text)
@@ -94,7 +94,7 @@ class ControlMarks:
 
 
 class _LiteralMarker(NodeTransformer):
-    """Marks literals, except where they are compared with a value or looked for in one."""
+    """Marks literals, except where they are compared with a value or searched for in one."""
 
     def __init__(self, marks: ControlMarks) -> None:
         self._marks = marks

@@ -1,6 +1,6 @@
-"""From what a user names (a folder, a file, a Hub id) to files on this machine.
+"""From a user's name of a model (a folder, a file, a Hub id) to files on this machine.
 
-Two steps, so that a server can check everything small before it downloads gigabytes: `find_model` fetches configuration
+Two steps, so that a server can check the small files before it downloads gigabytes: `find_model` fetches configuration
 and tokenizer, `ModelFiles.fetch_weights` the weights.
 """
 
@@ -36,7 +36,7 @@ _ADAPTERS = [
     "*xlora_config.json",
     "*xlora_classifier.safetensors",
 ]
-"""Wherever they are in a repository, which may hold whole models, too."""
+"""Patterns that match in any folder of a repository, which may also contain full models."""
 
 
 class ModelNotFoundError(OSError):
@@ -48,25 +48,25 @@ class ModelFiles:
     """Where a model's files are."""
 
     name: str
-    """As the user gave it."""
+    """The name that the user gave."""
     folder: Path
-    """Holds configuration and tokenizer."""
+    """The folder with configuration and tokenizer."""
     repo_id: str | None = None
-    """Set for models from the Hub, whose weights may not be here yet."""
+    """Set for models from the Hub, whose weights may not have been downloaded yet."""
     revision: str | None = None
     token: str | bool | None = None
     weight_files: tuple[str, ...] = ()
     """Files to read instead of the model's own: paths, or names in the model's folder or repository."""
     gguf: Path | None = None
-    """A GGUF file, or the first part of one, that holds weights, configuration and tokenizer; it is here already."""
+    """A local GGUF file, or the first part of one, with weights, configuration and tokenizer."""
     tokenizer_folder: Path | None = None
-    """Whose tokenizer and chat template to use instead of the model's own."""
+    """The model whose tokenizer and chat template are used instead of its own."""
 
     def fetch_weights(self) -> list[Path]:
         """Paths of the weight files, downloaded first where they are missing.
 
         Raises:
-          ModelNotFoundError, WeightFileError: a file is not there, or cannot be fetched.
+          ModelNotFoundError, WeightFileError: a file does not exist, or cannot be downloaded.
         """
         if self.gguf is not None:
             return [self.gguf]
@@ -90,7 +90,7 @@ class ModelFiles:
 
     def _download(self, patterns: list[str]) -> Path:
         assert self.repo_id is not None
-        # The commit that the configuration was taken from, which is the folder's name: a branch may have moved on.
+        # The commit of the configuration, which is the folder's name: a branch may have moved on.
         return _snapshot(self.repo_id, patterns, revision=self.folder.name, token=self.token)
 
 
@@ -102,7 +102,7 @@ def find_model(
     weight_files: Sequence[str] = (),
     tokenizer_id: str | None = None,
 ) -> ModelFiles:
-    """Find a model and fetch what is small of it.
+    """Find a model and download its small files.
 
     Args:
       name: "demo" (the bundled model; write "./demo" for a folder of that name), a folder, a GGUF file, a single
@@ -151,7 +151,7 @@ def find_model(
 def _one_gguf(
     name: str, files: tuple[str, ...], *, revision: str | None = None, token: str | bool | None = None
 ) -> ModelFiles:
-    """The GGUF file of a folder or repository that holds such files only."""
+    """The GGUF file of a folder or repository with such files only."""
     if len(files) > 1:
         raise ModelNotFoundError(
             f"{name} holds GGUF files, of which one is a whole model; name one instead of {', '.join(files)}"
@@ -169,7 +169,7 @@ def find_gguf(
     token: str | bool | None = None,
     option: str = "--quantized-filename",
 ) -> ModelFiles:
-    """Find a GGUF file and fetch it, all its parts included: its configuration and tokenizer are in it.
+    """Find a GGUF file and download it with all its parts: its configuration and tokenizer are in it.
 
     Args:
       model_id: Hub id or folder that holds the file; not needed if `filename` is a path.
@@ -177,7 +177,7 @@ def find_gguf(
       preferred: the name to take where `filename` is None and there are several.
       tokenizer_id: Hub id or folder whose tokenizer and chat template are used instead of the file's.
       revision: of `model_id` on the Hub.
-      option: what the command line calls `filename`, for messages.
+      option: the command line's name of `filename`, for messages.
     Raises:
       ModelNotFoundError: there is no such file, folder or repository, or it cannot be reached.
     """
@@ -214,7 +214,8 @@ def find_gguf(
 
 
 def find_adapter(name: str, *, revision: str | None = None, token: str | bool | None = None) -> Path:
-    """The folder of a LoRA adapter, or of an X-LoRA model with its adapters; fetched from the Hub where it is not here.
+    """The folder of a LoRA adapter, or of an X-LoRA model with its adapters; downloaded from the Hub if it is not
+    local.
 
     Args:
       name: "demo-xlora" (the bundled mixture; write "./demo-xlora" for a folder of that name), a folder, or a Hub id.
@@ -241,7 +242,7 @@ def _choose_gguf(names: list[str], filename: str | None, preferred: str | None, 
         if wanted is not None and wanted in names:
             return wanted
     whole = [name for name in sorted(names) if name.endswith(".gguf") and is_first_part(name)]
-    # The vision towers of models beside them have such names by convention.
+    # Vision towers beside models have such names by convention.
     whole = [name for name in whole if not name.rpartition("/")[2].startswith("mmproj")] or whole
     if filename is None and len(whole) == 1:
         return whole[0]
@@ -270,7 +271,7 @@ def _hub_names(repo_id: str, *, revision: str | None, token: str | bool | None) 
         siblings = HfApi().model_info(repo_id, revision=revision, token=token, timeout=30).siblings
         return [sibling.rfilename for sibling in siblings or ()]
     except Exception:  # of the Hub, or of the HTTP library below it
-        # A download of nothing says clearly what is wrong, or finds what an earlier run has fetched.
+        # A download of no files gives a clear error, or finds what an earlier run has downloaded.
         folder = _snapshot(repo_id, ["no such file"], revision=revision, token=token)
         return [str(path.relative_to(folder)) for path in folder.rglob("*") if is_file(path)]
 

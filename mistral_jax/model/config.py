@@ -24,7 +24,7 @@ __all__ = ["SUPPORTED_ARCHITECTURES", "ConfigError", "MistralConfig", "RopeConfi
 
 @dataclass(frozen=True, kw_only=True)
 class MistralConfig:
-    """Shape and constants of a dense decoder of the Mistral or Llama family. Axis letters: see docs/architecture.md."""
+    """Shape and constants of a dense Mistral or Llama decoder. Axis letters: docs/architecture/index.md."""
 
     architecture: str = "MistralForCausalLM"
     vocab_size: int

@@ -1,4 +1,4 @@
-"""From sampled tokens to the text of one answer: detokenising, stop strings, the end."""
+"""From sampled tokens to the text of one completion: detokenising, stop strings, the end."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from mistral_jax.tokenizer.base import Tokenizer
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Piece:
-    """What one more token gave. The `text` of all pieces, joined, is the answer."""
+    """The result of one more token. The `text` of all pieces, joined, is the completion."""
 
     text: str = ""
     """May be empty: text that ends inside a character, or may begin a stop string, comes with a later piece."""
@@ -24,20 +24,20 @@ class Piece:
     """The tokens whose text this piece completes; end-of-sequence tokens and those of a stop string are not among
     them."""
     finish_reason: Literal["stop", "length", "error"] | None = None
-    """Set on the last piece. "error": the model gave values that are not numbers."""
+    """Set on the last piece. "error": the logits are not finite numbers."""
     stop_string: str | None = None
     end: Sampled | None = None
-    """The end-of-sequence token that ended the answer, if one did."""
+    """The end-of-sequence token that ended the completion, if one did."""
 
 
 class AnswerStream:
-    """Turns the tokens of one answer into pieces, without losing or inventing a byte.
+    """Turns the tokens of one completion into pieces of text; no byte is lost or added.
 
     Args:
       params: `stop` and `ignore_eos` are used here.
-      eos_ids: tokens that end an answer.
-      max_tokens: tokens after which the answer ends with "length".
-      at_start: whether the answer begins after a control token; False where it continues a raw text.
+      eos_ids: tokens that end generation.
+      max_tokens: tokens after which the completion ends with "length".
+      at_start: whether the completion begins after a control token; False where it continues a raw text.
     """
 
     def __init__(
@@ -55,9 +55,9 @@ class AnswerStream:
         self._detokenizer = IncrementalDetokenizer(tokenizer, at_start=at_start)
         self._stops = StopMatcher(params.stop)
         self._decoded = 0
-        """Characters that the tokens so far gave."""
+        """Characters decoded so far."""
         self._released = 0
-        """Characters that left this object."""
+        """Characters released so far."""
         self._held: deque[tuple[int, int, Sampled]] = deque()
         """Tokens not released yet, each with the characters decoded before and after it."""
         self.count = 0
@@ -84,7 +84,7 @@ class AnswerStream:
         return Piece(text=released, tokens=self._take(lambda _, after: after <= self._released))
 
     def _finish(self, reason: Literal["stop", "length"], text: str) -> Piece:
-        """Let go of what was held back; the replacement of a broken last character may still complete a stop string."""
+        """Release the held-back text; the replacement of a broken last character may still complete a stop string."""
         tail, stop = self._stops.push(self._detokenizer.flush())
         if stop is None:
             tail += self._stops.flush()

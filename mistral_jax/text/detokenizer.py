@@ -1,4 +1,4 @@
-"""Tokens to text, one token at a time, without ever losing or inventing a byte."""
+"""Tokens to text, one token at a time; no byte is lost or added."""
 
 from __future__ import annotations
 
@@ -24,8 +24,7 @@ class IncrementalDetokenizer:
         Args:
           tokenizer: The vocabulary.
           at_start: Whether the text begins after a control token. False where it continues a raw prompt: then a leading
-            space
-            is part of the text even for vocabularies with a dummy prefix.
+            space is part of the text even for vocabularies with a dummy prefix.
         """
         self._token_bytes = tokenizer.token_bytes
         self._decoder = codecs.getincrementaldecoder("utf-8")("replace")
@@ -44,19 +43,18 @@ class IncrementalDetokenizer:
         return self._decoder.decode(piece)
 
     def flush(self) -> str:
-        """What is left at the end of the text: U+FFFD for a character that was never completed, else ""."""
+        """The rest at the end of the text: U+FFFD for an incomplete character, else ""."""
         return self._decoder.decode(b"", final=True)
 
 
 def begins_text(tokenizer: Tokenizer, prompt: Sequence[int]) -> bool:
-    """Whether what follows a raw prompt begins a text of its own (after a control token such as BOS) or continues
-    one."""
+    """Whether the text after a raw prompt begins a new text (after a control token such as BOS) or continues the
+    prompt's."""
     return prompt[-1] < tokenizer.vocab_size and not tokenizer.token_bytes(prompt[-1])
 
 
 def shown_token(tokenizer: Tokenizer, token: int) -> tuple[bytes, str]:
-    """A token's bytes, and what they are as text: U+FFFD where they are not UTF-8 by themselves; control tokens by
-    name."""
+    """A token's bytes, and these as text: U+FFFD where they are not UTF-8 by themselves; control tokens by name."""
     # Padding rows of the embedding beyond the vocabulary have no text.
     known = token < tokenizer.vocab_size
     raw = tokenizer.token_bytes(token) if known else b""

@@ -8,14 +8,14 @@ from collections.abc import Sequence
 
 
 class StopMatcher:
-    """Ends a text before the first stop string in it, and releases the text before that as early as can be.
+    """Ends a text before the first stop string in it, and releases the text before that as early as possible.
 
-    Held back is only text that may yet turn out to be the beginning of a stop string: the longest tail of the text that
-    is a beginning of one. The result does not depend on how the text is cut into pieces.
+    Only text that may be the beginning of a stop string is held back: the longest suffix of the text that is a prefix
+    of one. The result does not depend on how the text is split into pieces.
 
-    *First* is the stop string that is complete first, so that no further token is ever generated to decide; of several
-    that are complete at the same character, the longest. So with the stops "b" and "abc", "xabc" ends as "xa" (matched
-    "b"), and with "c" and "abc" as "x" (matched "abc").
+    *First* is the stop string that is complete first, so that no further token is needed to decide; of several that are
+    complete at the same character, the longest. So with the stops "b" and "abc", "xabc" ends as "xa" (matched "b"), and
+    with "c" and "abc" as "x" (matched "abc").
     """
 
     def __init__(self, stops: Sequence[str]) -> None:
@@ -27,7 +27,7 @@ class StopMatcher:
         if "" in stops:
             raise ValueError("A stop string is empty: it would end every text at once. Leave it out.")
         self._automaton = _automaton(tuple(sorted(set(stops)))) if stops else None
-        # The longest tail of the text so far that begins a stop string, as a state of the automaton.
+        # The longest suffix of the text so far that is a prefix of a stop string, as a state of the automaton.
         self._state = 0
         self._held = ""
         self._matched: str | None = None
@@ -41,8 +41,8 @@ class StopMatcher:
         """Takes the next piece of text.
 
         Returns:
-          The text that is released, and the stop string that ended the text, or None.
-          Once the text has ended, further pieces are dropped.
+          The released text, and the stop string that ended the text, or None. Once the text has ended, further pieces
+          are dropped.
         """
         if self._matched is not None:
             return "", self._matched
@@ -61,17 +61,17 @@ class StopMatcher:
         return seen[: len(seen) - keep], None
 
     def flush(self) -> str:
-        """Releases what is held back, at the end of a text that no stop string ended."""
+        """Releases the held-back text, at the end of a text that no stop string ended."""
         held, self._held = self._held, ""
         self._state = 0
         return held
 
 
 class _Automaton:
-    """All stop strings at once (Aho and Corasick, 1975), so that a character costs the same for one of them and for
-    many.
+    """All stop strings at once (Aho and Corasick, 1975), so that the cost of a character does not depend on their
+    number.
 
-    A state is a beginning of one or several of them; state 0 is the empty one.
+    A state is a prefix of one or several of them; state 0 is the empty one.
     """
 
     def __init__(self, stops: Sequence[str]) -> None:
@@ -80,12 +80,12 @@ class _Automaton:
         self.complete: list[str | None] = [None]
         """The longest stop string that each state's text ends with."""
         self._children: list[dict[str, int]] = [{}]
-        # The longest proper tail of each state's text that is a state, too.
+        # The longest proper suffix of each state's text that is a state, too.
         self._fallback = [0]
         for stop in stops:
             self._add(stop)
         queue = deque(self._children[0].values())
-        while queue:  # the shorter before the longer, whose fallbacks they are
+        while queue:  # shorter ones before longer ones, whose fallbacks they are
             state = queue.popleft()
             for character, child in self._children[state].items():
                 self._fallback[child] = self.next(self._fallback[state], character)
@@ -115,5 +115,5 @@ class _Automaton:
 
 @functools.lru_cache(maxsize=4)
 def _automaton(stops: tuple[str, ...]) -> _Automaton:
-    """The answers of one request share it."""
+    """The choices of one request share it."""
     return _Automaton(stops)

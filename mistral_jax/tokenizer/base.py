@@ -1,4 +1,4 @@
-"""What the rest of the project knows of a tokenizer, whatever file it came from."""
+"""The interface of tokenizers, whatever file they come from."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ class Tokenizer(Protocol):
     """Text to token ids and back, byte-exact.
 
     `encode` never produces a control token: `</s>` or `[INST]` in the text of a user is text. Control tokens are
-    inserted by id, through `control_id`, by whoever renders a prompt (see `mistral_jax.chat`).
+    inserted by id, through `control_id`, by the code that renders a prompt (see `mistral_jax.chat`).
     """
 
     @property
@@ -62,7 +62,7 @@ class Tokenizer(Protocol):
         ...
 
     def least_tokens(self, text: str) -> int:
-        """A number of tokens that the text has at least, known without encoding it; 0 where nothing is known."""
+        """A lower bound of the text's number of tokens, without encoding it; 0 where nothing is known."""
         ...
 
     def token_bytes(self, token_id: int) -> bytes:

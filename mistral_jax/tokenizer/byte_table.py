@@ -1,4 +1,4 @@
-"""What all our tokenizers share: a table from token ids to bytes, the control tokens, and the promise about them."""
+"""The shared part of all our tokenizers: a table from token ids to bytes, the control tokens, and their guarantee."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ _LONE_SURROGATE = re.compile("[\ud800-\udfff]")
 class ByteTableTokenizer(ABC):
     """Implements `Tokenizer` for vocabularies in which each id stands for fixed bytes, as all BPE vocabularies do.
 
-    A subclass turns plain text into ids (`_encode_text`); this class keeps the tables and sees to it that no text,
+    A subclass turns plain text into ids (`_encode_text`); this class keeps the tables and ensures that no text,
     whatever it contains, becomes a control token. Instances are immutable and may be used by several threads.
     """
 
@@ -56,9 +56,8 @@ class ByteTableTokenizer(ABC):
         for name, token_id in named.items():
             if token_id is not None and not 0 <= token_id < len(pieces):
                 raise TokenizerError(
-                    f"Token {name!r} has id {token_id}, outside the vocabulary of {len(pieces)}. The tokenizer files "
-                    "contradict "
-                    "each other: fetch them again, all from the same repository."
+                    f"Token {name!r} has id {token_id}, outside the vocabulary of {len(pieces)}. "
+                    "The tokenizer files contradict each other: fetch them again, all from the same repository."
                 )
         self._pieces = tuple(pieces)
         self._table = tuple(table)
@@ -70,7 +69,7 @@ class ByteTableTokenizer(ABC):
         self._strips_leading_space = strips_leading_space
         self._instruct_version = instruct_version
         self._cuts = cuts
-        # What cannot be written with tokens of known bytes may become one token, however long it is.
+        # Text without tokens of known bytes may become one token, however long it is.
         writes_all = cuts is not None and len({data for data in table if len(data) == 1}) == 256
         self._longest = max(map(len, table)) if writes_all else None
 
@@ -91,12 +90,12 @@ class ByteTableTokenizer(ABC):
 
     @property
     def unk_id(self) -> int | None:
-        """The id for text that the vocabulary cannot write, where there is one."""
+        """The id for unknown text, where there is one."""
         return self._unk_id
 
     @property
     def pad_id(self) -> int | None:
-        """The id that fills rows, where there is one."""
+        """The id of padding, where there is one."""
         return self._pad_id
 
     @property
@@ -143,12 +142,12 @@ class ByteTableTokenizer(ABC):
         return [token for piece in self.encode_pieces(text, at_start=at_start) for token in piece]
 
     def encode_pieces(self, text: str, *, at_start: bool = True, piece: int = PIECE) -> Iterator[list[int]]:
-        """The ids of `encode` a piece of text at a time, so that a caller can stop early, or let others have a turn.
+        """The ids of `encode`, a piece of text at a time, so that a caller can stop early, or let other work run.
 
         Args:
           text: The text.
           at_start: Whether the text begins the prompt or follows a control token.
-          piece: Characters of a piece, about.
+          piece: Approximate characters of a piece.
 
         Raises:
           TokenizerError: from the iterator: the text has far too many characters without the end of a word, or the
@@ -162,15 +161,14 @@ class ByteTableTokenizer(ABC):
             if end is None:
                 raise TokenizerError(
                     f"The text has more than {MAX_RUN:,} characters without the end of a word (from character "
-                    f"{start:,} on); "
-                    "no such text is encoded."
+                    f"{start:,} on); no such text is encoded."
                 )
             yield self._encode_guarded(text[start:end], at_start and start == 0)
             start = end
 
     def least_tokens(self, text: str) -> int:
-        """A number of tokens that the text has at least, known without encoding it: none of them covers more than so
-        many bytes."""
+        """A lower bound of the text's number of tokens, without encoding it: no token covers more than a known number
+        of bytes."""
         if self._longest is None:
             return 0
         size = len(text) if text.isascii() else len(text.encode("utf-8", "surrogatepass"))
@@ -179,17 +177,17 @@ class ByteTableTokenizer(ABC):
     def encode_after_control(self, text: str) -> list[int]:
         """Token ids of the text that a chat template wrote after a control token.
 
-        Templates are written for one tokenizer: some of them write the space that others leave to the dummy prefix.
+        Templates are written for one tokenizer: some write the space that others leave to the dummy prefix.
         """
         return self.encode(text, at_start=self.starts_after_control(text))
 
     def starts_after_control(self, text: str) -> bool:
-        """What `at_start` is for the text that a chat template wrote after a control token."""
+        """The value of `at_start` for text that a chat template wrote after a control token."""
         del text
         return True
 
     def control_strips(self, token_id: int) -> tuple[bool, bool]:
-        """Whether a control token swallows the whitespace (before, after) it in a rendered template."""
+        """Whether a control token consumes the whitespace (before, after) it in a rendered template."""
         del token_id
         return False, False
 
@@ -198,10 +196,10 @@ class ByteTableTokenizer(ABC):
         """Token ids of text that is not empty and has no lone surrogates."""
 
     def _encode_guarded(self, text: str, at_start: bool) -> list[int]:
-        """Encodes text; what a library throws becomes a `TokenizerError`.
+        """Encodes text; errors of the library become a `TokenizerError`.
 
-        The tokenizers library panics where its engine for regular expressions gives up, and what comes of that in
-        Python is no `Exception`: nobody else would catch it.
+        The tokenizers library panics where its regular-expression engine gives up; in Python that is not an
+        `Exception`, and no other code would catch it.
         """
         try:
             return self._encode_safely(text, at_start)
@@ -214,9 +212,9 @@ class ByteTableTokenizer(ABC):
             raise TokenizerError(f"The text of {len(text):,} characters cannot be encoded: {reason}.") from error
 
     def _encode_safely(self, text: str, at_start: bool) -> list[int]:
-        """Encodes text; where the vocabulary itself would merge letters to a control token, it is cut in two.
+        """Encodes text; where the vocabulary itself would merge letters to a control token, it is split in two.
 
-        No vocabulary that we know merges letters to control tokens, but a side file may declare any piece to be one.
+        No known vocabulary merges letters to control tokens, but a side file may declare any piece to be one.
         """
         ids = self._encode_text(text, at_start)
         if self._forbidden.isdisjoint(ids):

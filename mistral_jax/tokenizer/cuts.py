@@ -1,14 +1,14 @@
 """Where a long text can be cut so that its pieces, encoded one by one, give the ids of the whole.
 
-Encoding ten megabytes at once takes seconds, in which nobody else gets a turn and nobody can say that it is too long
-already. Two facts make pieces possible; a vocabulary for which neither is known is encoded in one piece:
+Encoding ten megabytes at once takes seconds, in which nothing else runs and a prompt that is too long cannot be refused
+early. Two facts make pieces possible; a vocabulary for which neither is known is encoded in one piece:
 
-- **Byte-level BPE** merges within words only, and the known expressions that cut words
-  (`conversion.tokenizer.word_splits`) look at what follows, never at what came before. No alternative of theirs has a
-  space after what is no space, a digit after a letter, and so on, so a word always ends there, and the words of the
-  rest are the same with or without what is before it.
-- **BPE and unigram vocabularies over the whole text** (sentencepiece) can only join two neighbours if some piece holds
-  them side by side. Where none does, nothing reaches across.
+- **Byte-level BPE** merges within words only, and the known expressions that split words
+  (`conversion.tokenizer.word_splits`) look ahead, never back. No alternative of theirs has a space after a non-space, a
+  digit after a letter, and so on, so a word always ends there, and the words of the rest do not depend on the text
+  before it.
+- **BPE and unigram vocabularies over the whole text** (sentencepiece) can only join two adjacent characters if some
+  piece contains them side by side. Where none does, no token spans the two.
 """
 
 from __future__ import annotations
@@ -27,8 +27,8 @@ PIECE = 16_384
 """Characters of a piece, about ten milliseconds of work."""
 
 MAX_RUN = 1_048_576
-"""Most characters without a place to cut: what people write has one every few words, and the time that a word takes
-grows faster than its length."""
+"""Most characters without a place to cut: ordinary text has one every few words, and the time for a word grows faster
+than its length."""
 
 _MAX_KNOWN = 65_536
 _SPACE = "▁"
@@ -45,7 +45,7 @@ class Cuts:
     between: Callable[[str, str], bool]
     """Whether a text can be cut between two neighbouring characters."""
     whole: tuple[str, ...] = ()
-    """Texts that are tokens as a whole, found before anything else: never cut at or in one of them."""
+    """Texts that are single tokens, matched before anything else: never cut at or in one of them."""
 
     _known: dict[str, bool] = field(default_factory=dict[str, bool], init=False, repr=False, compare=False)
 
@@ -78,7 +78,7 @@ class Cuts:
         assert self._pattern is not None
         longest = max(map(len, self.whole))
         first = max(0, at - longest)
-        # Every place where one of them occurs, also within another one.
+        # Every occurrence of one of them, also within another one.
         for begin in range(first, at + 1):
             match = self._pattern.match(text, begin)
             if match is not None and match.end() >= at:
@@ -111,19 +111,19 @@ class NoPieceAcross:
     def __call__(self, before: str, after: str) -> bool:
         before, after = before.replace(" ", _SPACE), after.replace(" ", _SPACE)
         pairs, known = self._tables
-        # Neighbours that are both unknown may become one unknown token.
+        # Two adjacent unknown characters may become one unknown token.
         return before + after not in pairs and (before in known or after in known)
 
     @cached_property
     def _tables(self) -> tuple[frozenset[str], frozenset[str]]:
-        """Pairs of neighbours in pieces, and the characters that are pieces. Made when the first long text comes."""
+        """Adjacent pairs in pieces, and the characters that are pieces. Computed for the first long text."""
         pairs = frozenset(piece[i : i + 2] for piece in self._pieces for i in range(len(piece) - 1))
         return pairs, frozenset(piece for piece in self._pieces if len(piece) == 1)
 
 
 def joins_bytes(pieces: Iterable[str]) -> bool:
-    """Whether some piece is made of a byte and something else: what its neighbours are in the text is not in its
-    spelling."""
+    """Whether some piece consists of a byte and something else: its spelling does not show which characters of the text
+    are adjacent."""
     return any("<0x" in piece and _BYTE_PIECE.search(piece) and not _BYTE_PIECE.fullmatch(piece) for piece in pieces)
 
 
@@ -133,7 +133,7 @@ def cuts_of_json(data: Mapping[str, Any], *, byte_level: bool, has_prefix: bool)
     Args:
       data: the parsed file.
       byte_level: whether its vocabulary is byte-level BPE.
-      has_prefix: whether a text that begins the prompt is encoded with something before it.
+      has_prefix: whether a text that begins the prompt is encoded with a prefix.
     """
     added = [token for token in cast("list[Json]", data.get("added_tokens") or []) if not token.get("special")]
     if any(token.get(flag) for token in added for flag in ("lstrip", "rstrip", "single_word")):
@@ -145,7 +145,7 @@ def cuts_of_json(data: Mapping[str, Any], *, byte_level: bool, has_prefix: bool)
         return Cuts(between=ends_word, whole=whole) if known else None
     plain = not any(model.get(name) for name in ("dropout", "continuing_subword_prefix", "end_of_word_suffix"))
     pieces: Sequence[str] = tuple(model["vocab"])
-    # The prefix is put behind added tokens, too, but only as long as the first piece is encoded.
+    # The prefix is added after added tokens, too, but only while the first piece is encoded.
     if not plain or joins_bytes(pieces) or (has_prefix and whole) or not _only_writes_spaces(data):
         return None
     spelled = tuple(text for token in whole for text in {token, token.replace(" ", _SPACE), token.replace(_SPACE, " ")})
@@ -153,7 +153,7 @@ def cuts_of_json(data: Mapping[str, Any], *, byte_level: bool, has_prefix: bool)
 
 
 def _only_writes_spaces(data: Mapping[str, Any]) -> bool:
-    """Whether all that happens to a text before the merges is that spaces become ▁, with one more in front."""
+    """Whether the only change to a text before the merges is that spaces become ▁, with one more in front."""
     normalizer, words = data.get("normalizer") or {}, data.get("pre_tokenizer") or {}
     steps = cast("list[Json]", normalizer["normalizers"] if normalizer.get("type") == "Sequence" else [normalizer])
     for step in steps:

@@ -1,4 +1,4 @@
-"""Which of a model folder's files is its tokenizer."""
+"""Loading the tokenizer of a model folder."""
 
 from __future__ import annotations
 
@@ -36,6 +36,6 @@ def load_tokenizer(path: str | Path) -> ByteTableTokenizer:
     if SENTENCEPIECE_NAME.fullmatch(path.name):
         return SentencePieceTokenizer.from_file(path, special=special)
     raise TokenizerError(
-        f"{path} has no name of a tokenizer file. Expected tekken.json, tokenizer.json, or tokenizer.model (also "
-        ".model.v3 and such)."
+        f"{path} has no name of a tokenizer file. Expected tekken.json, tokenizer.json, "
+        "or tokenizer.model (also .model.v3 and such)."
     )

@@ -26,7 +26,7 @@ _TURN_ENDS = (
 
 
 def tokenizer_from_gguf(metadata: Mapping[str, Any]) -> ByteTableTokenizer:
-    """Builds the tokenizer of a GGUF file; the same classes run it as run the files of a model folder.
+    """Builds the tokenizer of a GGUF file; it uses the same classes as the files of a model folder.
 
     Args:
       metadata: As `GGUFFile.metadata`.
@@ -45,15 +45,16 @@ def tokenizer_from_gguf(metadata: Mapping[str, Any]) -> ByteTableTokenizer:
 def end_of_generation_ids(
     metadata: Mapping[str, Any], tokenizer: Tokenizer, template: str | Mapping[str, str] | None = None
 ) -> frozenset[int]:
-    """The tokens that end an answer.
+    """The tokens that end generation.
 
     Those that the file names (eos, eot, eom), the tokenizer's EOS, and every control token with a usual text for the
     end of a turn, such as `<|im_end|>`, that the chat template writes: files of fine-tuned models often name the EOS of
-    their base model. A token that merely looks like an end, and that the template never writes, ends nothing.
+    their base model. A token that merely looks like an end, and that the template never writes, does not end
+    generation.
 
     Args:
       metadata: As `GGUFFile.metadata`.
-      tokenizer: The file's tokenizer, or that which is used instead of it.
+      tokenizer: The file's tokenizer, or the one that replaces it.
       template: The chat template, or several by name; None for those of the file.
     """
     templates = gguf_chat_templates(metadata) if template is None else template
@@ -66,18 +67,18 @@ def end_of_generation_ids(
 
 
 def check_same_tokens(metadata: Mapping[str, Any], tokenizer: Tokenizer) -> None:
-    """Checks that a tokenizer from elsewhere gives the same meaning to every id as the GGUF file does.
+    """Checks that a tokenizer from another model gives every id the same meaning as the GGUF file.
 
     Compared are the bytes that an id stands for (for control tokens: their names), so that it does not matter how
-    either side spells spaces and bytes. Ids that only fill the file's vocabulary up may be anything. A file without
-    vocabulary has nothing to compare with.
+    either side spells spaces and bytes. Padding ids of the file's vocabulary are not compared. A file without a
+    vocabulary passes.
 
     Raises:
       TokenizerError: it does not fit; the first id that differs is named.
     """
     if not metadata.get(f"{PREFIX}tokens"):
         return
-    # Whatever else is wrong with the file's tokenizer is no matter: it is replaced.
+    # Other errors in the file's tokenizer do not matter: it is replaced.
     keys = [PREFIX + name for name in ("model", "tokens", "token_type")]
     vocabulary = read_vocabulary({key: metadata[key] for key in keys if key in metadata})
     control = set(tokenizer.control_tokens.values())
@@ -94,16 +95,15 @@ def check_same_tokens(metadata: Mapping[str, Any], tokenizer: Tokenizer) -> None
                 continue
             other = repr(text)
         raise TokenizerError(
-            f"The tokenizer given with -t/--tok-model-id is not that of the GGUF file: its token {i} is {other}, in "
-            "the "
-            f"file it is {vocabulary.tokens[i]!r}. Name the model that the file was made from, or leave -t out to use "
-            "the file's own tokenizer."
+            f"The tokenizer given with -t/--tok-model-id is not that of the GGUF file: its token {i} is {other}, "
+            f"in the file it is {vocabulary.tokens[i]!r}. Name the model that the file was made from, "
+            "or leave -t out to use the file's own tokenizer."
         )
     if tokenizer.vocab_size > size:
         raise TokenizerError(
-            f"The tokenizer given with -t/--tok-model-id has {tokenizer.vocab_size} tokens, the GGUF file's has "
-            f"{size}: "
-            "the model knows nothing of the others. Name the model that the file was made from, or leave -t out."
+            f"The tokenizer given with -t/--tok-model-id has {tokenizer.vocab_size} tokens, "
+            f"the GGUF file's has {size}: the model knows nothing of the others. "
+            "Name the model that the file was made from, or leave -t out."
         )
 
 

@@ -32,7 +32,7 @@ class HuggingFaceTokenizer(ByteTableTokenizer):
     """A tokenizer.json, run by the `tokenizers` library.
 
     Its added tokens are control tokens where a side file flags them as special (or they are `<|turn markers|>`); the
-    others, such as `<think>`, are text that is matched as a whole.
+    others, such as `<think>`, are text that is matched as one token.
     """
 
     def __init__(self, data: Json, *, special: SpecialTokens | None = None, source: str = "tokenizer.json") -> None:
@@ -41,7 +41,7 @@ class HuggingFaceTokenizer(ByteTableTokenizer):
         Args:
           data: The content of tokenizer.json; not changed.
           special: What the side files say.
-          source: What to call the file in error messages.
+          source: The file's name in error messages.
 
         Raises:
           TokenizerError: the file is broken, of a kind that we do not implement, or disagrees with its side files.
@@ -55,7 +55,7 @@ class HuggingFaceTokenizer(ByteTableTokenizer):
             raise TokenizerError(f"{source} holds a {plain(str(model['type']))} vocabulary; only BPE is implemented.")
         listed: Any = model.get("vocab")
         if not isinstance(listed, dict):
-            raise TokenizerError(f"{source} is no tokenizer.json with a BPE vocabulary.")
+            raise TokenizerError(f"{source} is not a tokenizer.json with a BPE vocabulary.")
         vocab = {piece: token_id(i, piece) for piece, i in cast("Json", listed).items()}
         byte_level = _mentions(data, "ByteLevel")
         if not byte_level and not _mentions(data, _SPACE):
@@ -63,7 +63,7 @@ class HuggingFaceTokenizer(ByteTableTokenizer):
                 f"{source} is neither byte-level BPE nor BPE with {_SPACE} for spaces, the two kinds we know."
             )
 
-        data = {**data, "truncation": None, "padding": None}  # settings saved from somebody's training run
+        data = {**data, "truncation": None, "padding": None}  # settings left over from a training run
         data["added_tokens"] = added = _merge_added(data.get("added_tokens") or [], special, vocab)
         check_ids(max([*vocab.values(), *(token["id"] for token in added)], default=0), len(vocab) + len(added), source)
         if byte_level and _is_tekken(vocab, added):
@@ -87,8 +87,7 @@ class HuggingFaceTokenizer(ByteTableTokenizer):
             if ids.get(text) != own:
                 raise TokenizerError(
                     f"The added token {shown(text)} should have id {own}, but in {source} its id is {ids.get(text)}. "
-                    "The tokenizer's "
-                    "files belong to different models: fetch them from the same repository."
+                    "The tokenizer's files belong to different models: fetch them from the same repository."
                 )
             table[own] = b"" if token["special"] else text.encode()
             if token["special"]:
@@ -125,12 +124,12 @@ class HuggingFaceTokenizer(ByteTableTokenizer):
         return cls(read_json_object(path, vocabulary=True), special=special, source=str(path))
 
     def starts_after_control(self, text: str) -> bool:
-        """The dummy prefix is where the file's own pipeline puts one."""
+        """The dummy prefix follows the file's own pipeline."""
         del text
         return self._prefix_after_control
 
     def control_strips(self, token_id: int) -> tuple[bool, bool]:
-        """Whether a control token swallows the whitespace (before, after) it, as its `lstrip` and `rstrip` say."""
+        """Whether a control token consumes the whitespace (before, after) it, by its `lstrip` and `rstrip`."""
         return self._strips.get(token_id, (False, False))
 
     def _encode_text(self, text: str, at_start: bool) -> list[int]:
@@ -148,7 +147,7 @@ def _backend(data: Json, source: str) -> Tokenizer:
         backend = Tokenizer.from_str(json.dumps(data, ensure_ascii=False))
     except Exception as error:  # the library raises bare Exception
         raise TokenizerError(f"{source} cannot be used by the tokenizers library: {reason_of(error)}.") from error
-    backend.encode_special_tokens = True  # that is: in a text they are text
+    backend.encode_special_tokens = True  # that is, in a text they are ordinary text
     return backend
 
 
@@ -172,8 +171,8 @@ def _merge_added(listed: list[Json], special: SpecialTokens, vocab: dict[str, in
 def _is_tekken(vocab: dict[str, int], added: list[Json]) -> bool:
     """Whether the ids are those of Mistral's tekken vocabulary.
 
-    Many repositories of 2024 and 2025 carry another regular expression beside this vocabulary, which cuts words where
-    the model never saw them cut (transformers warns about it and repairs it with `fix_mistral_regex=True`).
+    Many repositories of 2024 and 2025 have a wrong regular expression beside this vocabulary, which splits words where
+    they were not split in training (transformers warns about it and repairs it with `fix_mistral_regex=True`).
     """
     return is_tekken(vocab | {str(token["content"]): int(token["id"]) for token in added})
 
@@ -200,7 +199,7 @@ def _metaspaces(data: Json, scheme: str) -> bool:
 
 
 def _decoder_strips(decoder: Json | None) -> bool:
-    """Whether decoding drops the one leading space that encoding put there."""
+    """Whether decoding drops the one leading space that encoding added."""
     for step in _steps(decoder, "decoders"):
         if step.get("type") == "Strip" and step.get("content") == " " and step.get("start"):
             return True
@@ -210,14 +209,14 @@ def _decoder_strips(decoder: Json | None) -> bool:
 
 
 def _steps(part: Json | None, plural: str) -> list[Json]:
-    """The steps of a pipeline part, be it absent, single or a sequence."""
+    """The steps of a pipeline part, which may be absent, single or a sequence."""
     if not part:
         return []
     return cast("list[Json]", part[plural]) if part.get("type") == "Sequence" else [part]
 
 
 def _mentions(data: Json, word: str) -> bool:
-    """Whether the pipeline (not the vocabulary) speaks of `word`."""
+    """Whether the pipeline (not the vocabulary) contains `word`."""
     parts = [data.get(name) for name in ("normalizer", "pre_tokenizer", "decoder")]
     return f'"{word}"' in json.dumps(parts, ensure_ascii=False)
 

@@ -16,7 +16,7 @@ from mistral_jax.tokenizer.byte_table import ByteTableTokenizer
 from mistral_jax.tokenizer.cuts import Cuts, NoPieceAcross
 
 # A second `normalizer_spec { add_dummy_prefix: false }`. Protocol buffers merge repeated messages, so that these bytes
-# behind a serialised model switch the dummy prefix off and leave everything else.
+# after a serialised model switch the dummy prefix off and change nothing else.
 _NO_DUMMY_PREFIX = b"\x1a\x02\x18\x00"
 
 _SPACE = "▁"
@@ -42,12 +42,12 @@ class SentencePieceTokenizer(ByteTableTokenizer):
         Args:
           model: The bytes of tokenizer.model.
           special: Added tokens and the names of special ones.
-          instruct_version: Mistral's format version; None to infer it from the control tokens (v1 cannot be told from
-            Llama 2).
-          source: What to call the model in error messages.
+          instruct_version: Mistral's format version; None to infer it from the control tokens (v1 cannot be
+            distinguished from Llama 2).
+          source: The model's name in error messages.
 
         Raises:
-          TokenizerError: the bytes are no sentencepiece model, or the added tokens do not continue its vocabulary.
+          TokenizerError: the bytes are not a sentencepiece model, or the added tokens do not continue its vocabulary.
         """
         with known_form(source):
             self._build(model, special or SpecialTokens(), instruct_version, source)
@@ -72,18 +72,16 @@ class SentencePieceTokenizer(ByteTableTokenizer):
         for token in special.added:
             is_control = special.is_control(token)
             if token.id < size:
-                # The model's own spelling wins: only the flag is news.
+                # The model's own spelling takes precedence: only the flag is new.
                 if is_control and pieces[token.id] == token.text:
                     control[token.text] = token.id
                     table[token.id] = b""
                 continue
             if token.id != len(pieces):
                 raise TokenizerError(
-                    f"{source} has {size} tokens and the added token {shown(token.text)} has id {token.id}, but the "
-                    "next "
-                    "free id is "
-                    f"{len(pieces)}. The tokenizer's files belong to different models: fetch them from the same "
-                    "repository."
+                    f"{source} has {size} tokens and the added token {shown(token.text)} has id {token.id}, "
+                    f"but the next free id is {len(pieces)}. The tokenizer's files belong to different models: "
+                    "fetch them from the same repository."
                 )
             pieces.append(token.text)
             table.append(b"" if is_control else token.text.encode())
@@ -113,10 +111,10 @@ class SentencePieceTokenizer(ByteTableTokenizer):
 
     @classmethod
     def from_file(cls, path: str | Path, *, special: SpecialTokens | None = None) -> SentencePieceTokenizer:
-        """Reads tokenizer.model; a name such as `tokenizer.model.v3` tells the instruct version.
+        """Reads tokenizer.model; a name such as `tokenizer.model.v3` includes the instruct version.
 
         Raises:
-          TokenizerError: the file is absent or no sentencepiece model.
+          TokenizerError: the file is absent or not a sentencepiece model.
         """
         path = Path(path)
         model = read_model(path)
@@ -154,8 +152,8 @@ def _id_or_none(token_id: int) -> int | None:
 def _infer_version(control: dict[str, int]) -> str | None:
     """The instruct version that has exactly these control tokens; None for v1, which has the same ones as Llama 2.
 
-    Models of others may have `[INST]` and `[/INST]` as tokens and none of those for tools: that is no version of
-    Mistral's.
+    Other vendors' models may have `[INST]` and `[/INST]` as tokens and none of those for tools: that is not a version
+    of Mistral's.
     """
     if not {"[INST]", "[/INST]", "[AVAILABLE_TOOLS]", "[TOOL_CALLS]", "[TOOL_RESULTS]"} <= control.keys():
         return None

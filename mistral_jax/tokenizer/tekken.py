@@ -1,4 +1,4 @@
-"""Tokenizers in Mistral's tekken.json: byte-level BPE given as ranked byte strings, behind 1,000 control tokens."""
+"""Tokenizers in Mistral's tekken.json: byte-level BPE given as ranked byte strings, after 1,000 control tokens."""
 
 from __future__ import annotations
 
@@ -21,10 +21,10 @@ _log = logging.getLogger(__name__)
 class TekkenTokenizer(ByteTableTokenizer):
     """Mistral's tekken vocabulary, from tekken.json.
 
-    The file ranks byte strings; two neighbours merge if their concatenation is ranked, the lowest rank first. That is
-    built here as byte-level BPE of the `tokenizers` library, with every split of an entry into two entries as a merge
-    of its rank. Of these only the split that merging itself arrives at can ever occur, so that the ids are those of
-    tiktoken; unlike tiktoken's, this regex engine has no limit on the length of a run of spaces.
+    The file ranks byte strings; two adjacent ones merge if their concatenation is ranked, the lowest rank first. Here
+    that is byte-level BPE of the `tokenizers` library, with every split of an entry into two entries as a merge of its
+    rank. Only the split that merging itself reaches can ever occur, so that the ids are those of tiktoken; unlike
+    tiktoken's, this regex engine has no limit on the length of a run of spaces.
     """
 
     def __init__(
@@ -41,12 +41,12 @@ class TekkenTokenizer(ByteTableTokenizer):
         Args:
           ranks: The byte strings in the order of their ranks; an entry's id is its rank plus `len(control)`.
           control: Texts of the control tokens, in the order of their ids.
-          pattern: The regular expression that cuts text into words.
+          pattern: The regular expression that splits text into words.
           version: Mistral's version, such as "v3".
           special: Only its `add_bos` is used; the control tokens of a tekken vocabulary are fixed.
 
         Raises:
-          TokenizerError: a byte value is missing, entries repeat, or the pattern is no valid expression.
+          TokenizerError: a byte value is missing, entries repeat, or the pattern is not a valid expression.
         """
         offset = len(control)
         rank_of = {entry: rank for rank, entry in enumerate(ranks)}
@@ -88,7 +88,7 @@ class TekkenTokenizer(ByteTableTokenizer):
         """Reads tekken.json.
 
         Raises:
-          TokenizerError: the file is absent, cut short, or of a form that we do not know.
+          TokenizerError: the file is absent, truncated, or of an unknown form.
         """
         file = read_tekken(Path(path))
         _log.debug("tekken %s: %d tokens, %d of them control tokens", file.version, file.size, len(file.control))

@@ -1,4 +1,4 @@
-"""The frozen model that is trained on, with what turns conversations into its tokens."""
+"""The frozen model of a training run, with its tokenizer and chat format."""
 
 from __future__ import annotations
 
@@ -19,16 +19,16 @@ from mistral_jax.tokenizer import Tokenizer
 
 @dataclass(frozen=True, kw_only=True)
 class BaseModel:
-    """A model without the programs and caches that serving it takes."""
+    """A model without the programs and caches of serving."""
 
     module: Mistral
     tokenizer: Tokenizer
     chat: ChatFormatter | None
-    """None: only raw texts can be trained on."""
+    """None: only raw text can be trained on."""
     eos_ids: frozenset[int]
-    """Tokens that end an answer."""
+    """Tokens that end generation."""
     name: str
-    """What the trained adapter says that it is for: a Hub id or a folder."""
+    """The base model that the trained adapter names: a Hub id or a folder."""
 
     @classmethod
     def of(cls, model: LanguageModel | BaseModel) -> BaseModel:
@@ -53,11 +53,11 @@ class BaseModel:
 
     @property
     def identity(self) -> dict[str, Any]:
-        """What must be the same when a run on this model is resumed."""
+        """Values that must be the same when a run on this model is resumed."""
         return {"base model": self.name, "dtype": str(self.module.dtype)}
 
     def check_differentiable(self) -> None:
-        """Whether gradients can pass through the weights.
+        """Check that gradients can pass through the weights.
 
         Raises:
           ValueError: some are held as int8, whose products round the activations: their gradients would be zero.
@@ -66,9 +66,8 @@ class BaseModel:
         packed = [leaf for leaf in leaves if isinstance(leaf, Packed)]
         if any(isinstance(x, Int8Array) for leaf in packed for x in _parts(leaf)):
             raise ValueError(
-                "the model's weights are held as int8, whose products round what flows through them, so that no "
-                "gradient "
-                "passes; load it with --quant none, or with q8_0"
+                "the model's weights are held as int8, whose products round their inputs, "
+                "so that no gradient passes; load it with --quant none, or with q8_0"
             )
 
 

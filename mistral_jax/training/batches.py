@@ -1,8 +1,8 @@
-"""Examples to batches: few lengths, little padding, and an order that follows from a seed.
+"""Examples to batches: few lengths, little padding, and an order determined by a seed.
 
 Texts of about the same length are batched together and padded to one of a few lengths, so that a run compiles few
-programs. Each row is one text that begins at position 0, as in serving; texts are not put behind one another in a row,
-where they would see each other.
+programs. Each row is one text that begins at position 0, as in serving; texts are not packed into one row, where they
+would attend to each other.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ _GRAIN = 8
 
 
 class Batch(NamedTuple):
-    """Rows of one length. Rows that only fill the batch count for nothing."""
+    """Rows of one length. Rows that only fill the batch have weight 0."""
 
     tokens: np.ndarray
     """int32 [B, T + 1]"""
@@ -30,7 +30,7 @@ class Batch(NamedTuple):
     """float32 [B, T]: 1 where the next token counts."""
 
     real: int
-    """Tokens that are no padding."""
+    """Tokens without padding."""
 
     @property
     def counted(self) -> int:
@@ -43,7 +43,7 @@ def limit_lengths(
     """Examples of at most `most` tokens, and how many were left out or cut.
 
     Raises:
-      DataError: one is longer and `too_long` is "refuse"; or none is left that has anything to learn.
+      DataError: one is longer and `too_long` is "refuse"; or none with a token that counts is left.
     """
     kept: list[Example] = []
     changed = 0
@@ -52,14 +52,13 @@ def limit_lengths(
             if too_long == "refuse":
                 raise DataError(
                     f"example {number + 1} of {len(examples)} has {len(example)} tokens, and max_length is {most}; "
-                    "raise it, or "
-                    "say what becomes of longer ones (too_long: skip or cut)"
+                    "raise it, or skip or cut longer ones (too_long)"
                 )
             changed += 1
             if too_long == "skip":
                 continue
             example = Example(example.tokens[:most], example.counted[:most])
-        # What was cut may be all that counted.
+        # All tokens that count may have been cut.
         if example.counted[1:].any():
             kept.append(example)
     if not kept:
@@ -68,7 +67,7 @@ def limit_lengths(
 
 
 def check_tokens(examples: Sequence[Example], vocabulary: int) -> None:
-    """Whether the model has all tokens; it would take others for the last that it has.
+    """Check that the model has all tokens; JAX would clamp others to the last one.
 
     Raises:
       DataError: names the first that it lacks.
@@ -77,8 +76,8 @@ def check_tokens(examples: Sequence[Example], vocabulary: int) -> None:
         for token in (int(example.tokens.min()), int(example.tokens.max())):
             if not 0 <= token < vocabulary:
                 raise DataError(
-                    f"example {number + 1} has token {token}, and the model has {vocabulary}: it was made with "
-                    "another tokenizer"
+                    f"example {number + 1} has token {token}, and the model has {vocabulary}: "
+                    "it was made with another tokenizer"
                 )
 
 
@@ -93,9 +92,8 @@ def split_off(examples: Sequence[Example], fraction: float, seed: int) -> tuple[
     count = round(len(examples) * fraction)
     if not 0 < count < len(examples):
         raise DataError(
-            f"validation_split is {fraction} of {len(examples)} examples, which leaves none for one of the two; give "
-            "another "
-            "fraction, or a file"
+            f"validation_split is {fraction} of {len(examples)} examples, which leaves none for one of the two; "
+            "give another fraction, or a file"
         )
     held_out = set(np.random.default_rng([seed, 1]).permutation(len(examples))[:count].tolist())
     return (
@@ -105,7 +103,7 @@ def split_off(examples: Sequence[Example], fraction: float, seed: int) -> tuple[
 
 
 def choose_lengths(lengths: Sequence[int], most: int) -> tuple[int, ...]:
-    """At most `most` lengths to pad to, so that the padding of examples with these lengths is least."""
+    """At most `most` lengths to pad to, chosen so that examples with these lengths need the least padding."""
     rounded, counts = np.unique(-(-np.asarray(lengths) // _GRAIN) * _GRAIN, return_counts=True)
     n = len(rounded)
     ends = np.concatenate([[0], np.cumsum(counts)])
@@ -135,7 +133,7 @@ class Batches:
 
     examples: Sequence[Example]
     batch_tokens: int
-    """Tokens of a batch, about."""
+    """Approximate tokens of a batch."""
     buckets: int
     """Most lengths."""
     seed: int
@@ -166,7 +164,7 @@ class Batches:
 
     @cached_property
     def fingerprint(self) -> str:
-        """Names the examples and the way they are batched."""
+        """Identifies the examples and the way they are batched."""
         digest = hashlib.sha256(repr((self.batch_tokens, self.buckets, self.seed, self.shuffled)).encode())
         for example in self.examples:
             digest.update(len(example).to_bytes(8, "little"))
@@ -203,5 +201,5 @@ class Batches:
 
     @cached_property
     def _kept(self) -> dict[str, Any]:
-        """The epoch that was asked for last: making one takes a while, and batches are asked for in order."""
+        """The last epoch requested: making one takes a while, and batches are requested in order."""
         return {}

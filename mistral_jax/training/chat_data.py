@@ -1,4 +1,4 @@
-"""Chat data: lines of JSON to token ids, and which of the tokens the model has to say.
+"""Chat data: lines of JSON to token ids, and which of the tokens count in the loss.
 
 Each line is an object of one of these kinds:
 
@@ -6,9 +6,9 @@ Each line is an object of one of these kinds:
     {"prompt": "…", "completion": "…"}
     {"text": "…"}
 
-Conversations are rendered with the model's own chat template, so that training and serving see the same tokens. What
-the assistant says counts in the loss, with the token that ends its turn; an assistant's message with `"weight": 0` does
-not. A conversation may bring `tools`. Of a prompt and its completion, raw texts both, the completion counts; of a text,
+Conversations are rendered with the model's own chat template, so that training and serving see the same tokens. The
+assistant's turns count in the loss, each with the token that ends it; an assistant's message with `"weight": 0` does
+not. A conversation may have `tools`. Of a prompt and its completion, both raw text, the completion counts; of a text,
 all of it.
 """
 
@@ -29,7 +29,7 @@ _EXPECTED = 'expected an object with "messages", with "prompt" and "completion",
 
 
 class DataError(ValueError):
-    """A line of the data cannot be trained on; the message names it."""
+    """A line of the data is unusable; the message names it."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -56,7 +56,7 @@ class ChatEncoder:
         """
         Args:
           chat: None: conversations are refused.
-          eos_ids: tokens that end an answer.
+          eos_ids: tokens that end generation.
         """
         self._tokenizer = tokenizer
         self._chat = chat
@@ -66,7 +66,7 @@ class ChatEncoder:
         """The examples of one object: mostly one.
 
         Raises:
-          DataError: it is of none of the kinds, or the chat template refuses it.
+          DataError: it has none of the forms, or the chat template refuses it.
         """
         kinds = [kind for kind in ("messages", "prompt", "text") if kind in record]
         if len(kinds) != 1 or ("completion" in record) != (kinds == ["prompt"]):
@@ -94,9 +94,9 @@ class ChatEncoder:
             raise DataError(f"the chat template refuses it: {error}") from error
 
     def _turns(self, messages: list[dict[str, Any]], said: list[int], tools: Any) -> list[Example]:
-        """One example for the conversation. Turns that a template writes otherwise once the conversation goes on
+        """One example for the conversation. Turns that a template renders differently once the conversation goes on
         (without their reasoning, or without the system message) get examples of their own, as the model sees them when
-        it answers.
+        it generates them.
         """
         assert self._chat is not None
         chat = self._chat
@@ -112,9 +112,8 @@ class ChatEncoder:
             upto = whole if i == said[-1] else rendered(i + 1, asks=False)
             if upto[: len(before)] != before:
                 raise DataError(
-                    f"the chat template does not write messages[{i}] after the prompt that asks for it, so it cannot "
-                    "be told which "
-                    "tokens are the assistant's; give another template (--chat-template)"
+                    f"the chat template does not write messages[{i}] after the prompt that asks for it, "
+                    "so the assistant's tokens cannot be found; give another template (--chat-template)"
                 )
             end = self._end_of_turn(upto, len(before), i)
             if whole[:end] == upto[:end]:
@@ -127,13 +126,14 @@ class ChatEncoder:
         return [*others, Example(np.array(whole[:end], np.int32), counted[:end])]
 
     def _end_of_turn(self, tokens: list[int], start: int, index: int) -> int:
-        """One past the token that ends the turn; a template may write more after it, which no model has to say."""
+        """One past the token that ends the turn; a template may write more after it, which the model does not
+        generate."""
         ends = [i for i in range(start, len(tokens)) if tokens[i] in self._eos_ids]
         if not ends:
             raise DataError(
                 f"the chat template ends messages[{index}] with none of the model's end tokens "
-                f"{sorted(self._eos_ids)}, so the "
-                "model would not learn where to stop; give another template (--chat-template)"
+                f"{sorted(self._eos_ids)}, so the model would not learn where to stop; "
+                "give another template (--chat-template)"
             )
         return ends[-1] + 1
 
@@ -142,19 +142,18 @@ class ChatEncoder:
         if not completion:
             raise DataError("the text is empty, so there is nothing to learn from it")
         start = [tokenizer.bos_id] if tokenizer.add_bos and tokenizer.bos_id is not None else []
-        # As a whole, since it is how the prompt's text goes on that decides about a first space.
+        # As a whole, since a space at the border depends on how the prompt's text continues.
         tokens = tokenizer.encode(prompt + completion)
         before = tokenizer.encode(prompt) if prompt else []
         if tokens[: len(before)] != before:
             raise DataError(
-                "the last token of the prompt and the first of the completion become one token when they meet, which "
-                "never happens "
-                "in serving; end the prompt before a space, or use messages"
+                "the last token of the prompt and the first of the completion become one token when they meet, "
+                "which never happens in serving; end the prompt before a space, or use messages"
             )
         end = [tokenizer.eos_id] if tokenizer.eos_id is not None else []
         ids = np.array([*start, *tokens, *end], np.int32)
         counted = np.ones((len(ids),), np.bool_)
-        # Nothing comes before the first token that it could be predicted from.
+        # The first token has no token before it to be predicted from.
         counted[: max(len(start) + len(before), 1)] = False
         return Example(ids, counted)
 

@@ -1,8 +1,7 @@
-"""Checkpoints of a run: one safetensors file with parameters and optimizer state, and in its header, as JSON, what run
-it is of.
+"""Checkpoints of a run: one safetensors file with parameters and optimizer state, and the run's identity as JSON in its
+header.
 
-One file, since one file is replaced in one step: a run that is cut off while it writes leaves the last checkpoint
-whole.
+One file, since one file is replaced atomically: a run that is killed while it writes leaves the last checkpoint intact.
 """
 
 from __future__ import annotations
@@ -29,7 +28,7 @@ class CheckpointError(ValueError):
 
 @dataclass(frozen=True, kw_only=True)
 class Checkpoint:
-    """Where a run stands."""
+    """The state of a run."""
 
     params: Any
     optimizer: Any
@@ -41,7 +40,7 @@ def save_checkpoint(path: Path, checkpoint: Checkpoint, *, identity: dict[str, A
     """Replace the file.
 
     Args:
-      identity: what must be the same when the run is resumed, as JSON values.
+      identity: values that must be the same when the run is resumed, as JSON.
     """
     arrays = {name: np.asarray(leaf) for name, leaf in _named(checkpoint).items()}
     about = json.dumps({"step": checkpoint.step, "run": identity})
@@ -54,7 +53,7 @@ def load_checkpoint(path: Path, like: Checkpoint, *, identity: dict[str, Any]) -
     """Read a checkpoint into the structure of `like`.
 
     Raises:
-      CheckpointError: there is none, it is broken, or of a run with another identity; the message names the first
+      CheckpointError: there is none, it is broken, or it is of a run with another identity; the message names the first
         difference.
     """
     if not path.is_file():
@@ -69,9 +68,8 @@ def load_checkpoint(path: Path, like: Checkpoint, *, identity: dict[str, Any]) -
     for name in [*expected, *run]:
         if run.get(name) != expected.get(name):
             raise CheckpointError(
-                f"{path} is of a run with {name} = {run.get(name)!r}, and this one has {expected.get(name)!r}; resume "
-                "it with "
-                "what it was started with, or start a new run in another folder"
+                f"{path} is of a run with {name} = {run.get(name)!r}, and this one has {expected.get(name)!r}; "
+                "resume it with what it was started with, or start a new run in another folder"
             )
     leaves: list[jax.Array] = []
     present = set(file.names())

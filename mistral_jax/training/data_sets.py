@@ -14,22 +14,22 @@ logger = logging.getLogger("mistral_jax")
 
 
 LONGEST_BY_DEFAULT = 1024
-"""Tokens of an example where nobody says."""
+"""Most tokens of an example by default."""
 
 
 class DataSets(NamedTuple):
-    """What to learn from, and what to see by whether it was learnt."""
+    """Data to train on, and data for validation."""
 
     train: Batches
     validation: Batches | None
 
 
 def prepare_data(base: BaseModel, data: Data, validation: Data | None, settings: TrainingSettings) -> DataSets:
-    """Read the data and say how much of it there is.
+    """Read the data and log how much there is.
 
     Raises:
       DataError: a line cannot be trained on, an example is too long, or none is left.
-      ValueError: `max_length` is more than the model was made for, or what to hold out is said twice.
+      ValueError: `max_length` is beyond the model's context, or validation data are given twice.
       OSError: a file cannot be read.
     """
     possible = base.module.config.max_position_embeddings

@@ -1,8 +1,7 @@
-"""The experts of a mixture that is trained: opened, checked, told apart, and trained along.
+"""The experts of a mixture in training: opening, checking, identifying and training them.
 
-What the device holds is the bank of an `AdapterSet`, in which the experts lie side by side in rank rows; what files and
-callers hold is the factors of each module. Rank rows in which an expert has no factors have the scale 0: training
-leaves them at zero.
+The device holds the bank of an `AdapterSet`, with the experts side by side in rank rows; files and callers hold the
+factors of each module. Rank rows in which an expert has no factors have the scale 0: training leaves them at zero.
 """
 
 from __future__ import annotations
@@ -35,7 +34,7 @@ class ChangedExpert:
 
     source: LoRAFiles
     factors: Factors
-    """In the types that the file has them in."""
+    """In the file's own types."""
 
     @property
     def name(self) -> str:
@@ -56,7 +55,7 @@ class ChangedExpert:
 GivenExpert = LoRAFiles | TrainedLoRA
 """A LoRA on disk, or one in memory."""
 Expert = GivenExpert | ChangedExpert
-"""What a trained mixture has."""
+"""An expert of a trained mixture."""
 
 
 def open_experts(base: BaseModel, adapters: Mapping[str, Path | str | TrainedLoRA]) -> tuple[GivenExpert, ...]:
@@ -73,7 +72,7 @@ def open_experts(base: BaseModel, adapters: Mapping[str, Path | str | TrainedLoR
 
 
 def fingerprint(expert: GivenExpert) -> str:
-    """Names the values of an expert."""
+    """A digest of an expert's values."""
     digest = hashlib.sha256()
     for key, module in expert.modules.items():
         digest.update(f"{key.path} {module.scale}".encode())
@@ -94,7 +93,7 @@ def to_write(expert: Expert) -> Adapter:
 
 
 def trainable(bank: AdapterBank) -> BankFactors:
-    """Copies of the factors in a bank whose B are apart."""
+    """Copies of the factors in a bank with separate B."""
     return tuple(
         {
             projection: {"a": _copy(low_rank.a), "b": tuple(map(_copy, low_rank.apart))}
@@ -122,7 +121,7 @@ def with_factors(bank: AdapterBank, factors: BankFactors, dtype: jax.typing.DTyp
 
 
 def retrained(expert: GivenExpert, adapters: AdapterSet, factors: BankFactors) -> Expert:
-    """An expert of `adapters` with the factors that training gave, which are on the host."""
+    """An expert of `adapters` with its trained factors, on the host."""
     rows = adapters.entries[expert.name].rows
     found: dict[ModuleKey, tuple[Array, Array]] = {}
     for key, module in expert.modules.items():

@@ -1,8 +1,8 @@
 """Training one LoRA on a frozen model.
 
-What is trained is what is served: the factors lie in an `AdapterBank` of one adapter, and the loss runs the very
-operation that serving runs, with the weight 1 for every token. The factors are float32; the loss rounds them to the
-model's type, as loading does.
+Training computes what serving computes: the factors lie in an `AdapterBank` of one adapter, and the loss runs the same
+operation as serving, with the weight 1 for every token. The factors are float32; the loss rounds them to the model's
+type, as loading does.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ parts; float32."""
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class TrainedLoRA:
-    """A LoRA in memory. It can stand where `AdapterSet` takes an adapter."""
+    """A LoRA in memory. `AdapterSet` takes it as an adapter."""
 
     name: str
     rank: int
@@ -93,22 +93,22 @@ def train_lora(
 ) -> TrainedLoRA:
     """Train a LoRA on chat data.
 
-    Ctrl-C ends the run after the update that is under way, and saves a checkpoint; `run.finished` of the result is then
-    False, and no adapter is written.
+    Ctrl-C ends the run after the current update, and saves a checkpoint; `run.finished` of the result is then False,
+    and no adapter is written.
 
     Args:
-      model: stays as it is. Its weights may be packed, but not as int8.
+      model: not changed. Its weights may be packed, but not as int8.
       data: see `mistral_jax.training.chat_data`.
       validation: held out; None: what `settings.validation_split` says.
       output: folder for the adapter in PEFT's format, `training_log.jsonl`, and checkpoints while the run goes on.
         None: nothing is written.
       name: of the adapter; None: the folder's.
-      resume: go on with the run whose checkpoint is in `output`.
+      resume: continue the run whose checkpoint is in `output`.
       overwrite: replace what is in `output`.
     Raises:
       DataError: a line of the data cannot be trained on.
-      ValueError: the settings or the form of the weights make no sense.
-      TrainingError, CheckpointError, OutputError: see their classes.
+      ValueError: the settings are invalid, or the weights have an unsuitable form. TrainingError, CheckpointError,
+      OutputError: see their classes.
     """
     settings = settings or LoRATrainingSettings()
     base = BaseModel.of(model)
@@ -141,7 +141,7 @@ def train_lora(
 
 @dataclass(frozen=True, kw_only=True)
 class LoRALoss:
-    """The loss as a function of the factors; what is frozen is the state of the model."""
+    """The loss as a function of the factors; the frozen part is the state of the model."""
 
     graph: Any
     """The model's structure."""
@@ -233,8 +233,7 @@ def _adapted(projection: str, targets: tuple[str, ...]) -> tuple[str, ...]:
 
 @dataclass(frozen=True, kw_only=True)
 class _DroppingMixture(Mixture):
-    """A mixture that drops some of what goes into the factors. The parts of a fused projection share what is
-    dropped."""
+    """A mixture with dropout on the input of the factors. The parts of a fused projection share it."""
 
     key: jax.Array
     rate: float

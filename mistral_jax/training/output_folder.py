@@ -1,4 +1,4 @@
-"""The folder of a run: its log and checkpoint while it goes on, and in the end what was trained beside them."""
+"""The folder of a run: its log and checkpoint during the run, and at the end the trained adapter."""
 
 from __future__ import annotations
 
@@ -21,11 +21,10 @@ def prepare(output: Path | str | None, *, resume: bool, overwrite: bool) -> Path
     """Make the folder.
 
     Args:
-      output: it; None: there is to be none.
+      output: the folder; None: no folder.
     Returns: the folder, with ~ replaced.
     Raises:
-      OutputError: it holds something already, and the run is neither resumed nor may it overwrite; or it cannot be
-        made.
+      OutputError: it is not empty, and the run neither resumes nor overwrites; or it cannot be created.
     """
     if output is None:
         return None
@@ -39,7 +38,7 @@ def prepare(output: Path | str | None, *, resume: bool, overwrite: bool) -> Path
                 f"{folder} holds a run that was not finished; go on with it (--resume), or start over (--overwrite)"
             )
         if any(folder.iterdir()) and not overwrite:
-            raise OutputError(f"{folder} is not empty; choose another name, or have it overwritten (--overwrite)")
+            raise OutputError(f"{folder} is not empty; choose another name, or overwrite it (--overwrite)")
     folder.mkdir(exist_ok=True)
     if not resume:
         (folder / CHECKPOINT_NAME).unlink(missing_ok=True)
@@ -47,16 +46,16 @@ def prepare(output: Path | str | None, *, resume: bool, overwrite: bool) -> Path
 
 
 def finish(folder: Path, write: Callable[[Path], None]) -> None:
-    """Put what was trained into the folder, and remove the checkpoint, which is needed no more.
+    """Move the trained adapter into the folder, and remove the checkpoint, which is no longer needed.
 
     Args:
-      write: makes a folder of the given name, with what is to be in this one.
+      write: creates a folder of the given name with the files for this one.
     """
     new = folder / _NEW
     if new.exists():
         shutil.rmtree(new)
     write(new)
-    # What an earlier run of another kind left would say what the folder no longer is.
+    # Files of an earlier run of another kind would describe what the folder no longer contains.
     for name in (CONFIG_NAME, WEIGHTS_NAME, XLORA_CONFIG_NAME, CLASSIFIER_NAME, ORDERING_NAME):
         (folder / name).unlink(missing_ok=True)
     for entry in sorted(new.iterdir()):

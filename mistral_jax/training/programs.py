@@ -1,4 +1,4 @@
-"""The jitted programs of a run, kept for the next run that has the same: in a notebook, one tries again and again."""
+"""The jitted programs of a run, cached for the next run with the same ones: in a notebook, runs are repeated."""
 
 from __future__ import annotations
 
@@ -15,17 +15,17 @@ from mistral_jax.training.settings import TrainingSettings
 
 
 class Loss(Protocol):
-    """What is minimised. Hashable, and equal to another of the same programs."""
+    """The objective. Hashable, and equal to another with the same programs."""
 
     def __call__(
         self, params: Any, frozen: Any, tokens: jax.Array, weights: jax.Array, key: jax.Array | None
     ) -> tuple[jax.Array, jax.Array]:
-        """Two sums over the tokens that count: of their losses, float32 scalar, and of other numbers that the log is to
-        show, float32 [n].
+        """Two sums over the tokens that count: of their losses, float32 scalar, and of other numbers for the log,
+        float32 [n].
 
         Args:
           params: the parameters.
-          frozen: what stays as it is.
+          frozen: arrays that are not trained.
           tokens: int32 [B, T + 1].
           weights: float32 [B, T], 1 where the next token counts.
           key: for dropout; None: no dropout.
@@ -76,7 +76,7 @@ add = jax.jit(_sum, donate_argnums=0)
 
 @dataclass(frozen=True, kw_only=True)
 class OptimizerSettings:
-    """The fields of `TrainingSettings` that the optimizer needs, settled."""
+    """The fields of `TrainingSettings` that the optimizer needs, with defaults filled in."""
 
     steps: int
     warmup_steps: int
@@ -86,7 +86,7 @@ class OptimizerSettings:
     beta2: float
     clip_norm: float
     rates: tuple[tuple[str, float], ...] = ()
-    """Parts of the parameters whose learning rate is another, and its ratio to the others'."""
+    """Parts of the parameters with another learning rate, and its ratio to the others'."""
 
     @classmethod
     def of(cls, settings: TrainingSettings, steps: int, rates: Mapping[str, float]) -> Self:
@@ -101,7 +101,7 @@ def make_optimizer(settings: OptimizerSettings) -> tuple[optax.GradientTransform
     parameters are a dictionary that has these parts.
     """
     warmup = settings.warmup_steps
-    # The first update should learn something, too.
+    # The first update should have a learning rate above 0, too.
     schedule = optax.warmup_cosine_decay_schedule(
         settings.learning_rate / (warmup + 1),
         settings.learning_rate,
@@ -121,8 +121,8 @@ def make_optimizer(settings: OptimizerSettings) -> tuple[optax.GradientTransform
 
 @lru_cache(maxsize=8)
 def update_program(settings: OptimizerSettings) -> Callable[..., tuple[Any, Any, jax.Array]]:
-    """Jitted: (params, optimizer state, summed gradient, number of tokens) -> params, state, length of the mean
-    gradient before it is clipped. The first two are donated.
+    """Jitted: (params, optimizer state, summed gradient, number of tokens) -> params, state, norm of the mean gradient
+    before clipping. The first two are donated.
     """
     transform, _ = make_optimizer(settings)
 

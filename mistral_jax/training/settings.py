@@ -1,6 +1,6 @@
-"""What may be chosen in training. The command line makes its options from these declarations; nothing here needs JAX.
+"""The settings of training. The command line makes its options from these declarations; nothing here needs JAX.
 
-A field's `Annotated` text says what it means.
+A field's `Annotated` text is its help text.
 """
 
 from __future__ import annotations
@@ -17,29 +17,29 @@ TOO_LONG = ("refuse", "skip", "cut")
 
 @dataclass(frozen=True, kw_only=True)
 class TrainingSettings:
-    """What every training has. Raises ValueError where a value makes no sense."""
+    """Settings of every training. Raises ValueError for an invalid value."""
 
     steps: Annotated[int | None, "Updates of the parameters; none: as many as `epochs` takes."] = None
     epochs: Annotated[float, "Passes over the data, where `steps` is not given."] = 3.0
-    learning_rate: Annotated[float, "Of AdamW, once warmed up; it then falls along a cosine."] = 1e-3
-    final_learning_rate: Annotated[float, "Where the cosine ends, as a fraction of `learning_rate`."] = 0.0
+    learning_rate: Annotated[float, "Learning rate of AdamW after warm-up; it then decays along a cosine."] = 1e-3
+    final_learning_rate: Annotated[float, "Final learning rate, as a fraction of `learning_rate`."] = 0.0
     warmup_steps: Annotated[int | None, "Updates until the full learning rate; none: a tenth, at most 100."] = None
-    weight_decay: Annotated[float, "Of AdamW."] = 0.0
-    beta2: Annotated[float, "Of AdamW: memory of the squared gradients."] = 0.99
-    clip_norm: Annotated[float, "Longest gradient; longer ones are shortened to it. 0: none are."] = 1.0
-    batch_tokens: Annotated[int, "Tokens of a batch, padding included, about."] = 2048
+    weight_decay: Annotated[float, "Weight decay of AdamW."] = 0.0
+    beta2: Annotated[float, "Beta2 of AdamW: decay of the mean squared gradient."] = 0.99
+    clip_norm: Annotated[float, "Maximum norm of the gradient; larger ones are scaled down. 0: no clipping."] = 1.0
+    batch_tokens: Annotated[int, "Approximate tokens of a batch, padding included."] = 2048
     accumulate: Annotated[int, "Batches whose gradients are added up for one update."] = 1
     max_length: Annotated[int | None, "Longest example, in tokens; none: as the model's, at most 1024."] = None
     too_long: Annotated[
         Literal["refuse", "skip", "cut"],
-        "What becomes of longer examples: the run is refused, or they are left out or cut.",
+        "Longer examples: refuse the run, skip them, or cut them.",
     ] = "refuse"
-    buckets: Annotated[int, "Most lengths to which examples are padded; each is compiled once."] = 6
-    seed: Annotated[int, "Decides the order of the data, the initial parameters and what dropout drops."] = 0
+    buckets: Annotated[int, "Most lengths to which examples are padded; each compiles a program."] = 6
+    seed: Annotated[int, "Seed of the data order, the initial parameters and dropout."] = 0
     validation_split: Annotated[float, "Fraction of the data to hold out for validation."] = 0.0
     validate_every: Annotated[int, "Updates between two validations; 0: only before and after the run."] = 100
     checkpoint_every: Annotated[int, "Updates between two checkpoints; 0: only when the run is interrupted."] = 200
-    remat: Annotated[bool, "Keep less for the gradients and compute it again: less memory, a third slower."] = False
+    remat: Annotated[bool, "Recompute activations in the backward pass: less memory, a third slower."] = False
 
     def __post_init__(self) -> None:
         self.at_least(1, "steps", "warmup_steps", "batch_tokens", "accumulate", "buckets")
@@ -83,11 +83,11 @@ class LoRATrainingSettings(TrainingSettings):
 
     rank: Annotated[int, "Rank of the factors."] = 16
     alpha: Annotated[
-        float | None, "What the factors' product is multiplied by, times the rank; none: twice the rank."
+        float | None, "LoRA alpha: the factors' product is scaled by alpha / rank; none: twice the rank."
     ] = None
     use_rslora: Annotated[bool, "Scale by alpha / sqrt(rank) instead of alpha / rank."] = False
     targets: Annotated[tuple[str, ...], "Linear layers to adapt, in every decoder layer."] = PARTS
-    dropout: Annotated[float, "Of what goes into the factors, in training."] = 0.0
+    dropout: Annotated[float, "Dropout on the input of the factors."] = 0.0
     save_dtype: Annotated[Literal["float32", "bfloat16", "float16"], "Type of the factors in the file."] = "float32"
 
     def __post_init__(self) -> None:
@@ -108,7 +108,7 @@ class LoRATrainingSettings(TrainingSettings):
 
     @property
     def scale(self) -> float:
-        """Factor of the product of the factors."""
+        """Scale of the factors' product."""
         return self.chosen_alpha / (math.sqrt(self.rank) if self.use_rslora else self.rank)
 
 
@@ -118,26 +118,25 @@ class XLoRATrainingSettings(TrainingSettings):
     `XLoRAConfig`."""
 
     depth: Annotated[int, "Linear layers of the classifier."] = 1
-    size: Annotated[int, "Width between them."] = 2048
+    size: Annotated[int, "Width between the classifier's layers."] = 2048
     layerwise: Annotated[bool, "Whether each adapted module gets scalings of its own."] = True
     bias: Annotated[bool, "Whether the classifier's layers have a bias."] = True
-    dropout: Annotated[float, "Between the classifier's layers, in training."] = 0.2
-    softmax: Annotated[bool, "Whether the scalings of a token and module are made positive and to add up to 1."] = True
-    temperature: Annotated[float, "Of that softmax."] = 1.0
+    dropout: Annotated[float, "Dropout between the classifier's layers."] = 0.2
+    softmax: Annotated[bool, "Softmax over the scalings of a token and module, so that they add up to 1."] = True
+    temperature: Annotated[float, "Temperature of that softmax."] = 1.0
     top_k: Annotated[int | None, "Adapters kept for each token and module; none: all."] = None
-    softmax_topk: Annotated[bool, "Softmax once more over what `top_k` left."] = False
+    softmax_topk: Annotated[bool, "A second softmax over the adapters that `top_k` left."] = False
     scaling_pass_value: Annotated[
         float, "Weight of every adapter while the scalings are computed; 0: the base model."
     ] = 0.0
-    global_weight: Annotated[float, "Factor of what the adapters add."] = 1.0
+    global_weight: Annotated[float, "Factor of the adapters' contribution."] = 1.0
     adapter_learning_rate: Annotated[
-        float | None, "Train the experts along, at this rate; none: they stay as they are."
+        float | None, "Train the experts too, at this learning rate; none: they stay frozen."
     ] = None
     alone: Annotated[
         float | None,
-        "Fraction of the texts that run with one expert alone, the one that the classifier prefers, while experts are "
-        "trained: it "
-        "keeps them usable by themselves. None: a quarter.",
+        "While experts are trained: fraction of the texts that run with a single expert, the one that the "
+        "classifier prefers. It keeps experts usable by themselves. None: a quarter.",
     ] = None
 
     def __post_init__(self) -> None:

@@ -1,8 +1,8 @@
-"""The loop that all trainings share: batches in, updated parameters out; a log, validation, checkpoints.
+"""The training loop: batches in, updated parameters out; log, validation, checkpoints.
 
-What an update does is a function of (parameters, optimizer state, number of the update) alone: the number decides which
-batches it takes and what dropout drops. So a checkpoint needs no more than these, and a resumed run gives the bits of
-one that was never interrupted.
+An update is a function of (parameters, optimizer state, number of the update) alone: the number determines the batches
+and the dropout. So a checkpoint needs no more than these, and a resumed run gives the same bits as one that was never
+interrupted.
 """
 
 from __future__ import annotations
@@ -35,13 +35,13 @@ logger = logging.getLogger("mistral_jax.training")
 
 
 class _Update(NamedTuple):
-    """What is known of an update that the device is still computing."""
+    """An update that the device is still computing."""
 
     step: int
     sums: jax.Array
     """float32 [1 + n]: see `Loss`."""
     norm: jax.Array
-    """Of the gradient, before it is clipped."""
+    """Norm of the gradient before clipping."""
     counted: int
     """Tokens that count."""
     tokens: int
@@ -49,12 +49,12 @@ class _Update(NamedTuple):
 
 
 class TrainingError(RuntimeError):
-    """A run cannot go on; the message says why and what to do."""
+    """A run cannot continue; the message says why and what to do."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Fitted:
-    """What a run gave."""
+    """The result of a run."""
 
     params: Any
     steps: int
@@ -75,17 +75,17 @@ class Trainer:
 
     loss: Loss
     frozen: Any
-    """A pytree of arrays that the loss needs, and that stays as it is."""
+    """A pytree of arrays that the loss needs and that are not trained."""
     settings: TrainingSettings
     data: DataSets
     folder: Path | None = None
     """Where log and checkpoints go; None: nowhere."""
     describes: dict[str, Any] = field(default_factory=dict[str, Any])
-    """What else must be the same when a run is resumed."""
+    """Further values that must be the same when a run is resumed."""
     rates: Mapping[str, float] = field(default_factory=dict[str, float])
     """See `OptimizerSettings.rates`."""
     shown: tuple[str, ...] = ()
-    """Names of the numbers that the loss gives beside itself."""
+    """Names of the other numbers of the loss."""
     progress: bool = True
 
     @property
@@ -102,14 +102,14 @@ class Trainer:
         """Train. `params` is donated.
 
         Args:
-          resume: go on from the checkpoint in the folder.
+          resume: continue from the checkpoint in the folder.
         Raises:
-          TrainingError: the loss is no number, or the checkpoint is of another run.
+          TrainingError: the loss is not finite, or the checkpoint is of another run.
         """
         transform, schedule = make_optimizer(self._optimizer)
         self._programs, self._apply = programs(self.loss), update_program(self._optimizer)
-        # Where the model is, and said so: arrays that JAX places by itself take other programs than those that updates
-        # return.
+        # On the model's device, explicitly: arrays that JAX places by itself take other programs than those that
+        # updates return.
         place = jax.tree.leaves(self.frozen)[0].sharding
         params = jax.device_put(params, place)
         state = jax.device_put(transform.init(params), place)
@@ -205,9 +205,9 @@ class Trainer:
             else "; the last checkpoint is kept"
         )
         raise TrainingError(
-            f"the {what} of update {step} is {loss if what == 'loss' else norm}: the run diverged. Take a smaller "
-            "learning rate "
-            f"(it is {self.settings.learning_rate}), a longer warm-up or a smaller clip_norm{saved}"
+            f"the {what} of update {step} is {loss if what == 'loss' else norm}: the run diverged. "
+            f"Take a smaller learning rate (it is {self.settings.learning_rate}), "
+            f"a longer warm-up or a smaller clip_norm{saved}"
         )
 
     def _validate(self, params: Any, step: int, log: TrainingLog, bar: Any) -> None:
@@ -230,7 +230,7 @@ class Trainer:
         return progress_bar("compiling", total=self.steps, initial=done, unit="steps", shown=self.progress)
 
     def _identity(self) -> dict[str, Any]:
-        """What decides the parameters that a run gives."""
+        """The values that determine a run's parameters."""
         free = {"validate_every", "checkpoint_every", "validation_split"}
         settings = {k: v for k, v in vars(self.settings).items() if k not in free}
         return {**settings, "steps": self.steps, "data": self.data.train.fingerprint, **self.describes}

@@ -1,4 +1,4 @@
-"""The log of a run: one JSON object in each line of `training_log.jsonl`, written as the run goes on.
+"""The log of a run: one JSON object in each line of `training_log.jsonl`, written during the run.
 
 {"step": 12, "loss": 1.25, "learning_rate": 0.001, "gradient_norm": 0.7, "tokens_per_s": 5200}
 {"step": 100, "validation_loss": 1.31}
@@ -33,7 +33,7 @@ class TrainingLog:
             self._path.write_text("", encoding="utf-8")
 
     def resume(self, step: int) -> None:
-        """Read what was written up to an update, and drop what a run that was cut off wrote after it."""
+        """Read the log up to an update, and drop what a killed run wrote after it."""
         if self._path is None or not self._path.is_file():
             return
         kept: list[str] = []
@@ -41,7 +41,7 @@ class TrainingLog:
             try:
                 entry: dict[str, Any] = json.loads(line)
             except ValueError:
-                break  # the end of a file that was cut off
+                break  # the end of a truncated file
             if entry.get("step", 0) > step:
                 break
             kept.append(line + "\n")

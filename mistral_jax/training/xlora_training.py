@@ -1,11 +1,11 @@
-"""Training the classifier of an X-LoRA mixture: the model stays as it is, and so do its experts unless they are trained
-along.
+"""Training the classifier of an X-LoRA mixture: the model is frozen, and so are its experts unless they are trained
+too.
 
 The loss is the next-token loss of the scaled pass. The scaling pass, whose hidden states do not depend on the
-classifier, runs without gradients, so one update costs about as much as one of a LoRA and a forward pass.
+classifier, runs without gradients, so an update costs about as much as one of a LoRA plus a forward pass.
 
-Experts that were trained by themselves have never met the keys and values of a mixture, and every text begins with
-tokens that no classifier can tell the subject from. Trained along, they learn to go on from these.
+Experts that were trained separately have never seen the keys and values of a mixture, and every text begins with tokens
+that do not reveal its subject to a classifier. Trained together, they learn to continue from these.
 """
 
 from __future__ import annotations
@@ -108,11 +108,11 @@ def train_xlora(
 ) -> TrainedXLoRA:
     """Train the classifier of a mixture, and its experts if the settings say so, on chat data that needs all of them.
 
-    Ctrl-C ends the run after the update that is under way, and saves a checkpoint; `run.finished` of the result is then
-    False, and no mixture is written.
+    Ctrl-C ends the run after the current update, and saves a checkpoint; `run.finished` of the result is then False,
+    and no mixture is written.
 
     Args:
-      model: stays as it is. Its weights may be packed, but not as int8.
+      model: not changed. Its weights may be packed, but not as int8.
       adapters: the experts by name, in the order of the classifier's columns: LoRA folders, Hub ids, or LoRAs in
         memory.
       output: folder for the mixture in the layout of the original library, with its adapters and `ordering.json`; for
@@ -174,8 +174,8 @@ def train_xlora(
 
 @dataclass(frozen=True, kw_only=True)
 class XLoRALoss:
-    """The loss as a function of the classifier's parameters, and of the experts' factors if they are trained; what is
-    frozen is the state of the model, and the bank of the experts.
+    """The loss as a function of the classifier's parameters, and of the experts' factors if they are trained; the
+    frozen part is the state of the model, and the bank of the experts.
 
     It also gives the sum of each expert's weight, averaged over the modules.
     """
@@ -186,7 +186,7 @@ class XLoRALoss:
     """The classifier's."""
     remat: bool = False
     alone: float = 0.0
-    """Fraction of the texts that run with one expert alone, in training."""
+    """Fraction of the texts that run with a single expert, in training."""
 
     def __call__(
         self,
@@ -212,8 +212,8 @@ class XLoRALoss:
 def _with_one_expert(
     mixture: Mixture, shares: jax.Array, weights: jax.Array, drawn: jax.Array
 ) -> tuple[Mixture, jax.Array]:
-    """Give some texts to the expert that has most of the weight where they count, if one has. Of these texts, what
-    another expert is preferred for counts no more.
+    """Give some texts to the expert with most of the weight on the tokens that count, if there is one. In these texts,
+    tokens for which another expert is preferred no longer count.
 
     Args:
       shares: float32 [B, T, E].
@@ -223,7 +223,7 @@ def _with_one_expert(
     """
     received = jnp.einsum("bt,bte->be", weights, shares)
     preferred = jnp.argmax(received, axis=-1)
-    # A classifier that has not learnt anything yet should not give texts to the wrong expert.
+    # An untrained classifier should not give texts to the wrong expert.
     drawn &= jnp.max(received, axis=-1) > 0.5 * jnp.sum(received, axis=-1)
     only = jax.nn.one_hot(preferred, shares.shape[-1], dtype=jnp.float32)[:, None, None]
     foreign = drawn[:, None] & (jnp.argmax(shares, axis=-1) != preferred[:, None])
@@ -232,7 +232,7 @@ def _with_one_expert(
 
 
 def new_classifier(hidden_size: int, experts: tuple[GivenExpert, ...], settings: XLoRATrainingSettings) -> XLoRA:
-    """A classifier with random weights, which follow from the seed."""
+    """A classifier with random weights, determined by the seed."""
     columns = SHARED
     if settings.layerwise:
         index = derive_layers(key for expert in experts for key in expert.modules)

@@ -1,4 +1,4 @@
-"""`adapter_config.json` of a LoRA adapter, in PEFT's format: ranks, scales, and which modules it says it changes.
+"""`adapter_config.json` of a LoRA adapter, in PEFT's format: ranks, scales, and the target modules that it names.
 
 Format and rules: https://huggingface.co/docs/peft/package_reference/lora.
 """
@@ -26,7 +26,7 @@ _NOT_IMPLEMENTED = {
     "modules_to_save": "whole modules in the place of the base model's",
     "fan_in_fan_out": "transposed weights",
     "layer_replication": "repeated layers of the base model",
-    "target_parameters": "factors of parameters that are no linear layers",
+    "target_parameters": "factors of parameters that are not linear layers",
     "trainable_token_indices": "embeddings of single tokens",
     "alora_invocation_tokens": "activation by tokens of the prompt (aLoRA)",
     "use_qalora": "pooled inputs (QALoRA)",
@@ -35,7 +35,7 @@ _NOT_IMPLEMENTED = {
     "kasa_config": "singular values between its factors (KaSA)",
     "monteclora_config": "random factors (MonteCLoRA)",
 }
-"""Fields that change what an adapter computes, and how."""
+"""Fields that change what an adapter computes, with the reason."""
 _CHANGES_BASE = re.compile(r"pissa.*|olora|corda|loftq|lora_ga", re.IGNORECASE)
 """Values of init_lora_weights with which training changes the base model's weights, too."""
 
@@ -47,7 +47,7 @@ class LoRAConfig:
     path: Path
     base_model: str | None
     rank: int
-    """Of modules that no pattern names."""
+    """For modules that no pattern matches."""
     alpha: float
     dropout: float
     """In training."""
@@ -57,7 +57,7 @@ class LoRAConfig:
     """Ranks of the modules whose names end in a match of the regular expression."""
     alpha_pattern: Mapping[str, float]
     target_modules: tuple[str, ...] | str | None
-    """Ends of module names, or a regular expression, or "all-linear"; None: the file does not say."""
+    """Suffixes of module names, or a regular expression, or "all-linear"; None: not given."""
     exclude_modules: tuple[str, ...] | str | None
     layers_to_transform: frozenset[int] | None
     """None: all."""
@@ -67,7 +67,7 @@ class LoRAConfig:
         return self._ranks.get(path, self.rank)
 
     def scale_of(self, path: str) -> float:
-        """What the product of the factors of this module is multiplied by."""
+        """The scale of this module's product of factors."""
         alpha, rank = self._alphas.get(path, self.alpha), self.rank_of(path)
         return alpha / math.sqrt(rank) if self.use_rslora else alpha / rank
 
@@ -83,10 +83,10 @@ class LoRAConfig:
         return self._targeted(path) and (in_layers or isinstance(self.target_modules, str))
 
     def check_patterns(self) -> None:
-        """Whether all patterns can be matched.
+        """Check that all patterns can be matched.
 
         Raises:
-          AdapterError: names the first field with one that cannot.
+          AdapterError: names the first field with a pattern that cannot.
         """
         fields = {
             "rank_pattern": lambda: self._ranks,
@@ -123,7 +123,7 @@ def read_lora_config(path: Path) -> LoRAConfig:
     """Read the file.
 
     Raises:
-      AdapterError: it is missing or broken, describes no LoRA, or asks for something that is not implemented.
+      AdapterError: it is missing or broken, does not describe a LoRA, or needs something that is not implemented.
     """
     fields = JSONObject.read(path)
     kind = fields.text("peft_type")
@@ -137,9 +137,9 @@ def read_lora_config(path: Path) -> LoRAConfig:
     start = fields.values.get("init_lora_weights")
     if isinstance(start, str) and _CHANGES_BASE.fullmatch(start):
         raise AdapterError(
-            f"{path}: init_lora_weights is {start!r}, with which the base model's own weights were changed, too; that "
-            "is not "
-            "implemented. Save the adapter for the original base (PEFT: path_initial_model_for_weight_conversion)"
+            f"{path}: init_lora_weights is {start!r}, with which the base model's own weights were changed, too; "
+            "that is not implemented. Save the adapter for the original base (PEFT: "
+            "path_initial_model_for_weight_conversion)"
         )
     config = LoRAConfig(
         path=path,
@@ -194,7 +194,7 @@ def _layers(fields: JSONObject) -> frozenset[int] | None:
 
 
 def _selector(modules: tuple[str, ...] | str) -> Callable[[str], bool]:
-    """Whether a module's name is one of those that are meant: by a pattern of whole names, or by what names end in."""
+    """Whether a module's name is among the targets: by a pattern for the whole name, or by suffix."""
     if isinstance(modules, str):
         return NamePattern(modules).matches
     if len(modules) > MAX_PATTERNS:

@@ -6,7 +6,7 @@
 
 Opening reads and checks the header; factors are read one module at a time. Which modules an adapter changes is what its
 file has tensors for. A module that its configuration targets and its file lacks is an error, not a zero: PEFT from 0.20
-on drops layers when it saves several adapters whose names are numbers, and such a file would answer like a slightly
+on drops layers when it saves several adapters whose names are numbers, and such a file would behave like a slightly
 different model.
 """
 
@@ -32,7 +32,7 @@ __all__ = ["AdapterError", "LoRAFiles", "LoRAModule", "check_fits", "open_lora"]
 
 WEIGHTS_NAME = "adapter_model.safetensors"
 MAX_LAYERS = 4096
-"""Of a model that an adapter can be for; the deepest have some hundred."""
+"""Most layers of a model with adapters; the deepest have about a hundred."""
 _PICKLED = ("adapter_model.bin", "adapter_model.pt", "pytorch_model.bin")
 
 
@@ -63,7 +63,7 @@ class LoRAFiles:
 
     @property
     def base_model(self) -> str | None:
-        """What the adapter was trained for, as its configuration has it: a Hub id or a path."""
+        """The base model that its configuration names: a Hub id or a path."""
         return self.config.base_model
 
     @property
@@ -73,7 +73,7 @@ class LoRAFiles:
 
     @property
     def rank(self) -> int:
-        """The largest of its modules."""
+        """The largest rank of its modules."""
         return max(module.rank for module in self.modules.values())
 
     @property
@@ -90,7 +90,7 @@ class LoRAFiles:
         """A [rank, in] and B [out, rank] of a module, in their stored type.
 
         Raises:
-          AdapterError: a value is not finite, or the file was cut meanwhile.
+          AdapterError: a value is not finite, or the file was truncated since it was opened.
           KeyError: the adapter does not change this module.
         """
         name_a, name_b = self._tensors[key]
@@ -102,7 +102,7 @@ class LoRAFiles:
         return self._file.dtype(name_a), self._file.dtype(name_b)
 
     def check_layers(self, num_layers: int) -> None:
-        """Whether every module that the configuration targets in the first `num_layers` layers is there.
+        """Check that every module that the configuration targets in the first `num_layers` layers is there.
 
         Raises:
           AdapterError: names the first that is missing.
@@ -132,11 +132,10 @@ class LoRAFiles:
         layers = sorted({other.layer for other in self.modules if other.part == key.part})
         there = f"it has {key.part} in {_ranges(layers)} only" if layers else f"it has no {key.part} at all"
         return AdapterError(
-            f"{self._file.path} has no weights for {key.path}, which {CONFIG_NAME} targets ({there}). PEFT from 0.20 "
-            "on loses "
-            "layers when it saves several adapters whose names are numbers: save each adapter by itself. If the "
-            "layers were left "
-            f"out on purpose, list those that are meant in layers_to_transform of {CONFIG_NAME}"
+            f"{self._file.path} has no weights for {key.path}, which {CONFIG_NAME} targets ({there}). "
+            "PEFT from 0.20 on loses layers when it saves several adapters whose names are numbers: "
+            "save each adapter by itself. If the layers were left out on purpose, list those that are meant in "
+            f"layers_to_transform of {CONFIG_NAME}"
         )
 
 
@@ -144,10 +143,10 @@ def open_lora(folder: Path | str, *, name: str | None = None) -> LoRAFiles:
     """Open a LoRA folder and check its configuration and the header of its weights.
 
     Args:
-      name: what the adapter is to be called; None: as the folder.
+      name: of the adapter; None: the folder's.
     Raises:
-      AdapterError: something is missing, broken, contradicts itself or is not implemented; says what.
-      WeightFileError: the weights are no whole safetensors file.
+      AdapterError: something is missing, broken, contradictory or not implemented; the message says what.
+      WeightFileError: the weights are not a complete safetensors file.
     """
     folder = Path(folder)
     weights = _weights_path(folder)
@@ -174,25 +173,24 @@ def open_lora(folder: Path | str, *, name: str | None = None) -> LoRAFiles:
 
 
 def check_fits(lora: LoRAFiles, *, num_layers: int, features: Mapping[str, tuple[int, int]]) -> None:
-    """Whether an adapter belongs to a model of this shape.
+    """Check that an adapter fits a model of this shape.
 
     Args:
       features: (out, in) of each part.
     Raises:
-      AdapterError: names the first module that the model lacks, has in another shape, or that the adapter should have.
+      AdapterError: names the first module that the model lacks or has in another shape, or that the adapter lacks.
     """
     for key, module in lora.modules.items():
         if key.layer >= num_layers:
             raise AdapterError(
-                f"adapter {lora.name} changes {key.path}, and the model has {num_layers} layers: it was trained for "
-                "another model"
+                f"adapter {lora.name} changes {key.path}, and the model has {num_layers} layers: "
+                "it was trained for another model"
             )
         out_features, in_features = features[key.part]
         if (module.out_features, module.in_features) != (out_features, in_features):
             raise AdapterError(
                 f"adapter {lora.name} has {key.path} with {module.in_features} inputs and {module.out_features} "
-                "outputs; the "
-                f"model's has {in_features} and {out_features}: it was trained for another model"
+                f"outputs; the model's has {in_features} and {out_features}: it was trained for another model"
             )
     lora.check_layers(num_layers)
 
@@ -201,8 +199,7 @@ def _weights_path(folder: Path) -> Path:
     if is_file(folder):
         raise AdapterError(
             f"{folder} is a file; expected the folder of an adapter, with {CONFIG_NAME} and {WEIGHTS_NAME} in it: "
-            "without the "
-            "first, the scale of the weights is unknown"
+            "without the first, the scale of the weights is unknown"
         )
     if not is_folder(folder):
         raise AdapterError(f"there is no folder {folder}; expected one with {CONFIG_NAME} and {WEIGHTS_NAME} in it")
@@ -213,8 +210,7 @@ def _weights_path(folder: Path) -> Path:
     if pickled is not None:
         raise AdapterError(
             f"{folder} has its weights in {pickled} only; such files can run code when they are opened and are not "
-            "read. "
-            f"Save the adapter as {WEIGHTS_NAME}"
+            f"read. Save the adapter as {WEIGHTS_NAME}"
         )
     raise AdapterError(f"{folder} has no {WEIGHTS_NAME}, which holds an adapter's weights")
 
@@ -246,7 +242,7 @@ def _factors(file: SafetensorsFile) -> dict[tuple[ModuleKey, str], tuple[str, Fa
 
 
 def _prefix(file: SafetensorsFile, factors: Mapping[tuple[ModuleKey, str], tuple[str, FactorName]]) -> str:
-    """What all modules have before `layers.`."""
+    """The prefix of all modules before `layers.`."""
     first_name, first = next(iter(factors.values()))
     for name, factor in factors.values():
         if (factor.prefix, factor.adapter) != (first.prefix, first.adapter):
@@ -285,8 +281,7 @@ def _module(file: SafetensorsFile, name_a: str, name_b: str, config: LoRAConfig,
     if rank != rank_b:
         raise AdapterError(
             f"{file.path}: {name_a} {list(file.shape(name_a))} and {name_b} {list(file.shape(name_b))} have ranks "
-            f"{rank} and "
-            f"{rank_b}; expected [r, in] and [out, r]"
+            f"{rank} and {rank_b}; expected [r, in] and [out, r]"
         )
     expected = config.rank_of(path)
     if rank != expected:

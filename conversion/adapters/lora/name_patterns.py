@@ -1,12 +1,12 @@
-"""Regular expressions in adapters' configurations, matched in time that grows with a name's length and nothing else.
+"""Regular expressions in adapters' configurations, matched in time linear in a name's length.
 
-They come with the weights, from anybody. Python's own engine tries one way after another, which takes for ever for
-`([a-z0-9_.]+)+!`, and holds the interpreter meanwhile. RE2 has no such expressions: what it cannot match in linear time
-(look-around, back references, atomic groups) it does not accept, and neither do we.
+They come with the weights and are not trusted. Python's own engine backtracks, which takes exponential time for
+`([a-z0-9_.]+)+!` and holds the interpreter. RE2 matches in linear time: what it cannot match so (look-around, back
+references, atomic groups) it does not accept, and neither do we.
 
-Names mean what they mean to PEFT: a pattern of ranks or alphas has to match the end of a module's name, from the
-beginning or behind some dot; one of modules has to match the whole name. The names are ASCII and have no line breaks,
-so that the two engines agree on all that both accept, but for the few forms that `_DIFFERENT` refuses.
+Matching follows PEFT: a pattern of ranks or alphas has to match the end of a module's name, from the beginning or after
+a dot; one of modules has to match the whole name. The names are ASCII and have no line breaks, so that the two engines
+agree on all patterns that both accept, except for the few forms that `_DIFFERENT` refuses.
 """
 
 from __future__ import annotations
@@ -26,7 +26,8 @@ MAX_PROGRAM = 131_072
 length."""
 
 _MEMORY = 2**17
-"""Bytes that a compiled pattern may take, its table of states included; where that is full, RE2 goes on without it."""
+"""Bytes that a compiled pattern may take, its table of states included; where that is full, RE2 continues without
+it."""
 _LITERAL = re.compile(r"[A-Za-z0-9_.\-]+", re.ASCII)
 _SUFFIX = r"(?:.*\.)?(?:{})"
 
@@ -39,7 +40,7 @@ _DIFFERENT = {
     r"\P": "an escape that Python does not know",
     r"(?U": "a flag that Python does not know",
 }
-"""What RE2 takes for something else than Python does."""
+"""Forms that RE2 interprets differently from Python."""
 _REFUSED = {
     "(?=": "a look-ahead",
     "(?!": "a look-ahead",
@@ -64,7 +65,7 @@ class NamePattern:
         """Compiles a pattern.
 
         Raises:
-          PatternError: it is no regular expression, or none that is matched here.
+          PatternError: it is not a regular expression, or not of a kind that is matched here.
         """
         self._compiled = _compile(pattern)
 
@@ -82,7 +83,8 @@ class PatternTable[T]:
         """Compiles the patterns.
 
         Raises:
-          PatternError: one of them is no regular expression, or none that is matched here; or there are too many.
+          PatternError: one of them is not a regular expression, or not of a kind that is matched here; or there are too
+            many.
         """
         if len(values) > MAX_PATTERNS:
             raise PatternError(f"{len(values):,} patterns; expected at most {MAX_PATTERNS:,}")
@@ -159,8 +161,7 @@ def _compile(pattern: str) -> Any:
         if refused is not None:
             raise PatternError(
                 f"{_shown(pattern)}, which has {refused}: such patterns can take any amount of time and are not "
-                "matched here; list "
-                "the modules by name instead"
+                "matched here; list the modules by name instead"
             ) from error
         reason = cast("bytes", error.args[0]).decode(errors="replace") if error.args else ""
         raise PatternError(f"{_shown(pattern)}, which is no regular expression: {reason}") from error

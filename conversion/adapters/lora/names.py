@@ -2,7 +2,7 @@
 
 PEFT writes `base_model.model.` before the module's own name, and `base_model.lora_model.model.` in experts of X-LoRA
 models. An adapter's name may stand before `weight`: `….q_proj.lora_A.default.weight`. Names are matched by whole
-components, so that `adapter_1` is never taken for `adapter_10`.
+components, so that `adapter_1` is never mistaken for `adapter_10`.
 
 PEFT selects the tensors of an expert, which it calls "0", "1" and so on, by substrings such as ".1." and "bias". The
 file of one may therefore also hold tensors of the classifier, of the frozen base model and of other experts, the latter
@@ -52,8 +52,8 @@ class FactorName(NamedTuple):
 
 
 def is_stray(name: str) -> bool:
-    """Whether a tensor is part of an X-LoRA classifier, or of the frozen model below an expert: these change
-    nothing."""
+    """Whether a tensor is part of an X-LoRA classifier, or of the frozen model below an expert: these are not part of
+    the adapter."""
     components = name.removeprefix(_EXPERT_PREFIX).split(".")
     frozen = name.startswith(_EXPERT_PREFIX) and not any(
         part.startswith(("lora_", "modules_to")) for part in components
@@ -72,7 +72,7 @@ def own_factors(factors: Mapping[str, FactorName]) -> dict[str, FactorName]:
 
 
 def parse_factor(name: str) -> FactorName | None:
-    """What a tensor is; None: no factor of a linear layer."""
+    """What a tensor is; None: not a factor of a linear layer."""
     match = _FACTOR.fullmatch(name)
     if match is None:
         return None
@@ -83,7 +83,7 @@ def parse_factor(name: str) -> FactorName | None:
 
 
 def why_refused(name: str) -> str:
-    """What a tensor that is no factor seems to be."""
+    """What a tensor that is not a factor seems to be."""
     components = name.split(".")
     known = next((why for component, why in _REFUSED.items() if component in components), None)
     return known or f"is no factor of a linear layer ({', '.join(PARTS)}) of the text decoder"

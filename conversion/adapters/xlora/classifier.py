@@ -31,10 +31,10 @@ def read_classifier(path: Path, config: XLoRAConfig, *, rows: int, rows_are: str
 
     Args:
       rows: outputs of the last layer.
-      rows_are: how that number came about, such as "15 modules x 3 adapters".
+      rows_are: how that number is made up, such as "15 modules x 3 adapters".
     Raises:
       AdapterError: a tensor is missing, of another shape than the configuration says, not finite, or unknown.
-      WeightFileError: this is no whole safetensors file.
+      WeightFileError: this is not a complete safetensors file.
     """
     file = SafetensorsFile(path)
     try:
@@ -55,7 +55,7 @@ def read_classifier(path: Path, config: XLoRAConfig, *, rows: int, rows_are: str
 
 
 def _shapes(config: XLoRAConfig, rows: int, rows_are: str) -> list[tuple[int, int, str]]:
-    """(out, in) of each layer, and what the two are."""
+    """(out, in) of each layer, and an explanation of the two."""
     inputs, outputs = f"hidden_size {config.hidden_size}", f"{rows_are} = {rows}"
     if config.xlora_depth == 1:
         return [(rows, config.hidden_size, f"{outputs}, {inputs}")]
@@ -110,8 +110,8 @@ def _read(file: SafetensorsFile, name: str, shape: tuple[int, ...], why: str) ->
         raise AdapterError(f"{file.path}: tensor {name} is missing")
     if file.shape(name) != shape:
         raise AdapterError(
-            f"{file.path}: the classifier's tensor {name} has shape {list(file.shape(name))}; expected {list(shape)} "
-            f"({why})"
+            f"{file.path}: the classifier's tensor {name} has shape {list(file.shape(name))}; "
+            f"expected {list(shape)} ({why})"
         )
     check_floating(file, name)
     array = read_array(file, name)

@@ -1,4 +1,4 @@
-"""What `xlora_config.json` says: the shape of the classifier, and how its outputs become weights of the adapters."""
+"""`xlora_config.json`: the shape of the classifier, and how its outputs become adapter weights."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ class XLoRAConfig:
     """Dropout between the layers, in training only."""
     enable_softmax: bool = True
     enable_softmax_topk: bool = False
-    """Softmax once more over what `top_k_lora` left."""
+    """A second softmax over the adapters that `top_k_lora` left."""
     softmax_temperature: float = 1.0
     top_k_lora: int | None = None
     """Adapters kept for each token and module; None: all."""
@@ -53,10 +53,10 @@ def read_xlora_config(path: Path) -> tuple[XLoRAConfig, Mapping[str, str]]:
     """Read `xlora_config.json`, or the `adapter_config.json` of an X-LoRA model in PEFT's format.
 
     Returns:
-      The configuration, and the path that it gives for each adapter, where it does. Unknown fields are ignored: there
-      are some in old files, and in those of PEFT.
+      The configuration, and the path that it gives for each adapter, where it does. Unknown fields are ignored: old
+      files and those of PEFT have some.
     Raises:
-      AdapterError: the file is missing or broken, or a field has a value that makes no sense.
+      AdapterError: the file is missing or broken, or a field has an invalid value.
     """
     fields = JSONObject.read(path)
     by_peft = fields.text("peft_type") is not None

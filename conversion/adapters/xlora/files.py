@@ -41,7 +41,7 @@ class XLoRAFiles:
     num_columns: int
     """L: sets of scalings that the classifier gives; 1 if it is not layerwise."""
     ordering: Ordering | None
-    """As it was given, with names in the place of positions."""
+    """As given, with names instead of positions."""
 
     @property
     def classifier_parameters(self) -> int:
@@ -50,7 +50,7 @@ class XLoRAFiles:
 
     @property
     def base_models(self) -> dict[str, str | None]:
-        """What the files say that they are for, as `check_base_model` takes it."""
+        """The base model that each file names, as `check_base_model` takes it."""
         named = {"xlora_config.json": self.config.base_model_id}
         return named if self.ordering is None else {"the ordering file": self.ordering.base_model_id, **named}
 
@@ -66,8 +66,8 @@ def open_xlora(folder: Path | str, *, ordering: Ordering | None = None) -> XLoRA
     folders' names, and modules are numbered as the reference implementation registers them.
 
     Raises:
-      AdapterError: something is missing, broken, not implemented or does not fit together; says what.
-      WeightFileError: a weight file is not whole.
+      AdapterError: something is missing, broken, not implemented or inconsistent; the message says what.
+      WeightFileError: a weight file is incomplete.
     """
     layout = find_layout(Path(folder))
     config, paths = read_xlora_config(layout.config)
@@ -110,18 +110,17 @@ def open_xlora(folder: Path | str, *, ordering: Ordering | None = None) -> XLoRA
 def check_xlora_fits(
     xlora: XLoRAFiles, *, hidden_size: int, num_layers: int, features: Mapping[str, tuple[int, int]]
 ) -> None:
-    """Whether an X-LoRA model belongs to a base model of this shape.
+    """Check that an X-LoRA model fits a base model of this shape.
 
     Args:
       features: (out, in) of each part.
     Raises:
-      AdapterError: names what does not fit first.
+      AdapterError: names the first part that does not fit.
     """
     if xlora.config.hidden_size != hidden_size:
         raise AdapterError(
-            f"the X-LoRA classifier takes hidden states of {xlora.config.hidden_size} values (hidden_size), and the "
-            "model's have "
-            f"{hidden_size}: it was trained for another model"
+            f"the X-LoRA classifier takes hidden states of {xlora.config.hidden_size} values (hidden_size), "
+            f"and the model's have {hidden_size}: it was trained for another model"
         )
     for adapter in xlora.adapters:
         check_fits(adapter, num_layers=num_layers, features=features)

@@ -24,14 +24,14 @@ XLORA_CONFIG_NAME = "xlora_config.json"
 CLASSIFIER_NAME = "xlora_classifier.safetensors"
 _OLDER, _OLDER_ADAPTERS = "X-LoRA", "X-LoRA_adapters"
 _TRAINED = "adapters"
-"""Where the original implementation puts adapters that were trained along."""
+"""Where the original implementation puts adapters that were trained together with the classifier."""
 
 Kind = Literal["hub", "older", "peft"]
 
 
 @dataclass(frozen=True, kw_only=True)
 class Layout:
-    """Files of an X-LoRA model. Nothing but names was looked at."""
+    """Files of an X-LoRA model, found by name; nothing has been read."""
 
     folder: Path
     kind: Kind
@@ -50,15 +50,15 @@ def find_layout(folder: Path) -> Layout:
     """Find the files.
 
     Raises:
-      AdapterError: this is no X-LoRA folder, or it has no classifier that can be read.
+      AdapterError: this is not an X-LoRA folder, or it has no readable classifier.
     """
     if not is_folder(folder):
         raise AdapterError(f"there is no folder {folder}; expected an X-LoRA model with {XLORA_CONFIG_NAME}")
     kind = _kind(folder)
     if kind is None:
         raise AdapterError(
-            f"{folder} is no X-LoRA model: expected {XLORA_CONFIG_NAME} in it, or in {_OLDER}, or {CONFIG_NAME} with "
-            "peft_type XLORA"
+            f"{folder} is no X-LoRA model: expected {XLORA_CONFIG_NAME} in it, or in {_OLDER}, "
+            f"or {CONFIG_NAME} with peft_type XLORA"
         )
     if kind == "peft":
         config, classifier = folder / CONFIG_NAME, folder / WEIGHTS_NAME
@@ -83,8 +83,8 @@ def choose_adapters(
     """The folder of each adapter, in the order of the classifier's columns.
 
     Args:
-      order: of an ordering file, which comes first; empty: it says nothing.
-      names: of the configuration, in order; None: it says nothing.
+      order: of an ordering file, which takes precedence; empty: not given.
+      names: of the configuration, in order; None: not given.
       paths: of the configuration, for adapters without a folder here.
     Raises:
       AdapterError: names the first adapter that has no folder.
@@ -103,18 +103,17 @@ def choose_adapters(
     if missing is not None:
         numbers = [str(number) for number in range(1, len(in_order) + 1)]
         if order and sorted(order) == sorted(numbers):
-            # Older orderings have positions in the place of names.
+            # Older orderings have positions instead of names.
             wanted = [in_order[int(position) - 1] for position in order]
         elif not order and not named and in_order == numbers and len(wanted) == len(numbers):
-            # Of the names in an older configuration nothing is left but their order: the folders are numbered.
+            # Of the names in an older configuration only the order is used: the folders are numbered.
             wanted = in_order
         else:
             who = "the ordering" if order else layout.config.name
             outside = f" (nor is there an adapter in {plain(paths[missing])})" if missing in paths else ""
             raise AdapterError(
-                f"{who} names adapter {plain(missing)}, which has no folder in {layout.folder}{outside}; adapters "
-                "there: "
-                f"{', '.join(known) or 'none'}"
+                f"{who} names adapter {plain(missing)}, which has no folder in {layout.folder}{outside}; "
+                f"adapters there: {', '.join(known) or 'none'}"
             )
     return {name: known[name] for name in wanted}
 

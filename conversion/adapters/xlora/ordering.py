@@ -26,7 +26,7 @@ from conversion.files.regular_file import plain
 from conversion.hub_id import is_hub_id
 
 ORDERING_NAME = "ordering.json"
-"""What the file is called beside a mixture that was written here."""
+"""Name of the file beside a mixture that we write."""
 
 _PATHS = re.compile(r"model\.layers\.(?P<layer>\d{1,5})\.(?:self_attn|mlp)\.(?P<part>\w+)", re.ASCII)
 
@@ -36,7 +36,7 @@ class PreloadAdapter:
     """A LoRA adapter that is to be loaded beside the mixture."""
 
     name: str
-    """What requests call it."""
+    """The name that requests use."""
     adapter_model_id: str
     """Hub id or folder."""
 
@@ -58,8 +58,7 @@ def read_ordering(path: Path | str) -> Ordering:
     """Read an ordering file.
 
     Raises:
-      AdapterError: it is missing, broken, has a name or an index twice, or names modules that a Mistral model does not
-        have.
+      AdapterError: it is missing or broken, has a name or an index twice, or names modules that a Mistral model lacks.
     """
     fields = JSONObject.read(Path(path))
     order = fields.texts("order") or ()
@@ -74,7 +73,7 @@ def read_ordering(path: Path | str) -> Ordering:
 
 
 def write_ordering(path: Path | str, ordering: Ordering, *, overwrite: bool = False) -> None:
-    """Write an ordering file that mistral.rs reads, too, if it says which base model it is for.
+    """Write an ordering file. mistral.rs reads it too, if it names its base model.
 
     Raises:
       OutputError: the file exists, or there is no room for it.
@@ -101,16 +100,16 @@ def derive_layers(modules: Iterable[ModuleKey]) -> dict[ModuleKey, int]:
 
 
 def derive_ordering(adapters: Sequence[LoRAFiles], *, base_model_id: str | None = None) -> Ordering:
-    """The ordering of adapters, given in the order of the classifier's columns, that have none in a file.
+    """The ordering of adapters without an ordering file, given in the order of the classifier's columns.
 
-    Adapters may change different modules; all modules that one of them changes are counted.
+    Adapters may change different modules; every module that one of them changes counts.
     """
     layers = derive_layers(key for adapter in adapters for key in adapter.modules)
     return Ordering(order=tuple(adapter.name for adapter in adapters), layers=layers, base_model_id=base_model_id)
 
 
 def check_ordering(ordering: Ordering, adapters: Sequence[LoRAFiles], *, layerwise: bool) -> None:
-    """Whether an ordering belongs to these adapters.
+    """Check that an ordering fits these adapters.
 
     Args:
       adapters: in the order of the classifier's columns.
@@ -133,26 +132,25 @@ def check_ordering(ordering: Ordering, adapters: Sequence[LoRAFiles], *, layerwi
     if ordering.layers is None:
         if layerwise and len(owners) > 1:
             raise AdapterError(
-                "the ordering has no layers, so that all modules would share one set of scalings, but the classifier "
-                "has scalings "
-                f"for each of the {len(owners)} adapted modules (layerwise_scalings); add layers, or leave the "
-                "ordering out"
+                "the ordering has no layers, so that all modules would share one set of scalings, "
+                f"but the classifier has scalings for each of the {len(owners)} adapted modules (layerwise_scalings); "
+                "add layers, or leave the ordering out"
             )
         return
     for key in sorted(owners, key=torch_order):
         if key not in ordering.layers:
             raise AdapterError(
-                f"the ordering has no index for {key.path}, which adapter {owners[key]} changes: it was made for "
-                "other adapters "
-                "or another model"
+                f"the ordering has no index for {key.path}, which adapter {owners[key]} changes: "
+                "it was made for other adapters or another model"
             )
 
 
 def check_base_model(ids: Mapping[str, str | None]) -> None:
-    """Whether all that names a base model names the same. Only Hub ids are compared: folders may be anywhere.
+    """Check that all files that name a base model name the same one. Only Hub ids are compared: folders may be
+    anywhere.
 
     Args:
-      ids: the base model by who names it, such as "the ordering file".
+      ids: the base model by the file that names it, such as "the ordering file".
     Raises:
       AdapterError: names the first two that differ.
     """

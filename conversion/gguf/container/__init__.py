@@ -1,2 +1,2 @@
-"""The GGUF file format itself: header, metadata, tensors as bytes, and a writer. What the metadata mean is one room
-up."""
+"""The GGUF file format itself: header, metadata, tensors as bytes, and a writer. The meaning of the metadata belongs to
+the folder above."""

@@ -1,4 +1,4 @@
-"""The metadata of a GGUF file, read with its types and ranges checked: nothing that a file claims is believed."""
+"""The metadata of a GGUF file, with types and ranges checked: nothing in a file is trusted."""
 
 from __future__ import annotations
 
@@ -26,15 +26,15 @@ class Fields:
         self.architecture = architecture
 
     def full(self, key: str) -> str:
-        """The key as the file has it."""
+        """The full key, as in the file."""
         return key if key.startswith(("general.", "tokenizer.")) else f"{self.architecture}.{key}"
 
     def get(self, key: str) -> Any:
-        """The value as it is; None where the key is absent."""
+        """The unchecked value; None where the key is absent."""
         return self._metadata.get(self.full(key))
 
     def has(self, key: str, *harmless: Any) -> bool:
-        """Whether the key is there with a value that is none of the harmless ones."""
+        """Whether the key is present with a value that is not one of the harmless ones."""
         value = self.get(key)
         return value is not None and not (isinstance(value, bool | int | float | str) and value in harmless)
 
@@ -45,7 +45,7 @@ class Fields:
         return value
 
     def per_layer(self, key: str, layers: int, default: int | None = None, *, most: int = _UINT32) -> int:
-        """A number that files give for all layers or, in an array, for each; we have models of equal layers."""
+        """A number given for all layers or, in an array, for each; our models have equal layers."""
         value = self._present(key, default)
         if not isinstance(value, np.ndarray | list):
             return self.natural(key, default, most=most)
@@ -82,7 +82,7 @@ class Fields:
         return [bool(item) for item in self._numbers(key, value)]
 
     def texts(self, keys: re.Pattern[str]) -> list[str]:
-        """All strings under keys, in full, that match."""
+        """All strings whose full keys match."""
         values = [self._metadata[key] for key in self._metadata if keys.fullmatch(key)]
         return [value for value in values if isinstance(value, str)]
 
@@ -105,9 +105,9 @@ class Fields:
 
 
 def shortest(value: float) -> float:
-    """The number that was meant by one that went through float32: 1e-05 for 9.999999747378752e-06.
+    """The decimal number behind one that was rounded to float32: 1e-05 for 9.999999747378752e-06.
 
-    That is the shortest decimal with the same float32; a number that is no float32 is returned as it is.
+    That is the shortest decimal with the same float32; a number that is not a float32 is returned unchanged.
     """
     if not math.isfinite(value) or abs(value) > float(np.finfo(np.float32).max) or float(np.float32(value)) != value:
         return value

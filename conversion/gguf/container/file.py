@@ -1,8 +1,8 @@
 """GGUF files: a model in one file, or in parts named `model-00001-of-00003.gguf`.
 
-Opening reads the head only, in milliseconds; tensors are read on demand into memory that the caller owns, their blocks
-packed as they are in the file. The parser is our own, since the `gguf` package takes a view per vocabulary string and
-checks no bounds.
+Opening reads the header only, in milliseconds; tensors are read on demand into memory that the caller owns, as the
+packed blocks of the file. The parser is our own, since the `gguf` package makes a view per vocabulary string and checks
+no bounds.
 """
 
 from __future__ import annotations
@@ -29,14 +29,14 @@ _INTEGERS = ("u8", "i8", "u16", "i16", "u32", "i32", "u64", "i64")
 
 
 class GGUFFile:
-    """A GGUF model: what its head says, and its tensors as they are stored. Several threads may read from it at once.
+    """A GGUF model: its header, and its tensors as stored. Several threads may read from it at once.
 
     Args:
       path: the file; of a split model, any of its parts, which are all opened.
 
     Raises:
-      GGUFError: a file is missing, no GGUF file, broken, or of a kind that is not implemented; the message says which,
-        where and what to do. Contradictions are found on opening, and so is a file that is shorter than its tensors.
+      GGUFError: a file is missing, not a GGUF file, broken, or of a kind that is not implemented; the message says
+        which, where and what to do. Contradictions and truncated files are found on opening.
     """
 
     def __init__(self, path: Path | str) -> None:
@@ -58,9 +58,8 @@ class GGUFFile:
         expected = _split_number(metadata, "split.tensors.count", self.paths[0], default=len(self.tensors))
         if count > 1 and expected != len(self.tensors):
             raise GGUFError(
-                f"the {count} parts of {self.paths[0]} hold {len(self.tensors)} tensors where split.tensors.count "
-                f"says {expected}: "
-                "parts of different models, perhaps. Fetch them again"
+                f"the {count} parts of {self.paths[0]} hold {len(self.tensors)} tensors where split.tensors.count says "
+                f"{expected}: parts of different models, perhaps. Fetch them again"
             )
 
     @property
@@ -74,8 +73,7 @@ class GGUFFile:
         if not isinstance(architecture, str) or not architecture:
             raise GGUFError(
                 f"{self.paths[0]} does not say which architecture it is of: general.architecture is {architecture!r}, "
-                "where a name "
-                'such as "llama" is expected. It may be no language model'
+                'where a name such as "llama" is expected. It may not be a language model'
             )
         return architecture
 
@@ -100,7 +98,7 @@ class GGUFFile:
         Raises:
           KeyError: there is no such tensor.
           ValueError: `out` does not fit.
-          GGUFError: the tensor's type is not implemented, or the file has been cut or closed.
+          GGUFError: the tensor's type is not implemented, or the file has been truncated or closed.
         """
         tensor = self._tensor(name)
         self._fill(tensor, 0, tensor.rows, out)
@@ -117,10 +115,11 @@ class GGUFFile:
         self._fill(tensor, first, count, out)
 
     def view(self, name: str) -> Array:
-        """A tensor's bytes as read-only uint8 [..., row_bytes], mapped, not read: pages come as they are touched.
+        """A tensor's bytes as read-only uint8 [..., row_bytes], mapped, not read: pages are loaded when they are
+        touched.
 
-        It stays valid when the file is closed. Who touches it after another program has cut the file is killed by the
-        system (as with any map): for files that may change, use `read_raw`.
+        It stays valid when the file is closed. A process that touches it after another program has truncated the file
+        is killed by the system (as with any map): for files that may change, use `read_raw`.
         """
         tensor = self._tensor(name)
         shape = (*tensor.shape[:-1], tensor.row_bytes)
@@ -128,7 +127,7 @@ class GGUFFile:
         return np.frombuffer(bytes_, np.uint8, tensor.nbytes, tensor.offset).reshape(shape)
 
     def close(self) -> None:
-        """Let go of the files. Views and metadata that has been asked for stay valid; closing twice is harmless."""
+        """Close the files. Views and decoded metadata stay valid; closing twice is harmless."""
         for file in self._files:
             file.close()
 
@@ -156,8 +155,7 @@ class GGUFFile:
         if out.dtype != np.uint8 or out.nbytes != count * row_bytes or not out.flags.c_contiguous:
             raise ValueError(
                 f"destination {out.dtype}{list(out.shape)} does not fit: {count} rows of {tensor.name!r} are "
-                f"{count * row_bytes} "
-                "contiguous bytes of uint8"
+                f"{count * row_bytes} contiguous bytes of uint8"
             )
         start = tensor.offset + first * row_bytes
         self._files[tensor.part].read_into(memoryview(out.reshape(-1)), start, f"tensor {tensor.name!r}")
@@ -178,8 +176,7 @@ def _open_parts(given: OpenedFile, metadata: GGUFMetadata, count: int) -> tuple[
         more = f" and {len(missing) - 5} more" if len(missing) > 5 else ""
         raise GGUFError(
             f"{given.path} is one of {count} parts, of which {len(missing)} are missing beside it: "
-            f"{', '.join(missing[:5])}{more}. "
-            "Fetch them into the same folder"
+            f"{', '.join(missing[:5])}{more}. Fetch them into the same folder"
         )
     files = [given if part == number else OpenedFile(path) for part, path in enumerate(paths)]
     headers = [read_header(file, part) for part, file in enumerate(files)]
@@ -189,8 +186,7 @@ def _open_parts(given: OpenedFile, metadata: GGUFMetadata, count: int) -> tuple[
         if found != (part, count):
             raise GGUFError(
                 f"{file.path} says that it is part {found[0] + 1} of {found[1]}, where its name makes it part "
-                f"{part + 1} of "
-                f"{count}: renamed, perhaps. Fetch it again"
+                f"{part + 1} of {count}: renamed, perhaps. Fetch it again"
             )
     return files, headers
 

@@ -1,8 +1,7 @@
-"""The bytes of one GGUF file: checked reads at a position, and maps for those who ask.
+"""The bytes of one GGUF file: checked reads at a position, and memory maps on request.
 
-Everything that opening a file looks at is read, not mapped: a process that touches a mapped page which another program
-has cut off is killed, whereas a read that comes back short is an error like any other. Mapped pages also count as
-memory of the process.
+Opening a file reads and does not map: a process that touches a mapped page which another program has truncated is
+killed, whereas a short read is an error like any other. Mapped pages also count as memory of the process.
 """
 
 from __future__ import annotations
@@ -19,13 +18,14 @@ _PIECE = 64 * 2**20
 
 
 class GGUFError(WeightFileError):
-    """A GGUF file is missing, broken, cut short, or of a kind that is not implemented."""
+    """A GGUF file is missing, broken, truncated, or of a kind that is not implemented."""
 
 
 class _Descriptor:
-    """A file descriptor that is closed when nobody holds this object any more.
+    """A file descriptor that is closed when nothing refers to this object any more.
 
-    A thread that reads holds it, so closing the file meanwhile cannot hand the number to another file under that read.
+    A reading thread holds a reference, so that closing the file cannot reuse the number for another file during the
+    read.
     """
 
     def __init__(self, path: Path) -> None:
@@ -37,7 +37,7 @@ class OpenedFile:
     """A regular file, open for reading from several threads.
 
     Raises:
-      GGUFError: it is missing, a folder, no regular file, or not readable.
+      GGUFError: it is missing, a folder, not a regular file, or not readable.
     """
 
     def __init__(self, path: Path | str) -> None:
@@ -61,7 +61,7 @@ class OpenedFile:
         self._map: mmap.mmap | None = None
 
     def read(self, start: int, count: int, what: str) -> bytes:
-        """Bytes [start, start + count); `what` they are is for the message if the file has become shorter."""
+        """Bytes [start, start + count); `what` names them in the message if the file has become shorter."""
         out = bytearray(count)
         self.read_into(memoryview(out), start, what)
         return bytes(out)
@@ -102,7 +102,7 @@ class OpenedFile:
         return map
 
     def close(self) -> None:
-        """Let go of the file; reads under way in other threads are finished first, arrays over the map stay valid."""
+        """Close the file; reads in progress in other threads finish first, arrays over the map stay valid."""
         self._descriptor = None
         self._map = None
 
@@ -115,8 +115,7 @@ class OpenedFile:
     def _shrunk(self, what: str, needed: int, found: int) -> str:
         return (
             f"{self.path}: the file ends inside {what}: at byte {found}, where {needed} are needed and {self.size} "
-            "were there "
-            "when it was opened. Something has cut it meanwhile; wait until it is written, and open it again"
+            "were there when it was opened. Something has truncated it since; wait until it is complete, and reopen it"
         )
 
 

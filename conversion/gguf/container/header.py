@@ -1,7 +1,7 @@
-"""The head of one GGUF file: metadata and tensor table, every number checked against the size of the file before it is
-used.
+"""The header of one GGUF file: metadata and tensor table, every number checked against the size of the file before it
+is used.
 
-Nothing that the file announces is allocated: values are skipped here, and decoded when somebody asks
+Nothing is allocated by announced sizes: values are skipped here, and decoded on access
 (`conversion.gguf.container.metadata`). Layout: "GGUF", u32 version, u64 tensors, u64 keys; then each key with its typed
 value; then each tensor's name, dimensions (innermost first), type and offset; then, at the next multiple of the
 alignment, the data.
@@ -30,7 +30,7 @@ _MAX_KEYS = 2**13
 _MAX_STRINGS = 2**21
 _MAX_NAME_BYTES = 2**16 - 1
 _MAX_HEAD_BYTES = 2**28
-# What the shortest entries take: a length, a name of one byte, and the numbers that follow.
+# Bytes of the shortest entries: a length, a name of one byte, and the numbers after it.
 _MIN_KEY_BYTES = 8 + 1 + 4 + 1
 _MIN_TENSOR_BYTES = 8 + 1 + 4 + 4 + 8
 _WINDOW = 2**18
@@ -42,7 +42,7 @@ _ARRAY_HEAD = struct.Struct("<IQ")
 _TYPE_AND_OFFSET = struct.Struct("<IQ")
 _FETCH_AGAIN = "Fetch it again; if that does not help, its maker must write it again"
 _DIMENSIONS = tuple(struct.Struct(f"<{count}Q") for count in range(_MAX_DIMENSIONS + 1))
-# Types that other programs write, or once wrote: known by name, so that people can look them up.
+# Types that other programs write, or once wrote: known by name, so that users can look them up.
 _OTHER_TYPES = {
     4: "Q4_2",
     5: "Q4_3",
@@ -65,33 +65,32 @@ class TensorInfo:
 
     name: str
     shape: tuple[int, ...]
-    """As numpy has it, slowest axis first; a row, of whole blocks, lies along the last axis."""
+    """In numpy's order, slowest axis first; a row, of whole blocks, lies along the last axis."""
     type_id: int
-    """The number of its type, also where we do not know that type."""
+    """The number of its type, known to us or not."""
     nbytes: int
-    """Bytes of its data; for a type that we do not know, up to where the next tensor begins."""
+    """Bytes of its data; for an unknown type, up to the next tensor."""
     part: int
-    """Which part of a split file it is in, from 0."""
+    """The part of a split file that it is in, from 0."""
     offset: int
-    """Where its data begins, in bytes from the beginning of that part."""
+    """Offset of its data in bytes from the beginning of that part."""
 
     @property
     def type(self) -> GGMLType:
         """
         Raises:
-          GGUFError: the type is not implemented. `type_id` and `type_name` tell what it is, in any case.
+          GGUFError: the type is not implemented. `type_id` and `type_name` are valid in any case.
         """
         if self.type_id not in BY_ID:
             raise GGUFError(
-                f"tensor {self.name!r} is of the tensor type {self.type_name}, which is not implemented; use a file "
-                "of another "
-                "quantisation, such as Q4_K_M or Q8_0"
+                f"tensor {self.name!r} is of the tensor type {self.type_name}, which is not implemented; "
+                "use a file of another quantisation, such as Q4_K_M or Q8_0"
             )
         return BY_ID[self.type_id]
 
     @property
     def type_name(self) -> str:
-        """Such as "Q4_K"; for a type that is not implemented its number, too."""
+        """Such as "Q4_K"; for a type that is not implemented with its number."""
         kind = BY_ID.get(self.type_id)
         return kind.name if kind is not None else f"{_OTHER_TYPES.get(self.type_id, 'unknown')} (number {self.type_id})"
 
@@ -111,31 +110,31 @@ class TensorInfo:
 
 @dataclass(frozen=True, kw_only=True)
 class Header:
-    """What the head of one file says."""
+    """The header of one file."""
 
     version: int
     alignment: int
     values: dict[str, Value]
-    """Where each key's value lies."""
+    """The position of each key's value."""
     tensors: dict[str, TensorInfo]
     data_start: int
 
 
 _Row = tuple[int, str, tuple[int, ...], int, int]
-"""Where a tensor's entry lies, its name, shape, type and offset in the data."""
+"""The position of a tensor's entry, its name, shape, type and offset in the data."""
 
 
 def read_header(file: OpenedFile, part: int = 0) -> Header:
     """
     Raises:
-      GGUFError: the file is no GGUF file, of a version or byte order that is not implemented, or its head contradicts
-        itself or the size of the file.
+      GGUFError: the file is not a GGUF file, is of a version or byte order that is not implemented, or its header
+        contradicts itself or the size of the file.
     """
     return _HeadReader(file, part).header()
 
 
 class _HeadReader:
-    """A position in the head of a file, with the bytes around it."""
+    """A position in the header of a file, with the bytes around it."""
 
     def __init__(self, file: OpenedFile, part: int) -> None:
         self._file = file
@@ -161,7 +160,7 @@ class _HeadReader:
             data_start=data_start,
         )
 
-    # ---- the parts of the head, in their order
+    # ---- the parts of the header, in order
 
     def _version(self) -> int:
         start = self._file.read(0, min(self._file.size, 4096), "the magic")
@@ -171,9 +170,9 @@ class _HeadReader:
         (version,) = self._unpack(_U32, "the version")
         if version & 0xFFFF == 0 and version:
             raise GGUFError(
-                f"{self._file.path} is a big-endian GGUF file (its version reads {version:#x}), made for machines "
-                "such as s390x. "
-                "Big-endian files are not implemented; convert it with gguf-convert-endian of the gguf package"
+                f"{self._file.path} is a big-endian GGUF file (its version reads {version:#x}), "
+                "made for machines such as s390x. Big-endian files are not implemented; "
+                "convert it with gguf-convert-endian of the gguf package"
             )
         if version == 1:
             raise GGUFError(
@@ -262,7 +261,7 @@ class _HeadReader:
         return rows
 
     def _place(self, rows: list[_Row], data_start: int, alignment: int) -> dict[str, TensorInfo]:
-        """Check that the tensors follow one another without overlap or hole, and end within the file."""
+        """Check that the tensors follow one another without overlap or gap, and end within the file."""
         size = self._file.size
         tensors: dict[str, TensorInfo] = {}
         expected: int | None = 0
@@ -301,21 +300,20 @@ class _HeadReader:
         return tensors
 
     def _nbytes(self, at: int, name: str, shape: tuple[int, ...], kind: int) -> int | None:
-        """Bytes of a tensor; None: we do not know its type."""
+        """Bytes of a tensor; None: its type is unknown."""
         known = BY_ID.get(kind)
         if known is None:
             return None
         columns = shape[-1] if shape else 1
         if columns % known.block_size:
             raise self._broken(
-                f"tensor {name!r} of shape {list(shape)} has rows of {columns} values, no whole number of "
-                f"{known.name} blocks of "
-                f"{known.block_size}",
+                f"tensor {name!r} of shape {list(shape)} has rows of {columns} values, "
+                f"no whole number of {known.name} blocks of {known.block_size}",
                 at=at,
             )
         return math.prod(shape[:-1]) * known.row_bytes(columns)
 
-    # ---- reading on
+    # ---- reading
 
     def _unpack(self, layout: struct.Struct, what: str) -> tuple[Any, ...]:
         start = self._need(layout.size, what)
@@ -334,7 +332,7 @@ class _HeadReader:
             raise self._broken(f"{what} is not UTF-8: {encoded[:80]!r}", at=at) from error
 
     def _need(self, count: int, what: str) -> int:
-        """Step over `count` bytes; returns where they begin in the window."""
+        """Skip `count` bytes; returns where they begin in the window."""
         start = self._position
         self._skip(count, what, start)
         if not (self._window_start <= start and start + count <= self._window_start + len(self._window)):
@@ -361,8 +359,8 @@ class _HeadReader:
             raise self._broken(f"it announces {count} {what}, where at most {limit} are accepted", at=at)
         if count * least_bytes > left:
             raise self._broken(
-                f"it announces {count} {what}, which take at least {count * least_bytes} bytes, but has {left} more "
-                "(truncated?)",
+                f"it announces {count} {what}, which take at least {count * least_bytes} bytes, "
+                f"but has {left} more (truncated?)",
                 at=at,
             )
 

@@ -1,7 +1,7 @@
-"""Metadata values of a GGUF file: where they lie, stepping over them fast, and decoding one when somebody asks for it.
+"""Metadata values of a GGUF file: their positions, skipping them fast, and decoding them on access.
 
 A vocabulary of 131,072 tokens with its merges is hundreds of thousands of strings, each a u64 length and its bytes:
-only by following the lengths can one find out where the array ends. `string_runs` follows them thousands at a time.
+the end of the array is found only by following the lengths. `string_runs` follows them thousands at a time.
 """
 
 from __future__ import annotations
@@ -20,10 +20,10 @@ from conversion.weights.tensor_source import Array
 STRING = 8
 ARRAY = 9
 FORMATS = {0: "<B", 1: "<b", 2: "<H", 3: "<h", 4: "<I", 5: "<i", 6: "<f", 7: "<?", 10: "<Q", 11: "<q", 12: "<d"}
-"""How values of each number type are laid out."""
+"""The struct format of each number type."""
 NAMES = ("u8", "i8", "u16", "i16", "u32", "i32", "f32", "bool", "string", "array", "u64", "i64", "f64")
 _LENGTH = struct.Struct("<Q")
-# A window holds some thousands of strings, and a short array does not read a long one.
+# A window holds some thousands of strings, and is not too long for a short array.
 _WINDOW = 2**18
 _WINDOW_PER_STRING = 16
 _LEAST_WINDOW = 2**12
@@ -32,7 +32,7 @@ _SINGLE_STEPS = 256
 
 @dataclass(frozen=True, slots=True)
 class Value:
-    """Where a metadata value lies."""
+    """The position of a metadata value."""
 
     type: int
     element: int
@@ -44,12 +44,12 @@ class Value:
     stop: int
 
     def describe(self) -> str:
-        """Its type in words, such as "u32" or "string[32000]"."""
+        """Its type as text, such as "u32" or "string[32000]"."""
         return f"{NAMES[self.element]}[{self.count}]" if self.type == ARRAY else NAMES[self.type]
 
 
 class GGUFMetadata(Mapping[str, Any]):
-    """A file's metadata. Values are decoded when first asked for, and kept.
+    """A file's metadata. Values are decoded on first access and cached.
 
     Numbers come as int or float, bool as bool, strings as str, arrays of strings as list[str], arrays of numbers as
     read-only numpy arrays. Bytes of a string that are not UTF-8 become U+FFFD. In arrays of strings, which are
@@ -57,7 +57,7 @@ class GGUFMetadata(Mapping[str, Any]):
     `text.encode("utf-8", "surrogateescape")` gives the bytes back.
 
     Raises:
-      GGUFError: on access, where the file has been cut or closed before the value was decoded.
+      GGUFError: on access, if the file was truncated or closed before the value was decoded.
     """
 
     def __init__(self, file: OpenedFile, values: dict[str, Value]) -> None:
@@ -84,7 +84,7 @@ class GGUFMetadata(Mapping[str, Any]):
         return self._values[key].describe()
 
     def count(self, key: str) -> int:
-        """How many elements an array has, without decoding it; 1 for other values."""
+        """The number of elements of an array, without decoding it; 1 for other values."""
         return self._values[key].count
 
 
@@ -114,7 +114,7 @@ class StringRun:
     borders: Array
     """Where the length of each one lies, counted from `start`, and at the end where the last one ends."""
     data: bytes
-    """The bytes from `start` on; all of the strings', unless it is a single one that is too long."""
+    """The bytes from `start` on: those of all strings, unless it is a single one that is too long."""
 
     @property
     def stop(self) -> int:
@@ -128,7 +128,7 @@ class StringRun:
 
 
 def string_runs(file: OpenedFile, position: int, count: int, what: str) -> Iterator[StringRun]:
-    """Step over `count` strings from `position` on.
+    """Skip `count` strings from `position` on.
 
     Raises:
       GGUFError: a string goes past the end of the file.
@@ -142,8 +142,7 @@ def string_runs(file: OpenedFile, position: int, count: int, what: str) -> Itera
             if len(data) < 8 or length > file.size - position - 8:
                 raise GGUFError(
                     f"{file.path} is a broken GGUF file: at byte {position}, {what}: a string of {length} bytes is "
-                    "announced, but "
-                    f"the file has {max(0, file.size - position - 8)} more (truncated?)"
+                    f"announced, but the file has {max(0, file.size - position - 8)} more (truncated?)"
                 )
             borders = np.array([0, 8 + length])
         run = StringRun(position, borders, data)
@@ -153,12 +152,12 @@ def string_runs(file: OpenedFile, position: int, count: int, what: str) -> Itera
 
 
 def _borders(data: bytes, count: int) -> Array:
-    """Where the first strings in `data` begin, at most `count` and only those that lie in it wholly, and where the last
-    one ends.
+    """Where the first strings in `data` begin, at most `count` and only those that are complete, and where the last one
+    ends.
 
     Nearly every length is below 256: a byte and seven zeros. All such places are found at once; where each leads to the
-    next one, they are a chain, and a chain that begins at a true string holds true strings only. Strings outside chains
-    (long or empty ones, or such as hold zeros themselves) are stepped over one by one.
+    next, they form a chain, and a chain that begins at a real string contains real strings only. Strings outside chains
+    (long or empty ones, or ones that contain zeros) are followed one by one.
     """
     short, following, breaks = _short_lengths(data)
     runs: list[Array] = []

@@ -1,4 +1,4 @@
-"""What a file is that was given as a GGUF file but is none: people mix up files in a few ways, and each has its own
+"""What a file is that was given as a GGUF file but is not one: there are a few common mistakes, each with its own
 remedy."""
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ _OLD_FORMATS = {b"lmgg": "GGML", b"fmgg": "GGMF", b"tjgg": "GGJT", b"algg": "GGL
 
 
 def what_it_is(start: bytes, size: int) -> str:
-    """Words on a file that begins with `start` and has `size` bytes: what it probably is, and what to do."""
+    """A message about a file that begins with `start` and has `size` bytes: what it probably is, and what to do."""
     text = start.lstrip(b"\xef\xbb\xbf \t\r\n")
     if size == 0:
         return "it is empty. Probably a download that never began; fetch it again"
@@ -20,21 +20,18 @@ def what_it_is(start: bytes, size: int) -> str:
         found = re.search(rb"^size (\d{1,20})$", text, re.MULTILINE)
         real = f" of {int(found[1])} bytes" if found else ""
         return (
-            f"it is a git-lfs pointer, which stands for the real file{real} in a git repository. Run `git lfs pull` "
-            "there, or "
-            "download the file itself"
+            f"it is a git-lfs pointer, which stands for the real file{real} in a git repository. "
+            "Run `git lfs pull` there, or download the file itself"
         )
     if text[:1] == b"<":
         return (
-            "it is an HTML or XML page. Probably the server's answer to a download that needed another address or a "
-            "login; open it "
-            "in a browser to see what it says"
+            "it is an HTML or XML page. Probably the server's response to a download that needed another address or a  "
+            "login; open it in a browser to see what it says"
         )
     if start[:4] in _OLD_FORMATS:
         return (
-            f"it is in the {_OLD_FORMATS[start[:4]]} format, which GGUF replaced in August 2023. Download a GGUF file "
-            "of the "
-            "model, or convert the original weights"
+            f"it is in the {_OLD_FORMATS[start[:4]]} format, which GGUF replaced in August 2023. "
+            "Download a GGUF file of the model, or convert the original weights"
         )
     if size > 8 and int.from_bytes(start[:8], "little") <= size - 8 and start[8:9] == b"{":
         return "it is a safetensors file. Give the folder that holds it, with its config.json, as a plain model"
@@ -49,15 +46,14 @@ def what_it_is(start: bytes, size: int) -> str:
     if _is_text(start):
         return f"it is a text file that begins with {start[:40].decode('utf-8', 'replace')!r}"
     return (
-        f"it begins with the bytes {start[:4]!r} where b'GGUF' is expected. It is another kind of file, or a later "
-        "piece of a file "
-        "that was cut in pieces; join those first"
+        f"it begins with the bytes {start[:4]!r} where b'GGUF' is expected. It is another kind of file, "
+        "or a later piece of a file that was cut in pieces; join those first"
     )
 
 
 def _is_text(start: bytes) -> bool:
     try:
-        # The last character may have been cut, which the incremental decoder allows.
+        # The last character may be incomplete, which the incremental decoder allows.
         text = codecs.getincrementaldecoder("utf-8")().decode(start)
     except UnicodeDecodeError:
         return False

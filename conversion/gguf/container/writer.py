@@ -1,7 +1,7 @@
 """Writing GGUF files: the header at once, then the tensors piece by piece, in the order in which the header lists them.
 
 The types and shapes of all tensors are known before the first is converted, so that nothing is written twice and no
-tensor has to be in memory as a whole. Format: docs/gguf.md of ggml, version 3, little-endian.
+tensor has to be in memory in full. Format: docs/gguf.md of ggml, version 3, little-endian.
 """
 
 from __future__ import annotations
@@ -55,19 +55,19 @@ class GGUFWriter:
     """Writes one file. The header is written on construction; then call `write` for each tensor in order, and `finish`.
 
     Args:
-      file: binary, at its start. Whoever opened it closes it.
+      file: binary, at its start. The caller closes it.
       metadata: by key. Numpy scalars and arrays keep their types. A Python int becomes uint32 (int32 if negative, 64
-        bits if it must), a float float32, lists alike; lists of strings become arrays of strings.
+        bits if needed), a float float32, and lists likewise; lists of strings become arrays of strings.
       tensors: all tensors, in the order in which they will be written.
     Raises:
-      ValueError: two tensors have the same name, a row is no whole number of blocks, or a value has no type in GGUF.
+      ValueError: two tensors have the same name, a row is not a whole number of blocks, or a value has no type in GGUF.
     """
 
     def __init__(self, file: BinaryIO, metadata: Mapping[str, Any], tensors: Sequence[NewTensor]) -> None:
         self._file = file
         self._waiting = {tensor.name: tensor.nbytes for tensor in tensors}
         self._missing = 0
-        """Bytes that the tensor begun last still lacks."""
+        """Bytes missing from the current tensor."""
         if len(self._waiting) != len(tensors):
             raise ValueError("two tensors have the same name")
         file.write(header_bytes(metadata, tensors))
@@ -102,7 +102,7 @@ class GGUFWriter:
 
 
 def header_bytes(metadata: Mapping[str, Any], tensors: Sequence[NewTensor]) -> bytes:
-    """All of a file before its first tensor. Raises: see `GGUFWriter`."""
+    """Everything in a file before its first tensor. Raises: see `GGUFWriter`."""
     parts = [b"GGUF", struct.pack("<IQQ", 3, len(tensors), len(metadata))]
     for key, value in metadata.items():
         parts += [_string(key), _value(key, value)]
@@ -170,7 +170,7 @@ def _wide(value: int) -> str:
 
 
 def _array_type(items: Sequence[Any]) -> str | None:
-    """int32, float32 or bool for a list of Python's; None leaves it to numpy."""
+    """int32, float32 or bool for a Python list; None leaves it to numpy."""
     kinds = {type(item) for item in items}
     return {frozenset({bool}): "bool", frozenset({int}): "int32"}.get(
         frozenset(kinds), "float32" if kinds <= {int, float} else None

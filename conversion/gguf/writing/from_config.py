@@ -1,17 +1,18 @@
-"""The metadata of a GGUF file for a `config.json`: what llama.cpp's converter would write of the model's shape and
-rope.
+"""The metadata of a GGUF file for a `config.json`: the model's shape and rope, as llama.cpp's converter would write
+them.
 
-Where it differs from that converter, and why:
+Differences from that converter, with reasons:
 
 - Keys whose absence means one thing in transformers and another in llama.cpp are always written
   (`attention.head_count_kv`, `attention.key_length`, the norm's epsilon, …).
 - `attention.sliding_window` is written, 0 for none, and `attention.sliding_window_pattern` where layers differ.
   llama.cpp reads neither for these architectures; without it readers have to guess (see `conversion.gguf.config`).
-- Architecture `llama` of llama.cpp takes YaRN's own parameters for their defaults. A model with others becomes
-  `mistral3`, which is computed alike and for which they are read; an attention factor is written in both forms, of
-  which llama.cpp reads one.
+- For architecture `llama`, llama.cpp assumes the defaults of YaRN's own parameters. A model with others becomes
+  `mistral3`, which is computed in the same way and for which they are read; an attention factor is written in both
+  forms, of which llama.cpp reads one.
 
-What a file cannot say is refused. Source: `conversion/base.py`, `llama.py` and `mistral3.py` of llama.cpp's converter.
+What a file cannot express is refused. Source: `conversion/base.py`, `llama.py` and `mistral3.py` of llama.cpp's
+converter.
 """
 
 from __future__ import annotations
@@ -52,13 +53,14 @@ def gguf_architecture(config: Mapping[str, Any]) -> str:
 
 
 def gguf_metadata(config: Mapping[str, Any]) -> dict[str, Value]:
-    """The keys under the architecture's name. The writer adds `general.*` and the tokenizer's, and the tensor of
+    """The keys under the architecture's name. The writer adds `general.*`, the tokenizer's keys, and the tensor of
     `rope_factors`.
 
     Args:
       config: a parsed `config.json` that `MistralConfig.from_hf` accepts; of a wrapper, the text model's part is taken.
     Raises:
-      GGUFError: the configuration lacks a size, or asks for what GGUF files of these architectures cannot say.
+      GGUFError: the configuration lacks a size, or needs something that GGUF files of these architectures cannot
+        express.
     """
     text = _text_config(config)
     architecture = _architecture(text)
@@ -86,7 +88,7 @@ def gguf_metadata(config: Mapping[str, Any]) -> dict[str, Value]:
 
 
 def rope_factors(config: Mapping[str, Any]) -> np.ndarray[Any, np.dtype[np.float32]] | None:
-    """The tensor `rope_freqs.weight` [H/2] of a model whose rope is written as one; None for others.
+    """The tensor `rope_freqs.weight` [H/2] of a model whose rope is written as a tensor; None for others.
 
     Raises:
       GGUFError: see `gguf_metadata`.
@@ -110,8 +112,7 @@ def rope_factors(config: Mapping[str, Any]) -> np.ndarray[Any, np.dtype[np.float
 
 
 def has_biases(config: Mapping[str, Any]) -> bool:
-    """Whether the model's class knows biases of its projections: of the classes that have a GGUF form only Llama's
-    does.
+    """Whether the model's class supports biases of its projections: of the classes with a GGUF form only Llama's does.
 
     Raises:
       GGUFError: the configuration describes no model of these classes.
@@ -222,7 +223,7 @@ def _yarn_attention(parameters: JSONFields) -> float:
 
 
 def _log_multiplier(parameters: JSONFields, factor: float) -> float:
-    """The multiplier with which llama.cpp comes to the attention factor of transformers."""
+    """The multiplier with which llama.cpp computes the attention factor of transformers."""
     wanted = _yarn_attention(parameters)
     known = _multiplier(parameters, "mscale_all_dim")
     for multiplier in (known, 0.0):
@@ -262,7 +263,7 @@ def _theta(text: JSONFields) -> float:
 
 
 def _original_context(text: JSONFields, parameters: JSONFields) -> int:
-    """As the reference has it: a plain rope knows only what is among its parameters."""
+    """As in the reference: a plain rope uses only its own parameters."""
     key = "original_max_position_embeddings"
     plain = (parameters.text("rope_type") or parameters.text("type") or "default") == "default"
     if key in text and not plain:
@@ -275,5 +276,5 @@ def _number(parameters: JSONFields, key: str, default: float | None = None) -> f
 
 
 def _multiplier(parameters: JSONFields, key: str) -> float:
-    """mscale or mscale_all_dim; 0 is as good as none."""
+    """mscale or mscale_all_dim; 0 counts as absent."""
     return parameters.number(key, 0.0, above=-MOST_FACTOR, most=MOST_FACTOR)

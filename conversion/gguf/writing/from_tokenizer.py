@@ -1,8 +1,9 @@
-"""The tokenizer of a model folder as GGUF metadata, so that llama.cpp cuts texts into the same tokens.
+"""The tokenizer of a model folder as GGUF metadata, so that llama.cpp produces the same tokens.
 
-Follows llama.cpp's converter (convert_hf_to_gguf.py) where that is right. It differs where the converter loses
-something: user-defined pieces of sentencepiece models stay such, vocabularies in tokenizer.json with byte fallback get
-real scores instead of placeholders, `add_bos_token` is always written, and so are further ends of an answer.
+Follows llama.cpp's converter (convert_hf_to_gguf.py) where that is correct. It differs where the converter loses
+information: user-defined pieces of sentencepiece models stay user-defined, vocabularies in tokenizer.json with byte
+fallback get real scores instead of placeholders, and `add_bos_token` and further end-of-generation tokens are always
+written.
 """
 
 from __future__ import annotations
@@ -51,7 +52,7 @@ def tokenizer_to_gguf(folder: Path, *, vocab_size: int) -> dict[str, Any]:
       (uint32), flags bool, scores a float32 array and token types an int32 array.
 
     Raises:
-      TokenizerError: there is no tokenizer, it is of a kind that GGUF files or we have no name for, or it has more than
+      TokenizerError: there is no tokenizer, it is of a kind that GGUF files or we do not support, or it has more than
         `vocab_size` tokens.
     """
     special = read_special_tokens(folder)
@@ -95,7 +96,7 @@ def _read(folder: Path, special: SpecialTokens) -> NewVocabulary:
             vocabulary.add_space_prefix = prefix if isinstance(prefix, bool) else parsed.add_dummy_prefix
             return vocabulary
         if parsed.model_type == BPE and _same_vocabulary(parsed, data):
-            # Real scores are better than merges; all else is in tokenizer.json as it is used.
+            # Real scores are better than merges; everything else is taken from tokenizer.json, as it is used.
             with known_form(str(path)):
                 added = added_tokens(data, special)
                 prefix, add_bos = adds_prefix(data), begins_with_special(data)
@@ -119,7 +120,7 @@ def _same_vocabulary(model: SentencePieceModel, data: Json) -> bool:
 
 
 def _ids(folder: Path, vocabulary: NewVocabulary, special: SpecialTokens) -> Json:
-    """The keys for special ids: named tokens, and further ends of an answer that generation_config.json lists."""
+    """The keys for special ids: named tokens, and further end-of-generation tokens from generation_config.json."""
     id_of = {text: i for i, text in enumerate(vocabulary.texts)}
     found: dict[str, int] = {}
     for name in _ID_KEYS:
@@ -141,7 +142,7 @@ def _ids(folder: Path, vocabulary: NewVocabulary, special: SpecialTokens) -> Jso
 
 
 def _eos_ids(folder: Path) -> list[int]:
-    """All ids that end an answer, in the order in which the files list them."""
+    """All ids that end generation, in the order of the files."""
     ids: list[int] = []
     for name in ("config.json", "generation_config.json"):
         value = read_json_object(folder / name, missing_ok=True).get("eos_token_id")
@@ -153,7 +154,7 @@ def _eos_ids(folder: Path) -> list[int]:
 def _templates(folder: Path, vocabulary: NewVocabulary) -> Json:
     templates = read_chat_templates(folder)
     if templates is None:
-        # llama.cpp knows Mistral's formats by names of its own.
+        # llama.cpp has its own names of Mistral's formats.
         name = _LLAMA_CPP_FORMATS.get((vocabulary.version or "", vocabulary.pre == TEKKEN.name))
         return {} if name is None else {"tokenizer.chat_template": name}
     named = {"default": templates} if isinstance(templates, str) else templates

@@ -1,6 +1,6 @@
-"""A model on its way to a GGUF file: its metadata, and its tensors under the file's names and in the file's order.
+"""A model to be written as a GGUF file: its metadata, and its tensors under the file's names and in the file's order.
 
-Where it comes from is forgotten here: a folder in Hugging Face's format, one in Mistral's own, or another GGUF file.
+The same for every source: a folder in Hugging Face's format, one in Mistral's own, or another GGUF file.
 """
 
 from __future__ import annotations
@@ -35,12 +35,12 @@ from conversion.weights.weight_files import find_weight_files
 
 _QUANTIZED_FROM = frozenset(map(np.dtype, (np.float32, np.float16, ml_dtypes.bfloat16)))
 _RAW_BYTES = 8 * 2**20
-"""Of a tensor that is copied as it is, at a time."""
+"""Bytes copied at a time of a tensor that is copied unchanged."""
 _SCALARS = {
     **{"u8": np.uint8, "i8": np.int8, "u16": np.uint16, "i16": np.int16, "u32": np.uint32, "i32": np.int32},
     **{"u64": np.uint64, "i64": np.int64, "f32": np.float32, "f64": np.float64},
 }
-"""Numpy's types for those of metadata, so that a number keeps its type when it is copied."""
+"""Numpy types of metadata types, so that a number keeps its type when it is copied."""
 _NOT_COPIED = re.compile(r"split\..*|quantize\.imatrix\..*|general\.(?:alignment|file_type|quantization_version)")
 _SAMPLING = {
     **{"temperature": "temp", "top_k": "top_k", "top_p": "top_p", "min_p": "min_p"},
@@ -54,13 +54,13 @@ class NewGGUFModel:
     """A context manager: closes the files that it reads from."""
 
     metadata: Mapping[str, Any]
-    """All but what depends on the type that is converted to."""
+    """All metadata that does not depend on the target type."""
     config: Mapping[str, Any]
     """The `config.json` that describes the model."""
     layout: TensorSource
     """Values of the tensors under the file's names."""
     packed: GGUFFile | None = None
-    """Where tensors may lie in the very form that they are wanted in."""
+    """A source that may have tensors in the target type already."""
     resources: ExitStack = field(default_factory=ExitStack)
 
     @property
@@ -90,8 +90,8 @@ class NewGGUFModel:
           WeightFileError: it has values that the type cannot hold.
         """
         if name == FACTORS_TENSOR and self.packed is not None:
-            # As it is: the metadata is kept, and may scale the rope by another factor that the configuration has in one
-            # with these.
+            # Unchanged: the metadata is kept, and may scale the rope by another factor, which the configuration
+            # combines with these.
             yield from self._copied(name)
         elif name == FACTORS_TENSOR:
             yield np.asarray(rope_factors(self.config))
@@ -101,13 +101,13 @@ class NewGGUFModel:
             yield _encoded(read_array(self.layout, name), kind, name)
 
     def requantised(self, name: str, kind: GGMLType) -> bool:
-        """Whether `encoded` unpacks blocks and packs the values anew."""
+        """Whether `encoded` unpacks blocks and packs the values again."""
         if self.packed is None or name not in self.packed.tensors or kind.dtype is not None:
             return False
         return self.packed.tensors[name].type.dtype is None and not self._has_packed(name, kind)
 
     def _has_packed(self, name: str, kind: GGMLType) -> bool:
-        """Whether the file that we read from has this tensor in this type, alone and not scaled by another."""
+        """Whether the source file has this tensor in this type, by itself and without a separate scale."""
         if self.packed is None or name not in self.packed.tensors or kind.dtype is not None:
             return False
         info = self.packed.tensors[name]
@@ -138,7 +138,7 @@ def open_folder(folder: Path, *, name: str | None = None) -> NewGGUFModel:
     Args:
       name: for `general.name`; None: the folder's.
     Raises:
-      WeightFileError, TokenizerError: a file is missing, broken, or holds what GGUF files cannot.
+      WeightFileError, TokenizerError: a file is missing, broken, or contains what GGUF files cannot.
     """
     if not is_folder(folder):
         raise WeightFileError(f"{folder} is no model folder and no GGUF file; those can be converted to GGUF")
@@ -148,7 +148,7 @@ def open_folder(folder: Path, *, name: str | None = None) -> NewGGUFModel:
         raise WeightFileError(
             f"{folder} is quantised already, in a form that is not implemented; convert the model that it was made from"
         )
-    architecture = gguf_metadata(config)  # says first what speaks against the model
+    architecture = gguf_metadata(config)  # raises first if the model cannot be converted
     files = SafetensorsFiles(find_weight_files(folder))
     resources = ExitStack()
     resources.callback(files.close)
@@ -159,8 +159,7 @@ def open_folder(folder: Path, *, name: str | None = None) -> NewGGUFModel:
     if not has_biases(config) and (biases := sorted(name for name in source.names() if name.endswith(".bias"))):
         raise WeightFileError(
             f"{folder} has {biases[0]} and {len(biases) - 1} more, and models of its class have no biases "
-            "(transformers ignores "
-            "such tensors): remove them, or name the class that the model was trained as"
+            "(transformers ignores such tensors): remove them, or name the class that the model was trained as"
         )
     layout = GGUFLayout(source, num_heads=heads, num_kv_heads=kv_heads, tied=_is_tied(config, source))
     generation = folder / "generation_config.json"
@@ -184,14 +183,13 @@ def open_folder(folder: Path, *, name: str | None = None) -> NewGGUFModel:
 def open_gguf(path: Path, *, name: str | None = None) -> NewGGUFModel:
     """A GGUF file, whose metadata is kept as it is.
 
-    A sliding window that it has but does not mention is written down, and so is that it has none where the name
-    changes: readers would have to guess again, and the name is a part of what they go by (see
-    `conversion.gguf.config`).
+    An implied sliding window is written explicitly, and so is its absence where the name changes: readers would have to
+    guess again, and the name is part of the rule (see `conversion.gguf.config`).
 
     Args:
       name: for `general.name`; None: the file's own.
     Raises:
-      WeightFileError: it is broken, or holds no model that is implemented.
+      WeightFileError: it is broken, or the model is not implemented.
     """
     with ExitStack() as opened:
         gguf = opened.enter_context(GGUFFile(path))
@@ -212,8 +210,7 @@ def open_gguf(path: Path, *, name: str | None = None) -> NewGGUFModel:
 
 
 def model_name(folder: Path) -> str:
-    """What a folder's model is called: in the cache of the Hub that is the repository's name, elsewhere the
-    folder's."""
+    """The name of a folder's model: in the cache of the Hub the repository's name, elsewhere the folder's."""
     folder = folder.resolve()
     if folder.parent.name == "snapshots" and folder.parent.parent.name.startswith("models--"):
         return folder.parent.parent.name.split("--")[-1]
@@ -259,8 +256,7 @@ def _head_counts(config: Mapping[str, Any]) -> Sequence[int]:
 
 
 def _is_tied(config: Mapping[str, Any], source: TensorSource) -> bool:
-    """Whether the output matrix is the embedding. The files have the last word: some configurations claim it by
-    mistake."""
+    """Whether the output matrix is the embedding. The weight files decide: some configurations claim it by mistake."""
     head, embedding = "lm_head.weight", "model.embed_tokens.weight"
     text = config.get("text_config") or config
     if not (config.get("tie_word_embeddings") or text.get("tie_word_embeddings")):

@@ -1,6 +1,6 @@
-"""Which type each tensor of a GGUF file gets: what a name such as "q4_k_m" stands for.
+"""The type of each tensor of a GGUF file: the meaning of a name such as "q4_k_m".
 
-A name stands for a mix, since not all tensors bear few bits equally well. Ours are those of llama.cpp
+A name stands for a mix, since not all tensors tolerate few bits equally well. Ours are those of llama.cpp
 (`llama-quant.cpp`, for dense models and without an importance matrix), so that files of the same name have the same
 size and quality:
 
@@ -8,7 +8,7 @@ size and quality:
 - The output matrix, or the embedding that serves as one, gets six bits where others get fewer.
 - In the "_m" mixes, so do the value and down projections of the first and last eighth of the layers, and of every third
   between.
-- Rows that are no whole number of blocks get the type's `fallback`.
+- Rows that are not a whole number of blocks get the type's `fallback`.
 """
 
 from __future__ import annotations
@@ -29,10 +29,10 @@ class TypeMix:
     name: str
     """As users write it, in lower case."""
     file_type: int
-    """The number that `general.file_type` has for it, which is for display."""
+    """Its number in `general.file_type`, for display only."""
     matrices: GGMLType
     output: GGMLType
-    """Of the matrix whose products are logits."""
+    """Of the matrix that computes the logits."""
     sensitive: GGMLType
     """Of value and down projections in some of the layers."""
 

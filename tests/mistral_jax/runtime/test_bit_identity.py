@@ -1,7 +1,7 @@
 """Bits, not tolerances: what a sequence gets does not depend on its neighbours, its slot, or how its text was cut into
 chunks.
 
-What this takes on a CPU: docs/architecture.md. It holds for the loop form of attention.
+What this takes on a CPU: docs/architecture/numerics.md. It holds for the loop form of attention.
 """
 
 from __future__ import annotations
