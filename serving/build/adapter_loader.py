@@ -23,9 +23,9 @@ from mistral_jax.adapters.bank import AdapterEntry, BankFullError
 from mistral_jax.model.config import MistralConfig
 from mistral_jax.model.low_rank import part_features
 from mistral_jax.runtime.runner import Runner
+from serving.api.errors import InvalidRequestError, NoRoomError, NotFoundError, UnavailableError, without_paths
 from serving.api.served_models import AdapterInfo
 from serving.engine.engine import JaxEngine
-from serving.api.errors import InvalidRequestError, NoRoomError, NotFoundError, UnavailableError, without_paths
 
 READ_TIMEOUT = 120.0
 """Seconds that reading an adapter's files may take. A disk that does not answer cannot be interrupted, but it can be
@@ -120,7 +120,8 @@ class FolderLoader:
             if not loading.cancel():  # it has just begun, and is a matter of milliseconds
                 return loading.result()
             raise UnavailableError(
-                f"the engine was too busy to take the adapter for {LOAD_TIMEOUT:.0f} seconds; nothing was loaded, try again later"
+                f"the engine was too busy to take the adapter for {LOAD_TIMEOUT:.0f} seconds; nothing was loaded, try "
+                "again later"
             ) from error
 
     def _open(self, path: str, key: str) -> tuple[Path, _ReadLoRA]:
@@ -163,7 +164,8 @@ class Readers:
         self._stuck = [thread for thread in self._stuck if thread.is_alive()]
         if len(self._stuck) >= MAX_STUCK:
             raise UnavailableError(
-                f"{len(self._stuck)} adapters are still being read from a folder that does not answer; nothing was loaded",
+                f"{len(self._stuck)} adapters are still being read from a folder that does not answer; nothing was "
+                "loaded",
                 code="adapter_folder_stuck",
             )
         reading: Future[T] = Future()

@@ -10,17 +10,17 @@ from pathlib import Path
 from conversion.adapters.xlora.config import read_xlora_config
 from conversion.adapters.xlora.files import XLoRAFiles
 from conversion.adapters.xlora.layout import find_layout
-from conversion.hub_id import is_hub_id
 from conversion.files.regular_file import exists, is_folder
+from conversion.hub_id import is_hub_id
 from mistral_jax.adapters.load_adapters import AdapterFiles, open_adapters
-from mistral_jax.model.config import MistralConfig
 from mistral_jax.hub.files import DEMO_XLORA, DEMO_XLORA_FOLDER, find_adapter
-from serving.settings.adapters import DEFAULT_XLORA
+from mistral_jax.model.config import MistralConfig
 from serving.api.served_models import AdapterInfo, ServedModels, adapted_models, plain_models
+from serving.settings.adapters import DEFAULT_XLORA
 from serving.settings.kinds import ADAPTED, LOADED, XLORA
 from serving.settings.model import DEFAULT_MODEL_ID
-from serving.settings.spec import local_name
 from serving.settings.settings import Settings
+from serving.settings.spec import local_name
 
 _DEMO_PREFIX = "demo-"
 

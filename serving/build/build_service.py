@@ -8,26 +8,26 @@ import logging
 import time
 from pathlib import Path
 
-from conversion.weights.ggml_types import BY_NAME
 from conversion.files.regular_file import is_file
+from conversion.weights.ggml_types import BY_NAME
 from conversion.weights.weight_files import parts_pattern
 from mistral_jax.adapters.load_adapters import AdapterFiles, adapter_bytes, load_adapters
-from mistral_jax.checkpoint.weights import choose_dtype, open_weights, plan_weights, settle_tying
-from mistral_jax.runtime.compilation_cache import enable_compilation_cache
 from mistral_jax.checkpoint.description import ModelDescription, describe
+from mistral_jax.checkpoint.load_module import load_module
+from mistral_jax.checkpoint.summary import summarize
+from mistral_jax.checkpoint.weights import choose_dtype, open_weights, plan_weights, settle_tying
 from mistral_jax.device import Device, choose_device, free_memory
 from mistral_jax.hub.files import DEMO, ModelFiles, find_gguf, find_model
 from mistral_jax.model.kv_cache import BLOCK
-from mistral_jax.checkpoint.load_module import load_module
-from mistral_jax.checkpoint.summary import summarize
+from mistral_jax.runtime.compilation_cache import enable_compilation_cache
 from mistral_jax.runtime.runner import DEFAULT_CHUNKS, Runner
+from serving.api.service import Service
 from serving.build.adapter_loader import FolderLoader
 from serving.build.build_adapters import files_digest, open_adapter_files, served_models, with_base_model
-from serving.engine.engine import JaxEngine, Report
-from serving.settings.kinds import GGUF
 from serving.build.progress import TerminalProgress
+from serving.engine.engine import JaxEngine, Report
 from serving.engine.messages import ModelCard
-from serving.api.service import Service
+from serving.settings.kinds import GGUF
 from serving.settings.settings import Settings
 from serving.version import version
 
@@ -139,7 +139,8 @@ def sequence_length(
     if settings.max_seq_len is not None:
         if settings.max_seq_len > config.max_position_embeddings:
             raise ValueError(
-                f"--max-seq-len {settings.max_seq_len}: this model was made for at most {config.max_position_embeddings} tokens"
+                f"--max-seq-len {settings.max_seq_len}: this model was made for at most "
+                f"{config.max_position_embeddings} tokens"
             )
         return settings.max_seq_len
     platform = "cpu" if device.platform == "cpu" else "gpu"
@@ -152,8 +153,8 @@ def sequence_length(
     if length < min(2 * BLOCK, config.max_position_embeddings):
         raise ValueError(
             f"{weights / 2**30:.1f} GiB of weights and a cache for {settings.max_seqs} sequences do not fit into the "
-            f"{free_memory(device) / 2**30:.1f} GiB that are free; take fewer slots (--max-seqs), smaller weights (--quant q4_k), "
-            "or set --max-seq-len yourself"
+            f"{free_memory(device) / 2**30:.1f} GiB that are free; take fewer slots (--max-seqs), smaller "
+            "weights (--quant q4_k), or set --max-seq-len yourself"
         )
     return length
 

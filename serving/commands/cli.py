@@ -90,7 +90,7 @@ def _settings(context: click.Context, given: Given, kind: ModelKind | None = Non
     merged.update({name: value for name, value in given.items() if value is not None and value != ()})
     settings = Settings.resolve(merged, kind=kind)
     if check:
-        _later("path_checks", "check_paths")(settings)
+        _later("settings.paths", "check_paths")(settings)
     return settings
 
 
@@ -188,7 +188,7 @@ _also(x_lora_gguf_mistral, "x-lora-mistral-gguf")
 @click.pass_context
 def chat(context: click.Context, system: str | None, **given: Any) -> int:
     """Talk to a model in the terminal."""
-    return _later("chat_command", "run_chat")(_settings(context, given), system=system)
+    return _later("commands.chat", "run_chat")(_settings(context, given), system=system)
 
 
 @cli.command(epilog=_SUB_EPILOG)
@@ -198,7 +198,9 @@ def chat(context: click.Context, system: str | None, **given: Any) -> int:
 @click.pass_context
 def doctor(context: click.Context, as_json: bool, offline: bool, **given: Any) -> int:
     """Show versions, devices, memory; would the model fit?"""
-    return _later("doctor", "run_doctor")(_settings(context, given, check=False), as_json=as_json, offline=offline)
+    return _later("commands.doctor", "run_doctor")(
+        _settings(context, given, check=False), as_json=as_json, offline=offline
+    )
 
 
 @cli.command(epilog=_SUB_EPILOG)
@@ -222,7 +224,7 @@ def bench(
         raise click.BadParameter(
             f"{rows!r} is not valid; expected positive numbers separated by commas", param_hint="--rows"
         )
-    return _later("bench", "run_bench")(
+    return _later("commands.bench", "run_bench")(
         _settings(context, given),
         rows=tuple(counts),
         prompt_tokens=prompt_tokens,
@@ -242,7 +244,7 @@ def inspect(source: str, tensors: bool, as_json: bool) -> int:
     Metadata, tensors, types, bits per weight, and what a model would need in memory. Only headers are read; the files
     of a Hub id are downloaded first, unless they are in the cache.
     """
-    return _later("tools_command", "run_inspect")(source, as_json=as_json, tensors=tensors)
+    return _later("commands.tools", "run_inspect")(source, as_json=as_json, tensors=tensors)
 
 
 class _Convert(click.Command):
@@ -277,7 +279,7 @@ def _convert_ordering(
     It says which adapter each output of the classifier is for, and which module takes which of them. XLORA_FOLDER holds
     the model in the layout of the original library or of PEFT. mistral-jax needs no such file; mistral.rs does.
     """
-    return _later("tools_command", "run_convert_ordering")(
+    return _later("commands.tools", "run_convert_ordering")(
         xlora_folder,
         destination,
         base_model_id=base_model_id,
@@ -311,7 +313,7 @@ def convert(
     safetensors, configuration and tokenizer. A GGUF file can become one of another type, too.
     """
     cache = _settings(context, {}, check=False).compilation_cache_dir
-    return _later("tools_command", "run_convert")(
+    return _later("commands.tools", "run_convert")(
         source, destination, type=type, name=name, overwrite=overwrite, compilation_cache=cache
     )
 
@@ -341,7 +343,7 @@ def verify(context: click.Context, a: str, b: str, **given: Any) -> int:
     ids. The exit status is 1 if tensors do not match or a limit is exceeded.
     """
     cache = _settings(context, {}, check=False).compilation_cache_dir
-    return _later("tools_command", "run_verify")(a, b, compilation_cache=cache, **given)
+    return _later("commands.tools", "run_verify")(a, b, compilation_cache=cache, **given)
 
 
 @cli.command("train-lora")
@@ -371,8 +373,8 @@ def train_xlora(context: click.Context, training: dict[str, Any], **given: Any) 
 
 
 def _train(function: str, settings: Settings, training: dict[str, Any]) -> int:
-    _later("path_checks", "check_training_files")(training)
-    return _later("train_command", function)(settings, training)
+    _later("settings.paths", "check_training_files")(training)
+    return _later("commands.train", function)(settings, training)
 
 
 def _serve(settings: Settings) -> int:
