@@ -20,15 +20,15 @@ from serving.api.controllers.health import HealthController
 from serving.api.controllers.lora_adapters import LoraAdaptersController
 from serving.api.controllers.metrics import MetricsController
 from serving.api.controllers.models import ModelsController
-from serving.api.errors import EXCEPTION_HANDLERS
-from serving.api.lifecycle import ServiceHost
 from serving.api.log.log_file import LogFile
 from serving.api.log.request_id import add_request_id
 from serving.api.log.request_log import RequestLog
 from serving.api.openapi import DocsController
 from serving.api.requests.unknown_fields import HEADER as IGNORED_FIELDS
 from serving.api.requests.unknown_fields import add_ignored_fields
-from serving.api.service import Service
+from serving.api.responses.errors import EXCEPTION_HANDLERS
+from serving.api.service.lifecycle import ServiceHost
+from serving.api.service.service import Service
 from serving.logs import configure_logging
 from serving.settings.paths import check_paths
 from serving.settings.settings import Settings

@@ -24,7 +24,7 @@ from mistral_jax.model.config import MistralConfig
 from mistral_jax.model.low_rank import part_features
 from mistral_jax.runtime.runner import Runner
 from serving.api.errors import InvalidRequestError, NoRoomError, NotFoundError, UnavailableError, without_paths
-from serving.api.served_models import AdapterInfo
+from serving.api.service.served_models import AdapterInfo
 from serving.engine.engine import JaxEngine
 
 READ_TIMEOUT = 120.0
@@ -52,7 +52,7 @@ class _ReadLoRA:
 
 
 class FolderLoader:
-    """Implements `serving.api.service.AdapterLoader`.
+    """Implements `serving.api.service.service.AdapterLoader`.
 
     Args:
       folder: that adapters are in.

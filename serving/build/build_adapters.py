@@ -15,7 +15,7 @@ from conversion.hub_id import is_hub_id
 from mistral_jax.adapters.load_adapters import AdapterFiles, open_adapters
 from mistral_jax.hub.files import DEMO_XLORA, DEMO_XLORA_FOLDER, find_adapter
 from mistral_jax.model.config import MistralConfig
-from serving.api.served_models import AdapterInfo, ServedModels, adapted_models, plain_models
+from serving.api.service.served_models import AdapterInfo, ServedModels, adapted_models, plain_models
 from serving.settings.adapters import DEFAULT_XLORA
 from serving.settings.kinds import ADAPTED, LOADED, XLORA
 from serving.settings.model import DEFAULT_MODEL_ID

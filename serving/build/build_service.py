@@ -21,7 +21,7 @@ from mistral_jax.hub.files import DEMO, ModelFiles, find_gguf, find_model
 from mistral_jax.model.kv_cache import BLOCK
 from mistral_jax.runtime.compilation_cache import enable_compilation_cache
 from mistral_jax.runtime.runner import DEFAULT_CHUNKS, Runner
-from serving.api.service import Service
+from serving.api.service.service import Service
 from serving.build.adapter_loader import FolderLoader
 from serving.build.build_adapters import files_digest, open_adapter_files, served_models, with_base_model
 from serving.build.progress import TerminalProgress

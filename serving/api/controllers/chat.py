@@ -8,14 +8,14 @@ import msgspec
 from litestar import Controller, Request, Response, post
 from litestar.di import NamedDependency
 
-from serving.api.lifecycle import ServiceHost
 from serving.api.requests.adapter_request import adapter_use
 from serving.api.requests.prompts import encode_chat, fit
 from serving.api.requests.request_body import read_request
 from serving.api.requests.sampling_request import choices_of, engine_requests, sampling_params, usage_in_stream
-from serving.api.responses.answers import ChatAnswer, new_id
-from serving.api.responses.calls import respond
+from serving.api.responses.framing import ChatFraming, new_id
+from serving.api.responses.respond import respond
 from serving.api.schemas import ChatCompletionRequest
+from serving.api.service.lifecycle import ServiceHost
 
 _decoder = msgspec.json.Decoder(ChatCompletionRequest)
 
@@ -48,7 +48,7 @@ class ChatController(Controller):
             param="messages",
         )
         call_id = new_id("chatcmpl")
-        answer = ChatAnswer(
+        answer = ChatFraming(
             call_id,
             card,
             prompts=[prompt],

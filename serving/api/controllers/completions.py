@@ -9,15 +9,15 @@ from litestar import Controller, Request, Response, post
 from litestar.di import NamedDependency
 
 from serving.api.errors import InvalidRequestError
-from serving.api.lifecycle import ServiceHost
 from serving.api.requests.adapter_request import adapter_use
 from serving.api.requests.prompts import encode_prompts, fit
 from serving.api.requests.request_body import read_request
 from serving.api.requests.sampling_request import choices_of, engine_requests, sampling_params, usage_in_stream
-from serving.api.responses.answers import CompletionAnswer, new_id
-from serving.api.responses.calls import respond
 from serving.api.responses.echo import echo_prompts
+from serving.api.responses.framing import CompletionFraming, new_id
+from serving.api.responses.respond import respond
 from serving.api.schemas import CompletionRequest
+from serving.api.service.lifecycle import ServiceHost
 
 _decoder = msgspec.json.Decoder(CompletionRequest)
 
@@ -66,7 +66,7 @@ class CompletionsController(Controller):
                 service.tokenizer, prompts, n=n, logprobs=params.logprobs, limiter=host.encoding
             )
         call_id = new_id("cmpl")
-        answer = CompletionAnswer(
+        answer = CompletionFraming(
             call_id,
             card,
             prompts=prompts,

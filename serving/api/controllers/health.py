@@ -7,8 +7,8 @@ from litestar.di import NamedDependency
 from msgspec import UNSET
 
 from serving.api.errors import without_paths
-from serving.api.lifecycle import ServiceHost, unavailable
 from serving.api.schemas import Health, Index
+from serving.api.service.lifecycle import ServiceHost, unavailable
 from serving.engine.messages import EngineState
 from serving.version import version
 

@@ -12,11 +12,11 @@ from litestar import Controller, Request, get, post
 from litestar.di import NamedDependency
 
 from serving.api.errors import ConflictError, ForbiddenError, InvalidRequestError, NotFoundError
-from serving.api.lifecycle import ServiceHost
 from serving.api.requests.request_body import read_request
 from serving.api.schemas import LoadLoraRequest, LoraAdapter, LoraAdapterList, UnloadedLora, UnloadLoraRequest
-from serving.api.served_models import AdapterInfo, NameTakenError, ServedModel, ServedModels
-from serving.api.service import AdapterLoader, Service
+from serving.api.service.lifecycle import ServiceHost
+from serving.api.service.served_models import AdapterInfo, NameTakenError, ServedModel, ServedModels
+from serving.api.service.service import AdapterLoader, Service
 from serving.settings.model import MODEL_NAME, MODEL_NAME_EXPECTS
 
 logger = logging.getLogger("mistral_jax.server")

@@ -5,8 +5,8 @@ from __future__ import annotations
 from litestar import Controller, Response, get
 from litestar.di import NamedDependency
 
-from serving.api.lifecycle import ServiceHost
-from serving.api.metrics import CONTENT_TYPE
+from serving.api.service.lifecycle import ServiceHost
+from serving.api.service.metrics import CONTENT_TYPE
 
 
 class MetricsController(Controller):

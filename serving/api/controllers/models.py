@@ -6,10 +6,10 @@ from litestar import Controller, get
 from litestar.di import NamedDependency
 from litestar.params import FromPath
 
-from serving.api.lifecycle import ServiceHost
 from serving.api.requests.adapter_request import find_model
 from serving.api.schemas import Model, ModelList
-from serving.api.served_models import ServedModel
+from serving.api.service.lifecycle import ServiceHost
+from serving.api.service.served_models import ServedModel
 from serving.engine.messages import ModelCard
 
 

@@ -18,10 +18,10 @@ import msgspec
 from litestar.types import ASGIApp, Message, Receive, Scope, Send
 
 from serving.api.errors import InvalidRequestError
+from serving.api.json_bounds import check_bounds
 from serving.api.log.exchange import Exchange, exchange_of
 from serving.api.log.log_file import LogFile
 from serving.api.log.request_id import request_id_of
-from serving.api.requests.json_bounds import check_bounds
 
 access_logger = logging.getLogger("mistral_jax.access")
 

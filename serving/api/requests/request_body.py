@@ -11,13 +11,14 @@ import msgspec
 from litestar import Request
 
 from serving.api.errors import InvalidRequestError, UnsupportedMediaTypeError
-from serving.api.lifecycle import ServiceHost
+from serving.api.json_bounds import UNCOUNTED, check_bounds, check_fields
 from serving.api.log.exchange import exchange_of
 from serving.api.log.request_id import request_id_of
-from serving.api.requests.body_reading import Reservation, read_body
+from serving.api.requests.body_reading import read_body
 from serving.api.requests.compatibility import Endpoint, refuse_unsupported
-from serving.api.requests.json_bounds import UNCOUNTED, check_bounds, check_fields
 from serving.api.requests.unknown_fields import UnknownFields, tell_ignored, unknown_fields
+from serving.api.service.body_budget import Reservation
+from serving.api.service.lifecycle import ServiceHost
 
 logger = logging.getLogger("mistral_jax.server")
 

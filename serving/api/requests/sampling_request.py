@@ -7,14 +7,12 @@ import itertools
 import re
 import secrets
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 from mistral_jax.runtime.sampling_params import SamplingParams, SamplingParamsError
 from serving.api.errors import InvalidRequestError
-from serving.api.requests.adapter_request import AdapterUse
-from serving.api.requests.prompts import Prompt
 from serving.api.schemas import ChatCompletionRequest, CompletionRequest, SamplingFields
+from serving.api.service.asked import AdapterUse, Prompt, UsageInStream
 from serving.engine.messages import ModelCard, Request
 
 _TOKEN_ID = re.compile(r"0|[1-9][0-9]{0,11}")
@@ -36,14 +34,6 @@ def choices_of(request: SamplingFields, *, most: int) -> int:
             f"n is {n}; expected a number from 1 to {most}, the answers this server makes at a time", param="n"
         )
     return n
-
-
-@dataclass(frozen=True, slots=True)
-class UsageInStream:
-    """Where a stream has token counts."""
-
-    at_end: bool = False
-    in_each_chunk: bool = False
 
 
 def usage_in_stream(request: SamplingFields) -> UsageInStream:

@@ -8,7 +8,7 @@ from typing import Any, Protocol
 
 from mistral_jax.chat.encoding import PromptPieces
 from mistral_jax.tokenizer.base import Tokenizer
-from serving.api.served_models import AdapterInfo, ServedModels
+from serving.api.service.served_models import AdapterInfo, ServedModels
 from serving.engine.messages import Engine, ModelCard
 
 

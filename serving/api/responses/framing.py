@@ -1,6 +1,6 @@
-"""Answers in OpenAI's JSON, built event by event: as chunks for a stream, and whole.
+"""Completions in OpenAI's JSON, built event by event: as chunks for a stream, and whole.
 
-An answer keeps what it has seen, so the whole answer of a stream (for the log) is built by the code that builds
+A framing keeps what it has seen, so the whole completion of a stream (for the log) is built by the code that builds
 unstreamed ones.
 """
 
@@ -16,12 +16,9 @@ from typing import Protocol, cast
 import msgspec
 from msgspec import UNSET, UnsetType
 
-from serving.api.generation import ChoiceEvent
-from serving.api.requests.prompts import Prompt
-from serving.api.requests.sampling_request import UsageInStream
 from serving.api.responses.echo import Echo
 from serving.api.responses.legacy_logprobs import LegacyLogprobs
-from serving.api.responses.xlora_answers import ScalingsReport, ToldScalings
+from serving.api.responses.xlora_scalings import ScalingsReport
 from serving.api.schemas import (
     AssistantMessage,
     ChatChoice,
@@ -38,6 +35,8 @@ from serving.api.schemas import (
     Usage,
     XLoRAScalings,
 )
+from serving.api.service.asked import Prompt, ToldScalings, UsageInStream
+from serving.api.service.generation import ChoiceEvent
 from serving.engine.messages import Event, ModelCard, TokenLogprob
 
 
@@ -48,7 +47,7 @@ def new_id(prefix: str) -> str:
 
 @dataclass(slots=True)
 class Choice:
-    """What is known of one answer so far."""
+    """What is known of one choice so far."""
 
     text: list[str] = field(default_factory=list[str])
     length: int = 0
@@ -77,7 +76,7 @@ class Choice:
         return UNSET if self.scalings is None else self.scalings.last_chunk() or UNSET
 
     def xlora(self) -> XLoRAScalings | UnsetType:
-        """The same of the whole answer."""
+        """The same of the whole completion."""
         return UNSET if self.scalings is None else self.scalings.whole()
 
 
@@ -95,8 +94,8 @@ def token_offsets(tokens: Sequence[TokenLogprob], *, start: int, end: int) -> li
     return offsets
 
 
-class Answer(Protocol):
-    """One call's answers in the JSON of one endpoint."""
+class Framing(Protocol):
+    """The completions of one call in the JSON of one endpoint: whole, and as chunks of a stream."""
 
     def opening(self) -> list[msgspec.Struct]:
         """Chunks that a stream begins with."""
@@ -119,12 +118,12 @@ class Answer(Protocol):
         ...
 
     def whole(self) -> msgspec.Struct:
-        """The answer as if it were not streamed; of an unfinished one, what there is."""
+        """The response as if it were not streamed; of an unfinished one, what there is."""
         ...
 
 
 class _Common[ChoiceT: msgspec.Struct, ChunkT: (ChatCompletionChunk, Completion)]:
-    """What the answers of both endpoints share."""
+    """What both framings share."""
 
     def __init__(
         self,
@@ -138,7 +137,7 @@ class _Common[ChoiceT: msgspec.Struct, ChunkT: (ChatCompletionChunk, Completion)
         told: ToldScalings | None = None,
     ) -> None:
         """Args:
-        model_id: what the answer says that it came from.
+        model_id: what the response names as its `model`.
         usage: where a stream has token counts.
         told: what is told of the weights of adapters, if anything is.
         """
@@ -185,8 +184,8 @@ class _Common[ChoiceT: msgspec.Struct, ChunkT: (ChatCompletionChunk, Completion)
         raise NotImplementedError
 
 
-class ChatAnswer(_Common[ChatChunkChoice, ChatCompletionChunk]):
-    """Answers of /v1/chat/completions."""
+class ChatFraming(_Common[ChatChunkChoice, ChatCompletionChunk]):
+    """Frames /v1/chat/completions."""
 
     def __init__(
         self,
@@ -276,8 +275,8 @@ class ChatAnswer(_Common[ChatChunkChoice, ChatCompletionChunk]):
         )
 
 
-class CompletionAnswer(_Common[CompletionChoice, Completion]):
-    """Answers of /v1/completions."""
+class CompletionFraming(_Common[CompletionChoice, Completion]):
+    """Frames /v1/completions."""
 
     def __init__(
         self,
@@ -294,7 +293,7 @@ class CompletionAnswer(_Common[CompletionChoice, Completion]):
     ) -> None:
         """Args:
         logprobs: the number of likely tokens that are told with each, if any are.
-        echoes: what the answers to each prompt begin with.
+        echoes: what the completions of each prompt begin with.
         """
         super().__init__(call_id, card, prompts=prompts, n=n, usage=usage, model_id=model_id, told=told)
         self._echoes = [echo for echo in echoes or [Echo() for _ in prompts] for _ in range(n)]
@@ -342,7 +341,7 @@ class CompletionAnswer(_Common[CompletionChoice, Completion]):
         return chunks
 
     def whole(self) -> Completion:
-        answer = self._chunk(
+        whole = self._chunk(
             *(
                 CompletionChoice(
                     index=index,
@@ -354,8 +353,8 @@ class CompletionAnswer(_Common[CompletionChoice, Completion]):
                 for index, (choice, told) in enumerate(zip(self.choices, self._told, strict=True))
             )
         )
-        answer.usage = self.usage()
-        return answer
+        whole.usage = self.usage()
+        return whole
 
     def _chunk(self, *choices: CompletionChoice) -> Completion:
         return Completion(
