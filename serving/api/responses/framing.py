@@ -40,8 +40,26 @@ from serving.api.service.generation import ChoiceEvent
 from serving.engine.messages import Event, ModelCard, TokenLogprob
 
 
+@dataclass(frozen=True, kw_only=True, slots=True)
+class CallFacts:
+    """What the responses of one call say beside the completions."""
+
+    call_id: str
+    """Its id, such as `chatcmpl-...`."""
+    card: ModelCard
+    model_id: str
+    """What is named as the `model`."""
+    prompts: Sequence[Prompt]
+    n: int
+    """Completions of each prompt."""
+    usage: UsageInStream
+    logprobs: int | None
+    """How many of the most likely tokens are told with each token, if log-probabilities are told."""
+    told: ToldScalings | None = None
+
+
 def new_id(prefix: str) -> str:
-    """A fresh id for a call, such as `chatcmpl-...`."""
+    """A fresh id for a call."""
     return f"{prefix}-{uuid.uuid4().hex}"
 
 
@@ -125,33 +143,19 @@ class Framing(Protocol):
 class _Common[ChoiceT: msgspec.Struct, ChunkT: (ChatCompletionChunk, Completion)]:
     """What both framings share."""
 
-    def __init__(
-        self,
-        call_id: str,
-        card: ModelCard,
-        *,
-        prompts: Sequence[Prompt],
-        n: int,
-        usage: UsageInStream,
-        model_id: str,
-        told: ToldScalings | None = None,
-    ) -> None:
-        """Args:
-        model_id: what the response names as its `model`.
-        usage: where a stream has token counts.
-        told: what is told of the weights of adapters, if anything is.
-        """
-        self.call_id = call_id
-        self.model_id = model_id
+    def __init__(self, facts: CallFacts) -> None:
+        self.call_id = facts.call_id
+        self.model_id = facts.model_id
         self.created = int(time.time())
-        self.card = card
-        self.prompt_tokens = sum(len(prompt.tokens) for prompt in prompts)
-        self._prompt_lengths = [len(prompt.tokens) for prompt in prompts]
-        self._n = n
+        self.card = facts.card
+        self._prompt_lengths = [len(prompt.tokens) for prompt in facts.prompts]
+        self.prompt_tokens = sum(self._prompt_lengths)
+        self._n = facts.n
+        told = facts.told
         self.choices = [
-            Choice(scalings=None if told is None else ScalingsReport(told)) for _ in range(len(prompts) * n)
+            Choice(scalings=None if told is None else ScalingsReport(told)) for _ in range(len(facts.prompts) * facts.n)
         ]
-        self._in_stream = usage
+        self._in_stream = facts.usage
 
     def take(self, choice_event: ChoiceEvent) -> None:
         self.choices[choice_event.index].take(choice_event.event)
@@ -187,20 +191,9 @@ class _Common[ChoiceT: msgspec.Struct, ChunkT: (ChatCompletionChunk, Completion)
 class ChatFraming(_Common[ChatChunkChoice, ChatCompletionChunk]):
     """Frames /v1/chat/completions."""
 
-    def __init__(
-        self,
-        call_id: str,
-        card: ModelCard,
-        *,
-        prompts: Sequence[Prompt],
-        n: int,
-        usage: UsageInStream,
-        logprobs: int | None,
-        model_id: str,
-        told: ToldScalings | None = None,
-    ) -> None:
-        super().__init__(call_id, card, prompts=prompts, n=n, usage=usage, model_id=model_id, told=told)
-        self._top = logprobs
+    def __init__(self, facts: CallFacts) -> None:
+        super().__init__(facts)
+        self._top = facts.logprobs
         self._told: list[list[TokenLogprob]] = [[] for _ in self.choices]
 
     def take(self, choice_event: ChoiceEvent) -> None:
@@ -278,26 +271,14 @@ class ChatFraming(_Common[ChatChunkChoice, ChatCompletionChunk]):
 class CompletionFraming(_Common[CompletionChoice, Completion]):
     """Frames /v1/completions."""
 
-    def __init__(
-        self,
-        call_id: str,
-        card: ModelCard,
-        *,
-        prompts: Sequence[Prompt],
-        n: int,
-        usage: UsageInStream,
-        logprobs: int | None,
-        model_id: str,
-        echoes: Sequence[Echo] = (),
-        told: ToldScalings | None = None,
-    ) -> None:
+    def __init__(self, facts: CallFacts, *, echoes: Sequence[Echo] = ()) -> None:
         """Args:
-        logprobs: the number of likely tokens that are told with each, if any are.
         echoes: what the completions of each prompt begin with.
         """
-        super().__init__(call_id, card, prompts=prompts, n=n, usage=usage, model_id=model_id, told=told)
-        self._echoes = [echo for echo in echoes or [Echo() for _ in prompts] for _ in range(n)]
-        self._told = [None if logprobs is None else LegacyLogprobs(echo, logprobs) for echo in self._echoes]
+        super().__init__(facts)
+        top = facts.logprobs
+        self._echoes = [echo for echo in echoes or [Echo() for _ in facts.prompts] for _ in range(facts.n)]
+        self._told = [None if top is None else LegacyLogprobs(echo, top) for echo in self._echoes]
         for choice, echo in zip(self.choices, self._echoes, strict=True):
             choice.length = len(echo.text)
 
