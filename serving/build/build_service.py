@@ -27,7 +27,6 @@ from serving.build.build_adapters import files_digest, open_adapter_files, serve
 from serving.build.progress import TerminalProgress
 from serving.engine.engine import JaxEngine, Report
 from serving.engine.messages import ModelCard
-from serving.settings.kinds import GGUF
 from serving.settings.settings import Settings
 from serving.version import version
 
@@ -106,7 +105,7 @@ def use_compilation_cache(settings: Settings) -> None:
 
 def model_files(settings: Settings) -> ModelFiles:
     """The files of the model that the settings name."""
-    if settings.model_kind in GGUF:
+    if settings.kind.weights == "gguf":
         repository, filename = settings.default_gguf
         # A path that does not exist is a mistake, not a name to look for in the default repository.
         is_path = settings.quantized_filename is not None and "/" in settings.quantized_filename

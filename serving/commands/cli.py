@@ -17,21 +17,10 @@ from typing import Any, NoReturn, cast
 
 import click
 
-from serving.commands.options import (
-    ANY_MODEL,
-    GENERAL,
-    GGUF,
-    MODEL,
-    MODEL_OR_DEMO,
-    SEED_GENERAL,
-    XLORA,
-    XLORA_GGUF_BASE,
-    of_kind,
-    options,
-    takes_settings,
-)
+from serving.commands.options import ANY_MODEL, GENERAL, MODEL_OR_DEMO, SEED_GENERAL, of_kind, options, takes_settings
 from serving.commands.train_options import lora_training_options, xlora_training_options
-from serving.settings.settings import ModelKind, Settings, SettingsError
+from serving.settings.kinds import KINDS, Kind, ModelKind
+from serving.settings.settings import Settings, SettingsError
 from serving.version import DISTRIBUTION, version
 
 Given = dict[str, "str | bool | Sequence[str] | None"]
@@ -112,74 +101,23 @@ def cli(context: click.Context, **given: Any) -> None:
 _SUB_EPILOG = "The options of `mistral-jax --help` may be given here too, by their long names."
 
 
-@cli.command(epilog=_SUB_EPILOG)
-@takes_settings()
-@click.pass_context
-def demo(context: click.Context, **given: Any) -> int:
-    """Serve the small bundled model: nothing to download."""
-    return _serve(_settings(context, given, "demo"))
+def _add_serving(kind: Kind) -> None:
+    """Add the command that serves a kind of model, under both its names."""
+
+    @cli.command(kind.name, help=kind.summary, epilog=_SUB_EPILOG)
+    @takes_settings(*of_kind(kind))
+    @click.pass_context
+    def serving(context: click.Context, **given: Any) -> int:
+        return _serve(_settings(context, given, kind.name))
+
+    if kind.other_name is not None:
+        other = copy.copy(serving)
+        other.hidden = True
+        cli.add_command(other, kind.other_name)
 
 
-@cli.command(epilog=_SUB_EPILOG)
-@takes_settings(*MODEL)
-@click.pass_context
-def mistral(context: click.Context, **given: Any) -> int:
-    """Serve a model from the Hub, a folder or files."""
-    return _serve(_settings(context, given, "mistral"))
-
-
-@cli.command("gguf-mistral", epilog=_SUB_EPILOG)
-@takes_settings(*GGUF)
-@click.pass_context
-def gguf_mistral(context: click.Context, **given: Any) -> int:
-    """Serve a GGUF file: weights, tokenizer and chat template are all in it."""
-    return _serve(_settings(context, given, "gguf-mistral"))
-
-
-def _also(command: click.Command, name: str) -> None:
-    """Give a command a second name, which `--help` does not list."""
-    alias = copy.copy(command)
-    alias.hidden = True
-    cli.add_command(alias, name)
-
-
-_also(gguf_mistral, "mistral-gguf")
-
-
-@cli.command("lora-mistral", epilog=_SUB_EPILOG)
-@takes_settings(*of_kind("lora-mistral"))
-@click.pass_context
-def lora_mistral(context: click.Context, **given: Any) -> int:
-    """Serve a model with LoRA adapters, which requests name."""
-    return _serve(_settings(context, given, "lora-mistral"))
-
-
-@cli.command("lora-gguf-mistral", epilog=_SUB_EPILOG)
-@takes_settings(*of_kind("lora-gguf-mistral"))
-@click.pass_context
-def lora_gguf_mistral(context: click.Context, **given: Any) -> int:
-    """Serve a GGUF file with LoRA adapters, which requests name."""
-    return _serve(_settings(context, given, "lora-gguf-mistral"))
-
-
-@cli.command("x-lora-mistral", epilog=_SUB_EPILOG)
-@takes_settings(*XLORA)
-@click.pass_context
-def x_lora_mistral(context: click.Context, **given: Any) -> int:
-    """Serve an X-LoRA mixture of adapters over a model."""
-    return _serve(_settings(context, given, "x-lora-mistral"))
-
-
-@cli.command("x-lora-gguf-mistral", epilog=_SUB_EPILOG)
-@takes_settings(*XLORA_GGUF_BASE)
-@click.pass_context
-def x_lora_gguf_mistral(context: click.Context, **given: Any) -> int:
-    """Serve an X-LoRA mixture of adapters over a GGUF file."""
-    return _serve(_settings(context, given, "x-lora-gguf-mistral"))
-
-
-_also(lora_gguf_mistral, "lora-mistral-gguf")
-_also(x_lora_gguf_mistral, "x-lora-mistral-gguf")
+for _kind in KINDS.values():
+    _add_serving(_kind)
 
 
 @cli.command(epilog=_SUB_EPILOG)
