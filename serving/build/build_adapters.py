@@ -15,7 +15,8 @@ from conversion.hub_id import is_hub_id
 from mistral_jax.adapters.load_adapters import AdapterFiles, open_adapters
 from mistral_jax.hub.files import DEMO_XLORA, DEMO_XLORA_FOLDER, find_adapter
 from mistral_jax.model.config import MistralConfig
-from serving.api.service.served_models import AdapterInfo, ServedModels, adapted_models, plain_models
+from serving.api.service.served_models import ServedModels, adapted_models, plain_models
+from serving.engine.adapter_registry import AdapterInfo
 from serving.settings.adapters import DEFAULT_XLORA
 from serving.settings.kinds import DEFAULT_MODEL_ID
 from serving.settings.settings import Settings

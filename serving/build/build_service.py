@@ -62,6 +62,7 @@ def build_service(settings: Settings) -> Service:
         eos_ids=description.eos_ids,
         slots=settings.max_seqs,
         queue_limit=settings.max_queue,
+        adapters=models.registry,
         observe=TerminalProgress(),
     )
     card = ModelCard(
@@ -78,7 +79,9 @@ def build_service(settings: Settings) -> Service:
     )
     loader = None
     if settings.lora_folder is not None:
-        loader = FolderLoader(engine, description.config, settings.lora_folder, max_rank=settings.max_lora_rank)
+        loader = FolderLoader(
+            engine, models.registry, description.config, settings.lora_folder, max_rank=settings.max_lora_rank
+        )
     return Service(
         engine=engine,
         card=card,

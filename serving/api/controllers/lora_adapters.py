@@ -10,8 +10,9 @@ import anyio.to_thread
 from serving.api.endpoint import Call, Endpoint
 from serving.api.errors import ConflictError, ForbiddenError, InvalidRequestError, NotFoundError
 from serving.api.schemas import LoadLoraRequest, LoraAdapter, LoraAdapterList, UnloadedLora, UnloadLoraRequest
-from serving.api.service.served_models import AdapterInfo, NameTakenError, ServedModel, ServedModels
+from serving.api.service.served_models import NameTakenError, ServedModel, ServedModels
 from serving.api.service.service import AdapterLoader, Service
+from serving.engine.adapter_registry import AdapterInfo
 from serving.settings.model import MODEL_NAME, MODEL_NAME_EXPECTS
 
 logger = logging.getLogger("mistral_jax.server")

@@ -10,7 +10,8 @@ from mistral_jax.adapters.choice import BASE_NAME, AdapterChoice
 from serving.api.errors import InvalidRequestError, NotFoundError
 from serving.api.schemas import SamplingFields, XLoRAOptions
 from serving.api.service.asked import AdapterUse, ToldScalings
-from serving.api.service.served_models import AdapterInfo, ServedModel, ServedModels, weights_by_hand
+from serving.api.service.served_models import ServedModel, ServedModels, weights_by_hand
+from serving.engine.adapter_registry import AdapterInfo
 from serving.engine.messages import ModelCard, WantedScalings
 
 MAX_WEIGHT = 100.0
