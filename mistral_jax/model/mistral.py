@@ -1,4 +1,5 @@
-"""The decoder of the dense Mistral and Llama families, as Flax NNX modules.
+"""The decoder of the dense Mistral and Llama families, as Flax NNX modules. Names and shapes of its weights are
+declared in `conversion.weights.decoder_weights`.
 
 One stack of layers is run in two ways, which differ in where attention finds its keys:
 - `Mistral.__call__` reads and writes a `KVCache` (serving: prefill chunks and decode steps);
@@ -18,6 +19,7 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
+from conversion.weights.decoder_weights import weight_named
 from mistral_jax.model.attention import attend
 from mistral_jax.model.config import MistralConfig
 from mistral_jax.model.kv_cache import CacheView, KVCache, LayerCache, write
@@ -40,15 +42,24 @@ class Positions:
         self.temperature = attention_temperature(config, positions)
 
 
+def _linear(name: str, config: MistralConfig, *, dtype: jax.typing.DTypeLike, rngs: nnx.Rngs) -> Linear:
+    """The linear layer of a weight, as it is declared."""
+    weight = weight_named(name)
+    out_features, in_features = weight.shape(config)
+    return Linear(in_features, out_features, bias=weight.has_bias(config), dtype=dtype, rngs=rngs)
+
+
+def _norm(name: str, config: MistralConfig, *, dtype: jax.typing.DTypeLike) -> RMSNorm:
+    return RMSNorm(*weight_named(name).shape(config), eps=config.rms_norm_eps, dtype=dtype)
+
+
 class Attention(nnx.Module):
     """Projections round an attention that the caller supplies; q, k and v are one matrix `[(N + 2K) * H, D]`."""
 
     def __init__(self, config: MistralConfig, *, dtype: jax.typing.DTypeLike, rngs: nnx.Rngs) -> None:
         self.heads = (config.num_heads, config.num_kv_heads, config.head_dim)
-        N, K, H = self.heads
-        bias = config.attention_bias
-        self.qkv_proj = Linear(config.hidden_size, (N + 2 * K) * H, bias=bias, dtype=dtype, rngs=rngs)
-        self.o_proj = Linear(N * H, config.hidden_size, bias=bias, dtype=dtype, rngs=rngs)
+        self.qkv_proj = _linear("self_attn.qkv_proj", config, dtype=dtype, rngs=rngs)
+        self.o_proj = _linear("self_attn.o_proj", config, dtype=dtype, rngs=rngs)
 
     def __call__(self, x: jax.Array, at: Positions, attend: Attend, mixture: LayerMixture | None) -> jax.Array:
         N, K, H = self.heads
@@ -74,9 +85,8 @@ class MLP(nnx.Module):
     """SwiGLU (arXiv 2002.05202); gate and up are one matrix `[2F, D]`, gate first."""
 
     def __init__(self, config: MistralConfig, *, dtype: jax.typing.DTypeLike, rngs: nnx.Rngs) -> None:
-        D, F, bias = config.hidden_size, config.intermediate_size, config.mlp_bias
-        self.gate_up_proj = Linear(D, 2 * F, bias=bias, dtype=dtype, rngs=rngs)
-        self.down_proj = Linear(F, D, bias=bias, dtype=dtype, rngs=rngs)
+        self.gate_up_proj = _linear("mlp.gate_up_proj", config, dtype=dtype, rngs=rngs)
+        self.down_proj = _linear("mlp.down_proj", config, dtype=dtype, rngs=rngs)
 
     def __call__(self, x: jax.Array, mixture: LayerMixture | None) -> jax.Array:
         gate, up = jnp.split(_adapted(mixture, "gate_up_proj", x, self.gate_up_proj(x)), 2, axis=-1)
@@ -92,9 +102,9 @@ class DecoderLayer(nnx.Module):
     """
 
     def __init__(self, config: MistralConfig, *, dtype: jax.typing.DTypeLike, rngs: nnx.Rngs) -> None:
-        self.input_layernorm = RMSNorm(config.hidden_size, eps=config.rms_norm_eps, dtype=dtype)
+        self.input_layernorm = _norm("input_layernorm", config, dtype=dtype)
         self.self_attn = Attention(config, dtype=dtype, rngs=rngs)
-        self.post_attention_layernorm = RMSNorm(config.hidden_size, eps=config.rms_norm_eps, dtype=dtype)
+        self.post_attention_layernorm = _norm("post_attention_layernorm", config, dtype=dtype)
         self.mlp = MLP(config, dtype=dtype, rngs=rngs)
 
     def __call__(self, x: jax.Array, at: Positions, attend: Attend, mixture: LayerMixture | None) -> jax.Array:
@@ -118,14 +128,11 @@ class Mistral(nnx.Module):
         self, config: MistralConfig, *, param_dtype: jax.typing.DTypeLike = jnp.float32, rngs: nnx.Rngs
     ) -> None:
         self.config = config
-        self.embed_tokens = Embedding(config.vocab_size, config.hidden_size, dtype=param_dtype, rngs=rngs)
+        self.embed_tokens = Embedding(*weight_named("embed_tokens").shape(config), dtype=param_dtype, rngs=rngs)
         self.layers = nnx.List([DecoderLayer(config, dtype=param_dtype, rngs=rngs) for _ in range(config.num_layers)])
-        self.norm = RMSNorm(config.hidden_size, eps=config.rms_norm_eps, dtype=param_dtype)
-        self.lm_head = (
-            None
-            if config.tie_word_embeddings
-            else Linear(config.hidden_size, config.vocab_size, bias=False, dtype=param_dtype, rngs=rngs)
-        )
+        self.norm = _norm("norm", config, dtype=param_dtype)
+        has_head = weight_named("lm_head").is_in(config)
+        self.lm_head = _linear("lm_head", config, dtype=param_dtype, rngs=rngs) if has_head else None
 
     @property
     def dtype(self) -> jnp.dtype:
