@@ -134,10 +134,17 @@ def model(settings: Settings) -> Section:
     from mistral_jax.checkpoint.description import describe
     from mistral_jax.checkpoint.weights import choose_dtype
     from mistral_jax.device import choose_device, free_memory
-    from mistral_jax.model.kv_cache import layer_lengths
-    from mistral_jax.runtime.buckets import DEFAULT_CHUNKS
+    from mistral_jax.model.kv_cache import cache_bytes
+    from mistral_jax.runtime import buckets
     from serving.build.build_adapters import open_adapter_files, with_base_model
-    from serving.build.build_service import bytes_of_adapters, caches_of, model_files, sequence_length, weight_bytes
+    from serving.build.build_service import (
+        bytes_of_adapters,
+        caches_of,
+        chunk_sizes,
+        model_files,
+        sequence_length,
+        weight_bytes,
+    )
 
     settings = with_base_model(settings)
     files = model_files(settings)
@@ -174,10 +181,10 @@ def model(settings: Settings) -> Section:
         found["x-lora"] = adapters.xlora is not None
         found["adapter_bytes"] = bytes_of_adapters(settings, description, device, adapters)
     length = sequence_length(settings, description, device, adapters)
-    chunk = settings.prefill_chunk or DEFAULT_CHUNKS[-1]
-    held = sum(layer_lengths(config, length=length, chunk=chunk)) * settings.max_seqs
+    chunk = buckets.chunk_sizes(chunk_sizes(settings), length)[-1]
+    sizes = {"slots": buckets.cache_rows(settings.max_seqs), "length": length, "chunk": chunk}
     found["max_seq_len"], found["slots"] = length, settings.max_seqs
-    found["cache_bytes"] = caches_of(adapters) * 2 * held * config.num_kv_heads * config.head_dim * dtype.itemsize
+    found["cache_bytes"] = caches_of(adapters) * cache_bytes(config, **sizes, dtype=dtype)
     needed = found["weight_bytes"] + found.get("adapter_bytes", 0) + found["cache_bytes"]
     free = free_memory(device)
     found |= {"needed_bytes": needed, "free_bytes": free, "fits": needed <= free}

@@ -9,6 +9,10 @@ from pathlib import Path
 import pytest
 
 from conversion.gguf.container.file import GGUFFile
+from mistral_jax.checkpoint.description import describe
+from mistral_jax.device import choose_device
+from mistral_jax.hub.files import find_model
+from serving.build.build_service import load_runner
 from serving.commands.doctor import examine, model, report, run_doctor
 from serving.settings.settings import Settings
 from tests.conversion.gguf_files import rewritten
@@ -78,9 +82,21 @@ def test_sizes_of_a_model_that_fits(folder: Path) -> None:
     assert model["parameters"] == 3 * (attention + mlp + 2 * 64) + 2 * 4096 * 64 + 64
     assert model["weight_bytes"] == 4 * model["parameters"]
     assert model["cache_bytes_per_token"] == 2 * 3 * 2 * 16 * 4
-    assert model["cache_bytes"] == 4 * 256 * model["cache_bytes_per_token"]
+    # Heads of 16 are stored in 32.
+    assert model["cache_bytes"] == 4 * 256 * 2 * model["cache_bytes_per_token"]
     assert model["files"] == {"model.safetensors": path.stat().st_size}
     assert (model["architecture"], model["dtype"], model["fits"]) == ("MistralForCausalLM", "float32", True)
+
+
+@pytest.mark.parametrize(("max_seqs", "window"), [(1, None), (3, None), (2, 100)])
+def test_the_cache_takes_what_is_said(folder: Path, max_seqs: int, window: int | None) -> None:
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps({**config, "sliding_window": window}))
+    write_weights(folder)
+    settings = settings_for(folder, max_seqs=max_seqs, max_seq_len=300, dtype="float32")
+    description, device = describe(find_model(str(folder))), choose_device("cpu")
+    runner = load_runner(settings, description, device, length=300, report=lambda *_: None)
+    assert model(settings)["cache_bytes"] == runner.cache_bytes() == runner.new_state().caches.nbytes
 
 
 @pytest.mark.parametrize(("quant", "bits"), [("q8_0", 8.5), ("q4_0", 4.5), ("int8", 8.5)])
