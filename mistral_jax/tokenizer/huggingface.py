@@ -21,6 +21,7 @@ from conversion.tokenizer.special_tokens import AddedToken, SpecialTokens, read_
 from conversion.tokenizer.word_splits import TEKKEN, is_tekken
 from mistral_jax.tokenizer.byte_table import ByteTableTokenizer
 from mistral_jax.tokenizer.cuts import cuts_of_json
+from mistral_jax.tokenizer.pipeline_bounds import check_pipeline
 
 type Json = dict[str, Any]
 
@@ -63,6 +64,7 @@ class HuggingFaceTokenizer(ByteTableTokenizer):
                 f"{source} is neither byte-level BPE nor BPE with {_SPACE} for spaces, the two kinds we know."
             )
 
+        check_pipeline(data, source)
         data = {**data, "truncation": None, "padding": None}  # settings left over from a training run
         data["added_tokens"] = added = _merge_added(data.get("added_tokens") or [], special, vocab)
         check_ids(max([*vocab.values(), *(token["id"] for token in added)], default=0), len(vocab) + len(added), source)
