@@ -14,21 +14,15 @@ from litestar.datastructures import State
 from litestar.di import Provide
 
 from serving.api.access import Access, AccessRules, allowed_names
-from serving.api.controllers.chat import ChatController
-from serving.api.controllers.completions import CompletionsController
-from serving.api.controllers.health import HealthController
-from serving.api.controllers.lora_adapters import LoraAdaptersController
-from serving.api.controllers.metrics import MetricsController
-from serving.api.controllers.models import ModelsController
-from serving.api.errors import EXCEPTION_HANDLERS
-from serving.api.lifecycle import ServiceHost
+from serving.api.endpoints import ENDPOINTS, routes
 from serving.api.log.log_file import LogFile
 from serving.api.log.request_id import add_request_id
 from serving.api.log.request_log import RequestLog
-from serving.api.openapi import DocsController
 from serving.api.requests.unknown_fields import HEADER as IGNORED_FIELDS
 from serving.api.requests.unknown_fields import add_ignored_fields
-from serving.api.service import Service
+from serving.api.responses.errors import EXCEPTION_HANDLERS
+from serving.api.service.lifecycle import ServiceHost
+from serving.api.service.service import Service
 from serving.logs import configure_logging
 from serving.settings.paths import check_paths
 from serving.settings.settings import Settings
@@ -72,15 +66,7 @@ def create_app(settings: Settings | None = None, *, service: Service | None = No
 
     cors = _cors(settings)
     app = Litestar(
-        route_handlers=[
-            ChatController,
-            CompletionsController,
-            ModelsController,
-            LoraAdaptersController,
-            MetricsController,
-            HealthController,
-            DocsController,
-        ],
+        route_handlers=routes(ENDPOINTS),
         dependencies={"host": Provide(provide_host)},
         exception_handlers=EXCEPTION_HANDLERS,
         before_send=[add_request_id, add_ignored_fields],
@@ -95,8 +81,10 @@ def create_app(settings: Settings | None = None, *, service: Service | None = No
     # Not as Litestar's middleware, which sees only routed requests: the access check wraps the router, so that a
     # refused caller learns nothing about the routes, and the log wraps both and records everything.
     names = allowed_names(settings.host, settings.allowed_hosts)
-    access = Access(app.asgi_handler, AccessRules(names=names, cors=cors, keys=settings.api_keys))
-    app.state.request_log = app.asgi_handler = RequestLog(access)
+    public = frozenset(endpoint.path for endpoint in ENDPOINTS if endpoint.public)
+    access = Access(app.asgi_handler, AccessRules(names=names, cors=cors, keys=settings.api_keys, public_paths=public))
+    quiet = frozenset(endpoint.path for endpoint in ENDPOINTS if endpoint.quiet)
+    app.state.request_log = app.asgi_handler = RequestLog(access, quiet_paths=quiet)
     return app
 
 

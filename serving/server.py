@@ -23,8 +23,8 @@ from litestar import Litestar
 from uvicorn.server import HANDLED_SIGNALS
 
 from serving.api.access import is_loopback
-from serving.api.lifecycle import ServiceHost
 from serving.api.log.log_file import LogFile
+from serving.api.service.lifecycle import ServiceHost
 from serving.app import create_app
 from serving.connections import Connections
 from serving.logs import configure_logging

@@ -24,7 +24,7 @@ from flax import nnx
 from conversion.weights.weight_files import find_weight_files
 from mistral_jax.checkpoint.weights import load_weights, open_weights
 from mistral_jax.model.config import MistralConfig
-from mistral_jax.model.kv_cache import KVCache
+from mistral_jax.model.kv_cache import LOOP, KVCache, ReadPlan
 from mistral_jax.model.mistral import Mistral
 
 GOLDENS = Path(__file__).parent / "goldens" / "parity"
@@ -65,7 +65,7 @@ def logits(model: Mistral, rows: list[np.ndarray], way: str) -> list[np.ndarray]
         out = np.asarray(whole(state, tokens))
         return [row[:length] for row, length in zip(out, lengths, strict=True)]
 
-    num_blocks = 1 if way == "parallel" else None
+    plan = ReadPlan(1) if way == "parallel" else LOOP
 
     @jax.jit
     def step(
@@ -74,10 +74,8 @@ def logits(model: Mistral, rows: list[np.ndarray], way: str) -> list[np.ndarray]
         model = nnx.merge(graphdef, state)
         positions = jnp.broadcast_to(start + jnp.arange(tokens.shape[1]), tokens.shape)
         valid = positions < lengths[:, None]
-        first_slot = jnp.int32(0)
-        hidden, cache = model(
-            tokens, cache, first_slot=first_slot, positions=positions, valid=valid, num_blocks=num_blocks
-        )
+        view = cache.view(jnp.arange(len(tokens)), positions=positions, valid=valid, plan=plan)
+        hidden, cache = model(tokens, cache, view)
         return model.logits(hidden), cache
 
     cache = KVCache.allocate(model.config, slots=len(rows), length=tokens.shape[1], chunk=_CHUNK, dtype=model.dtype)

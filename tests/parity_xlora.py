@@ -40,7 +40,7 @@ from mistral_jax.adapters.load_adapters import load_adapters, open_adapters
 from mistral_jax.adapters.xlora import XLoRA
 from mistral_jax.checkpoint.weights import load_weights, open_weights
 from mistral_jax.model.config import MistralConfig
-from mistral_jax.model.kv_cache import KVCache
+from mistral_jax.model.kv_cache import LOOP, KVCache
 from mistral_jax.model.low_rank import AdapterBank, Mixture
 from mistral_jax.model.mistral import Mistral
 from mistral_jax.runtime.mixing import AdaptedModel, Caches, MixingRows, RowMixing
@@ -152,11 +152,11 @@ def cached(subject: Subject, tokens: np.ndarray) -> Ours:
         hidden, caches, weights = adapted(
             tokens,
             caches,
-            first_slot=jnp.int32(0),
+            jnp.arange(B),
             positions=jnp.broadcast_to(start + jnp.arange(tokens.shape[1]), tokens.shape),
             valid=jnp.ones(tokens.shape, jnp.bool_),
             mixing=mixing,
-            num_blocks=None,
+            plan=LOOP,
             scaling=xlora is not None,
         )
         return adapted.logits(hidden), caches, weights

@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable
 from typing import NamedTuple
 
-PARTS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
+from conversion.weights.decoder_weights import ADAPTABLE
+
+_MODULES = {part.name: part.hf for weight in ADAPTABLE for part in weight.parts}
+PARTS = tuple(_MODULES)
 """The linear layers of a decoder layer, in the order in which the reference implementation registers them; the columns
 of a layerwise X-LoRA classifier are numbered in this order."""
 
-_PARENTS = {part: "mlp" if part in ("gate_proj", "up_proj", "down_proj") else "self_attn" for part in PARTS}
+
+MODULE_PATTERN = "|".join(map(re.escape, _MODULES.values()))
+"""A regular expression of their names within a layer."""
 
 
 class ModuleKey(NamedTuple):
@@ -23,7 +29,7 @@ class ModuleKey(NamedTuple):
     @property
     def path(self) -> str:
         """The module's Hugging Face name, such as `model.layers.0.self_attn.q_proj`."""
-        return f"model.layers.{self.layer}.{_PARENTS[self.part]}.{self.part}"
+        return f"model.layers.{self.layer}.{_MODULES[self.part]}"
 
 
 def parts_of(keys: Iterable[ModuleKey]) -> tuple[str, ...]:

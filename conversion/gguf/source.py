@@ -13,9 +13,10 @@ import numpy as np
 from conversion.dequantize import dequantize
 from conversion.gguf.config import Shape, fields_of, naming, shape_of
 from conversion.gguf.container.file import GGUFError, GGUFFile
-from conversion.gguf.names import gguf_name, hf_names, is_scale, rotary_heads, scale_name
+from conversion.gguf.names import gguf_name, hf_names, is_scale, scale_name
+from conversion.weights.decoder_weights import HEAD, Format, read_name
 from conversion.weights.ggml_types import BY_NAME, GGMLType
-from conversion.weights.tensor_names import RenamedSource, halves_to_pairs, pairs_to_halves
+from conversion.weights.tensor_names import RenamedSource, halves_to_pairs, pairs_to_halves, rotary_heads
 from conversion.weights.tensor_source import Array, TensorSource
 
 _CHUNK_BYTES = 2**20
@@ -191,7 +192,8 @@ def _parts(gguf: GGUFFile, name: str, shape: Shape) -> Iterator[tuple[str, _Stor
     heads = [rotary_heads(hf_name, num_heads=shape.num_heads, num_kv_heads=shape.num_kv_heads) for hf_name in names]
     counts = [info.shape[0]]
     if len(names) > 1:
-        counts = [n * shape.head_dim for n in (shape.num_heads, shape.num_kv_heads, shape.num_kv_heads)]
+        fused = read_name(name, Format.GGUF)
+        counts = [] if fused is None else list(fused.weight.part_rows(shape))
     if sum(counts) != info.shape[0] or any(
         n and count != n * shape.head_dim for n, count in zip(heads, counts, strict=True)
     ):
@@ -227,13 +229,12 @@ def _missing_biases(stored: dict[str, _Stored]) -> dict[str, tuple[int, ...]]:
     """Names and shapes of biases that the file lacks and that are zeros: a model has them on all projections of a kind,
     or on none."""
     missing: dict[str, tuple[int, ...]] = {}
-    for projections in (("q_proj", "k_proj", "v_proj", "o_proj"), ("gate_proj", "up_proj", "down_proj")):
-        if not any(name.endswith(tuple(f".{projection}.bias" for projection in projections)) for name in stored):
-            continue
-        for name, part in stored.items():
-            bias = name.removesuffix("weight") + "bias"
-            if name.endswith(tuple(f".{projection}.weight" for projection in projections)) and bias not in stored:
-                missing[bias] = part.shape[:1]
+    read = {name: found for name in stored if (found := read_name(name, Format.HF)) is not None}
+    biased = {found.weight.bias for found in read.values() if found.kind == "bias"}
+    for name, found in read.items():
+        bias = found._replace(kind="bias").spelled(Format.HF)
+        if found.weight.bias in biased and bias not in stored:
+            missing[bias] = stored[name].shape[:1]
     return missing
 
 
@@ -275,7 +276,7 @@ class GGUFLayout(RenamedSource):
     """
 
     def __init__(self, source: TensorSource, *, num_heads: int, num_kv_heads: int, tied: bool = False) -> None:
-        names = [name for name in source.names() if not (tied and name == "lm_head.weight")]
+        names = [name for name in source.names() if not (tied and name == HEAD)]
         super().__init__(source, {gguf_name(name): name for name in names})
         self._heads = {
             gguf_name(name): rotary_heads(name, num_heads=num_heads, num_kv_heads=num_kv_heads) for name in names

@@ -22,6 +22,7 @@ from conversion.gguf.container.fields import shortest
 from conversion.gguf.container.file import GGUFFile
 from conversion.inspection.memory_estimate import MemoryEstimate, StoredTensor, estimate_memory
 from conversion.inspection.report import Inspection, LongArray, TensorSummary
+from conversion.weights.decoder_weights import EMBEDDING, HEAD, spellings
 from conversion.weights.ggml_types import BY_NAME, GGMLType
 from conversion.weights.safetensors_io import DTYPES, SafetensorsFile
 from conversion.weights.tensor_names import HuggingFaceText
@@ -30,8 +31,7 @@ from conversion.weights.weight_files import find_weight_files, has_configuration
 
 _SHOWN_ITEMS = 8
 """Longer arrays are shortened."""
-_OUTPUTS = frozenset({"output.weight", "lm_head.weight"})
-_EMBEDDINGS = frozenset({"token_embd.weight", "model.embed_tokens.weight", "tok_embeddings.weight"})
+_OUTPUTS, _EMBEDDINGS = spellings(HEAD), spellings(EMBEDDING)
 _NOT_WEIGHTS = frozenset({"rope_freqs.weight"})
 """Tensors that are part of the configuration."""
 

@@ -13,24 +13,9 @@ from typing import Any
 
 import numpy as np
 
+from conversion.weights.decoder_weights import AXES, EMBEDDING, Format, read_name, translate
 from conversion.weights.tensor_source import Array, TensorSource
 
-_MISTRAL_NAMES = {
-    "tok_embeddings.weight": "model.embed_tokens.weight",
-    "norm.weight": "model.norm.weight",
-    "output.weight": "lm_head.weight",
-}
-_MISTRAL_LAYER_NAMES = {
-    "attention.wq.weight": "self_attn.q_proj.weight",
-    "attention.wk.weight": "self_attn.k_proj.weight",
-    "attention.wv.weight": "self_attn.v_proj.weight",
-    "attention.wo.weight": "self_attn.o_proj.weight",
-    "feed_forward.w1.weight": "mlp.gate_proj.weight",
-    "feed_forward.w2.weight": "mlp.down_proj.weight",
-    "feed_forward.w3.weight": "mlp.up_proj.weight",
-    "attention_norm.weight": "input_layernorm.weight",
-    "ffn_norm.weight": "post_attention_layernorm.weight",
-}
 _TEXT_PREFIXES = (
     ("language_model.model.", "model."),
     ("model.language_model.", "model."),
@@ -86,23 +71,36 @@ class MistralFormat(RenamedSource):
     """A checkpoint in Mistral's own format under Hugging Face names, with q and k in the halves layout."""
 
     def __init__(self, source: TensorSource, *, num_heads: int, num_kv_heads: int) -> None:
-        super().__init__(source, {_mistral_name(name): name for name in source.names() if not _NOT_TEXT.match(name)})
-        self._heads = {"q_proj": num_heads, "k_proj": num_kv_heads}
+        stored = {_mistral_name(name): name for name in source.names() if not _NOT_TEXT.match(name)}
+        super().__init__(source, stored)
+        self._heads = {
+            name: heads
+            for name in stored
+            if (heads := rotary_heads(name, num_heads=num_heads, num_kv_heads=num_kv_heads)) is not None
+        }
 
     def read_into(self, name: str, out: Array) -> None:
         super().read_into(name, out)
-        heads = self._heads.get(name.split(".")[-2])
-        if heads is not None:
-            out[...] = pairs_to_halves(out, heads)
+        if name in self._heads:
+            out[...] = pairs_to_halves(out, self._heads[name])
+
+
+def is_mistral_format(names: Iterable[str]) -> bool:
+    """Whether tensors with these names are in Mistral's own format."""
+    return translate(EMBEDDING, Format.HF, Format.MISTRAL) in set(names)
 
 
 def _mistral_name(name: str) -> str:
-    if name in _MISTRAL_NAMES:
-        return _MISTRAL_NAMES[name]
-    match = re.fullmatch(r"layers\.(\d+)\.(.+)", name)
-    if match and match[2] in _MISTRAL_LAYER_NAMES:
-        return f"model.layers.{match[1]}.{_MISTRAL_LAYER_NAMES[match[2]]}"
-    return name
+    return translate(name, Format.MISTRAL, Format.HF) or name
+
+
+def rotary_heads(name: str, *, num_heads: int, num_kv_heads: int) -> int | None:
+    """How many heads the rows of a tensor, under its Hugging Face name, are to be reordered in; None where they are
+    not."""
+    found = read_name(name, Format.HF)
+    if found is None or found.part is None or found.part.heads is None:
+        return None
+    return {"num_heads": num_heads, "num_kv_heads": num_kv_heads}[AXES[found.part.heads]]
 
 
 def pairs_to_halves(weight: Array, heads: int) -> Array:

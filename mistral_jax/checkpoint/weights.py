@@ -7,7 +7,6 @@ was read into *becomes* the device's array).
 from __future__ import annotations
 
 import json
-import re
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 from functools import lru_cache
@@ -22,8 +21,9 @@ from flax import nnx
 
 from conversion.gguf.container.file import GGUFFile
 from conversion.gguf.source import GGUFSource
+from conversion.weights.decoder_weights import EMBEDDING, HEAD, Format, Parameter, parameters, read_name
 from conversion.weights.safetensors_io import SafetensorsFiles, read_array, write_safetensors
-from conversion.weights.tensor_names import HuggingFaceText, MistralFormat
+from conversion.weights.tensor_names import HuggingFaceText, MistralFormat, is_mistral_format
 from conversion.weights.tensor_source import Array, TensorSource, WeightFileError
 from conversion.weights.weight_files import is_gguf
 from conversion.weights.weight_forms import Form, form_bytes, form_of
@@ -37,16 +37,6 @@ from mistral_jax.quant.plan import Quantization, stored_kind
 
 Progress = Callable[[int, int], None]
 """Called with (bytes loaded so far, bytes in all)."""
-
-_LAYER = re.compile(r"model\.layers\.(\d{1,9})\.")
-_FUSED = {"qkv_proj": ("q_proj", "k_proj", "v_proj"), "gate_up_proj": ("gate_proj", "up_proj")}
-
-
-def source_names(parameter: str) -> list[str]:
-    """Hugging Face names of the tensors that make up one of our parameters, in the order of its rows."""
-    *path, module, kind = parameter.split(".")
-    prefix = "" if module == "lm_head" else "model."
-    return [prefix + ".".join([*path, part, kind]) for part in _FUSED.get(module, (module,))]
 
 
 def choose_dtype(wanted: str, stored: str | None, platform: str) -> jnp.dtype:
@@ -78,7 +68,7 @@ def open_weights(config: MistralConfig, paths: Iterable[Path | str]) -> TensorSo
             raise WeightFileError(f"{found[0]} is a whole model; leave out {', '.join(map(str, surplus))}")
         return GGUFSource(gguf)
     files = SafetensorsFiles(found)
-    if "tok_embeddings.weight" in set(files.names()):
+    if is_mistral_format(files.names()):
         return MistralFormat(files, num_heads=config.num_heads, num_kv_heads=config.num_kv_heads)
     return HuggingFaceText(files)
 
@@ -113,21 +103,18 @@ def plan_weights(
       WeightFileError: see `load_weights`.
     """
     _check_layers(config, source)
-    parameters = {
-        ".".join(map(str, path)): tuple(value.shape)
-        for path, value in nnx.to_flat_state(_abstract(config, jnp.dtype(dtype))[1])
-    }
-    check_tensors(config, source, parameters)
+    declared = list(parameters(config, num_layers=config.num_layers))
+    check_tensors(config, source, declared)
     itemsize = jnp.dtype(dtype).itemsize
     planned: list[PlannedWeight] = []
-    for name in parameters:
-        is_output = name.startswith("lm_head.") or (config.tie_word_embeddings and name.startswith("embed_tokens."))
+    for parameter in declared:
+        is_output = parameter.weight.name == ("embed_tokens" if config.tie_word_embeddings else "lm_head")
         parts = [
-            (part, form_of(stored_kind(source, part), source.shape(part), quant, is_output=is_output))
-            for part in source_names(name)
+            (name, form_of(stored_kind(source, name), source.shape(name), quant, is_output=is_output))
+            for name, _ in parameter.tensors
         ]
         size = sum(form_bytes(form, shape, itemsize) for form, shape in _stored_shapes(source, parts))
-        planned.append(PlannedWeight(name=name, parts=tuple(parts), nbytes=size))
+        planned.append(PlannedWeight(name=parameter.name, parts=tuple(parts), nbytes=size))
     return planned
 
 
@@ -145,7 +132,8 @@ def _stored_shapes(source: TensorSource, parts: list[tuple[str, Form]]) -> list[
 
 def _check_layers(config: MistralConfig, source: TensorSource) -> None:
     """Whether it is worth making the model's structure, which takes its time for each layer."""
-    numbers = {match[1] for name in source.names() if (match := _LAYER.match(name))}
+    found = (read_name(name, Format.HF) for name in source.names())
+    numbers = {tensor.layer for tensor in found if tensor is not None and tensor.layer is not None}
     if config.num_layers > 2 * len(numbers) + 8:
         raise WeightFileError(
             f"the weights do not fit the configuration: it has {config.num_layers} layers, and the files have tensors "
@@ -176,15 +164,16 @@ def load_weights(
     planned = plan_weights(config, source, dtype=dtype, quant=quant)
     total = sum(weight.nbytes for weight in planned)
     done = 0
-    leaves: list[Weight] = []
+    loaded: dict[str, Weight] = {}
     for weight in planned:
         # Waits for the copy, so that no more than one weight is on its way.
-        leaves.append(load_weight(source, weight.parts, dtype=np.dtype(dtype), device=device))
+        loaded[weight.name] = load_weight(source, weight.parts, dtype=np.dtype(dtype), device=device)
         done += weight.nbytes
         if progress is not None:
             progress(done, total)
     graphdef, abstract = _abstract(config, jnp.dtype(dtype))
     structure = jax.tree.structure(abstract, is_leaf=lambda x: isinstance(x, PaddedArray))
+    leaves = [loaded[".".join(map(str, path))] for path, _ in nnx.to_flat_state(abstract)]
     return nnx.merge(graphdef, jax.tree.unflatten(structure, leaves))
 
 
@@ -200,58 +189,51 @@ def settle_tying(config: MistralConfig, source: TensorSource) -> MistralConfig:
     The wrappers of some models claim tied embeddings by a default of their class; the reference implementation
     compares, too.
     """
-    embedding, head = "model.embed_tokens.weight", "lm_head.weight"
-    if not config.tie_word_embeddings or not {embedding, head} <= set(source.names()):
+    if not config.tie_word_embeddings or not {EMBEDDING, HEAD} <= set(source.names()):
         return config
-    if source.shape(embedding) == source.shape(head) and source.dtype(embedding) == source.dtype(head):
-        ours, theirs = read_array(source, embedding), read_array(source, head)
+    if source.shape(EMBEDDING) == source.shape(HEAD) and source.dtype(EMBEDDING) == source.dtype(HEAD):
+        ours, theirs = read_array(source, EMBEDDING), read_array(source, HEAD)
         # Some rows at a time: a comparison makes an array of its own.
         if all(np.array_equal(ours[i : i + 256], theirs[i : i + 256]) for i in range(0, len(ours), 256)):
             return config
     return replace(config, tie_word_embeddings=False)
 
 
-def check_tensors(config: MistralConfig, source: TensorSource, parameters: dict[str, tuple[int, ...]]) -> None:
+def check_tensors(config: MistralConfig, source: TensorSource, declared: Iterable[Parameter]) -> None:
     """One error for all that does not fit. See `load_weights`."""
     present = set(source.names())
     wanted: set[str] = set()
     problems: list[str] = []
-    for name, shape in parameters.items():
-        parts = source_names(name)
-        wanted.update(parts)
-        missing = [part for part in parts if part not in present]
-        problems += [f"missing: {part}" for part in missing]
+    for parameter in declared:
+        names = [name for name, _ in parameter.tensors]
+        wanted.update(names)
+        missing = [name for name in names if name not in present]
+        problems += [f"missing: {name}" for name in missing]
         if missing:
             continue
-        expected = _part_rows(config, name, shape)
-        for part, rows in zip(parts, expected, strict=True):
-            if source.shape(part) != (rows, *shape[1:]):
-                problems.append(f"wrong shape: {part} is {list(source.shape(part))}, expected {[rows, *shape[1:]]}")
+        problems += [
+            f"wrong shape: {name} is {list(source.shape(name))}, expected {list(shape)}"
+            for name, shape in parameter.tensors
+            if source.shape(name) != shape
+        ]
     surplus = present - wanted
     if config.tie_word_embeddings:
-        surplus.discard("lm_head.weight")
+        surplus.discard(HEAD)
     problems += [f"surplus: {name}" for name in sorted(surplus)]
     if problems:
         shown = "\n  ".join(problems[:20]) + (f"\n  … and {len(problems) - 20} more" if len(problems) > 20 else "")
         raise WeightFileError(f"the weights do not fit the configuration ({len(problems)} tensors):\n  {shown}")
 
 
-def _part_rows(config: MistralConfig, parameter: str, shape: tuple[int, ...]) -> list[int]:
-    module = parameter.split(".")[-2]
-    if module == "qkv_proj":
-        H = config.head_dim
-        return [config.num_heads * H, config.num_kv_heads * H, config.num_kv_heads * H]
-    return [shape[0] // 2] * 2 if module == "gate_up_proj" else [shape[0]]
-
-
 def hf_tensors(model: Mistral) -> dict[str, Array]:
     """The model's weights as host arrays under Hugging Face names; fused matrices taken apart, packed ones unpacked."""
+    held = {".".join(map(str, path)): value.get_value() for path, value in nnx.to_flat_state(nnx.state(model))}
     tensors: dict[str, Array] = {}
-    for path, value in nnx.to_flat_state(nnx.state(model)):
-        name = ".".join(map(str, path))
-        array = np.asarray(dense(value.get_value(), model.dtype))
-        parts, rows = source_names(name), _part_rows(model.config, name, array.shape)
-        tensors.update(zip(parts, np.split(array, np.cumsum(rows)[:-1]), strict=True))
+    for parameter in parameters(model.config, num_layers=model.config.num_layers):
+        array = np.asarray(dense(held[parameter.name], model.dtype))
+        rows = [shape[0] for _, shape in parameter.tensors]
+        parts = np.split(array, np.cumsum(rows)[:-1])
+        tensors.update({name: part for (name, _), part in zip(parameter.tensors, parts, strict=True)})
     return tensors
 
 

@@ -1,6 +1,6 @@
 """Grouped-query attention over the KV cache, in key blocks of one fixed length.
 
-Every query attends to blocks of `BLOCK` keys; each block gives a partial result (its maximum, its sum, its weighted
+Every query attends to the blocks of its row; each block gives a partial result (its maximum, its sum, its weighted
 values), and partial results are merged one after another. A block that is masked in full leaves the merged result as it
 was, bit for bit: therefore how far *other* rows make us read cannot change a row's answer, and there is nothing to pad
 or to mask by bucket. On a CPU the loop's result does not depend on the number of rows or tokens either:
@@ -9,11 +9,10 @@ or to mask by bucket. On a CPU the loop's result does not depend on the number o
 Two forms give the same arithmetic:
 - `loop`: a loop whose trip count is the number of blocks in use *now*. One compiled program serves all lengths. For
   CPUs.
-- `parallel`: the first `num_blocks` blocks at once (a static number, one program for each length bucket). For GPUs,
-  where a loop of unknown length returns to the host at each turn.
+- `parallel`: the first `ReadPlan.blocks` blocks at once (a static number, one program for each length bucket). For
+  GPUs, where a loop of unknown length returns to the host at each turn.
 
-Axis letters: B rows, T query tokens, N heads, K kv heads, G = N/K, H head dim, S cache length, J keys of one block, C
-blocks.
+Axis letters: B rows, T query tokens, N heads, K kv heads, G = N/K, H head dim, J keys of one block, C blocks.
 """
 
 from __future__ import annotations
@@ -25,7 +24,7 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from mistral_jax.model.kv_cache import BLOCK, LayerCache, key_blocks, key_positions
+from mistral_jax.model.kv_cache import LOOP, LayerCache, ReadPlan, key_positions, read_block, read_blocks
 from mistral_jax.quant.dot import batched_dot, precision_of, row_sum
 
 # Stands for minus infinity: finite, so that a block without any visible key gives 0 and never NaN.
@@ -44,81 +43,77 @@ Partial = tuple[jax.Array, jax.Array, jax.Array]
 
 
 # Traced once for layers of one shape: inlining makes it the same program as if each were traced.
-@partial(jax.jit, static_argnames=("window", "num_blocks"), inline=True)
+@partial(jax.jit, static_argnames=("window", "plan"), inline=True)
 def attend(
     queries: jax.Array,
     layer: LayerCache,
     *,
-    first_slot: jax.Array,
+    table: jax.Array,
     positions: jax.Array,
     last: jax.Array,
     window: int | None,
-    num_blocks: int | None,
+    plan: ReadPlan = LOOP,
 ) -> jax.Array:
-    """Attention of T queries in each of B neighbouring slots to what their slots hold.
+    """Attention of T queries in each of B rows to what their blocks hold.
 
     Args:
       queries: [B, T, N, H], rotated and already multiplied by the softmax scale.
-      layer: the cache, with the keys of these queries written.
-      first_slot: int32 scalar; row b reads slot `first_slot + b`.
+      layer: the pool, with the keys of these queries written.
+      table: int32 [B, C], the blocks of each row.
       positions: int32 [B, T] of the queries.
       last: int32 [B], the last position written in each row; negative for rows to leave out (they give zeros).
       window: sliding window of the layer, or None.
-      num_blocks: static number of blocks for the parallel form; None chooses the loop.
+      plan: static.
     Returns: float32 [B, T, N, H].
     """
     B, T, N, H = queries.shape
-    if num_blocks is None and T > _PIECE:
+    if plan == LOOP and T > _PIECE:
         pieces = [
             attend(
                 queries[:, start : start + _PIECE],
                 layer,
-                first_slot=first_slot,
+                table=table,
                 positions=positions[:, start : start + _PIECE],
                 last=last,
                 window=window,
-                num_blocks=None,
             )
             for start in range(0, T, _PIECE)
         ]
         return jnp.concatenate(pieces, axis=1)
-    _, K, S, _ = layer.keys.shape
+    K, J, C = layer.keys.shape[1], layer.block, table.shape[1]
     G = N // K
     grouped = queries.reshape(B, T, K, G, H).transpose(0, 2, 3, 1, 4).reshape(B, K, G * T, H)
     M = G * T
     # Without groups, and for one token, there is a single query: it gets a second beside it, as it has among others.
-    spare = ((0, 0), (0, 0), (0, 1 if M == 1 else 0), (0, layer.keys.shape[-1] - H))
+    spare = ((0, 0), (0, 0), (0, 1 if M == 1 else 0), (0, layer.head_dim - H))
     grouped = jnp.pad(grouped.astype(layer.keys.dtype), spare)
 
     def visible(index: jax.Array) -> tuple[jax.Array, jax.Array]:
-        held = key_positions(index, last, S)
+        held = key_positions(index, last, C * J)
         seen = (held[:, None] >= 0) & (held[:, None] <= positions[:, :, None])
         if window is not None:
             seen = seen & (positions[:, :, None] - held[:, None] < window)
         # The barrier has it computed once, and not again for every head.
         return lax.optimization_barrier(jnp.where(seen, 0.0, _MASKED)), held >= 0
 
-    if num_blocks is None:
+    if plan == LOOP:
         # No further than the last query sees, whatever was written after it.
         longest = jnp.max(jnp.minimum(last, positions[:, -1]))
-        in_use = jnp.minimum(longest // BLOCK + 1, S // BLOCK)
-        merged = _loop(grouped, layer, first_slot=first_slot, in_use=in_use, visible=visible)
+        in_use = jnp.minimum(longest // J + 1, C)
+        merged = _loop(grouped, layer, table=table, in_use=in_use, visible=visible)
     else:
-        count = min(num_blocks, S // BLOCK)
-        merged = _parallel(grouped, layer, first_slot=first_slot, count=count, visible=visible)
+        merged = _parallel(grouped, layer, table=table, count=min(plan.blocks, C), visible=visible)
     _, total, weighted = merged
     out = weighted / jnp.where(total == 0, 1.0, total)[..., None]  # [B, K, M, H]
     return out[:, :, :M, :H].reshape(B, K, G, T, H).transpose(0, 3, 1, 2, 4).reshape(B, T, N, H)
 
 
-def _loop(
-    grouped: jax.Array, layer: LayerCache, *, first_slot: jax.Array, in_use: jax.Array, visible: Visible
-) -> Partial:
+def _loop(grouped: jax.Array, layer: LayerCache, *, table: jax.Array, in_use: jax.Array, visible: Visible) -> Partial:
     B, K, M, H = grouped.shape
 
-    def body(block: jax.Array, merged: Partial) -> Partial:
-        keys, values = key_blocks(layer, first_slot=first_slot, rows=B, first=block)
-        bias, held = visible(block * BLOCK + jnp.arange(BLOCK))
+    def body(number: jax.Array, merged: Partial) -> Partial:
+        keys, values = read_block(layer, table, number)
+        bias, held = visible(number * layer.block + jnp.arange(layer.block))
         scores = batched_dot(grouped, _only(held[:, None, :, None], keys))  # [B, K, M, J]
         weights, high, total = _softmax_parts(scores, bias, values.dtype)
         weighted = batched_dot(weights, _only(held[:, None, None, :], values))  # [B, K, M, H]
@@ -127,16 +122,18 @@ def _loop(
     return lax.fori_loop(0, in_use, body, _nothing(B, K, M, H))
 
 
-def _parallel(grouped: jax.Array, layer: LayerCache, *, first_slot: jax.Array, count: int, visible: Visible) -> Partial:
+def _parallel(grouped: jax.Array, layer: LayerCache, *, table: jax.Array, count: int, visible: Visible) -> Partial:
     B, K, M, H = grouped.shape
-    keys, values = key_blocks(layer, first_slot=first_slot, rows=B, first=0, count=count)
-    bias, held = visible(jnp.arange(count * BLOCK))
+    J = layer.block
+    keys, values = read_blocks(layer, table, count)
+    bias, held = visible(jnp.arange(count * J))
+    held = held.reshape(B, count, 1, J)
     exact = precision_of(keys)
-    keys = _only(held[:, None, :, None], keys).reshape(B, K, count, BLOCK, H)
-    scores = jnp.einsum("bkmh,bkcjh->bkmcj", grouped, keys, precision=exact, preferred_element_type=jnp.float32)
-    weights, high, total = _softmax_parts(scores, bias.reshape(B, -1, count, BLOCK), values.dtype)
-    values = _only(held[:, None, None, :], values).reshape(B, K, H, count, BLOCK)
-    weighted = jnp.einsum("bkmcj,bkhcj->cbkmh", weights, values, precision=exact, preferred_element_type=jnp.float32)
+    keys = _only(held[..., None], keys)
+    scores = jnp.einsum("bkmh,bckjh->bkmcj", grouped, keys, precision=exact, preferred_element_type=jnp.float32)
+    weights, high, total = _softmax_parts(scores, bias.reshape(B, -1, count, J), values.dtype)
+    values = _only(held[:, :, :, None], values)
+    weighted = jnp.einsum("bkmcj,bckhj->cbkmh", weights, values, precision=exact, preferred_element_type=jnp.float32)
     merged = _nothing(B, K, M, H)
     for c in range(count):
         merged = _merge(merged, (high[..., c], total[..., c], weighted[c]))

@@ -14,6 +14,7 @@ from typing import Any
 from conversion.files.json_fields import shown
 from conversion.files.json_file import read_json_object
 from conversion.files.regular_file import exists
+from conversion.weights.decoder_weights import count_parameters
 from mistral_jax.model.config_error import ConfigError
 from mistral_jax.model.hf_config import SUPPORTED_ARCHITECTURES, hf_fields
 from mistral_jax.model.params_config import params_fields
@@ -99,14 +100,7 @@ class MistralConfig:
     @property
     def num_parameters(self) -> int:
         """Number of weights, tied embeddings counted once."""
-        attention = (2 * self.num_heads + 2 * self.num_kv_heads) * self.head_dim * self.hidden_size
-        mlp = 3 * self.hidden_size * self.intermediate_size
-        biases = (
-            (self.num_heads + 2 * self.num_kv_heads) * self.head_dim + self.hidden_size if self.attention_bias else 0
-        )
-        biases += 2 * self.intermediate_size + self.hidden_size if self.mlp_bias else 0
-        layers = self.num_layers * (attention + mlp + biases + 2 * self.hidden_size)
-        return layers + self.vocab_size * self.hidden_size * (1 if self.tie_word_embeddings else 2) + self.hidden_size
+        return count_parameters(self, num_layers=self.num_layers)
 
     def kv_bytes_per_token(self, itemsize: int) -> int:
         """Bytes that one token takes in the KV cache with elements of `itemsize` bytes (windows not counted)."""

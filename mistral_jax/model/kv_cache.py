@@ -1,64 +1,127 @@
-"""The KV cache: preallocated, functional, updated in place because every step donates it.
+"""The KV cache: a preallocated pool of blocks for each layer, and tables that say which blocks a row owns.
 
-Each layer owns keys `[slots, K, S, H]` and values `[slots, K, H, S]`: in both products of attention the axis that is
-summed over then comes last and the batch axes first. So nothing is transposed when the cache is read, which is often,
-at the price of a scattered write, which is once for each token.
+A layer's pool holds keys `[P, K, J, H]` and values `[P, K, H, J]`, `P` blocks of `J = BLOCK` tokens: in both products
+of attention the axis that is summed over then comes last. So nothing is transposed when the cache is read, which is
+often, at the price of a scattered write, which is once for each token. Every step donates the cache, and XLA updates it
+in place.
 
-A slot is the room of one sequence. The token at position p is written to index `p % S` of its slot, so a layer with a
-sliding window keeps a ring only a little longer than its window, and nothing is ever shifted. With window 4 and S = 6,
-after nine tokens (positions 0 to 8):
+A row's table lists its blocks in the order of its tokens. The token at position p is written to index `p % S`, where
+`S` is the length of the table in tokens: a layer with a sliding window has a table only a little longer than its
+window, a ring, and nothing is ever shifted. With blocks of two tokens, window 4 and S = 6, after nine tokens (positions
+0 to 8):
 
+    table        7     2     4        blocks 7, 2 and 4 of the pool, wherever they are
     index      0  1  2  3  4  5
-    position   6  7  8  3  4  5      the query at 8 sees 5 6 7 8; 3 and 4 are masked by their position, not erased
+    position   6  7  8  3  4  5       the query at 8 sees 5 6 7 8; 3 and 4 are masked by their position, not erased
 
-Which position an index holds follows from the last position written, so no table is kept: see `key_positions`.
+Which position an index holds follows from the last position written, see `key_positions`; which block it lies in, the
+table says. Two rows may have a block in common as long as neither writes to it. `KVCache.allocate` gives each slot
+blocks of its own; `KVCache.assign` gives it others.
 
-The rest of the model uses `allocate`, `write`, `key_blocks` and `key_positions` only; pages could replace slots behind
-them. Axis letters: B rows, T tokens, S cache length, K kv heads, H head dim.
+Layers of one window share a table. A `CacheView` is all that a call needs to know beside the pools: the tables of its
+rows, the positions of its tokens, and the plan by which attention reads.
+
+Axis letters: B rows, T tokens, P blocks of the pool, C blocks of a table, J tokens of a block, S = C * J, K kv heads,
+H head dim.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from functools import partial
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from mistral_jax.model.config import MistralConfig
 from mistral_jax.quant.dot import storable_axis
 
 BLOCK = 128
-"""Keys are read in blocks of this length; S is a multiple of it."""
+"""Tokens of a block: the unit in which the cache is allocated, and in which attention reads it."""
+
+
+@dataclass(frozen=True)
+class ReadPlan:
+    """How attention reads the blocks of a row. Static: part of a compiled program."""
+
+    blocks: int = 0
+    """The first so many blocks at once; 0: a loop over the blocks that are in use when the program runs."""
+
+
+LOOP = ReadPlan()
 
 
 @partial(jax.tree_util.register_dataclass, data_fields=["keys", "values"], meta_fields=[])
 @dataclass(frozen=True)
 class LayerCache:
-    """Keys (rotated) and values of one layer."""
+    """The pool of one layer: rotated keys, and values."""
 
-    keys: jax.Array  # [slots, K, S, H]
-    values: jax.Array  # [slots, K, H, S]
+    keys: jax.Array  # [P, K, J, H]
+    values: jax.Array  # [P, K, H, J]
 
     @property
-    def length(self) -> int:
+    def blocks(self) -> int:
+        return self.keys.shape[0]
+
+    @property
+    def block(self) -> int:
+        """J"""
         return self.keys.shape[2]
 
+    @property
+    def head_dim(self) -> int:
+        """H as it is stored."""
+        return self.keys.shape[-1]
 
-@partial(jax.tree_util.register_dataclass, data_fields=["layers"], meta_fields=[])
+
+@partial(
+    jax.tree_util.register_dataclass,
+    data_fields=["tables", "positions", "valid", "last"],
+    meta_fields=["kinds", "plan"],
+)
+@dataclass(frozen=True, kw_only=True)
+class CacheView:
+    """The rows of one call, as every layer sees them. Made by `KVCache.view`, inside a jitted program."""
+
+    tables: tuple[jax.Array, ...]
+    """int32 [B, C] for each kind of layer."""
+    positions: jax.Array
+    """int32 [B, T], consecutive in each row."""
+    valid: jax.Array
+    """bool [B, T]; other tokens (padding, idle rows) leave no trace."""
+    last: jax.Array
+    """int32 [B], the last position that a row holds with this call; negative for idle rows."""
+    kinds: tuple[int, ...]
+    """Static: which of the tables each layer uses."""
+    plan: ReadPlan = LOOP
+    """Static."""
+
+    def table(self, layer: int) -> jax.Array:
+        return self.tables[self.kinds[layer]]
+
+
+@partial(jax.tree_util.register_dataclass, data_fields=["layers", "tables"], meta_fields=["kinds"])
 @dataclass(frozen=True)
 class KVCache:
-    """The caches of all layers: a pytree to pass to a jitted step, donated, and replace by what the step returns."""
+    """The pools of all layers and the tables of all slots: a pytree to pass to a jitted step, donated, and replace by
+    what the step returns."""
 
     layers: tuple[LayerCache, ...]
+    tables: tuple[jax.Array, ...]
+    """int32 [slots, C] for each kind of layer."""
+    kinds: tuple[int, ...]
+    """Static: which of the tables each layer uses."""
 
     @property
     def slots(self) -> int:
-        return self.layers[0].keys.shape[0]
+        return self.tables[0].shape[0]
 
     @property
     def nbytes(self) -> int:
-        return sum(x.nbytes for x in jax.tree.leaves(self))
+        """Bytes of keys and values; the tables take a few more."""
+        return sum(x.nbytes for x in jax.tree.leaves(self.layers))
 
     @classmethod
     def allocate(
@@ -68,11 +131,42 @@ class KVCache:
 
         Zeros, not uninitialised memory: a masked key is multiplied by zero, and zero times a stray NaN is NaN.
         """
-        layers: list[LayerCache] = []
-        for size in layer_lengths(config, length=length, chunk=chunk):
-            K, H = config.num_kv_heads, stored_head_dim(config)
-            layers.append(LayerCache(jnp.zeros((slots, K, size, H), dtype), jnp.zeros((slots, K, H, size), dtype)))
-        return cls(tuple(layers))
+        K, H = config.num_kv_heads, stored_head_dim(config)
+        counts = [size // BLOCK for size in layer_lengths(config, length=length, chunk=chunk)]
+        sizes = sorted(set(counts))
+        pools = [slots * count for count in counts]
+        return cls(
+            tuple(LayerCache(jnp.zeros((P, K, BLOCK, H), dtype), jnp.zeros((P, K, H, BLOCK), dtype)) for P in pools),
+            tuple(jnp.arange(slots * C, dtype=jnp.int32).reshape(slots, C) for C in sizes),
+            tuple(sizes.index(count) for count in counts),
+        )
+
+    def view(self, slots: jax.Array, *, positions: jax.Array, valid: jax.Array, plan: ReadPlan = LOOP) -> CacheView:
+        """The view of a call.
+
+        Args:
+          slots: int32 [B], the slot of each row.
+          positions, valid: see `CacheView`.
+        """
+        return CacheView(
+            tables=tuple(jnp.take(table, slots, axis=0, mode="clip") for table in self.tables),
+            positions=positions,
+            valid=valid,
+            last=jnp.max(jnp.where(valid, positions, -1), axis=1),
+            kinds=self.kinds,
+            plan=plan,
+        )
+
+    def assign(self, slot: jax.Array, blocks: Sequence[jax.Array]) -> KVCache:
+        """Give a slot other blocks.
+
+        Args:
+          slot: int32 scalar.
+          blocks: int32 [C] for each kind of layer. The last block that the slot will write to, and all after it, must
+            be its own.
+        """
+        tables = tuple(table.at[slot].set(own) for table, own in zip(self.tables, blocks, strict=True))
+        return replace(self, tables=tables)
 
 
 def stored_head_dim(config: MistralConfig) -> int:
@@ -86,45 +180,57 @@ def layer_lengths(config: MistralConfig, *, length: int, chunk: int) -> list[int
     return [-(-size // BLOCK) * BLOCK for size in wanted]
 
 
+def cache_bytes(config: MistralConfig, *, slots: int, length: int, chunk: int, dtype: jax.typing.DTypeLike) -> int:
+    """`KVCache.nbytes` of what `KVCache.allocate` with these arguments allocates."""
+    tokens = slots * sum(layer_lengths(config, length=length, chunk=chunk))
+    return 2 * tokens * config.num_kv_heads * stored_head_dim(config) * np.dtype(dtype).itemsize
+
+
 @partial(jax.jit, inline=True)
 def write(
     layer: LayerCache,
     keys: jax.Array,
     values: jax.Array,
     *,
-    first_slot: jax.Array,
+    table: jax.Array,
     positions: jax.Array,
     valid: jax.Array,
 ) -> LayerCache:
-    """Store the keys and values of T tokens for B neighbouring slots.
+    """Store the keys and values of T tokens for B rows.
 
     Args:
       keys, values: [B, T, K, H], T at most the `chunk` of the allocation, H that of the model.
-      first_slot: int32 scalar; row b goes to slot `first_slot + b`.
+      table: int32 [B, C]. Blocks that are written to belong to one row alone.
       positions: int32 [B, T].
       valid: bool [B, T]; other tokens (padding, idle rows) are not stored.
     """
-    S = layer.length
-    spare = ((0, 0), (0, 0), (0, 0), (0, layer.keys.shape[-1] - keys.shape[-1]))
+    spare = ((0, 0), (0, 0), (0, 0), (0, layer.head_dim - keys.shape[-1]))
     keys, values = jnp.pad(keys, spare), jnp.pad(values, spare)
-    slots = first_slot + jnp.arange(keys.shape[0])[:, None]
-    # An index out of bounds is dropped by the scatter: that is how invalid tokens leave no trace.
-    index = jnp.where(valid, positions % S, S)
+    index = positions % (table.shape[1] * layer.block)
+    # A block out of bounds is dropped by the scatter: that is how invalid tokens leave no trace.
+    block = jnp.where(valid, jnp.take_along_axis(table, index // layer.block, axis=1), layer.blocks)
+    offset = index % layer.block
     return LayerCache(
-        layer.keys.at[slots, :, index].set(keys.astype(layer.keys.dtype), mode="drop"),
-        layer.values.at[slots, :, :, index].set(values.astype(layer.values.dtype), mode="drop"),
+        layer.keys.at[block, :, offset].set(keys.astype(layer.keys.dtype), mode="drop"),
+        layer.values.at[block, :, :, offset].set(values.astype(layer.values.dtype), mode="drop"),
     )
 
 
-def key_blocks(
-    layer: LayerCache, *, first_slot: jax.Array, rows: int, first: jax.Array | int, count: int = 1
-) -> tuple[jax.Array, jax.Array]:
-    """Keys [B, K, J, H] and values [B, K, H, J] of `rows` neighbouring slots: `count` blocks from number `first` on."""
-    _, K, _, H = layer.keys.shape
-    J = count * BLOCK
-    keys = jax.lax.dynamic_slice(layer.keys, (first_slot, 0, first * BLOCK, 0), (rows, K, J, H))
-    values = jax.lax.dynamic_slice(layer.values, (first_slot, 0, 0, first * BLOCK), (rows, K, H, J))
-    return keys, values
+def read_block(layer: LayerCache, table: jax.Array, number: jax.Array | int) -> tuple[jax.Array, jax.Array]:
+    """Keys [B, K, J, H] and values [B, K, H, J] of block `number` of each row."""
+    blocks = jax.lax.dynamic_index_in_dim(table, number, axis=1, keepdims=False)  # [B]
+    if blocks.shape[0] == 1:
+        return (
+            jax.lax.dynamic_slice_in_dim(layer.keys, blocks[0], 1),
+            jax.lax.dynamic_slice_in_dim(layer.values, blocks[0], 1),
+        )
+    return jnp.take(layer.keys, blocks, axis=0, mode="clip"), jnp.take(layer.values, blocks, axis=0, mode="clip")
+
+
+def read_blocks(layer: LayerCache, table: jax.Array, count: int) -> tuple[jax.Array, jax.Array]:
+    """Keys [B, C, K, J, H] and values [B, C, K, H, J] of the first `count` blocks of each row."""
+    blocks = table[:, :count]
+    return jnp.take(layer.keys, blocks, axis=0, mode="clip"), jnp.take(layer.values, blocks, axis=0, mode="clip")
 
 
 def key_positions(index: jax.Array, last: jax.Array, S: int) -> jax.Array:

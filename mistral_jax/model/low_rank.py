@@ -30,15 +30,13 @@ import jax
 import jax.numpy as jnp
 
 from conversion.adapters.modules import ModuleKey
+from conversion.weights.decoder_weights import ADAPTABLE
 from mistral_jax.model.config import MistralConfig
 from mistral_jax.quant.array import Plain
 from mistral_jax.quant.product import matmul
 
 PROJECTIONS: dict[str, tuple[str, ...]] = {
-    "qkv_proj": ("q_proj", "k_proj", "v_proj"),
-    "o_proj": ("o_proj",),
-    "gate_up_proj": ("gate_proj", "up_proj"),
-    "down_proj": ("down_proj",),
+    weight.projection: tuple(part.name for part in weight.parts) for weight in ADAPTABLE
 }
 """The matrices of a decoder layer of `mistral_jax.model.mistral`, and the parts of which each is fused, in the order of
 their rows."""
@@ -46,16 +44,10 @@ their rows."""
 
 def part_features(config: MistralConfig) -> dict[str, tuple[int, int]]:
     """(out, in) of each part."""
-    D, F, H = config.hidden_size, config.intermediate_size, config.head_dim
-    q, kv = config.num_heads * H, config.num_kv_heads * H
     return {
-        "q_proj": (q, D),
-        "k_proj": (kv, D),
-        "v_proj": (kv, D),
-        "o_proj": (D, q),
-        "gate_proj": (F, D),
-        "up_proj": (F, D),
-        "down_proj": (D, F),
+        part.name: (rows, weight.shape(config)[-1])
+        for weight in ADAPTABLE
+        for part, rows in zip(weight.parts, weight.part_rows(config), strict=True)
     }
 
 

@@ -1,4 +1,5 @@
-"""The decoder of the dense Mistral and Llama families, as Flax NNX modules.
+"""The decoder of the dense Mistral and Llama families, as Flax NNX modules. Names and shapes of its weights are
+declared in `conversion.weights.decoder_weights`.
 
 One stack of layers is run in two ways, which differ in where attention finds its keys:
 - `Mistral.__call__` reads and writes a `KVCache` (serving: prefill chunks and decode steps);
@@ -11,15 +12,17 @@ Axis letters: B rows, T tokens, N query heads, K kv heads, H head dim, D model d
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from functools import partial
 
 import jax
 import jax.numpy as jnp
 from flax import nnx
 
+from conversion.weights.decoder_weights import weight_named
 from mistral_jax.model.attention import attend
 from mistral_jax.model.config import MistralConfig
-from mistral_jax.model.kv_cache import KVCache, LayerCache, write
+from mistral_jax.model.kv_cache import CacheView, KVCache, LayerCache, write
 from mistral_jax.model.layers import Embedding, Linear, RMSNorm
 from mistral_jax.model.low_rank import LayerMixture, Mixture
 from mistral_jax.model.rope import attention_temperature, rotate, rotation
@@ -39,15 +42,24 @@ class Positions:
         self.temperature = attention_temperature(config, positions)
 
 
+def _linear(name: str, config: MistralConfig, *, dtype: jax.typing.DTypeLike, rngs: nnx.Rngs) -> Linear:
+    """The linear layer of a weight, as it is declared."""
+    weight = weight_named(name)
+    out_features, in_features = weight.shape(config)
+    return Linear(in_features, out_features, bias=weight.has_bias(config), dtype=dtype, rngs=rngs)
+
+
+def _norm(name: str, config: MistralConfig, *, dtype: jax.typing.DTypeLike) -> RMSNorm:
+    return RMSNorm(*weight_named(name).shape(config), eps=config.rms_norm_eps, dtype=dtype)
+
+
 class Attention(nnx.Module):
     """Projections round an attention that the caller supplies; q, k and v are one matrix `[(N + 2K) * H, D]`."""
 
     def __init__(self, config: MistralConfig, *, dtype: jax.typing.DTypeLike, rngs: nnx.Rngs) -> None:
         self.heads = (config.num_heads, config.num_kv_heads, config.head_dim)
-        N, K, H = self.heads
-        bias = config.attention_bias
-        self.qkv_proj = Linear(config.hidden_size, (N + 2 * K) * H, bias=bias, dtype=dtype, rngs=rngs)
-        self.o_proj = Linear(N * H, config.hidden_size, bias=bias, dtype=dtype, rngs=rngs)
+        self.qkv_proj = _linear("self_attn.qkv_proj", config, dtype=dtype, rngs=rngs)
+        self.o_proj = _linear("self_attn.o_proj", config, dtype=dtype, rngs=rngs)
 
     def __call__(self, x: jax.Array, at: Positions, attend: Attend, mixture: LayerMixture | None) -> jax.Array:
         N, K, H = self.heads
@@ -73,9 +85,8 @@ class MLP(nnx.Module):
     """SwiGLU (arXiv 2002.05202); gate and up are one matrix `[2F, D]`, gate first."""
 
     def __init__(self, config: MistralConfig, *, dtype: jax.typing.DTypeLike, rngs: nnx.Rngs) -> None:
-        D, F, bias = config.hidden_size, config.intermediate_size, config.mlp_bias
-        self.gate_up_proj = Linear(D, 2 * F, bias=bias, dtype=dtype, rngs=rngs)
-        self.down_proj = Linear(F, D, bias=bias, dtype=dtype, rngs=rngs)
+        self.gate_up_proj = _linear("mlp.gate_up_proj", config, dtype=dtype, rngs=rngs)
+        self.down_proj = _linear("mlp.down_proj", config, dtype=dtype, rngs=rngs)
 
     def __call__(self, x: jax.Array, mixture: LayerMixture | None) -> jax.Array:
         gate, up = jnp.split(_adapted(mixture, "gate_up_proj", x, self.gate_up_proj(x)), 2, axis=-1)
@@ -91,9 +102,9 @@ class DecoderLayer(nnx.Module):
     """
 
     def __init__(self, config: MistralConfig, *, dtype: jax.typing.DTypeLike, rngs: nnx.Rngs) -> None:
-        self.input_layernorm = RMSNorm(config.hidden_size, eps=config.rms_norm_eps, dtype=dtype)
+        self.input_layernorm = _norm("input_layernorm", config, dtype=dtype)
         self.self_attn = Attention(config, dtype=dtype, rngs=rngs)
-        self.post_attention_layernorm = RMSNorm(config.hidden_size, eps=config.rms_norm_eps, dtype=dtype)
+        self.post_attention_layernorm = _norm("post_attention_layernorm", config, dtype=dtype)
         self.mlp = MLP(config, dtype=dtype, rngs=rngs)
 
     def __call__(self, x: jax.Array, at: Positions, attend: Attend, mixture: LayerMixture | None) -> jax.Array:
@@ -117,14 +128,11 @@ class Mistral(nnx.Module):
         self, config: MistralConfig, *, param_dtype: jax.typing.DTypeLike = jnp.float32, rngs: nnx.Rngs
     ) -> None:
         self.config = config
-        self.embed_tokens = Embedding(config.vocab_size, config.hidden_size, dtype=param_dtype, rngs=rngs)
+        self.embed_tokens = Embedding(*weight_named("embed_tokens").shape(config), dtype=param_dtype, rngs=rngs)
         self.layers = nnx.List([DecoderLayer(config, dtype=param_dtype, rngs=rngs) for _ in range(config.num_layers)])
-        self.norm = RMSNorm(config.hidden_size, eps=config.rms_norm_eps, dtype=param_dtype)
-        self.lm_head = (
-            None
-            if config.tie_word_embeddings
-            else Linear(config.hidden_size, config.vocab_size, bias=False, dtype=param_dtype, rngs=rngs)
-        )
+        self.norm = _norm("norm", config, dtype=param_dtype)
+        has_head = weight_named("lm_head").is_in(config)
+        self.lm_head = _linear("lm_head", config, dtype=param_dtype, rngs=rngs) if has_head else None
 
     @property
     def dtype(self) -> jnp.dtype:
@@ -132,34 +140,21 @@ class Mistral(nnx.Module):
         return self.embed_tokens.dtype
 
     def __call__(
-        self,
-        tokens: jax.Array,
-        cache: KVCache,
-        *,
-        first_slot: jax.Array,
-        positions: jax.Array,
-        valid: jax.Array,
-        mixture: Mixture | None = None,
-        num_blocks: int | None = None,
+        self, tokens: jax.Array, cache: KVCache, view: CacheView, mixture: Mixture | None = None
     ) -> tuple[jax.Array, KVCache]:
-        """Run T new tokens of B sequences in neighbouring slots, and store their keys and values.
+        """Run T new tokens of B sequences, and store their keys and values.
 
         Args:
           tokens: int32 [B, T].
-          cache: holds what came before; donate it in the jit round this call.
-          first_slot: int32 scalar; row b lives in slot `first_slot + b`.
-          positions: int32 [B, T], consecutive in each row.
-          valid: bool [B, T]; False for padding at the end of a row and for whole rows that only fill the batch. Their
-            hidden states mean nothing, and they leave no trace in the cache.
+          cache: holds what came before; donate it in the jit around this call.
+          view: of `cache`: which blocks the rows own, and the positions of these tokens. Hidden states of tokens that
+            are not valid mean nothing.
           mixture: adapters and their weights for these tokens; None: the base model.
-          num_blocks: static; see `mistral_jax.model.attention`.
         Returns: hidden states after the final norm [B, T, D], and the cache.
         """
-        attends, new_layers = cached_attends(
-            self.config, cache, first_slot=first_slot, positions=positions, valid=valid, num_blocks=num_blocks
-        )
-        hidden = self.run(tokens, positions, attends, mixture)
-        return hidden, KVCache(tuple(new_layers))
+        attends, new_layers = cached_attends(self.config, cache, view)
+        hidden = self.run(tokens, view.positions, attends, mixture)
+        return hidden, replace(cache, layers=tuple(new_layers))
 
     def hidden_states(self, tokens: jax.Array, mixture: Mixture | None = None, *, remat: bool = False) -> jax.Array:
         """Hidden states after the final norm of whole texts: int32 [B, T] -> [B, T, D]. Causal; nothing is kept.
@@ -204,41 +199,26 @@ class Mistral(nnx.Module):
         return self.norm(x)
 
 
-def cached_attends(
-    config: MistralConfig,
-    cache: KVCache,
-    *,
-    first_slot: jax.Array,
-    positions: jax.Array,
-    valid: jax.Array,
-    num_blocks: int | None,
-) -> tuple[list[Attend], list[LayerCache]]:
+def cached_attends(config: MistralConfig, cache: KVCache, view: CacheView) -> tuple[list[Attend], list[LayerCache]]:
     """Attentions that store the keys and values of their tokens in a cache, and see what it holds.
 
-    Args: see `Mistral.__call__`.
     Returns: an attention for each layer, and a list that gets each layer's new cache as the attentions are run.
     """
-    last = jnp.max(jnp.where(valid, positions, -1), axis=1)  # [B]
     new_layers: list[LayerCache] = []
 
-    def cached(layer: LayerCache, window: int | None) -> Attend:
+    def cached(index: int, layer: LayerCache, window: int | None) -> Attend:
+        at = {"table": view.table(index), "positions": view.positions}
+
         def run(queries: jax.Array, keys: jax.Array, values: jax.Array) -> jax.Array:
             # Write first, then read the updated buffer: XLA then needs the old one no more and updates in place.
-            updated = write(layer, keys, values, first_slot=first_slot, positions=positions, valid=valid)
+            updated = write(layer, keys, values, **at, valid=view.valid)
             new_layers.append(updated)
-            return attend(
-                queries,
-                updated,
-                first_slot=first_slot,
-                positions=positions,
-                last=last,
-                window=window,
-                num_blocks=num_blocks,
-            )
+            return attend(queries, updated, **at, last=view.last, window=window, plan=view.plan)
 
         return run
 
-    return [cached(layer, window) for layer, window in zip(cache.layers, config.layer_windows, strict=True)], new_layers
+    layers = enumerate(zip(cache.layers, config.layer_windows, strict=True))
+    return [cached(index, layer, window) for index, (layer, window) in layers], new_layers
 
 
 def _causal_attention(positions: jax.Array, window: int | None) -> Attend:

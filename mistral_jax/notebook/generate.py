@@ -10,15 +10,16 @@ from typing import NamedTuple
 import numpy as np
 
 from mistral_jax.adapters.choice import BASE, AdapterChoice
-from mistral_jax.runtime.ahead_policy import AheadPolicy
-from mistral_jax.runtime.runner import Runner, RunnerState, Stepped
-from mistral_jax.runtime.sampling import Features, Sampled, unpack
+from mistral_jax.runtime.calls import RunnerState
+from mistral_jax.runtime.decode_loop import DecodeLoop, InFlight
+from mistral_jax.runtime.runner import Runner
+from mistral_jax.runtime.sampling import Sampled
 from mistral_jax.runtime.sampling_params import SamplingParams
 from mistral_jax.text.answer import AnswerStream, Piece
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Prompt:
+class TextRequest:
     """A sequence to continue."""
 
     tokens: tuple[int, ...]
@@ -32,10 +33,10 @@ class Prompt:
 
 
 class Generated(NamedTuple):
-    """A token of an answer."""
+    """A token of a completion."""
 
-    prompt: int
-    """Its place among the prompts."""
+    request: int
+    """Its place among the requests."""
     piece: Piece
     sampled: Sampled
     weights: np.ndarray | None
@@ -45,75 +46,68 @@ class Generated(NamedTuple):
 
 @dataclass(slots=True, eq=False)
 class _Running:
-    """A prompt in a slot; compared by identity, for each token."""
+    """A request in a slot; compared by identity, for each token."""
 
     index: int
-    prompt: Prompt
+    request: TextRequest
     slot: int
-    held: int
-    """Tokens in the cache once the dispatched steps have run."""
+    steps: int = 0
+    ended: bool = False
 
     @property
-    def steps(self) -> int:
-        """Decode steps dispatched."""
-        return self.held - len(self.prompt.tokens) + 1
+    def prompt(self) -> tuple[int, ...]:
+        return self.request.tokens
+
+    @property
+    def params(self) -> SamplingParams:
+        return self.request.params
+
+    @property
+    def choice(self) -> AdapterChoice:
+        return self.request.choice
+
+    @property
+    def wants_weights(self) -> bool:
+        return self.request.keep_weights
+
+    @property
+    def tokens_held(self) -> int:
+        return len(self.prompt) - 1 + self.steps
 
 
-def generate(runner: Runner, state: RunnerState, prompts: Sequence[Prompt]) -> Iterator[Generated]:
-    """Run all prompts to their ends; slots that become free take the next prompt.
-
-    Each step is dispatched before the tokens of the one before are read, so the device does not wait for the host.
+def generate(runner: Runner, state: RunnerState, requests: Sequence[TextRequest]) -> Iterator[Generated]:
+    """Run all requests to their ends; slots that become free take the next one.
 
     Args:
       state: donated; of no use afterwards.
-    Yields: tokens as they come, those of all prompts mixed.
+    Yields: tokens as they come, those of all requests mixed.
     """
-    waiting = deque(enumerate(prompts))
+    loop = DecodeLoop[_Running](runner, state)
+    waiting = deque(enumerate(requests))
     free = list(range(runner.slots))
     running: list[_Running] = []
-    in_flight: tuple[list[_Running], Stepped] | None = None
-    policy = AheadPolicy(runner.ahead_costs, possible=runner.can_run_ahead)
+    in_flight: InFlight[_Running] | None = None
     while waiting or running or in_flight:
+        prefills = []
         while waiting and free:
-            index, prompt = waiting.popleft()
-            slot = free.pop(0)
-            state = runner.admit(state, slot, prompt.tokens, prompt.params, prompt.choice)
-            for chunk in runner.chunks(len(prompt.tokens)):
-                state = runner.prefill(state, slot, prompt.tokens, chunk, scaling=prompt.choice.xlora).state
-            running.append(_Running(index, prompt, slot, len(prompt.tokens) - 1))
-        dispatched = None
-        # A sequence may be one step ahead of what was read; it must not run out of its slot.
-        ready = [r for r in running if r.held < runner.length]
-        if ready:
-            features = Features()
-            slots = [r.slot for r in ready]
-            passes = policy.passes([(r.prompt.choice, r.steps) for r in ready], runner.row_bucket(slots))
-            for r in ready:
-                features |= Features.of(r.prompt.params)
-                r.held += 1
-            longest = max(r.held for r in ready)
-            stepped = runner.decode(state, slots, features, longest=longest, scaling=passes.scaling, ahead=passes.ahead)
-            state = stepped.state
-            dispatched = (ready, stepped)
-        if in_flight is not None:
-            rows, stepped = in_flight
-            host = np.asarray(stepped.packed)
-            wanted = any(r.prompt.keep_weights for r in rows)
-            weights = np.asarray(stepped.weights) if wanted and stepped.weights is not None else None
-            emitted = None if stepped.emitted is None else np.asarray(stepped.emitted)
-            if emitted is not None:
-                policy.observe(sum(bool(emitted[r.slot]) for r in rows), len(rows))
-            for r in rows:
-                if r not in running:
-                    continue  # it ended with the step before
-                if emitted is not None and not emitted[r.slot]:
-                    r.held -= 1
-                    continue
-                sampled = unpack(host[r.slot], r.prompt.params.logprobs)
-                piece = r.prompt.answer.push(sampled)
-                if piece.finish_reason is not None:
-                    running.remove(r)
-                    free = sorted([*free, r.slot])
-                own = weights[r.slot] if weights is not None and r.prompt.keep_weights else None
-                yield Generated(r.index, piece, sampled, own)
+            index, request = waiting.popleft()
+            sequence = _Running(index, request, free.pop(0))
+            loop.admit(sequence)
+            prefills += [(sequence, chunk) for chunk in runner.chunks(len(request.tokens))]
+            running.append(sequence)
+        # A sequence may be one step further than what was read; it must not run out of its slot.
+        ready = [sequence for sequence in running if sequence.tokens_held < runner.length]
+        for sequence in ready:
+            sequence.steps += 1
+        dispatched = loop.dispatch(prefills, ready) if ready else None
+        for sequence, sampled, weights in () if in_flight is None else loop.collect(in_flight).tokens:
+            if sequence.ended:
+                continue  # with the step before
+            piece = sequence.request.answer.push(sampled)
+            if piece.finish_reason is not None:
+                sequence.ended = True
+                running.remove(sequence)
+                loop.forget(sequence)
+                free = sorted([*free, sequence.slot])
+            yield Generated(sequence.index, piece, sampled, weights if sequence.wants_weights else None)
         in_flight = dispatched

@@ -35,12 +35,13 @@ from mistral_jax.adapters.xlora import XLoRA
 from mistral_jax.checkpoint.description import ModelDescription
 from mistral_jax.model.config import ConfigError
 from mistral_jax.model.mistral import Mistral
-from mistral_jax.notebook.generate import Prompt, generate
+from mistral_jax.notebook.generate import TextRequest, generate
 from mistral_jax.notebook.results import Generation, Scalings, TextLogprobs
 from mistral_jax.notebook.whole_answers import whole_answers
 from mistral_jax.notebook.whole_text import WholeTexts
-from mistral_jax.runtime.runner import DEFAULT_CHUNKS, Runner
-from mistral_jax.runtime.sampling_params import SamplingParams
+from mistral_jax.runtime.buckets import DEFAULT_CHUNKS
+from mistral_jax.runtime.runner import Runner
+from mistral_jax.runtime.sampling_params import SamplingParams, completion_limit
 from mistral_jax.text.answer import AnswerStream
 from mistral_jax.text.detokenizer import begins_text
 
@@ -302,7 +303,7 @@ class LanguageModel:
 
     def _prompt(
         self, request: tuple[list[int], bool], params: SamplingParams, choice: AdapterChoice, keep_weights: bool = False
-    ) -> Prompt:
+    ) -> TextRequest:
         tokens, at_start = request
         if params.max_tokens == 0:
             raise ValueError("max_tokens is 0: nothing would be generated; `logprobs` tells how likely a text is")
@@ -312,12 +313,14 @@ class LanguageModel:
             raise ValueError(
                 f"the prompt has {len(tokens)} tokens; expected 1 to {self.runner.length - 1} (see `length` of load)"
             )
-        most = room if params.max_tokens is None else min(params.max_tokens, room)
+        most = completion_limit(params.max_tokens, prompt_tokens=len(tokens), length=self.runner.length)
         answer = AnswerStream(
             self.tokenizer, params, eos_ids=self.description.eos_ids, max_tokens=most, at_start=at_start
         )
         sampled = replace(params, seed=seed)
-        return Prompt(tokens=tuple(tokens), params=sampled, answer=answer, choice=choice, keep_weights=keep_weights)
+        return TextRequest(
+            tokens=tuple(tokens), params=sampled, answer=answer, choice=choice, keep_weights=keep_weights
+        )
 
     def _stream(self, request: tuple[list[int], bool], params: SamplingParams, choice: AdapterChoice) -> Iterator[str]:
         for _, piece, *_ in generate(self.runner, self.runner.new_state(), [self._prompt(request, params, choice)]):

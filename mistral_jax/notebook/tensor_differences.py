@@ -12,6 +12,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from conversion.weights.decoder_weights import EMBEDDING, HEAD
 from conversion.weights.tensor_source import Array, TensorSource
 
 _PIECE_VALUES = 2**20
@@ -56,8 +57,6 @@ class TensorMismatch:
 class TiedSource:
     """A source whose output matrix is the embedding where it has none of its own."""
 
-    _HEAD, _EMBEDDING = "lm_head.weight", "model.embed_tokens.weight"
-
     def __init__(self, source: TensorSource) -> None:
         self._source = source
         self._names = tuple(source.names())
@@ -66,7 +65,7 @@ class TiedSource:
         """The name under which a tensor is stored; None if there is none."""
         if name in self._names:
             return name
-        return self._EMBEDDING if name == self._HEAD and self._EMBEDDING in self._names else None
+        return EMBEDDING if name == HEAD and EMBEDDING in self._names else None
 
     def names(self) -> tuple[str, ...]:
         return self._names

@@ -11,19 +11,19 @@ import numpy as np
 
 from mistral_jax.adapters.choice import AdapterChoice
 from mistral_jax.adapters.selection import numbered
-from mistral_jax.notebook.generate import Prompt, generate
+from mistral_jax.notebook.generate import TextRequest, generate
 from mistral_jax.notebook.results import Generation
 from mistral_jax.runtime.runner import Runner
 from mistral_jax.runtime.sampling import Sampled
 
 
-def whole_answers(runner: Runner, prompts: Sequence[Prompt]) -> list[Generation]:
-    """Run all prompts to their ends; the answers come in the order of the prompts."""
-    texts: list[list[str]] = [[] for _ in prompts]
-    tokens: list[list[Sampled]] = [[] for _ in prompts]
-    weights: list[list[np.ndarray | None]] = [[] for _ in prompts]
-    reasons = ["" for _ in prompts]
-    for index, piece, _, used in generate(runner, runner.new_state(), prompts):
+def whole_answers(runner: Runner, requests: Sequence[TextRequest]) -> list[Generation]:
+    """Run all requests to their ends; the answers come in the order of the requests."""
+    texts: list[list[str]] = [[] for _ in requests]
+    tokens: list[list[Sampled]] = [[] for _ in requests]
+    weights: list[list[np.ndarray | None]] = [[] for _ in requests]
+    reasons = ["" for _ in requests]
+    for index, piece, _, used in generate(runner, runner.new_state(), requests):
         texts[index].append(piece.text)
         tokens[index].extend(piece.tokens)
         weights[index].append(used)
@@ -34,14 +34,14 @@ def whole_answers(runner: Runner, prompts: Sequence[Prompt]) -> list[Generation]
             text="".join(texts[i]),
             tokens=tuple(tokens[i]),
             finish_reason=reasons[i],
-            prompt_tokens=len(prompt.tokens),
-            completion_tokens=prompt.answer.count,
+            prompt_tokens=len(request.tokens),
+            completion_tokens=request.answer.count,
             adapters=tuple(entry.name for entry in entries),
-            adapter_weights=_used(runner, prompt.choice, weights[i])[: len(tokens[i]), :, [e.number for e in entries]]
-            if prompt.keep_weights and entries
+            adapter_weights=_used(runner, request.choice, weights[i])[: len(tokens[i]), :, [e.number for e in entries]]
+            if request.keep_weights and entries
             else None,
         )
-        for i, prompt in enumerate(prompts)
+        for i, request in enumerate(requests)
     ]
 
 

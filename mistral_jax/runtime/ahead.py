@@ -23,12 +23,11 @@ Axis letters: B slots, R rows of a step, M scaling columns, A adapters.
 from __future__ import annotations
 
 from dataclasses import replace
-from functools import partial
 
 import jax
 import jax.numpy as jnp
 
-from mistral_jax.model.kv_cache import KVCache
+from mistral_jax.model.kv_cache import ReadPlan
 from mistral_jax.model.low_rank import Mixture
 from mistral_jax.model.mistral import Attend, cached_attends
 from mistral_jax.runtime.mixing import AdaptedModel, Caches
@@ -43,14 +42,14 @@ def decode_ahead(
     active: jax.Array,
     features: jax.Array,
     *,
-    num_blocks: int | None,
+    plan: ReadPlan,
     repeat: bool,
     length: int,
 ) -> tuple[Caches, Rows, jax.Array, jax.Array, jax.Array]:
     """One sweep: the scaled pass of each row's newest token, if it is ready, and the scaling pass of the next.
 
     Args:
-      caches, rows, active, features, num_blocks, repeat: see `mistral_jax.runtime.step.decode`.
+      caches, rows, active, features, plan, repeat: see `mistral_jax.runtime.step.decode`.
       length: static; most tokens of a sequence: nothing is guessed beyond.
     Returns: caches, rows, `packed` and the weights as from `decode`, and bool [R]: the rows that sampled a token; what
       the others have in `packed` means nothing.
@@ -73,12 +72,13 @@ def decode_ahead(
     next_positions = jnp.where(ready, positions + 1, positions)
     scaling_valid = live & (next_positions < length)
 
-    slot = jnp.int32(0)
-    attends_of = partial(cached_attends, model.config, first_slot=slot, num_blocks=num_blocks)
-    scaled, scaled_layers = attends_of(caches.scaled, positions=positions[:, None], valid=emits[:, None])
-    scaling, scaling_layers = attends_of(
-        caches.scaling, positions=next_positions[:, None], valid=scaling_valid[:, None]
+    slots = jnp.arange(R)
+    scaled_view = caches.scaled.view(slots, positions=positions[:, None], valid=emits[:, None], plan=plan)
+    scaling_view = caches.scaling.view(
+        slots, positions=next_positions[:, None], valid=scaling_valid[:, None], plan=plan
     )
+    scaled, scaled_layers = cached_attends(model.config, caches.scaled, scaled_view)
+    scaling, scaling_layers = cached_attends(model.config, caches.scaling, scaling_view)
     weights = jnp.where(mixing.live[:, None, None], ahead.weights, mixing.weights)
     first = xlora.scaling_mixture(adapted.bank, adapted.adapters)
     first_weights = jnp.zeros_like(weights) if first is None else jnp.broadcast_to(first.weights[0], weights.shape)
@@ -92,7 +92,9 @@ def decode_ahead(
             columns=xlora.columns,
         ),
     )
-    caches = Caches(KVCache(tuple(scaled_layers)), KVCache(tuple(scaling_layers)))
+    caches = Caches(
+        replace(caches.scaled, layers=tuple(scaled_layers)), replace(caches.scaling, layers=tuple(scaling_layers))
+    )
 
     with jax.named_scope("sample"):
         sampler = jax.tree.map(lambda x: jnp.concatenate([x[:R], x[:R]]), rows.sampler)

@@ -24,7 +24,7 @@ import numpy as np
 
 from mistral_jax.adapters.choice import AdapterChoice
 from mistral_jax.adapters.xlora import XLoRA
-from mistral_jax.model.kv_cache import KVCache
+from mistral_jax.model.kv_cache import KVCache, ReadPlan
 from mistral_jax.model.low_rank import SHARED, AdapterBank, Mixture
 from mistral_jax.model.mistral import Mistral
 
@@ -128,24 +128,30 @@ class AdaptedModel:
         self,
         tokens: jax.Array,
         caches: Caches,
+        slots: jax.Array,
         *,
-        first_slot: jax.Array,
         positions: jax.Array,
         valid: jax.Array,
         mixing: MixingRows | None,
-        num_blocks: int | None,
+        plan: ReadPlan,
         scaling: bool,
     ) -> tuple[jax.Array, Caches, jax.Array | None]:
         """Run T new tokens of B sequences, as `Mistral.__call__` does, with the adapters of each.
 
         Args:
+          slots: int32 [B]: where the sequences live.
+          positions: int32 [B, T], consecutive in each row.
+          valid: bool [B, T]; False for padding at the end of a row and for whole rows that only fill the batch.
           mixing: of these B rows; None where there are no adapters.
+          plan: static.
           scaling: static: run the scaling pass, for the rows that are live.
         Returns: hidden states [B, T, D], caches, and the weights float32 [B, T, M, A] if `scaling`.
         """
-        run = partial(
-            self.model, tokens, first_slot=first_slot, positions=positions, valid=valid, num_blocks=num_blocks
-        )
+
+        def run(cache: KVCache, mixture: Mixture | None = None) -> tuple[jax.Array, KVCache]:
+            view = cache.view(slots, positions=positions, valid=valid, plan=plan)
+            return self.model(tokens, cache, view, mixture)
+
         if self.bank is None or mixing is None:
             hidden, cache = run(caches.scaled)
             return hidden, Caches(cache, caches.scaling), None
@@ -156,12 +162,12 @@ class AdaptedModel:
             assert self.xlora is not None
             assert scaling_cache is not None
             with jax.named_scope("scaling_pass"):
-                first, scaling_cache = run(scaling_cache, mixture=self.xlora.scaling_mixture(self.bank, self.adapters))
+                first, scaling_cache = run(scaling_cache, self.xlora.scaling_mixture(self.bank, self.adapters))
                 made = self.xlora.weights(self.xlora.scalings(first), self.adapters)
             weights = jnp.where(mixing.live[:, None, None, None], made, weights)
         with jax.named_scope("scaled_pass"):
             mixture = Mixture(bank=self.bank, weights=weights, columns=columns)
-            hidden, cache = run(caches.scaled, mixture=mixture)
+            hidden, cache = run(caches.scaled, mixture)
         return hidden, Caches(cache, scaling_cache), weights if scaling else None
 
     def logits(self, hidden: jax.Array) -> jax.Array:

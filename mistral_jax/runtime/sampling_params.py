@@ -117,3 +117,14 @@ SAMPLING_DEFAULT_FIELDS = frozenset(f.name for f in fields(SamplingParams)) & {
     "repetition_penalty",
 }
 """The fields for which a model's `generation_config.json` may give defaults."""
+
+
+def completion_limit(max_tokens: int | None, *, prompt_tokens: int, length: int) -> int:
+    """Most tokens to sample after a prompt: what is asked for, capped at the room that the prompt leaves.
+
+    Args:
+      max_tokens: None: as many as there is room for.
+      length: most tokens of prompt and completion together.
+    """
+    room = length - prompt_tokens
+    return room if max_tokens is None else min(max_tokens, room)

@@ -23,16 +23,16 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 from flax import nnx
-from jax import lax
 
 from mistral_jax.model.config import MistralConfig
+from mistral_jax.model.kv_cache import ReadPlan
 from mistral_jax.runtime.mixing import AdaptedModel, Caches, MixingRows, RowMixing
 from mistral_jax.runtime.sampling import SamplerRows, sample, score_tokens
 
 
 @partial(
     jax.tree_util.register_dataclass,
-    data_fields=["tokens", "positions", "sampler", "mixing", "ahead", "history"],
+    data_fields=["tokens", "positions", "sampler", "mixing", "ahead"],
     meta_fields=[],
 )
 @dataclass(frozen=True)
@@ -46,8 +46,6 @@ class Rows:
     """Where there are adapters."""
     ahead: AheadRows | None = None
     """Where X-LoRA's scaling pass may run ahead."""
-    history: jax.Array | None = None
-    """int32 [B, S]: all tokens by position, where nothing is kept in the cache between steps."""
 
     @classmethod
     def allocate(
@@ -58,21 +56,10 @@ class Rows:
         repeat_last_n: int,
         mixing: MixingRows | None = None,
         ahead: AheadRows | None = None,
-        history: int | None = None,
     ) -> Rows:
-        """Args:
-        history: S, where tokens are to be kept.
-        """
         sampler = SamplerRows.allocate(slots=slots, vocab_size=config.vocab_size, repeat_last_n=repeat_last_n)
-        return cls(
-            # Two arrays, not one twice: each is donated.
-            jnp.zeros((slots,), jnp.int32),
-            jnp.zeros((slots,), jnp.int32),
-            sampler,
-            mixing,
-            ahead,
-            None if history is None else jnp.zeros((slots, history), jnp.int32),
-        )
+        # Two arrays, not one twice: each is donated.
+        return cls(jnp.zeros((slots,), jnp.int32), jnp.zeros((slots,), jnp.int32), sampler, mixing, ahead)
 
 
 @partial(jax.tree_util.register_dataclass, data_fields=["ready", "weights", "guesses"], meta_fields=[])
@@ -128,7 +115,6 @@ def admit(
     seed: jax.Array,
     recent: jax.Array,
     mixing: RowMixing | None,
-    prompt: jax.Array | None,
 ) -> Rows:
     """Give a slot to a new sequence: its last prompt token and that token's position, and its sampling parameters.
 
@@ -139,10 +125,10 @@ def admit(
       seed: uint32 [2].
       recent: int32 [W], see `mistral_jax.runtime.sampling.recent_tokens`.
       mixing: which adapters it uses, where there are any.
-      prompt: int32 [S], padded, where `rows.history` is kept.
     """
     sampler = rows.sampler
-    return Rows(
+    return replace(
+        rows,
         tokens=rows.tokens.at[slot].set(token),
         positions=rows.positions.at[slot].set(position),
         sampler=SamplerRows(
@@ -155,7 +141,6 @@ def admit(
         ),
         mixing=None if rows.mixing is None or mixing is None else rows.mixing.admit(slot, mixing),
         ahead=None if rows.ahead is None else replace(rows.ahead, ready=rows.ahead.ready.at[slot].set(False)),
-        history=None if rows.history is None or prompt is None else rows.history.at[slot].set(prompt),
     )
 
 
@@ -173,7 +158,7 @@ def prefill(
     start: jax.Array,
     count: jax.Array,
     *,
-    num_blocks: int | None,
+    plan: ReadPlan,
     scaling: bool,
 ) -> tuple[Caches, jax.Array, jax.Array | None]:
     """Run a chunk of one prompt.
@@ -184,14 +169,12 @@ def prefill(
       slot: int32 scalar.
       tokens: int32 [T], the first `count` of them real.
       start: int32 scalar, the position of the first.
-      num_blocks: static; see `mistral_jax.model.attention`.
+      plan: static.
       scaling: static: whether the slot's weights come from the classifier.
     Returns: caches; int32 scalar, the position after the chunk (the next call donates the caches, so nobody can wait
       for them; the scalar becomes ready with them); and the weights of the adapters float32 [T, M, A], if `scaling`.
     """
-    _, caches, weights = _run_chunk(
-        model, caches, mixing, slot, tokens, start, count, num_blocks=num_blocks, scaling=scaling
-    )
+    _, caches, weights = _run_chunk(model, caches, mixing, slot, tokens, start, count, plan=plan, scaling=scaling)
     return caches, start + count, None if weights is None else weights[0]
 
 
@@ -204,7 +187,7 @@ def score(
     start: jax.Array,
     count: jax.Array,
     *,
-    num_blocks: int | None,
+    plan: ReadPlan,
     scaling: bool,
 ) -> tuple[Caches, jax.Array, jax.Array]:
     """Run a chunk of one prompt as `prefill` does, and tell how likely each token after it was.
@@ -214,9 +197,7 @@ def score(
     Returns: caches; the position after the chunk; and `packed` int32 [T, PACKED_WIDTH], a row for each token that is
       run, on the token after it (see `mistral_jax.runtime.sampling.score_tokens`). Rows from `count` on mean nothing.
     """
-    hidden, caches, _ = _run_chunk(
-        model, caches, mixing, slot, tokens[:-1], start, count, num_blocks=num_blocks, scaling=scaling
-    )
+    hidden, caches, _ = _run_chunk(model, caches, mixing, slot, tokens[:-1], start, count, plan=plan, scaling=scaling)
     with jax.named_scope("score"):
         # With its axis of sequences, so that packed weights are multiplied as for many tokens.
         packed = score_tokens(model.logits(hidden)[0], tokens[1:])
@@ -232,7 +213,7 @@ def _run_chunk(
     start: jax.Array,
     count: jax.Array,
     *,
-    num_blocks: int | None,
+    plan: ReadPlan,
     scaling: bool,
 ) -> tuple[jax.Array, Caches, jax.Array | None]:
     """See `prefill`, and for what is returned `AdaptedModel.__call__`."""
@@ -240,11 +221,11 @@ def _run_chunk(
     return model(
         tokens[None],
         caches,
-        first_slot=slot,
+        slot[None],
         positions=(start + steps)[None],
         valid=(steps < count)[None],
         mixing=None if mixing is None else mixing.slot(slot),
-        num_blocks=num_blocks,
+        plan=plan,
         scaling=scaling,
     )
 
@@ -256,10 +237,9 @@ def decode(
     active: jax.Array,
     features: jax.Array,
     *,
-    num_blocks: int | None,
+    plan: ReadPlan,
     repeat: bool,
     scaling: bool,
-    rerun: int | None = None,
 ) -> tuple[Caches, Rows, jax.Array, jax.Array | None]:
     """Run one token of each active row and sample the next.
 
@@ -267,27 +247,22 @@ def decode(
       caches, rows: donated.
       active: bool [R]; R >= 2 is the number of slots that take part, from slot 0 on. Inactive rows change nothing.
       features: bool [5], see `mistral_jax.runtime.sampling.Features`.
-      num_blocks, repeat: static.
+      plan, repeat: static.
       scaling: static: whether the classifier decides the weights of some row.
-      rerun: static: compute all earlier tokens anew first, in chunks of so many, instead of relying on the caches.
     Returns: caches, rows, `packed` int32 [R, PACKED_WIDTH] (see `mistral_jax.runtime.sampling.sample`), and, if
       `scaling`, the weights of the adapters float32 [R, M, A].
     """
     R = active.shape[0]
     positions = rows.positions[:R]
     mixing = None if rows.mixing is None else rows.mixing.first(R)
-    if rerun is not None and rows.history is not None:
-        caches = _run_again(
-            model, caches, mixing, rows.history[:R], positions, active, rerun, num_blocks=num_blocks, scaling=scaling
-        )
     hidden, caches, weights = model(
         rows.tokens[:R, None],
         caches,
-        first_slot=jnp.int32(0),
+        jnp.arange(R),
         positions=positions[:, None],
         valid=active[:, None],
         mixing=mixing,
-        num_blocks=num_blocks,
+        plan=plan,
         scaling=scaling,
     )
     sampler = jax.tree.map(lambda x: x[:R], rows.sampler)
@@ -312,10 +287,6 @@ def advance(rows: Rows, active: jax.Array, chosen: jax.Array, weights: jax.Array
     # Out of bounds, hence dropped, for rows that are not active.
     stored = jnp.where(active, token, rows.sampler.output_counts.shape[1])
     index = jnp.where(active, (positions + 1) % rows.sampler.recent.shape[1], rows.sampler.recent.shape[1])
-    history = rows.history
-    if history is not None:
-        place = jnp.where(active, positions + 1, history.shape[1])
-        history = history.at[slots, place].set(token, mode="drop")
     mixing = rows.mixing
     if mixing is not None and weights is not None:
         mixing = mixing.freeze(weights, positions, active)
@@ -323,7 +294,8 @@ def advance(rows: Rows, active: jax.Array, chosen: jax.Array, weights: jax.Array
     if ahead is not None:
         # What was computed ahead is of the token before.
         ahead = replace(ahead, ready=ahead.ready.at[:R].set(ahead.ready[:R] & ~active))
-    return Rows(
+    return replace(
+        rows,
         tokens=rows.tokens.at[:R].set(token),
         positions=rows.positions.at[:R].add(active.astype(jnp.int32)),
         sampler=replace(
@@ -333,46 +305,4 @@ def advance(rows: Rows, active: jax.Array, chosen: jax.Array, weights: jax.Array
         ),
         mixing=mixing,
         ahead=ahead,
-        history=history,
     )
-
-
-def _run_again(
-    model: AdaptedModel,
-    caches: Caches,
-    mixing: MixingRows | None,
-    history: jax.Array,
-    positions: jax.Array,
-    active: jax.Array,
-    chunk: int,
-    *,
-    num_blocks: int | None,
-    scaling: bool,
-) -> Caches:
-    """Compute the keys and values of all tokens before the newest ones, in chunks of `chunk`, from nothing.
-
-    Args:
-      history: int32 [R, S].
-      positions: int32 [R], those of the newest tokens.
-    """
-    R, S = history.shape
-    before = jnp.where(active, positions, 0)
-    steps = jnp.arange(chunk)
-
-    def run(i: jax.Array, caches: Caches) -> Caches:
-        at = jnp.broadcast_to(i * chunk + steps, (R, chunk))
-        tokens = jnp.take_along_axis(history, jnp.minimum(at, S - 1), axis=1)
-        valid = at < before[:, None]
-        _, caches, _ = model(
-            tokens,
-            caches,
-            first_slot=jnp.int32(0),
-            positions=at,
-            valid=valid,
-            mixing=mixing,
-            num_blocks=num_blocks,
-            scaling=scaling,
-        )
-        return caches
-
-    return lax.fori_loop(0, -(-jnp.max(before) // chunk), run, caches)

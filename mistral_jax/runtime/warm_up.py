@@ -11,38 +11,35 @@ import gc
 import os
 import time
 from collections import deque
-from collections.abc import Callable, Generator, Iterator
+from collections.abc import Callable, Generator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
-from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import jax
-import numpy as np
 
-from mistral_jax.model.kv_cache import BLOCK
-from mistral_jax.runtime.sampling import Features
-from mistral_jax.runtime.sampling_params import SamplingParams
-
-if TYPE_CHECKING:
-    from mistral_jax.runtime.runner import Call, Prefilled, Runner, RunnerState, Stepped
+from mistral_jax.runtime.calls import Call, Prefilled, RunnerState, Stepped
 
 _MOST_THREADS = 4
 """Compiling takes memory, too: some hundred megabytes for a program of a large model."""
+_TIMES = 3
 
-_EmptyCall = Callable[["RunnerState"], "Call[Prefilled] | Call[Stepped]"]
+EmptyCall = Callable[[RunnerState], Call[Prefilled] | Call[Stepped]]
 """Makes a call that leaves all sequences as they are."""
 
 
-def warm_up(runner: Runner, state: RunnerState, progress: Callable[[int, int], None]) -> RunnerState:
-    """See `Runner.warm_up`."""
-    biased = SamplingParams(temperature=0.0, seed=0, logit_bias={0: 0.0})
-    state = runner.admit(state, 0, (0,), biased)
-    calls = list(_empty_calls(runner))
-    on_cpu = runner.device.platform == "cpu"
-    # On a GPU, XLA times kernels while it compiles, and nothing else should run meanwhile.
+def compile_and_run(
+    calls: Sequence[EmptyCall], state: RunnerState, *, on_cpu: bool, progress: Callable[[int, int], None]
+) -> RunnerState:
+    """Compile the program of each call, and run it once.
+
+    Args:
+      state: donated.
+      on_cpu: compile several at once. On a GPU, XLA times kernels while it compiles, and nothing else should run then.
+      progress: called with (programs done, programs in all).
+    """
     threads = min(_MOST_THREADS, os.cpu_count() or 1) if on_cpu else 1
-    compiling: deque[tuple[_EmptyCall, Future[Any]]] = deque()
+    compiling: deque[tuple[EmptyCall, Future[Any]]] = deque()
     progress(0, len(calls))
     with _frozen_heap(), ThreadPoolExecutor(threads, thread_name_prefix="compile") as pool:
         for number, call in enumerate(calls):
@@ -54,10 +51,10 @@ def warm_up(runner: Runner, state: RunnerState, progress: Callable[[int, int], N
             state = _run_first(compiling, state)
             progress(len(calls) - len(compiling), len(calls))
     jax.block_until_ready((state.caches, state.rows))
-    return _time_ahead(runner, state) if runner.can_run_ahead else state
+    return state
 
 
-def _run_first(compiling: deque[tuple[_EmptyCall, Future[Any]]], state: RunnerState) -> RunnerState:
+def _run_first(compiling: deque[tuple[EmptyCall, Future[Any]]], state: RunnerState) -> RunnerState:
     call, compiled = compiling.popleft()
     compiled.result()
     return call(state)().state
@@ -75,45 +72,13 @@ def _frozen_heap() -> Generator[None]:
         gc.unfreeze()
 
 
-def _empty_calls(runner: Runner) -> Iterator[_EmptyCall]:
-    """One of each program."""
-    lengths = [blocks * BLOCK for blocks in runner.block_buckets] or [1]
-    for scaling in (False,) if runner.xlora is None else (False, True):
-        for length in lengths:
-            for size in runner.chunk_sizes if runner.keeps_cache else ():
-                yield partial(_empty_prefill, runner, size=size, length=length, scaling=scaling)
-            for bucket in runner.row_buckets:
-                yield partial(_empty_decode, runner, bucket=bucket, length=length, scaling=scaling)
-                if scaling and runner.can_run_ahead:
-                    yield partial(_empty_decode, runner, bucket=bucket, length=length - 1, scaling=True, ahead=True)
-        yield partial(_empty_prefill, runner, size=runner.score_size, length=lengths[-1], scaling=scaling, score=True)
-
-
-def _empty_prefill(
-    runner: Runner, state: RunnerState, *, size: int, length: int, scaling: bool, score: bool = False
-) -> Call[Prefilled]:
-    """A chunk of which no token is real: nothing is stored."""
-    tokens = np.zeros((size + int(score),), np.int32)
-    return runner.prefill_call(state, 0, tokens, start=length, count=0, scaling=scaling, score=score)
-
-
-def _empty_decode(
-    runner: Runner, state: RunnerState, *, bucket: int, length: int, scaling: bool, ahead: bool = False
-) -> Call[Stepped]:
-    """A step without any active row."""
-    mask = np.zeros((bucket,), np.bool_)
-    return runner.decode_call(state, mask, Features(), longest=length, scaling=scaling, ahead=ahead)
-
-
-def _time_ahead(runner: Runner, state: RunnerState) -> RunnerState:
-    """Time steps of two passes against steps ahead, without active rows: how short the texts are matters little."""
-    for bucket in runner.row_buckets:
-        seconds: dict[bool, list[float]] = {False: [], True: []}
-        for _ in range(3):
-            for ahead in (False, True):
-                start = time.perf_counter()
-                state = _empty_decode(runner, state, bucket=bucket, length=1, scaling=True, ahead=ahead)().state
-                jax.block_until_ready((state.caches, state.rows))
-                seconds[ahead].append(time.perf_counter() - start)
-        runner.ahead_costs[bucket] = min(seconds[True]) / min(seconds[False])
-    return state
+def time_alternately(calls: Sequence[EmptyCall], state: RunnerState) -> tuple[RunnerState, list[float]]:
+    """Run calls in turn, some times, and return the shortest time of each in seconds. `state` is donated."""
+    shortest = [float("inf")] * len(calls)
+    for _ in range(_TIMES):
+        for number, call in enumerate(calls):
+            start = time.perf_counter()
+            state = call(state)().state
+            jax.block_until_ready((state.caches, state.rows))
+            shortest[number] = min(shortest[number], time.perf_counter() - start)
+    return state, shortest

@@ -1,7 +1,7 @@
 """Who may talk to the server: names under which it may be addressed, web pages that may call it, and API keys.
 
 One layer around the whole application decides, before anything is routed: who may not come in does not learn which
-addresses there are. Everything is refused unless allowed; without a key only `PUBLIC_PATHS` answer.
+addresses there are. Everything is refused unless allowed; without a key only public paths answer.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ import hashlib
 import hmac
 import ipaddress
 import re
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from urllib.parse import urlsplit
 
@@ -19,9 +19,6 @@ from litestar.config.cors import CORSConfig
 from litestar.types import ASGIApp, HTTPScope, Receive, Scope, Send
 
 from serving.api.errors import ApiError, ForbiddenError, UnauthorizedError
-
-PUBLIC_PATHS = frozenset({"/", "/health", "/docs", "/openapi.json"})
-"""Paths that answer without a key."""
 
 _HOST = re.compile(r"(\[[0-9a-fA-F:.]+\]|[A-Za-z0-9._\-]+)(?::\d{1,5})?")
 _DEFAULT_PORTS = {"http": 80, "https": 443}
@@ -37,6 +34,8 @@ class AccessRules:
     """The web origins whose pages may call it; None: its own only."""
     keys: Sequence[str] = ()
     """API keys; empty: none is needed."""
+    public_paths: Collection[str] = ()
+    """Paths that answer without a key."""
 
 
 class Access:
@@ -46,6 +45,7 @@ class Access:
         self.app = app
         self._names = None if rules.names is None else frozenset(name.lower() for name in rules.names)
         self._cors = rules.cors
+        self._public_paths = frozenset(rules.public_paths)
         self._digests = [_digest(key.encode()) for key in rules.keys]
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -121,7 +121,7 @@ class Access:
         path = scope["path"]
         if root := scope.get("root_path", ""):
             path = path.split(root, maxsplit=1)[-1]
-        return scope["method"] in ("GET", "HEAD") and "/" + path.strip("/") in PUBLIC_PATHS
+        return scope["method"] in ("GET", "HEAD") and "/" + path.strip("/") in self._public_paths
 
     async def _refuse(self, scope: HTTPScope, error: ApiError, send: Send) -> None:
         body = msgspec.json.encode(error.body())

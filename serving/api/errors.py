@@ -1,25 +1,17 @@
 """Every error that a client can see, in OpenAI's shape: `{"error": {"message", "type", "param", "code"}}`.
 
-Controllers raise `ApiError`s; whatever else is raised becomes one here. Messages are short and carry no traceback and
-no path.
+Controllers raise `ApiError`s; whatever else is raised becomes one here, and `serving.api.responses.errors` sends it.
+Messages are short and carry no traceback and no path.
 """
 
 from __future__ import annotations
 
-import logging
 import re
-from typing import Any
 
-from litestar import Request, Response
 from litestar.exceptions import HTTPException
-from litestar.types import ExceptionHandlersMap
 
-from serving.api.log.exchange import exchange_of
-from serving.api.log.request_id import request_id_of
 from serving.api.schemas import ErrorBody, ErrorResponse
 from serving.engine.messages import AdapterGoneError, EngineState, EngineUnavailableError, QueueFullError
-
-logger = logging.getLogger("mistral_jax.server")
 
 MAX_MESSAGE = 2000
 """Longest error message, in characters: an error may quote what the client sent."""
@@ -215,16 +207,3 @@ def _from_litestar(exception: HTTPException) -> ApiError:
         case _:
             pass
     return error
-
-
-def _handle(request: Request[Any, Any, Any], exception: Exception) -> Response[ErrorResponse]:
-    error = api_error(exception)
-    if error.status >= 500 and not isinstance(exception, ApiError | QueueFullError | EngineUnavailableError):
-        logger.error("request %s failed", request_id_of(request.scope), exc_info=exception)
-    if error.status >= 500:
-        exchange_of(request.scope).error = error.message
-    return Response(error.body(), status_code=error.status, headers=error.headers, media_type="application/json")
-
-
-EXCEPTION_HANDLERS: ExceptionHandlersMap = {ApiError: _handle, HTTPException: _handle, Exception: _handle}
-"""The application's only exception handlers."""

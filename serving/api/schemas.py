@@ -1,6 +1,6 @@
 """The JSON of the OpenAI API: requests, responses, stream chunks, errors and models.
 
-In a request null means absent. `serving.api.requests.compatibility` refuses fields that we know but do not implement,
+In a request null means absent. `serving.api.requests.unsupported_fields` refuses fields that are not implemented,
 and `serving.api.requests.unknown_fields` tells those that we do not know. Fields of a response that may be missing are
 `UNSET`.
 """

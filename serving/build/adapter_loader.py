@@ -7,7 +7,6 @@ two rounds.
 
 from __future__ import annotations
 
-import itertools
 import threading
 import time
 from collections.abc import Callable, Mapping
@@ -23,9 +22,9 @@ from mistral_jax.adapters.bank import AdapterEntry, BankFullError
 from mistral_jax.model.config import MistralConfig
 from mistral_jax.model.low_rank import part_features
 from mistral_jax.runtime.runner import Runner
-from serving.api.served_models import AdapterInfo
-from serving.engine.engine import JaxEngine
 from serving.api.errors import InvalidRequestError, NoRoomError, NotFoundError, UnavailableError, without_paths
+from serving.engine.adapter_registry import AdapterInfo, AdapterRegistry
+from serving.engine.engine import JaxEngine
 
 READ_TIMEOUT = 120.0
 """Seconds that reading an adapter's files may take. A disk that does not answer cannot be interrupted, but it can be
@@ -52,9 +51,10 @@ class _ReadLoRA:
 
 
 class FolderLoader:
-    """Implements `serving.api.service.AdapterLoader`.
+    """Implements `serving.api.service.service.AdapterLoader`.
 
     Args:
+      adapters: where each is known from the beginning of its loading on.
       folder: that adapters are in.
       max_rank: the largest for which there is room.
     """
@@ -62,6 +62,7 @@ class FolderLoader:
     def __init__(
         self,
         engine: JaxEngine,
+        adapters: AdapterRegistry,
         config: MistralConfig,
         folder: Path,
         *,
@@ -69,10 +70,10 @@ class FolderLoader:
         read_timeout: float = READ_TIMEOUT,
     ) -> None:
         self._engine = engine
+        self._adapters = adapters
         self._config = config
         self._folder = folder.expanduser().resolve()
         self._max_rank = max_rank
-        self._numbers = itertools.count(1)
         self._readers = Readers(read_timeout)
 
     def load(self, name: str, path: str) -> AdapterInfo:
@@ -84,8 +85,14 @@ class FolderLoader:
           NoRoomError: all places are taken.
           UnavailableError: the engine is busy, or has ended.
         """
-        # A name may come again while an adapter that had it is still in use.
-        key = f"{name}#{next(self._numbers)}"
+        key = self._adapters.begin(name)
+        try:
+            return self._load(name, path, key)
+        except BaseException:
+            self._adapters.give_up(key)
+            raise
+
+    def _load(self, name: str, path: str, key: str) -> AdapterInfo:
         try:
             folder, read = self._readers.run(lambda: self._open(path, key))
         except WeightFileError as error:
@@ -96,7 +103,6 @@ class FolderLoader:
             entry = self._wait(self._engine.between_rounds(lambda runner: _put(runner, read)))
         except BankFullError as error:
             raise NoRoomError(str(error)) from error
-        self._engine.open_adapter(key)
         return AdapterInfo(
             name=name,
             key=key,
@@ -110,8 +116,9 @@ class FolderLoader:
 
     def unload(self, adapter: AdapterInfo) -> int:
         """See `AdapterLoader.unload`."""
-        self._engine.close_adapter(adapter.key)
-        return self._engine.adapter_users()[adapter.key]
+        users = self._adapters.close(adapter.key)
+        self._engine.unload_closed()
+        return users
 
     def _wait(self, loading: Future[AdapterEntry]) -> AdapterEntry:
         try:
@@ -120,7 +127,8 @@ class FolderLoader:
             if not loading.cancel():  # it has just begun, and is a matter of milliseconds
                 return loading.result()
             raise UnavailableError(
-                f"the engine was too busy to take the adapter for {LOAD_TIMEOUT:.0f} seconds; nothing was loaded, try again later"
+                f"the engine was too busy to take the adapter for {LOAD_TIMEOUT:.0f} seconds; nothing was loaded, try "
+                "again later"
             ) from error
 
     def _open(self, path: str, key: str) -> tuple[Path, _ReadLoRA]:
@@ -163,7 +171,8 @@ class Readers:
         self._stuck = [thread for thread in self._stuck if thread.is_alive()]
         if len(self._stuck) >= MAX_STUCK:
             raise UnavailableError(
-                f"{len(self._stuck)} adapters are still being read from a folder that does not answer; nothing was loaded",
+                f"{len(self._stuck)} adapters are still being read from a folder that does not answer; nothing was "
+                "loaded",
                 code="adapter_folder_stuck",
             )
         reading: Future[T] = Future()

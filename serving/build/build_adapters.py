@@ -10,26 +10,26 @@ from pathlib import Path
 from conversion.adapters.xlora.config import read_xlora_config
 from conversion.adapters.xlora.files import XLoRAFiles
 from conversion.adapters.xlora.layout import find_layout
-from conversion.hub_id import is_hub_id
 from conversion.files.regular_file import exists, is_folder
+from conversion.hub_id import is_hub_id
 from mistral_jax.adapters.load_adapters import AdapterFiles, open_adapters
-from mistral_jax.model.config import MistralConfig
 from mistral_jax.hub.files import DEMO_XLORA, DEMO_XLORA_FOLDER, find_adapter
+from mistral_jax.model.config import MistralConfig
+from serving.api.service.served_models import ServedModels, adapted_models, plain_models
+from serving.engine.adapter_registry import AdapterInfo
 from serving.settings.adapters import DEFAULT_XLORA
-from serving.api.served_models import AdapterInfo, ServedModels, adapted_models, plain_models
-from serving.settings.kinds import ADAPTED, LOADED, XLORA
-from serving.settings.model import DEFAULT_MODEL_ID
-from serving.settings.spec import local_name
+from serving.settings.kinds import DEFAULT_MODEL_ID
 from serving.settings.settings import Settings
+from serving.settings.spec import local_name
 
 _DEMO_PREFIX = "demo-"
 
 
 def xlora_source(settings: Settings) -> str | None:
     """Hub id or folder of the X-LoRA model; None: there is none."""
-    if settings.model_kind in XLORA:
+    if settings.kind.adapters == "x-lora":
         return settings.xlora_model_id or DEFAULT_XLORA
-    has_demo = settings.model_kind == "demo" and is_folder(DEMO_XLORA_FOLDER)
+    has_demo = settings.kind.weights == "demo" and is_folder(DEMO_XLORA_FOLDER)
     return DEMO_XLORA if has_demo else None
 
 
@@ -39,7 +39,7 @@ def with_base_model(settings: Settings) -> Settings:
     Raises:
       ModelNotFoundError, AdapterError: the X-LoRA model is not there, or its configuration is broken.
     """
-    if settings.model_kind != "x-lora-mistral" or settings.model_id is not None:
+    if (settings.kind.weights, settings.kind.adapters) != ("safetensors", "x-lora") or settings.model_id is not None:
         return settings
     source = xlora_source(settings)
     assert source is not None
@@ -57,14 +57,14 @@ def open_adapter_files(settings: Settings, config: MistralConfig) -> AdapterFile
       ModelNotFoundError, WeightFileError: see `mistral_jax.adapters.load_adapters.open_adapters`.
     """
     source = xlora_source(settings)
-    if source is None and settings.model_kind not in ADAPTED:
+    if source is None and settings.kind.adapters == "none":
         return None
     return open_adapters(
         config,
         xlora=source,
         ordering=settings.order,
         loras=settings.lora_sources,
-        base_model=settings.model_id if settings.model_kind in LOADED else None,
+        base_model=settings.model_id if settings.kind.weights == "safetensors" else None,
         token=settings.token_source.token(),
     )
 
@@ -92,7 +92,7 @@ def served_models(settings: Settings, files: AdapterFiles | None, *, created: in
         )
         for number, lora in enumerate(files.loras)
     ]
-    demo = settings.model_kind == "demo"
+    demo = settings.kind.weights == "demo"
     mixture = None
     if files.xlora is not None:
         mixture = (settings.served_name or DEMO_XLORA) if demo else settings.served_id

@@ -8,26 +8,27 @@ import logging
 import time
 from pathlib import Path
 
-from conversion.weights.ggml_types import BY_NAME
 from conversion.files.regular_file import is_file
+from conversion.weights.ggml_types import BY_NAME
 from conversion.weights.weight_files import parts_pattern
 from mistral_jax.adapters.load_adapters import AdapterFiles, adapter_bytes, load_adapters
-from mistral_jax.checkpoint.weights import choose_dtype, open_weights, plan_weights, settle_tying
-from mistral_jax.runtime.compilation_cache import enable_compilation_cache
 from mistral_jax.checkpoint.description import ModelDescription, describe
+from mistral_jax.checkpoint.load_module import load_module
+from mistral_jax.checkpoint.summary import summarize
+from mistral_jax.checkpoint.weights import choose_dtype, open_weights, plan_weights, settle_tying
 from mistral_jax.device import Device, choose_device, free_memory
 from mistral_jax.hub.files import DEMO, ModelFiles, find_gguf, find_model
 from mistral_jax.model.kv_cache import BLOCK
-from mistral_jax.checkpoint.load_module import load_module
-from mistral_jax.checkpoint.summary import summarize
-from mistral_jax.runtime.runner import DEFAULT_CHUNKS, Runner
+from mistral_jax.runtime.buckets import DEFAULT_CHUNKS
+from mistral_jax.runtime.compilation_cache import enable_compilation_cache
+from mistral_jax.runtime.recomputing import RecomputingRunner
+from mistral_jax.runtime.runner import Runner
+from serving.api.service.service import Service
 from serving.build.adapter_loader import FolderLoader
 from serving.build.build_adapters import files_digest, open_adapter_files, served_models, with_base_model
-from serving.engine.engine import JaxEngine, Report
-from serving.settings.kinds import GGUF
 from serving.build.progress import TerminalProgress
+from serving.engine.engine import JaxEngine, Report
 from serving.engine.messages import ModelCard
-from serving.api.service import Service
 from serving.settings.settings import Settings
 from serving.version import version
 
@@ -63,6 +64,7 @@ def build_service(settings: Settings) -> Service:
         eos_ids=description.eos_ids,
         slots=settings.max_seqs,
         queue_limit=settings.max_queue,
+        adapters=models.registry,
         observe=TerminalProgress(),
     )
     card = ModelCard(
@@ -79,7 +81,9 @@ def build_service(settings: Settings) -> Service:
     )
     loader = None
     if settings.lora_folder is not None:
-        loader = FolderLoader(engine, description.config, settings.lora_folder, max_rank=settings.max_lora_rank)
+        loader = FolderLoader(
+            engine, models.registry, description.config, settings.lora_folder, max_rank=settings.max_lora_rank
+        )
     return Service(
         engine=engine,
         card=card,
@@ -106,7 +110,7 @@ def use_compilation_cache(settings: Settings) -> None:
 
 def model_files(settings: Settings) -> ModelFiles:
     """The files of the model that the settings name."""
-    if settings.model_kind in GGUF:
+    if settings.kind.weights == "gguf":
         repository, filename = settings.default_gguf
         # A path that does not exist is a mistake, not a name to look for in the default repository.
         is_path = settings.quantized_filename is not None and "/" in settings.quantized_filename
@@ -139,7 +143,8 @@ def sequence_length(
     if settings.max_seq_len is not None:
         if settings.max_seq_len > config.max_position_embeddings:
             raise ValueError(
-                f"--max-seq-len {settings.max_seq_len}: this model was made for at most {config.max_position_embeddings} tokens"
+                f"--max-seq-len {settings.max_seq_len}: this model was made for at most "
+                f"{config.max_position_embeddings} tokens"
             )
         return settings.max_seq_len
     platform = "cpu" if device.platform == "cpu" else "gpu"
@@ -152,8 +157,8 @@ def sequence_length(
     if length < min(2 * BLOCK, config.max_position_embeddings):
         raise ValueError(
             f"{weights / 2**30:.1f} GiB of weights and a cache for {settings.max_seqs} sequences do not fit into the "
-            f"{free_memory(device) / 2**30:.1f} GiB that are free; take fewer slots (--max-seqs), smaller weights (--quant q4_k), "
-            "or set --max-seq-len yourself"
+            f"{free_memory(device) / 2**30:.1f} GiB that are free; take fewer slots (--max-seqs), smaller "
+            "weights (--quant q4_k), or set --max-seq-len yourself"
         )
     return length
 
@@ -216,7 +221,8 @@ def load_runner(
             spare_rank=settings.max_lora_rank,
         )
         logger.info("adapters: %s (%.1f MiB)", ", ".join(adapters.names) or "none yet", bank.nbytes / 2**20)
-    return Runner(
+    runner = Runner if settings.xlora_kv_cache else RecomputingRunner
+    return runner(
         module,
         slots=slots or settings.max_seqs,
         length=length,
@@ -224,7 +230,6 @@ def load_runner(
         repeat_last_n=settings.repeat_last_n,
         adapters=bank,
         xlora=xlora,
-        keep_cache=settings.xlora_kv_cache,
     )
 
 

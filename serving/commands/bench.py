@@ -23,7 +23,7 @@ from mistral_jax.device import Device, choose_device
 from mistral_jax.runtime.runner import Runner
 from mistral_jax.runtime.sampling import Features
 from mistral_jax.runtime.sampling_params import SamplingParams
-from serving.api.served_models import ServedModels
+from serving.api.service.served_models import ServedModels
 from serving.build.build_adapters import open_adapter_files, served_models, with_base_model
 from serving.build.build_service import load_runner, model_files, use_compilation_cache
 from serving.settings.settings import Settings
@@ -63,14 +63,13 @@ def run_bench(
     choices = _choices(served_models(settings, adapters, created=0))
     # The same weights in all; only the shapes differ.
     runners = [
-        Runner(
+        type(first)(
             first.model,
             slots=count,
             length=length,
             chunks=first.chunk_sizes,
             adapters=first.adapters,
             xlora=first.xlora,
-            keep_cache=settings.xlora_kv_cache,
         )
         for count in rows
     ]

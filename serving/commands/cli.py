@@ -17,21 +17,10 @@ from typing import Any, NoReturn, cast
 
 import click
 
-from serving.commands.options import (
-    ANY_MODEL,
-    GENERAL,
-    GGUF,
-    MODEL,
-    MODEL_OR_DEMO,
-    SEED_GENERAL,
-    XLORA,
-    XLORA_GGUF_BASE,
-    of_kind,
-    options,
-    takes_settings,
-)
+from serving.commands.options import ANY_MODEL, GENERAL, MODEL_OR_DEMO, SEED_GENERAL, of_kind, options, takes_settings
 from serving.commands.train_options import lora_training_options, xlora_training_options
-from serving.settings.settings import ModelKind, Settings, SettingsError
+from serving.settings.kinds import KINDS, Kind, ModelKind
+from serving.settings.settings import Settings, SettingsError
 from serving.version import DISTRIBUTION, version
 
 Given = dict[str, "str | bool | Sequence[str] | None"]
@@ -90,7 +79,7 @@ def _settings(context: click.Context, given: Given, kind: ModelKind | None = Non
     merged.update({name: value for name, value in given.items() if value is not None and value != ()})
     settings = Settings.resolve(merged, kind=kind)
     if check:
-        _later("path_checks", "check_paths")(settings)
+        _later("settings.paths", "check_paths")(settings)
     return settings
 
 
@@ -112,74 +101,23 @@ def cli(context: click.Context, **given: Any) -> None:
 _SUB_EPILOG = "The options of `mistral-jax --help` may be given here too, by their long names."
 
 
-@cli.command(epilog=_SUB_EPILOG)
-@takes_settings()
-@click.pass_context
-def demo(context: click.Context, **given: Any) -> int:
-    """Serve the small bundled model: nothing to download."""
-    return _serve(_settings(context, given, "demo"))
+def _add_serving(kind: Kind) -> None:
+    """Add the command that serves a kind of model, under both its names."""
+
+    @cli.command(kind.name, help=kind.summary, epilog=_SUB_EPILOG)
+    @takes_settings(*of_kind(kind))
+    @click.pass_context
+    def serving(context: click.Context, **given: Any) -> int:
+        return _serve(_settings(context, given, kind.name))
+
+    if kind.other_name is not None:
+        other = copy.copy(serving)
+        other.hidden = True
+        cli.add_command(other, kind.other_name)
 
 
-@cli.command(epilog=_SUB_EPILOG)
-@takes_settings(*MODEL)
-@click.pass_context
-def mistral(context: click.Context, **given: Any) -> int:
-    """Serve a model from the Hub, a folder or files."""
-    return _serve(_settings(context, given, "mistral"))
-
-
-@cli.command("gguf-mistral", epilog=_SUB_EPILOG)
-@takes_settings(*GGUF)
-@click.pass_context
-def gguf_mistral(context: click.Context, **given: Any) -> int:
-    """Serve a GGUF file: weights, tokenizer and chat template are all in it."""
-    return _serve(_settings(context, given, "gguf-mistral"))
-
-
-def _also(command: click.Command, name: str) -> None:
-    """Give a command a second name, which `--help` does not list."""
-    alias = copy.copy(command)
-    alias.hidden = True
-    cli.add_command(alias, name)
-
-
-_also(gguf_mistral, "mistral-gguf")
-
-
-@cli.command("lora-mistral", epilog=_SUB_EPILOG)
-@takes_settings(*of_kind("lora-mistral"))
-@click.pass_context
-def lora_mistral(context: click.Context, **given: Any) -> int:
-    """Serve a model with LoRA adapters, which requests name."""
-    return _serve(_settings(context, given, "lora-mistral"))
-
-
-@cli.command("lora-gguf-mistral", epilog=_SUB_EPILOG)
-@takes_settings(*of_kind("lora-gguf-mistral"))
-@click.pass_context
-def lora_gguf_mistral(context: click.Context, **given: Any) -> int:
-    """Serve a GGUF file with LoRA adapters, which requests name."""
-    return _serve(_settings(context, given, "lora-gguf-mistral"))
-
-
-@cli.command("x-lora-mistral", epilog=_SUB_EPILOG)
-@takes_settings(*XLORA)
-@click.pass_context
-def x_lora_mistral(context: click.Context, **given: Any) -> int:
-    """Serve an X-LoRA mixture of adapters over a model."""
-    return _serve(_settings(context, given, "x-lora-mistral"))
-
-
-@cli.command("x-lora-gguf-mistral", epilog=_SUB_EPILOG)
-@takes_settings(*XLORA_GGUF_BASE)
-@click.pass_context
-def x_lora_gguf_mistral(context: click.Context, **given: Any) -> int:
-    """Serve an X-LoRA mixture of adapters over a GGUF file."""
-    return _serve(_settings(context, given, "x-lora-gguf-mistral"))
-
-
-_also(lora_gguf_mistral, "lora-mistral-gguf")
-_also(x_lora_gguf_mistral, "x-lora-mistral-gguf")
+for _kind in KINDS.values():
+    _add_serving(_kind)
 
 
 @cli.command(epilog=_SUB_EPILOG)
@@ -188,7 +126,7 @@ _also(x_lora_gguf_mistral, "x-lora-mistral-gguf")
 @click.pass_context
 def chat(context: click.Context, system: str | None, **given: Any) -> int:
     """Talk to a model in the terminal."""
-    return _later("chat_command", "run_chat")(_settings(context, given), system=system)
+    return _later("commands.chat", "run_chat")(_settings(context, given), system=system)
 
 
 @cli.command(epilog=_SUB_EPILOG)
@@ -198,7 +136,9 @@ def chat(context: click.Context, system: str | None, **given: Any) -> int:
 @click.pass_context
 def doctor(context: click.Context, as_json: bool, offline: bool, **given: Any) -> int:
     """Show versions, devices, memory; would the model fit?"""
-    return _later("doctor", "run_doctor")(_settings(context, given, check=False), as_json=as_json, offline=offline)
+    return _later("commands.doctor", "run_doctor")(
+        _settings(context, given, check=False), as_json=as_json, offline=offline
+    )
 
 
 @cli.command(epilog=_SUB_EPILOG)
@@ -222,7 +162,7 @@ def bench(
         raise click.BadParameter(
             f"{rows!r} is not valid; expected positive numbers separated by commas", param_hint="--rows"
         )
-    return _later("bench", "run_bench")(
+    return _later("commands.bench", "run_bench")(
         _settings(context, given),
         rows=tuple(counts),
         prompt_tokens=prompt_tokens,
@@ -242,7 +182,7 @@ def inspect(source: str, tensors: bool, as_json: bool) -> int:
     Metadata, tensors, types, bits per weight, and what a model would need in memory. Only headers are read; the files
     of a Hub id are downloaded first, unless they are in the cache.
     """
-    return _later("tools_command", "run_inspect")(source, as_json=as_json, tensors=tensors)
+    return _later("commands.tools", "run_inspect")(source, as_json=as_json, tensors=tensors)
 
 
 class _Convert(click.Command):
@@ -277,7 +217,7 @@ def _convert_ordering(
     It says which adapter each output of the classifier is for, and which module takes which of them. XLORA_FOLDER holds
     the model in the layout of the original library or of PEFT. mistral-jax needs no such file; mistral.rs does.
     """
-    return _later("tools_command", "run_convert_ordering")(
+    return _later("commands.tools", "run_convert_ordering")(
         xlora_folder,
         destination,
         base_model_id=base_model_id,
@@ -311,7 +251,7 @@ def convert(
     safetensors, configuration and tokenizer. A GGUF file can become one of another type, too.
     """
     cache = _settings(context, {}, check=False).compilation_cache_dir
-    return _later("tools_command", "run_convert")(
+    return _later("commands.tools", "run_convert")(
         source, destination, type=type, name=name, overwrite=overwrite, compilation_cache=cache
     )
 
@@ -341,7 +281,7 @@ def verify(context: click.Context, a: str, b: str, **given: Any) -> int:
     ids. The exit status is 1 if tensors do not match or a limit is exceeded.
     """
     cache = _settings(context, {}, check=False).compilation_cache_dir
-    return _later("tools_command", "run_verify")(a, b, compilation_cache=cache, **given)
+    return _later("commands.tools", "run_verify")(a, b, compilation_cache=cache, **given)
 
 
 @cli.command("train-lora")
@@ -371,8 +311,8 @@ def train_xlora(context: click.Context, training: dict[str, Any], **given: Any) 
 
 
 def _train(function: str, settings: Settings, training: dict[str, Any]) -> int:
-    _later("path_checks", "check_training_files")(training)
-    return _later("train_command", function)(settings, training)
+    _later("settings.paths", "check_training_files")(training)
+    return _later("commands.train", function)(settings, training)
 
 
 def _serve(settings: Settings) -> int:

@@ -135,7 +135,7 @@ def model(settings: Settings) -> Section:
     from mistral_jax.checkpoint.weights import choose_dtype
     from mistral_jax.device import choose_device, free_memory
     from mistral_jax.model.kv_cache import layer_lengths
-    from mistral_jax.runtime.runner import DEFAULT_CHUNKS
+    from mistral_jax.runtime.buckets import DEFAULT_CHUNKS
     from serving.build.build_adapters import open_adapter_files, with_base_model
     from serving.build.build_service import bytes_of_adapters, caches_of, model_files, sequence_length, weight_bytes
 

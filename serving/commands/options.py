@@ -8,16 +8,17 @@ from typing import Any, TypeVar
 
 import click
 
-from serving.settings.model import DEFAULT_MODEL_ID, XLORA_GGUF
-from serving.settings.settings import SPECS, ModelKind
+from serving.settings.kinds import KINDS, Kind
+from serving.settings.settings import SPECS
 from serving.settings.spec import SettingSpec
 
 _Command = TypeVar("_Command", bound=Callable[..., Any])
 
 
-def of_kind(kind: ModelKind, **defaults: str) -> tuple[SettingSpec, ...]:
+def of_kind(kind: Kind, **default_texts: str) -> tuple[SettingSpec, ...]:
     """The options of a kind of model, with other words for the defaults of some."""
-    found = (spec for spec in SPECS if spec.option.cli and kind in spec.option.kinds)
+    defaults = {**kind.default_texts, **default_texts}
+    found = (spec for spec in SPECS if spec.option.cli and kind.name in spec.option.kinds)
     return tuple(
         replace(spec, option=replace(spec.option, default_text=defaults[spec.name])) if spec.name in defaults else spec
         for spec in found
@@ -25,25 +26,23 @@ def of_kind(kind: ModelKind, **defaults: str) -> tuple[SettingSpec, ...]:
 
 
 GENERAL = tuple(spec for spec in SPECS if spec.option.cli and not spec.option.kinds)
-MODEL = of_kind("mistral")
-GGUF = of_kind("gguf-mistral")
-XLORA = of_kind("x-lora-mistral", model_id=f"the base model that the X-LoRA model names, or else {DEFAULT_MODEL_ID}")
-XLORA_GGUF_BASE = of_kind("x-lora-gguf-mistral", quantized_model_id=XLORA_GGUF[0], quantized_filename=XLORA_GGUF[1])
+_MODEL = of_kind(KINDS["mistral"])
 MODEL_OR_DEMO = (
-    *of_kind("mistral", model_id="the bundled demo"),
+    *of_kind(KINDS["mistral"], model_id="the bundled demo"),
     *(
         replace(spec, option=replace(spec.option, flags=spec.option.flags[:1], default_text="none"))
-        for spec in GGUF
-        if spec not in MODEL
+        for spec in of_kind(KINDS["gguf-mistral"])
+        if spec not in _MODEL
     ),
 )
-"""The same, and the options that name a GGUF file, for commands that take the bundled model where none is named."""
+"""The options of a model, and those that name a GGUF file, for commands that take the bundled model where none
+is named."""
 ANY_MODEL = (
     *MODEL_OR_DEMO,
     *(
         replace(spec, option=replace(spec.option, flags=spec.option.flags[:1]))
-        for spec in of_kind("x-lora-mistral", xlora_model_id="none")
-        if spec.name not in {other.name for other in MODEL}
+        for spec in of_kind(KINDS["x-lora-mistral"], xlora_model_id="none")
+        if spec.name not in {other.name for other in _MODEL}
     ),
 )
 """The same, with adapters."""

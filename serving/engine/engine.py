@@ -20,16 +20,17 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from collections import Counter
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass
 from typing import Any
 
-from mistral_jax.runtime.runner import Chunk, Runner
+from mistral_jax.runtime.buckets import PrefillChunk
+from mistral_jax.runtime.runner import Runner
+from mistral_jax.runtime.sampling_params import completion_limit
 from mistral_jax.tokenizer.base import Tokenizer
+from serving.engine.adapter_registry import AdapterRegistry
 from serving.engine.messages import (
-    AdapterGoneError,
     Deliver,
     EngineState,
     EngineStatus,
@@ -39,7 +40,7 @@ from serving.engine.messages import (
     QueueFullError,
     Request,
 )
-from serving.engine.rounds import DeviceRounds, InFlight, Sequence_, chunks_of
+from serving.engine.rounds import DeviceRounds, DispatchedRound, EngineSequence, chunks_of
 from serving.engine.scheduler import LiveSequence, Scheduler
 from serving.engine.shares import AdapterShares
 
@@ -68,6 +69,7 @@ class JaxEngine:
       tokenizer: turns tokens to text.
       eos_ids: tokens that end an answer.
       slots, queue_limit: sequences that run at once, and requests that may wait.
+      adapters: which of them requests may use, shared with whoever loads and names them.
       warm_up: compile every program before becoming ready.
       observe: is told of the progress of loading and warming up.
     """
@@ -80,6 +82,7 @@ class JaxEngine:
         eos_ids: Collection[int],
         slots: int,
         queue_limit: int,
+        adapters: AdapterRegistry | None = None,
         warm_up: bool = True,
         observe: Observe | None = None,
     ) -> None:
@@ -89,20 +92,17 @@ class JaxEngine:
         self._eos_ids = frozenset(eos_ids)
         self._slots, self._queue_limit = slots, queue_limit
         self._warm_up = warm_up
+        self._adapters = AdapterRegistry() if adapters is None else adapters
         self._wake = threading.Condition()
         # All below is shared between threads and guarded by `_wake`.
         self._state = EngineState.LOADING
         self._detail, self._progress = "not started", None
-        self._scheduler: Scheduler[Chunk] | None = None
-        self._by_id: dict[str, Sequence_] = {}
+        self._scheduler: Scheduler[PrefillChunk] | None = None
+        self._by_id: dict[str, EngineSequence] = {}
         self._cancelled: set[str] = set()
         self._deadline: float | None = None
         self._max_len = 0
         self._tasks: list[_Task] = []
-        self._adapters: set[str] = set()
-        """Adapters that requests may use."""
-        self._closing: list[str] = []
-        """Adapters that are to be unloaded when nobody uses them any more."""
         self._shares = AdapterShares()
         self._rounds: DeviceRounds | None = None
         """The device thread's own, but for its count of tokens."""
@@ -142,22 +142,14 @@ class JaxEngine:
                 self._wake.notify()
         return done
 
-    def open_adapter(self, key: str) -> None:
-        """Let requests use an adapter that was loaded."""
+    def unload_closed(self) -> None:
+        """Have the adapters that were closed in the registry unloaded, each when its last request has ended."""
         with self._wake:
-            self._adapters.add(key)
-
-    def close_adapter(self, key: str) -> None:
-        """Refuse requests that use an adapter from now on, and unload it when the last that runs has ended."""
-        with self._wake:
-            self._adapters.discard(key)
-            self._closing.append(key)
             self._wake.notify()
 
-    def adapter_users(self) -> Counter[str]:
-        """Requests that run or wait, by the keys of the adapters that they use."""
-        with self._wake:
-            return Counter(key for sequence in self._by_id.values() for key in sequence.request.adapters)
+    def adapter_users(self) -> Mapping[str, int]:
+        """See `AdapterRegistry.users`."""
+        return self._adapters.users()
 
     def _unavailable(self) -> EngineUnavailableError:
         return EngineUnavailableError(
@@ -180,8 +172,7 @@ class JaxEngine:
         with self._wake:
             if self._state is not EngineState.READY or self._scheduler is None:
                 raise self._unavailable()
-            if gone := {key for request in requests for key in request.adapters} - self._adapters:
-                raise AdapterGoneError(f"an adapter of the request was unloaded: {', '.join(sorted(gone))}")
+            self._adapters.check(key for request in requests for key in request.adapters)
             if not self._scheduler.has_room(len(requests)):
                 raise QueueFullError(
                     f"the queue is full: {self._scheduler.running} requests run and {self._scheduler.waiting} wait "
@@ -189,11 +180,12 @@ class JaxEngine:
                     retry_after=1,
                 )
             sequences = [self._sequence(request, deliver) for request in requests]
+            self._adapters.enter([request.adapters for request in requests])
             self._scheduler.submit(sequences)
             self._by_id.update({s.request.request_id: s for s in sequences})
             self._wake.notify()
 
-    def _sequence(self, request: Request, deliver: Deliver) -> Sequence_:
+    def _sequence(self, request: Request, deliver: Deliver) -> EngineSequence:
         room = self._max_len - len(request.prompt)
         needed = 0 if request.params.max_tokens == 0 else 1
         if not request.prompt or room < needed:
@@ -202,8 +194,8 @@ class JaxEngine:
             raise ValueError("the request has no seed")
         if request.request_id in self._by_id:
             raise ValueError(f"request id {request.request_id!r} is in use")
-        wanted = request.params.max_tokens
-        return LiveSequence(request=request, deliver=deliver, max_tokens=room if wanted is None else min(wanted, room))
+        limit = completion_limit(request.params.max_tokens, prompt_tokens=len(request.prompt), length=self._max_len)
+        return LiveSequence(request=request, deliver=deliver, max_tokens=limit)
 
     def cancel(self, request_id: str) -> None:
         """See `serving.engine.messages.Engine.cancel`."""
@@ -249,7 +241,7 @@ class JaxEngine:
                 )
                 self._rounds, self._max_len = rounds, runner.length
                 if runner.adapters is not None:
-                    self._adapters.update(runner.adapters.entries)
+                    self._adapters.loaded_at_start(runner.adapters.entries)
                 if self._state is not EngineState.DRAINING:
                     self._state, self._detail, self._progress = EngineState.READY, "", None
             self._serve(rounds)
@@ -288,10 +280,12 @@ class JaxEngine:
     def _serve(self, rounds: DeviceRounds) -> None:
         """Rounds until told to stop."""
         assert self._scheduler is not None
-        pending: InFlight | None = None
+        pending: DispatchedRound | None = None
         while True:
             with self._wake:
-                while not (self._by_id or pending or self._tasks or self._closing or self._deadline is not None):
+                while not (
+                    self._by_id or pending or self._tasks or self._adapters.has_unused or self._deadline is not None
+                ):
                     self._wake.wait()
                 if self._deadline is not None and (not self._by_id or time.monotonic() >= self._deadline):
                     return
@@ -299,7 +293,7 @@ class JaxEngine:
                 admitted = self._scheduler.admit()
                 planned = self._scheduler.next_round()
                 tasks, self._tasks = self._tasks, []
-                unused = self._take_unused()
+                unused = self._adapters.take_unused()
             self._hand_over(cancelled)
             _run_between(rounds.runner, unused, tasks)
             for sequence in admitted:
@@ -314,18 +308,9 @@ class JaxEngine:
                 self._hand_over(news)
             pending = dispatched
 
-    def _take_unused(self) -> list[str]:
-        """The closed adapters that no live sequence uses; the caller holds the lock."""
-        if not self._closing:
-            return []
-        used = {key for sequence in self._by_id.values() for key in sequence.request.adapters}
-        unused = [key for key in self._closing if key not in used]
-        self._closing = [key for key in self._closing if key in used]
-        return unused
-
-    def _take_cancelled(self) -> list[tuple[Sequence_, Event]]:
+    def _take_cancelled(self) -> list[tuple[EngineSequence, Event]]:
         """Retire the cancelled sequences; the caller holds the lock."""
-        ended: list[tuple[Sequence_, Event]] = []
+        ended: list[tuple[EngineSequence, Event]] = []
         for request_id in self._cancelled:
             sequence = self._by_id.get(request_id)
             if sequence is not None:
@@ -334,15 +319,16 @@ class JaxEngine:
         self._cancelled.clear()
         return ended
 
-    def _forget(self, sequence: Sequence_) -> None:
+    def _forget(self, sequence: EngineSequence) -> None:
         """Free all that a sequence holds; the caller holds the lock."""
         if self._scheduler is not None:
             self._scheduler.retire(sequence)
-        self._by_id.pop(sequence.request.request_id, None)
+        if self._by_id.pop(sequence.request.request_id, None) is not None:
+            self._adapters.leave(sequence.request.adapters)
         if self._rounds is not None:
             self._rounds.forget(sequence)
 
-    def _hand_over(self, news: Sequence[tuple[Sequence_, Event]]) -> None:
+    def _hand_over(self, news: Sequence[tuple[EngineSequence, Event]]) -> None:
         """Give each receiver its events of this round, in one call."""
         by_receiver: dict[Deliver, list[Event]] = {}
         for sequence, event in news:

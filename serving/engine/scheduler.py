@@ -15,10 +15,12 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
+from mistral_jax.adapters.choice import AdapterChoice
+from mistral_jax.runtime.sampling_params import SamplingParams
 from serving.engine.messages import Deliver, Request
 
 
-class Chunk(Protocol):
+class SizedChunk(Protocol):
     """A stretch of a prompt; `size` is what it costs, padding included."""
 
     @property
@@ -26,7 +28,7 @@ class Chunk(Protocol):
 
 
 @dataclass(eq=False, kw_only=True, slots=True)
-class LiveSequence[C: Chunk]:
+class LiveSequence[C: SizedChunk]:
     """A request on its way. Compared by identity: a slot's next tenant is another object, so nothing meant for one can
     reach the other."""
 
@@ -40,17 +42,46 @@ class LiveSequence[C: Chunk]:
     steps: int = 0
     """Decode steps dispatched, read back or not; 1 as well for a sequence that ends with its prompt, once it was told
     to end."""
+    lockstep: bool = False
+    """Whether its next step is planned only once the token of the last one was read: for sequences whose next token
+    depends on what the host makes of the last one, such as a grammar's mask. The others do not wait for it."""
+    read: int = 0
+    """Decode steps whose tokens were read back."""
     gone: bool = False
     """Retired or cancelled: whatever still comes back for it is dropped."""
 
     @property
+    def prompt(self) -> tuple[int, ...]:
+        return self.request.prompt
+
+    @property
+    def params(self) -> SamplingParams:
+        return self.request.params
+
+    @property
+    def choice(self) -> AdapterChoice:
+        return self.request.choice
+
+    @property
+    def is_ready(self) -> bool:
+        """Whether it may take part in the next decode step, or end with it."""
+        return (
+            not self.chunks and self.steps < max(self.max_tokens, 1) and (not self.lockstep or self.read == self.steps)
+        )
+
+    @property
     def tokens_held(self) -> int:
         """Tokens in the cache once the dispatched steps have run."""
-        return len(self.request.prompt) - 1 + self.steps
+        return len(self.prompt) - 1 + self.steps
+
+    @property
+    def wants_weights(self) -> bool:
+        """Whether the request wants to know the adapter weights that the X-LoRA classifier gives."""
+        return self.request.scalings is not None and self.request.choice.xlora
 
 
 @dataclass(frozen=True, slots=True)
-class Round[C: Chunk]:
+class Round[C: SizedChunk]:
     """What to dispatch now, in this order."""
 
     prefills: tuple[tuple[LiveSequence[C], C], ...]
@@ -62,7 +93,7 @@ class Round[C: Chunk]:
         return bool(self.prefills or self.decodes or self.ends)
 
 
-class Scheduler[C: Chunk]:
+class Scheduler[C: SizedChunk]:
     """Queue and slots.
 
     Args:
@@ -123,7 +154,7 @@ class Scheduler[C: Chunk]:
                 budget -= chunk.size
             if sequence.chunks:
                 break
-        ready = [s for s in self._running.values() if not s.chunks and s.steps < max(s.max_tokens, 1)]
+        ready = [s for s in self._running.values() if s.is_ready]
         for sequence in ready:
             sequence.steps += 1
         return Round(

@@ -119,12 +119,12 @@ class AdapterSettings(ModelSettings):
             raise SettingsError("--spare-loras: adapters can be loaded only from a --lora-folder; give that, too")
         if self.lora_folder is not None and not is_folder(self.lora_folder.expanduser()):
             raise SettingsError(f"--lora-folder {self.lora_folder}: there is no such folder")
-        if self.model_kind in ADAPTED and self.model_kind not in XLORA and not self.loras and self.lora_folder is None:
+        if self.kind.adapters == "lora" and not self.loras and self.lora_folder is None:
             raise SettingsError(
                 "--lora: no adapter is named; give --lora NAME=PATH, or --lora-folder FOLDER to load some later"
             )
         if (
-            self.model_kind == "x-lora-gguf-mistral"
+            (self.kind.weights, self.kind.adapters) == ("gguf", "x-lora")
             and self.xlora_model_id not in (None, DEFAULT_XLORA)
             and not self.names_gguf
         ):

@@ -7,20 +7,14 @@ from pathlib import Path
 from typing import Annotated
 
 from conversion.files.regular_file import is_file
-from serving.settings.kinds import GGUF, LOADED, XLORA, ModelKind
+from serving.settings.kinds import DEFAULT_GGUF, DEFAULT_MODEL_ID, GGUF, KINDS, LOADED, Kind, ModelKind
 from serving.settings.spec import Option, SettingsError, local_name
 
-DEFAULT_MODEL_ID = "mistralai/Mistral-7B-Instruct-v0.1"
 MODEL_NAME = r"[^\s\x00-\x1f]{1,256}"
 """Names that requests may use for a model or an adapter."""
 MODEL_NAME_EXPECTS = "a name without spaces, of at most 256 characters"
 NOT_EMPTY = r"(?s).*\S.*"
 NOT_EMPTY_EXPECTS = "a name that is not empty"
-
-DEFAULT_GGUF = ("TheBloke/Mistral-7B-Instruct-v0.1-GGUF", "mistral-7b-instruct-v0.1.Q4_K_M.gguf")
-"""Hub id and file that GGUF kinds serve where they are told neither."""
-XLORA_GGUF = ("TheBloke/zephyr-7B-beta-GGUF", "zephyr-7b-beta.Q8_0.gguf")
-"""The same for the base model of `DEFAULT_XLORA`."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, repr=False)
@@ -118,10 +112,15 @@ class ModelSettings:
         Raises:
           SettingsError: it names those that do not.
         """
-        if self.model_id is None and self.model_kind in ("mistral", "lora-mistral"):
-            object.__setattr__(self, "model_id", DEFAULT_MODEL_ID)
-        if self.model_id is not None and self.model_kind == "demo":
+        if self.model_id is None and self.kind.default_model_id is not None:
+            object.__setattr__(self, "model_id", self.kind.default_model_id)
+        if self.model_id is not None and self.kind.weights == "demo":
             raise SettingsError("model_id: the demo has its own model; use the command mistral to serve another")
+
+    @property
+    def kind(self) -> Kind:
+        """The row of the model's kind."""
+        return KINDS[self.model_kind]
 
     @property
     def names_gguf(self) -> bool:
@@ -131,16 +130,16 @@ class ModelSettings:
     @property
     def default_gguf(self) -> tuple[str, str]:
         """Hub id and file of the GGUF file where none is named."""
-        return XLORA_GGUF if self.model_kind in XLORA else DEFAULT_GGUF
+        return self.kind.default_gguf
 
     @property
     def base_id(self) -> str:
         """The name of the base model, as it is known before files are read."""
-        if self.model_kind in GGUF:
+        if self.kind.weights == "gguf":
             name = self.quantized_filename or ""
             if self.quantized_model_id is not None and not is_file(Path(name).expanduser()):
                 name = self.quantized_model_id
             return local_name(name or self.default_gguf[0])
         if self.model_id is None:
-            return "demo" if self.model_kind == "demo" else "base"
+            return "demo" if self.kind.weights == "demo" else "base"
         return local_name(self.model_id)

@@ -17,7 +17,6 @@ from conversion.files.regular_file import exists, is_file, is_folder
 from conversion.hub_id import HUB_ID
 from conversion.weights.weight_files import has_configuration
 from mistral_jax.hub.files import DEMO, DEMO_XLORA, find_adapter, find_gguf, find_model
-from serving.settings.kinds import GGUF, XLORA
 from serving.settings.settings import Settings, SettingsError
 
 
@@ -28,10 +27,10 @@ def check_paths(settings: Settings) -> None:
       SettingsError: something is not there, or is not what it should be; the message is one line that names the option.
     """
     _ = settings.token_source.token()
-    (_check_gguf if settings.model_kind in GGUF else _check_model)(settings)
+    (_check_gguf if settings.kind.weights == "gguf" else _check_model)(settings)
     if settings.tok_model_id is not None and _is_here(settings.tok_model_id):
         _expect(is_folder(Path(settings.tok_model_id).expanduser()), "--tok-model-id", settings.tok_model_id, "folder")
-    if settings.model_kind in XLORA and settings.xlora_model_id is not None:
+    if settings.kind.adapters == "x-lora" and settings.xlora_model_id is not None:
         _check_adapter("--xlora-model-id", settings.xlora_model_id, find_layout)
     for source in settings.lora_sources.values():
         _check_adapter("--lora", source, _lora_configuration)

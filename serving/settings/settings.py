@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from serving.settings.adapters import DEFAULT_XLORA, AdapterSettings
-from serving.settings.kinds import ADAPTED, GGUF, LOADED, XLORA, ModelKind
+from serving.settings.kinds import ADAPTED, GGUF, LOADED, XLORA, Adapters, ModelKind, Weights, kind_of
 from serving.settings.model import MODEL_NAME, MODEL_NAME_EXPECTS
 from serving.settings.spec import Option, SettingsError, SettingSpec, TokenSource, local_name, specs_of
 
@@ -311,7 +311,7 @@ class Settings(AdapterSettings):
         the model (of a local path, its last part)."""
         if self.served_name:
             return self.served_name
-        if self.model_kind in XLORA:
+        if self.kind.adapters == "x-lora":
             return local_name(self.xlora_model_id or DEFAULT_XLORA)
         return self.base_id
 
@@ -337,11 +337,15 @@ class Settings(AdapterSettings):
 def _kind_of(found: Mapping[str, Any]) -> ModelKind:
     """The kind of model that settings name, where no command says it."""
     gguf = bool({"quantized_model_id", "quantized_filename"} & found.keys()) and "model_id" not in found
+    adapters: Adapters = "none"
     if "xlora_model_id" in found:
-        return "x-lora-gguf-mistral" if gguf else "x-lora-mistral"
-    if {"loras", "lora_folder"} & found.keys():
-        return "lora-gguf-mistral" if gguf else "lora-mistral"
-    return "gguf-mistral" if gguf else "mistral" if "model_id" in found else "demo"
+        adapters = "x-lora"
+    elif {"loras", "lora_folder"} & found.keys():
+        adapters = "lora"
+    # The demo's adapters are its own: others belong to a model, even where that is the bundled one.
+    named = adapters != "none" or "model_id" in found
+    weights: Weights = "gguf" if gguf else "safetensors" if named else "demo"
+    return kind_of(weights, adapters).name
 
 
 def _other_kind(source: str, spec: SettingSpec, kind: str, found: Mapping[str, Any]) -> str:

@@ -20,7 +20,7 @@ from serving.build import adapter_loader
 from serving.build.build_service import build_service
 from serving.engine.engine import JaxEngine
 from serving.engine.messages import EngineState
-from serving.engine.rounds import DeviceRounds, InFlight
+from serving.engine.rounds import DeviceRounds, DispatchedRound
 from serving.settings.settings import Settings
 from tests.integration.adapted_models import write_adapter, write_base, write_mixture
 from tests.serving.harness import TEXT, events_of, listening, wait_for
@@ -37,7 +37,7 @@ class Adapted:
     engine: JaxEngine
     folder: Path
     """Its --lora-folder."""
-    read: list[InFlight] = field(default_factory=list[InFlight])
+    read: list[DispatchedRound] = field(default_factory=list[DispatchedRound])
     """Rounds whose weights were brought to the host."""
 
     def post(self, path: str, body: Any) -> httpx.Response:
@@ -94,11 +94,11 @@ def server(files: Path) -> Iterator[Adapted]:
     service = build_service(Settings(**options))
     engine = service.engine
     assert isinstance(engine, JaxEngine)
-    read: list[InFlight] = []
+    read: list[DispatchedRound] = []
     collect = DeviceRounds.collect
 
-    def watched(self: DeviceRounds, round_: InFlight) -> Any:
-        if round_.weights is not None:
+    def watched(self: DeviceRounds, round_: DispatchedRound) -> Any:
+        if round_.work.reads_weights:
             read.append(round_)
         return collect(self, round_)
 

@@ -11,8 +11,8 @@ from typing import Any
 
 from mistral_jax.chat.encoding import PromptPieces
 from mistral_jax.text.detokenizer import shown_token
-from serving.api.served_models import ServedModels, plain_models
-from serving.api.service import AdapterLoader, Service
+from serving.api.service.served_models import ServedModels, plain_models
+from serving.api.service.service import AdapterLoader, Service
 from serving.engine.messages import (
     Deliver,
     EngineState,

@@ -15,8 +15,8 @@ import httpx
 from litestar import Litestar
 
 from serving.api.errors import UnavailableError
-from serving.api.lifecycle import ServiceHost
-from serving.api.service import Service
+from serving.api.service.lifecycle import ServiceHost
+from serving.api.service.service import Service
 from serving.app import create_app
 from serving.server import Server, listen
 from serving.settings.settings import Settings

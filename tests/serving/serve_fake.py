@@ -7,7 +7,7 @@ import time
 
 import serving.app
 import serving.server
-from serving.api.service import Service
+from serving.api.service.service import Service
 from serving.commands.cli import main
 from serving.engine.messages import EngineState
 from serving.settings.settings import Settings

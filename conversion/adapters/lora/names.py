@@ -15,13 +15,13 @@ import re
 from collections.abc import Mapping
 from typing import NamedTuple
 
-from conversion.adapters.modules import PARTS, ModuleKey
+from conversion.adapters.modules import MODULE_PATTERN, PARTS, ModuleKey
 
 _FACTOR = re.compile(
     rf"""
     (?:base_model\.(?:lora_model\.)?model\.)?
     (?P<prefix>(?:(?:model|language_model)\.)*)
-    layers\.(?P<layer>\d{{1,5}})\.(?P<module>(?:self_attn|mlp)\.(?:{"|".join(PARTS)}))
+    layers\.(?P<layer>\d{{1,5}})\.(?P<module>{MODULE_PATTERN})
     \.lora_(?P<factor>[AB])\.(?:(?P<adapter>[^.]+)\.)?weight
     """,
     re.VERBOSE | re.ASCII,
@@ -76,9 +76,7 @@ def parse_factor(name: str) -> FactorName | None:
     match = _FACTOR.fullmatch(name)
     if match is None:
         return None
-    key = ModuleKey(int(match["layer"]), match["module"].partition(".")[2])
-    if not key.path.endswith(f".{match['module']}"):
-        return None
+    key = ModuleKey(int(match["layer"]), match["module"].rpartition(".")[2])
     return FactorName(key, match["factor"], match["prefix"], match["adapter"])
 
 

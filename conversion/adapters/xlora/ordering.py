@@ -19,7 +19,7 @@ from typing import Any, cast
 from conversion.adapters.errors import AdapterError
 from conversion.adapters.json_object import JSONObject, json_file
 from conversion.adapters.lora.files import LoRAFiles
-from conversion.adapters.modules import PARTS, ModuleKey, torch_order
+from conversion.adapters.modules import MODULE_PATTERN, PARTS, ModuleKey, torch_order
 from conversion.files.json_fields import shown
 from conversion.files.output_files import new_file
 from conversion.files.regular_file import plain
@@ -28,7 +28,7 @@ from conversion.hub_id import is_hub_id
 ORDERING_NAME = "ordering.json"
 """Name of the file beside a mixture that we write."""
 
-_PATHS = re.compile(r"model\.layers\.(?P<layer>\d{1,5})\.(?:self_attn|mlp)\.(?P<part>\w+)", re.ASCII)
+_PATHS = re.compile(rf"model\.layers\.(?P<layer>\d{{1,5}})\.(?P<module>{MODULE_PATTERN})", re.ASCII)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -188,9 +188,9 @@ def _layers(fields: JSONObject) -> Mapping[ModuleKey, int] | None:
 
 def _module(name: str) -> ModuleKey | None:
     match = _PATHS.fullmatch(name)
-    if match is None or match["part"] not in PARTS:
+    if match is None:
         return None
-    key = ModuleKey(int(match["layer"]), match["part"])
+    key = ModuleKey(int(match["layer"]), match["module"].rpartition(".")[2])
     return key if key.path == name else None
 
 

@@ -27,9 +27,10 @@ from conversion.gguf.source import GGUFLayout, GGUFSource
 from conversion.gguf.writing.from_config import gguf_architecture, gguf_metadata, has_biases, rope_factors
 from conversion.gguf.writing.from_tokenizer import tokenizer_to_gguf
 from conversion.quantize import quantize
+from conversion.weights.decoder_weights import EMBEDDING, HEAD
 from conversion.weights.ggml_types import GGMLType
 from conversion.weights.safetensors_io import SafetensorsFiles, read_array
-from conversion.weights.tensor_names import HuggingFaceText, MistralFormat
+from conversion.weights.tensor_names import HuggingFaceText, MistralFormat, is_mistral_format
 from conversion.weights.tensor_source import Array, TensorSource, WeightFileError
 from conversion.weights.weight_files import find_weight_files
 
@@ -154,7 +155,7 @@ def open_folder(folder: Path, *, name: str | None = None) -> NewGGUFModel:
     resources.callback(files.close)
     heads, kv_heads = _head_counts(config)
     source: TensorSource = HuggingFaceText(files)
-    if "tok_embeddings.weight" in set(files.names()):
+    if is_mistral_format(files.names()):
         source = MistralFormat(files, num_heads=heads, num_kv_heads=kv_heads)
     if not has_biases(config) and (biases := sorted(name for name in source.names() if name.endswith(".bias"))):
         raise WeightFileError(
@@ -257,14 +258,13 @@ def _head_counts(config: Mapping[str, Any]) -> Sequence[int]:
 
 def _is_tied(config: Mapping[str, Any], source: TensorSource) -> bool:
     """Whether the output matrix is the embedding. The weight files decide: some configurations claim it by mistake."""
-    head, embedding = "lm_head.weight", "model.embed_tokens.weight"
     text = config.get("text_config") or config
     if not (config.get("tie_word_embeddings") or text.get("tie_word_embeddings")):
         return False
-    if head not in set(source.names()):
+    if HEAD not in set(source.names()):
         return True
-    return source.shape(head) == source.shape(embedding) and np.array_equal(
-        read_array(source, head), read_array(source, embedding)
+    return source.shape(HEAD) == source.shape(EMBEDDING) and np.array_equal(
+        read_array(source, HEAD), read_array(source, EMBEDDING)
     )
 
 

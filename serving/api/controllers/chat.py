@@ -1,63 +1,67 @@
-"""POST /v1/chat/completions."""
+"""POST /v1/chat/completions: a conversation is continued."""
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Sequence
 
-import msgspec
-from litestar import Controller, Request, Response, post
-from litestar.di import NamedDependency
-
-from serving.api.lifecycle import ServiceHost
-from serving.api.requests.adapter_request import adapter_use
-from serving.api.requests.prompts import encode_chat, fit
-from serving.api.requests.request_body import read_request
-from serving.api.requests.sampling_request import choices_of, engine_requests, sampling_params, usage_in_stream
-from serving.api.responses.answers import ChatAnswer, new_id
-from serving.api.responses.calls import respond
-from serving.api.schemas import ChatCompletionRequest
-
-_decoder = msgspec.json.Decoder(ChatCompletionRequest)
+from serving.api.controllers.generation import GENERATION_ERRORS, Asked, Generating
+from serving.api.controllers.generation_fields import CHAT, fields_of, objects_of
+from serving.api.endpoint import Endpoint
+from serving.api.errors import InvalidRequestError
+from serving.api.requests.prompts import encode_chat
+from serving.api.requests.sampling_request import OwnFields
+from serving.api.responses.framing import CallFacts, ChatFraming
+from serving.api.schemas import ChatCompletion, ChatCompletionChunk, ChatCompletionRequest
+from serving.api.service.asked import Prompt
 
 
-class ChatController(Controller):
-    path = "/v1/chat/completions"
+async def _encode(asked: Asked[ChatCompletionRequest]) -> Sequence[Prompt]:
+    prompt = await encode_chat(
+        asked.service,
+        asked.body.messages,
+        limiter=asked.host.encoding,
+        rendering=asked.host.rendering,
+        truncate=asked.host.settings.truncate_sequence,
+    )
+    return [prompt]
 
-    @post(status_code=200, operation_id="createChatCompletion")
-    async def create(self, request: Request[Any, Any, Any], host: NamedDependency[ServiceHost]) -> Response[Any]:
-        """Answer a conversation."""
-        body = await read_request(request, _decoder, "chat", strict=host.settings.strict_fields)
-        service, settings = host.service, host.settings
-        card = service.card
-        use = adapter_use(body, service.models, card)
-        n = choices_of(body, most=settings.max_seqs)
-        usage = usage_in_stream(body)
-        params = sampling_params(body, card, default_max_tokens=settings.max_tokens)
-        prompt = fit(
-            await encode_chat(
-                service,
-                body.messages,
-                limiter=host.encoding,
-                rendering=host.rendering,
-                truncate=settings.truncate_sequence,
-            ),
-            card,
-            max_tokens=params.max_tokens,
-            truncate=settings.truncate_sequence,
-            bos_id=service.tokenizer.bos_id,
-            param="messages",
-        )
-        call_id = new_id("chatcmpl")
-        answer = ChatAnswer(
-            call_id,
-            card,
-            prompts=[prompt],
-            n=n,
-            usage=usage,
-            logprobs=params.logprobs,
-            model_id=use.model_id,
-            told=use.told,
-        )
-        requests = engine_requests(call_id, [prompt], params, use, n=n, max_model_len=card.max_model_len)
-        host.metrics.count(use, len(requests))
-        return await respond(request, host, service, requests, answer, stream=bool(body.stream))
+
+async def _frame(_asked: Asked[ChatCompletionRequest], facts: CallFacts) -> ChatFraming:
+    return ChatFraming(facts)
+
+
+def _token_limit(body: ChatCompletionRequest) -> tuple[str, int | None]:
+    if body.max_completion_tokens is not None:
+        return "max_completion_tokens", body.max_completion_tokens
+    return "max_tokens", body.max_tokens
+
+
+def _logprobs(body: ChatCompletionRequest) -> int | None:
+    if body.logprobs:
+        return body.top_logprobs or 0
+    if body.top_logprobs:
+        raise InvalidRequestError("top_logprobs: needs logprobs: true", param="top_logprobs")
+    return None
+
+
+CHAT_COMPLETIONS = Endpoint(
+    path="/v1/chat/completions",
+    method="POST",
+    operation_id="createChatCompletion",
+    summary="Answer a conversation",
+    request=ChatCompletionRequest,
+    response=ChatCompletion,
+    chunk=ChatCompletionChunk,
+    fields=fields_of(CHAT),
+    objects=objects_of(CHAT),
+    example={"model": "default", "messages": [{"role": "user", "content": "Hello!"}], "stream": False},
+    errors=GENERATION_ERRORS,
+    link="chat",
+    handler=Generating(
+        id_prefix="chatcmpl",
+        own_fields=OwnFields(token_limit=_token_limit, logprobs=_logprobs, logprobs_count="top_logprobs"),
+        prompt_field="messages",
+        encode=_encode,
+        frame=_frame,
+    ),
+)

@@ -1,90 +1,77 @@
-"""POST /v1/completions."""
+"""POST /v1/completions: one or several texts are continued, or scored."""
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Sequence
 
-import msgspec
-from litestar import Controller, Request, Response, post
-from litestar.di import NamedDependency
-
+from serving.api.controllers.generation import GENERATION_ERRORS, Asked, Generating
+from serving.api.controllers.generation_fields import TEXT, fields_of, objects_of
+from serving.api.endpoint import Endpoint
 from serving.api.errors import InvalidRequestError
-from serving.api.lifecycle import ServiceHost
-from serving.api.requests.adapter_request import adapter_use
-from serving.api.requests.prompts import encode_prompts, fit
-from serving.api.requests.request_body import read_request
-from serving.api.requests.sampling_request import choices_of, engine_requests, sampling_params, usage_in_stream
-from serving.api.responses.answers import CompletionAnswer, new_id
-from serving.api.responses.calls import respond
+from serving.api.requests.prompts import encode_prompts
+from serving.api.requests.sampling_request import OwnFields
 from serving.api.responses.echo import echo_prompts
-from serving.api.schemas import CompletionRequest
+from serving.api.responses.framing import CallFacts, CompletionFraming
+from serving.api.schemas import Completion, CompletionRequest
+from serving.api.service.asked import Prompt
 
-_decoder = msgspec.json.Decoder(CompletionRequest)
 
-
-class CompletionsController(Controller):
-    path = "/v1/completions"
-
-    @post(status_code=200, operation_id="createCompletion")
-    async def create(self, request: Request[Any, Any, Any], host: NamedDependency[ServiceHost]) -> Response[Any]:
-        """Continue one or several texts."""
-        body = await read_request(request, _decoder, "completions", strict=host.settings.strict_fields)
-        service, settings = host.service, host.settings
-        card = service.card
-        use = adapter_use(body, service.models, card)
-        n = choices_of(body, most=settings.max_seqs)
-        usage = usage_in_stream(body)
-        params = sampling_params(body, card, default_max_tokens=settings.max_tokens)
-        encoded = await encode_prompts(
-            service,
-            body.prompt,
-            most=settings.max_queue,
-            limiter=host.encoding,
-            echo=bool(body.echo),
-            truncate=settings.truncate_sequence,
+async def _encode(asked: Asked[CompletionRequest]) -> Sequence[Prompt]:
+    settings, n = asked.host.settings, asked.n
+    prompts = await encode_prompts(
+        asked.service,
+        asked.body.prompt,
+        most=settings.max_queue,
+        limiter=asked.host.encoding,
+        echo=bool(asked.body.echo),
+        truncate=settings.truncate_sequence,
+    )
+    if len(prompts) * n > settings.max_queue:
+        raise InvalidRequestError(
+            f"{len(prompts)} prompts with n = {n} make {len(prompts) * n} answers; one request may ask for "
+            f"{settings.max_queue} (--max-queue)",
+            param="n",
         )
-        if len(encoded) * n > settings.max_queue:
-            raise InvalidRequestError(
-                f"{len(encoded)} prompts with n = {n} make {len(encoded) * n} answers; one request may ask for "
-                f"{settings.max_queue} (--max-queue)",
-                param="n",
-            )
-        prompts = [
-            fit(
-                prompt,
-                card,
-                max_tokens=params.max_tokens,
-                truncate=settings.truncate_sequence,
-                bos_id=service.tokenizer.bos_id,
-                param="prompt",
-            )
-            for prompt in encoded
-        ]
-        echoes = []
-        if body.echo:
-            echoes = await echo_prompts(
-                service.tokenizer, prompts, n=n, logprobs=params.logprobs, limiter=host.encoding
-            )
-        call_id = new_id("cmpl")
-        answer = CompletionAnswer(
-            call_id,
-            card,
-            prompts=prompts,
-            n=n,
-            usage=usage,
-            logprobs=params.logprobs,
-            model_id=use.model_id,
-            told=use.told,
-            echoes=echoes,
-        )
-        requests = engine_requests(
-            call_id,
-            prompts,
-            params,
-            use,
-            n=n,
-            max_model_len=card.max_model_len,
-            score_prompts=bool(body.echo) and params.logprobs is not None,
-        )
-        host.metrics.count(use, len(requests))
-        return await respond(request, host, service, requests, answer, stream=bool(body.stream))
+    return prompts
+
+
+async def _frame(asked: Asked[CompletionRequest], facts: CallFacts) -> CompletionFraming:
+    if not asked.body.echo:
+        return CompletionFraming(facts)
+    echoes = await echo_prompts(
+        asked.service.tokenizer, facts.prompts, n=facts.n, logprobs=facts.logprobs, limiter=asked.host.encoding
+    )
+    return CompletionFraming(facts, echoes=echoes)
+
+
+def _scores_prompts(asked: Asked[CompletionRequest]) -> bool:
+    return bool(asked.body.echo) and asked.params.logprobs is not None
+
+
+COMPLETIONS = Endpoint(
+    path="/v1/completions",
+    method="POST",
+    operation_id="createCompletion",
+    summary="Continue texts",
+    request=CompletionRequest,
+    response=Completion,
+    chunk=Completion,
+    fields=fields_of(TEXT),
+    objects=objects_of(TEXT),
+    example={"model": "default", "prompt": "Once upon a time", "max_tokens": 32},
+    errors=GENERATION_ERRORS,
+    link="completions",
+    handler=Generating(
+        id_prefix="cmpl",
+        own_fields=OwnFields(
+            token_limit=lambda body: ("max_tokens", body.max_tokens),
+            logprobs=lambda body: body.logprobs,
+            logprobs_count="logprobs",
+            may_be_empty=True,
+        ),
+        prompt_field="prompt",
+        encode=_encode,
+        frame=_frame,
+        scores_prompts=_scores_prompts,
+    ),
+)

@@ -4,66 +4,54 @@ from __future__ import annotations
 
 import logging
 import re
-from typing import Any
 
 import anyio.to_thread
-import msgspec
-from litestar import Controller, Request, get, post
-from litestar.di import NamedDependency
 
+from serving.api.endpoint import Call, Endpoint
 from serving.api.errors import ConflictError, ForbiddenError, InvalidRequestError, NotFoundError
-from serving.api.lifecycle import ServiceHost
-from serving.api.requests.request_body import read_request
 from serving.api.schemas import LoadLoraRequest, LoraAdapter, LoraAdapterList, UnloadedLora, UnloadLoraRequest
-from serving.api.served_models import AdapterInfo, NameTakenError, ServedModel, ServedModels
-from serving.api.service import AdapterLoader, Service
+from serving.api.service.served_models import NameTakenError, ServedModel, ServedModels
+from serving.api.service.service import AdapterLoader, Service
+from serving.engine.adapter_registry import AdapterInfo
 from serving.settings.model import MODEL_NAME, MODEL_NAME_EXPECTS
 
 logger = logging.getLogger("mistral_jax.server")
 
-_load_decoder = msgspec.json.Decoder(LoadLoraRequest)
-_unload_decoder = msgspec.json.Decoder(UnloadLoraRequest)
+_CHANGE_ERRORS = (400, 401, 403, 404, 409, 415, 503)
 
 
-class LoraAdaptersController(Controller):
-    path = "/v1"
+async def _list(call: Call[None]) -> LoraAdapterList:
+    models = call.host.loaded_service.models
+    return LoraAdapterList(data=[_described(model) for model in models.models if model.adapter is not None])
 
-    @get("/lora_adapters", operation_id="listLoraAdapters")
-    async def list_adapters(self, host: NamedDependency[ServiceHost]) -> LoraAdapterList:
-        """The adapters that requests may use now."""
-        models = host.loaded_service.models
-        return LoraAdapterList(data=[_described(model) for model in models.models if model.adapter is not None])
 
-    @post("/load_lora_adapter", status_code=200, operation_id="loadLoraAdapter")
-    async def load(self, request: Request[Any, Any, Any], host: NamedDependency[ServiceHost]) -> LoraAdapter:
-        """Load an adapter from the server's --lora-folder. It can be used once this has answered."""
-        body = await read_request(request, _load_decoder, None)
-        service = host.service
-        loader = _loader(service)
-        if not re.fullmatch(MODEL_NAME, body.lora_name):
-            raise InvalidRequestError(
-                f"lora_name: {body.lora_name[:300]!r} is not valid; expected {MODEL_NAME_EXPECTS}", param="lora_name"
-            )
-        path = body.lora_name if body.lora_path is None else body.lora_path
-        async with host.changing_adapters:
-            _check_free(service.models, body.lora_name)
-            adapter = await anyio.to_thread.run_sync(loader.load, body.lora_name, path)
-            model = service.models.add(adapter)
-        logger.info("loaded the adapter %s (rank %d)", adapter.name, adapter.rank)
-        return _described(model)
+async def _load(call: Call[LoadLoraRequest]) -> LoraAdapter:
+    """It can be used once this has answered."""
+    body, service = call.body, call.host.service
+    loader = _loader(service)
+    if not re.fullmatch(MODEL_NAME, body.lora_name):
+        raise InvalidRequestError(
+            f"lora_name: {body.lora_name[:300]!r} is not valid; expected {MODEL_NAME_EXPECTS}", param="lora_name"
+        )
+    path = body.lora_name if body.lora_path is None else body.lora_path
+    async with call.host.changing_adapters:
+        _check_free(service.models, body.lora_name)
+        adapter = await anyio.to_thread.run_sync(loader.load, body.lora_name, path)
+        model = service.models.add(adapter)
+    logger.info("loaded the adapter %s (rank %d)", adapter.name, adapter.rank)
+    return _described(model)
 
-    @post("/unload_lora_adapter", status_code=200, operation_id="unloadLoraAdapter")
-    async def unload(self, request: Request[Any, Any, Any], host: NamedDependency[ServiceHost]) -> UnloadedLora:
-        """Unload an adapter that was loaded by a request. Requests that use it finish; new ones are refused."""
-        body = await read_request(request, _unload_decoder, None)
-        service = host.service
-        loader = _loader(service)
-        async with host.changing_adapters:
-            adapter = _removable(service.models, body.lora_name)
-            service.models.remove(adapter)
-            users = loader.unload(adapter)
-        logger.info("unloaded the adapter %s (%d requests still use it)", adapter.name, users)
-        return UnloadedLora(name=adapter.name, status="draining" if users else "unloaded", requests=users)
+
+async def _unload(call: Call[UnloadLoraRequest]) -> UnloadedLora:
+    """Requests that use it finish; new ones are refused."""
+    service = call.host.service
+    loader = _loader(service)
+    async with call.host.changing_adapters:
+        adapter = _removable(service.models, call.body.lora_name)
+        service.models.remove(adapter)
+        users = loader.unload(adapter)
+    logger.info("unloaded the adapter %s (%d requests still use it)", adapter.name, users)
+    return UnloadedLora(name=adapter.name, status="draining" if users else "unloaded", requests=users)
 
 
 def _loader(service: Service) -> AdapterLoader:
@@ -112,3 +100,37 @@ def _described(model: ServedModel) -> LoraAdapter:
         expert=adapter.expert,
         removable=adapter.removable,
     )
+
+
+LORA_ADAPTERS = Endpoint(
+    path="/v1/lora_adapters",
+    method="GET",
+    operation_id="listLoraAdapters",
+    summary="The adapters",
+    response=LoraAdapterList,
+    errors=(401, 503),
+    link="adapters",
+    handler=_list,
+)
+LOAD_LORA_ADAPTER = Endpoint(
+    path="/v1/load_lora_adapter",
+    method="POST",
+    operation_id="loadLoraAdapter",
+    summary="Load an adapter from the server's --lora-folder",
+    request=LoadLoraRequest,
+    response=LoraAdapter,
+    example={"lora_name": "poet", "lora_path": "poet"},
+    errors=(*_CHANGE_ERRORS, 507),
+    handler=_load,
+)
+UNLOAD_LORA_ADAPTER = Endpoint(
+    path="/v1/unload_lora_adapter",
+    method="POST",
+    operation_id="unloadLoraAdapter",
+    summary="Unload an adapter",
+    request=UnloadLoraRequest,
+    response=UnloadedLora,
+    example={"lora_name": "poet"},
+    errors=_CHANGE_ERRORS,
+    handler=_unload,
+)

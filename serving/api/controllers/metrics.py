@@ -1,16 +1,24 @@
-"""GET /metrics."""
+"""GET /metrics: what the server does, in the text format of Prometheus."""
 
 from __future__ import annotations
 
-from litestar import Controller, Response, get
-from litestar.di import NamedDependency
+from litestar import Response
 
-from serving.api.lifecycle import ServiceHost
-from serving.api.metrics import CONTENT_TYPE
+from serving.api.endpoint import Call, Endpoint, Text
+from serving.api.service.metrics import CONTENT_TYPE
 
 
-class MetricsController(Controller):
-    @get("/metrics", operation_id="metrics")
-    async def metrics(self, host: NamedDependency[ServiceHost]) -> Response[bytes]:
-        """What the server does, in the text format of Prometheus."""
-        return Response(host.metrics.text(), headers={"Content-Type": CONTENT_TYPE})
+async def _metrics(call: Call[None]) -> Response[bytes]:
+    return Response(call.host.metrics.text(), headers={"Content-Type": CONTENT_TYPE})
+
+
+METRICS = Endpoint(
+    path="/metrics",
+    method="GET",
+    operation_id="metrics",
+    summary="What the server does, for Prometheus",
+    response=Text("metrics in the text format"),
+    quiet=True,
+    link="metrics",
+    handler=_metrics,
+)

@@ -2,32 +2,24 @@
 
 from __future__ import annotations
 
-from litestar import Controller, get
-from litestar.di import NamedDependency
-from litestar.params import FromPath
-
-from serving.api.lifecycle import ServiceHost
+from serving.api.endpoint import Call, Endpoint
 from serving.api.requests.adapter_request import find_model
 from serving.api.schemas import Model, ModelList
-from serving.api.served_models import ServedModel
+from serving.api.service.served_models import ServedModel
 from serving.engine.messages import ModelCard
 
 
-class ModelsController(Controller):
-    path = "/v1/models"
+async def _list(call: Call[None]) -> ModelList:
+    """That which answers by default first, then the others of base model, adapters and X-LoRA mixture."""
+    service = call.host.loaded_service
+    return ModelList(data=[_model(model, service.card) for model in service.models.listed])
 
-    @get(operation_id="listModels")
-    async def list_models(self, host: NamedDependency[ServiceHost]) -> ModelList:
-        """The served models: that which answers by default first, then the others of base model, adapters and X-LoRA
-        mixture."""
-        service = host.loaded_service
-        return ModelList(data=[_model(model, service.card) for model in service.models.listed])
 
-    @get("/{model_id:path}", operation_id="retrieveModel")
-    async def retrieve(self, model_id: FromPath[str], host: NamedDependency[ServiceHost]) -> Model:
-        """One served model; ids may contain slashes."""
-        service = host.loaded_service
-        return _model(find_model(service.models, model_id.removeprefix("/")), service.card)
+async def _retrieve(call: Call[None]) -> Model:
+    """Ids may contain slashes."""
+    service = call.host.loaded_service
+    name = call.request.path_params["model"].removeprefix("/")
+    return _model(find_model(service.models, name), service.card)
 
 
 def _model(model: ServedModel, card: ModelCard) -> Model:
@@ -39,3 +31,24 @@ def _model(model: ServedModel, card: ModelCard) -> Model:
         root=model.root,
         parent=model.parent,
     )
+
+
+MODELS = Endpoint(
+    path="/v1/models",
+    method="GET",
+    operation_id="listModels",
+    summary="The served models",
+    response=ModelList,
+    errors=(401, 503),
+    link="models",
+    handler=_list,
+)
+MODEL = Endpoint(
+    path="/v1/models/{model:path}",
+    method="GET",
+    operation_id="retrieveModel",
+    summary="One served model",
+    response=Model,
+    errors=(401, 404, 503),
+    handler=_retrieve,
+)

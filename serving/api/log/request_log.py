@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import logging
 import time
+from collections.abc import Collection
 from datetime import UTC, datetime
 from typing import Any, cast
 
@@ -18,22 +19,23 @@ import msgspec
 from litestar.types import ASGIApp, Message, Receive, Scope, Send
 
 from serving.api.errors import InvalidRequestError
+from serving.api.json_bounds import check_bounds
 from serving.api.log.exchange import Exchange, exchange_of
 from serving.api.log.log_file import LogFile
 from serving.api.log.request_id import request_id_of
-from serving.api.requests.json_bounds import check_bounds
 
 access_logger = logging.getLogger("mistral_jax.access")
-
-QUIET_PATHS = frozenset({"/health", "/metrics"})
-"""Asked every few seconds by whoever watches a server: not in the file, and told at debug level only."""
 
 
 class RequestLog:
     """The outermost layer around the application: sees every request and response, errors and refusals included."""
 
-    def __init__(self, app: ASGIApp) -> None:
+    def __init__(self, app: ASGIApp, *, quiet_paths: Collection[str] = ()) -> None:
+        """Args:
+        quiet_paths: what is asked there is not in the file, and logged at debug level only.
+        """
         self.app = app
+        self._quiet_paths = frozenset(quiet_paths)
         self.file: LogFile | None = None
         """Set while the application runs and `--log` is given."""
 
@@ -42,7 +44,7 @@ class RequestLog:
             await self.app(scope, receive, send)
             return
         exchange = exchange_of(scope)
-        exchange.is_wanted = self.file is not None and scope["path"] not in QUIET_PATHS
+        exchange.is_wanted = self.file is not None and scope["path"] not in self._quiet_paths
         body = bytearray()
         told, sent = False, 0
 
@@ -79,7 +81,7 @@ class RequestLog:
     def _tell_response(self, scope: Scope, exchange: Exchange, body: bytes, sent: int) -> None:
         duration = time.monotonic() - exchange.started
         status = exchange.status if exchange.status is not None else 499
-        quiet = scope["path"] in QUIET_PATHS
+        quiet = scope["path"] in self._quiet_paths
         request_id = request_id_of(scope)
         usage = exchange.usage
         tokens = f" {usage.prompt_tokens}+{usage.completion_tokens} tokens" if usage else ""

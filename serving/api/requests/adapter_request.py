@@ -4,34 +4,20 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
-from mistral_jax.adapters.choice import BASE, BASE_NAME, AdapterChoice
+from mistral_jax.adapters.choice import BASE_NAME, AdapterChoice
 from serving.api.errors import InvalidRequestError, NotFoundError
-from serving.api.responses.xlora_answers import ToldScalings
 from serving.api.schemas import SamplingFields, XLoRAOptions
-from serving.api.served_models import AdapterInfo, ServedModel, ServedModels, weights_by_hand
+from serving.api.service.asked import AdapterUse, ToldScalings
+from serving.api.service.served_models import ServedModel, ServedModels, weights_by_hand
+from serving.engine.adapter_registry import AdapterInfo
 from serving.engine.messages import ModelCard, WantedScalings
 
 MAX_WEIGHT = 100.0
 """Largest weight of an adapter, either way. Those of use are about 1."""
 _SHOWN = 20
 """Names in a message."""
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class AdapterUse:
-    """What a request runs with."""
-
-    model_id: str
-    """What the answer says that it came from."""
-    choice: AdapterChoice = BASE
-    keys: tuple[str, ...] = ()
-    """See `serving.engine.messages.Request.adapters`."""
-    scalings: WantedScalings | None = None
-    told: ToldScalings | None = None
-    label: str = ""
-    """For counting: the adapter, "mixture", "weights" where they are fixed by hand, or nothing."""
 
 
 def find_model(models: ServedModels, name: str | None) -> ServedModel:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Generator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any
 
 import anyio
@@ -16,25 +16,14 @@ from mistral_jax.tokenizer.base import Tokenizer
 from serving.api.errors import ContextLengthError, InvalidRequestError
 from serving.api.requests.encoding import gather, in_turns
 from serving.api.schemas import ChatMessage, ContentPart
-from serving.api.service import ChatEncoder, Service
+from serving.api.service.asked import Prompt
+from serving.api.service.service import ChatEncoder, Service
 from serving.engine.messages import ModelCard
 
 ROLES = ("system", "developer", "user", "assistant", "tool")
 
 RESERVED_FOR_ANSWER = 10
 """Room that truncation leaves for an answer of unstated length."""
-
-
-@dataclass(frozen=True, slots=True)
-class Prompt:
-    """One prompt, encoded, with its text where the request may want it echoed."""
-
-    tokens: tuple[int, ...]
-    text: str = ""
-    at_start: bool = True
-    """See `serving.engine.messages.Request.at_start`."""
-    cut: bool = False
-    """Whether tokens were left out at its beginning; `text` is whole all the same."""
 
 
 async def encode_chat(

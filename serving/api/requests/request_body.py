@@ -4,20 +4,22 @@ from __future__ import annotations
 
 import logging
 import re
-from typing import Any, cast
+from typing import Any
 
 import anyio.to_thread
 import msgspec
 from litestar import Request
 
+from serving.api.endpoint import Endpoint
 from serving.api.errors import InvalidRequestError, UnsupportedMediaTypeError
-from serving.api.lifecycle import ServiceHost
+from serving.api.json_bounds import UNCOUNTED, check_bounds, check_fields
 from serving.api.log.exchange import exchange_of
 from serving.api.log.request_id import request_id_of
-from serving.api.requests.body_reading import Reservation, read_body
-from serving.api.requests.compatibility import Endpoint, refuse_unsupported
-from serving.api.requests.json_bounds import UNCOUNTED, check_bounds, check_fields
+from serving.api.requests.body_reading import read_body
 from serving.api.requests.unknown_fields import UnknownFields, tell_ignored, unknown_fields
+from serving.api.requests.unsupported_fields import refuse_unsupported
+from serving.api.service.body_budget import Reservation
+from serving.api.service.lifecycle import ServiceHost
 
 logger = logging.getLogger("mistral_jax.server")
 
@@ -26,17 +28,13 @@ _shallow = msgspec.json.Decoder(dict[str, msgspec.Raw])
 _number = msgspec.json.Decoder(float)
 
 
-async def read_request[Schema: msgspec.Struct](
-    request: Request[Any, Any, Any],
-    decoder: msgspec.json.Decoder[Schema],
-    endpoint: Endpoint | None,
-    *,
-    strict: bool = False,
-) -> Schema:
+async def read_request[BodyT](
+    request: Request[Any, Any, Any], endpoint: Endpoint[BodyT], host: ServiceHost, *, strict: bool = False
+) -> BodyT:
     """The decoded body. Fields that are not known are told in the response's headers and the log.
 
     Args:
-      endpoint: whose known and unsupported fields are refused; None: the schema itself refuses unknown fields.
+      endpoint: whose unsupported and unknown fields are looked for, where its record has fields.
       strict: refuse unknown fields.
 
     Raises:
@@ -49,7 +47,6 @@ async def read_request[Schema: msgspec.Struct](
       RequestEntityTooLarge: it is larger than the application reads.
     """
     check_content_type(request.headers.get("content-type"))
-    host = cast("ServiceHost", request.app.state["host"])
     exchange = exchange_of(request.scope)
     reservation = Reservation(host.bodies)
     exchange.at_end.append(reservation.end)
@@ -57,9 +54,9 @@ async def read_request[Schema: msgspec.Struct](
     if exchange.is_wanted:
         exchange.request = body
     if len(body) <= UNCOUNTED:
-        schema, unknown = decode(body, decoder, endpoint)
+        schema, unknown = decode(body, endpoint)
     else:
-        schema, unknown = await anyio.to_thread.run_sync(decode, body, decoder, endpoint, limiter=host.decoding)
+        schema, unknown = await anyio.to_thread.run_sync(decode, body, endpoint, limiter=host.decoding)
     if unknown:
         if strict:
             raise unknown.refusal()
@@ -86,9 +83,7 @@ def check_content_type(content_type: str | None) -> None:
         )
 
 
-def decode[Schema: msgspec.Struct](
-    body: bytes, decoder: msgspec.json.Decoder[Schema], endpoint: Endpoint | None
-) -> tuple[Schema, UnknownFields]:
+def decode[BodyT](body: bytes, endpoint: Endpoint[BodyT]) -> tuple[BodyT, UnknownFields]:
     """A body's text as its schema, and the fields that are not known.
 
     Raises:
@@ -98,10 +93,9 @@ def decode[Schema: msgspec.Struct](
         check_bounds(body)
         fields = _shallow.decode(body)
         check_fields(len(fields))
-        if endpoint is not None:
-            refuse_unsupported(endpoint, fields)
-        schema = decoder.decode(body)
-        return schema, UnknownFields() if endpoint is None else unknown_fields(endpoint, fields, schema)
+        refuse_unsupported(endpoint, fields)
+        schema = endpoint.decoder.decode(body)
+        return schema, UnknownFields() if endpoint.fields is None else unknown_fields(endpoint, fields, schema)
     except msgspec.ValidationError as error:
         raise _wrong_type(str(error), body) from error
     except (msgspec.DecodeError, UnicodeDecodeError) as error:

@@ -6,15 +6,14 @@ import hashlib
 import itertools
 import re
 import secrets
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from mistral_jax.runtime.sampling_params import SamplingParams, SamplingParamsError
 from serving.api.errors import InvalidRequestError
-from serving.api.requests.adapter_request import AdapterUse
-from serving.api.requests.prompts import Prompt
-from serving.api.schemas import ChatCompletionRequest, CompletionRequest, SamplingFields
+from serving.api.schemas import SamplingFields
+from serving.api.service.asked import AdapterUse, Prompt, UsageInStream
 from serving.engine.messages import ModelCard, Request
 
 _TOKEN_ID = re.compile(r"0|[1-9][0-9]{0,11}")
@@ -38,14 +37,6 @@ def choices_of(request: SamplingFields, *, most: int) -> int:
     return n
 
 
-@dataclass(frozen=True, slots=True)
-class UsageInStream:
-    """Where a stream has token counts."""
-
-    at_end: bool = False
-    in_each_chunk: bool = False
-
-
 def usage_in_stream(request: SamplingFields) -> UsageInStream:
     """Where the stream is to have token counts.
 
@@ -60,8 +51,22 @@ def usage_in_stream(request: SamplingFields) -> UsageInStream:
     return UsageInStream(at_end=bool(options.include_usage), in_each_chunk=bool(options.continuous_usage_stats))
 
 
-def sampling_params(
-    request: ChatCompletionRequest | CompletionRequest, card: ModelCard, *, default_max_tokens: int | None
+@dataclass(frozen=True, kw_only=True, slots=True)
+class OwnFields[BodyT: SamplingFields]:
+    """Where an endpoint's body has what each endpoint calls by a name of its own."""
+
+    token_limit: Callable[[BodyT], tuple[str, int | None]]
+    """Name and value of the field with the most tokens of a completion."""
+    logprobs: Callable[[BodyT], int | None]
+    """How many of the most likely tokens are told with each token; None: no log-probabilities are."""
+    logprobs_count: str
+    """The field with that number."""
+    may_be_empty: bool = False
+    """Whether a completion may have no tokens."""
+
+
+def sampling_params[BodyT: SamplingFields](
+    request: BodyT, card: ModelCard, own: OwnFields[BodyT], *, default_max_tokens: int | None
 ) -> SamplingParams:
     """The request's sampling parameters; `max_tokens` and `seed` may still be None.
 
@@ -83,8 +88,8 @@ def sampling_params(
     if "top_k" in values:
         values["top_k"] = int(values["top_k"])
     values |= {name: value for name, value in given.items() if value is not None}
-    limit_name, limit = _token_limit(request)
-    if limit == 0 and isinstance(request, ChatCompletionRequest):
+    limit_name, limit = own.token_limit(request)
+    if limit == 0 and not own.may_be_empty:
         raise InvalidRequestError(
             f"{limit_name} is 0; expected at least 1 (answers without tokens are made on /v1/completions only)",
             param=limit_name,
@@ -95,20 +100,13 @@ def sampling_params(
             max_tokens=default_max_tokens if limit is None else min(limit, card.max_model_len),
             logit_bias=_logit_bias(request.logit_bias, card),
             stop=_stop(request.stop),
-            logprobs=_logprobs(request),
+            logprobs=own.logprobs(request),
             **values,
         )
     except SamplingParamsError as error:
-        param = limit_name if error.param == "max_tokens" else error.param
-        if param == "top_logprobs" and isinstance(request, CompletionRequest):
-            param = "logprobs"
+        names = {"max_tokens": limit_name, "top_logprobs": own.logprobs_count}
+        param = names.get(error.param, error.param)
         raise InvalidRequestError(str(error).replace(error.param, param, 1), param=param) from error
-
-
-def _token_limit(request: ChatCompletionRequest | CompletionRequest) -> tuple[str, int | None]:
-    if isinstance(request, ChatCompletionRequest) and request.max_completion_tokens is not None:
-        return "max_completion_tokens", request.max_completion_tokens
-    return "max_tokens", request.max_tokens
 
 
 def _top_k(top_k: int | None, card: ModelCard) -> int | None:
@@ -122,16 +120,6 @@ def _stop(stop: str | Sequence[str] | None) -> tuple[str, ...]:
     if stop is None:
         return ()
     return (stop,) if isinstance(stop, str) else tuple(stop)
-
-
-def _logprobs(request: ChatCompletionRequest | CompletionRequest) -> int | None:
-    if isinstance(request, CompletionRequest):
-        return request.logprobs
-    if request.logprobs:
-        return request.top_logprobs or 0
-    if request.top_logprobs:
-        raise InvalidRequestError("top_logprobs: needs logprobs: true", param="top_logprobs")
-    return None
 
 
 def _logit_bias(given: Mapping[str, float] | None, card: ModelCard) -> dict[int, float]:

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import difflib
 import functools
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, cast
 from urllib.parse import quote
@@ -19,21 +19,14 @@ from urllib.parse import quote
 import msgspec
 from litestar.types import Message, Scope
 
+from serving.api.endpoint import Body, Endpoint
 from serving.api.errors import InvalidRequestError
-from serving.api.requests.compatibility import FIELDS, OBJECTS, Endpoint
 
 HEADER = "X-Ignored-Fields"
 MOST_NAMED = 8
 LONGEST_NAME = 48
 """Bytes of a name that are told."""
 
-_KNOWN: dict[str, frozenset[str]] = {
-    **{
-        endpoint: frozenset(field.name for field in FIELDS if endpoint in field.endpoints)
-        for endpoint in ("chat", "completions")
-    },
-    **{where: frozenset(field.name for field in fields) for where, fields in OBJECTS.items()},
-}
 _NOTHING = frozenset({b"null", b"[]", b"{}", b'""'})
 """Values that ask for nothing: clients that send a whole object back send many of them."""
 
@@ -75,7 +68,7 @@ class UnknownFields:
         )
 
 
-def unknown_fields(endpoint: Endpoint, fields: Mapping[str, msgspec.Raw], decoded: msgspec.Struct) -> UnknownFields:
+def unknown_fields(endpoint: Endpoint[Any], fields: Body, decoded: Any) -> UnknownFields:
     """The unknown fields of a body and of the objects in it, null and empty ones apart.
 
     Args:
@@ -84,7 +77,7 @@ def unknown_fields(endpoint: Endpoint, fields: Mapping[str, msgspec.Raw], decode
     """
     named: list[tuple[str, str | None]] = []
     count = 0
-    for prefix, known, name in _unknown(endpoint, fields, decoded):
+    for prefix, known, name in _unknown(endpoint, "", "", fields, decoded):
         count += 1
         if len(named) < MOST_NAMED:
             whole = name.encode("utf-8", "replace") if len(name) <= LONGEST_NAME else b""
@@ -94,27 +87,26 @@ def unknown_fields(endpoint: Endpoint, fields: Mapping[str, msgspec.Raw], decode
 
 
 def _unknown(
-    endpoint: Endpoint, fields: Mapping[str, msgspec.Raw], decoded: msgspec.Struct
-) -> Iterator[tuple[str, str, str]]:
-    """Path of the object, key of its known names, and the name, of each unknown field."""
-    yield from _of_object("", endpoint, fields)
-    if getattr(decoded, "stream_options", None) is not None:
-        yield from _of_object("stream_options.", "stream_options", _object.decode(fields["stream_options"]))
-    messages = cast("list[Any]", getattr(decoded, "messages", []))
-    raw_messages = _objects.decode(fields["messages"]) if messages else []
-    for index, (message, raw) in enumerate(zip(messages, raw_messages, strict=True)):
-        where = f"messages[{index}]."
-        yield from _of_object(where, "messages[]", raw)
-        if isinstance(message.content, list):
-            for part_index, part in enumerate(_objects.decode(raw["content"])):
-                yield from _of_object(f"{where}content[{part_index}].", "messages[].content[]", part)
+    endpoint: Endpoint[Any], where: str, prefix: str, fields: Body, decoded: Any
+) -> Iterator[tuple[str, frozenset[str], str]]:
+    """Path of the object, its known names, and the name, of each unknown field of an object and of those in it.
 
-
-def _of_object(prefix: str, known: str, fields: Mapping[str, msgspec.Raw]) -> Iterator[tuple[str, str, str]]:
-    names = _KNOWN[known]
+    Args:
+      where: the object, as a key of `endpoint.known`.
+      prefix: the same as it is told, with the numbers of list entries.
+    """
+    names = endpoint.known[where]
     for name, value in fields.items():
         if name not in names and not _asks_nothing(value):
-            yield prefix, known, name
+            yield prefix, names, name
+    for inner, field, is_list in endpoint.nested[where]:
+        value = getattr(decoded, field, None)
+        if is_list and isinstance(value, list) and value:
+            objects = zip(cast("list[Any]", value), _objects.decode(fields[field]), strict=True)
+            for index, (item, raw) in enumerate(objects):
+                yield from _unknown(endpoint, inner, f"{prefix}{field}[{index}].", raw, item)
+        elif not is_list and value is not None:
+            yield from _unknown(endpoint, inner, f"{prefix}{field}.", _object.decode(fields[field]), value)
 
 
 def _asks_nothing(value: msgspec.Raw) -> bool:
@@ -123,14 +115,14 @@ def _asks_nothing(value: msgspec.Raw) -> bool:
 
 
 @functools.lru_cache(maxsize=1024)
-def _nearest(name: str, known: str) -> str | None:
+def _nearest(name: str, known: frozenset[str]) -> str | None:
     """The known name that is most like `name`."""
     plain = name.lower().replace("-", "_")
-    lookalikes = difflib.get_close_matches(plain, sorted(_KNOWN[known]), n=1, cutoff=0.7)
+    lookalikes = difflib.get_close_matches(plain, sorted(known), n=1, cutoff=0.7)
     if lookalikes:
         return lookalikes[0]
     squeezed = plain.replace("_", "")
-    return next((other for other in sorted(_KNOWN[known]) if other.replace("_", "") == squeezed), None)
+    return next((other for other in sorted(known) if other.replace("_", "") == squeezed), None)
 
 
 def tell_ignored(scope: Scope, fields: UnknownFields) -> None:

@@ -12,7 +12,7 @@ import anyio.to_thread
 from mistral_jax.text.detokenizer import IncrementalDetokenizer, shown_token
 from mistral_jax.tokenizer.base import Tokenizer
 from serving.api.errors import InvalidRequestError
-from serving.api.requests.prompts import Prompt
+from serving.api.service.asked import Prompt
 
 MAX_SCORES = 2**21
 """Most log-probabilities of prompts that one request may ask for, alternatives included: some fifty megabytes of JSON,

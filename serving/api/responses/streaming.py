@@ -1,4 +1,4 @@
-"""Server-sent events: an answer as a stream of `data:` lines, each sent as soon as it is made.
+"""Server-sent events: a completion as a stream of `data:` lines, each sent as soon as it is made.
 
 A stream is `data: {chunk}` events, comments while there is nothing to tell, and `data: [DONE]`. An error after the
 headers is one event `data: {"error": ...}` before it.
@@ -18,10 +18,10 @@ from litestar.response.base import ASGIResponse
 from litestar.types import Receive, Scope, Send
 
 from serving.api.errors import api_error
-from serving.api.generation import Generation
 from serving.api.log.exchange import Exchange
 from serving.api.log.request_id import request_id_of
-from serving.api.responses.answers import Answer
+from serving.api.responses.framing import Framing
+from serving.api.service.generation import Generation
 
 logger = logging.getLogger("mistral_jax.server")
 
@@ -39,7 +39,7 @@ def _data(payload: msgspec.Struct) -> bytes:
 
 async def event_stream(
     generation: Generation,
-    answer: Answer,
+    framing: Framing,
     exchange: Exchange,
     *,
     keep_alive: float,
@@ -48,16 +48,16 @@ async def event_stream(
 ) -> AsyncGenerator[bytes]:
     """The bytes of a submitted generation, an event at a time."""
     try:
-        for chunk in answer.opening():
+        for chunk in framing.opening():
             yield _data(chunk)
         async with contextlib.aclosing(generation.events(idle=keep_alive, limit=limit)) as events:
             async for choice_event in events:
                 if choice_event is None:
                     yield _KEEP_ALIVE
                     continue
-                for chunk in answer.chunks(choice_event):
+                for chunk in framing.chunks(choice_event):
                     yield _data(chunk)
-        for chunk in answer.closing():
+        for chunk in framing.closing():
             yield _data(chunk)
     except Exception as exception:
         error = api_error(exception)
@@ -69,14 +69,14 @@ async def event_stream(
 
 
 class EventStream(Response[None]):
-    """A streamed answer. However it ends (the client leaves or reads too slowly), the generation ends with it."""
+    """A streamed framing. However it ends (the client leaves or reads too slowly), the generation ends with it."""
 
     def __init__(
-        self, generation: Generation, answer: Answer, exchange: Exchange, *, keep_alive: float, limit: float | None
+        self, generation: Generation, framing: Framing, exchange: Exchange, *, keep_alive: float, limit: float | None
     ) -> None:
         super().__init__(None, media_type="text/event-stream", headers=_HEADERS)
         self._generation = generation
-        self._answer = answer
+        self._framing = framing
         self._exchange = exchange
         self._keep_alive = keep_alive
         self._limit = limit
@@ -84,7 +84,7 @@ class EventStream(Response[None]):
     def to_asgi_response(self, app: Any, request: Request[Any, Any, Any], **_options: Any) -> ASGIResponse:
         events = event_stream(
             self._generation,
-            self._answer,
+            self._framing,
             self._exchange,
             keep_alive=self._keep_alive,
             limit=self._limit,
@@ -94,8 +94,8 @@ class EventStream(Response[None]):
 
     def _end(self) -> None:
         self._generation.cancel()
-        self._exchange.usage = self._answer.usage()
-        self._exchange.response = self._answer.whole
+        self._exchange.usage = self._framing.usage()
+        self._exchange.response = self._framing.whole
 
 
 class _EventStreamResponse(ASGIResponse):

@@ -12,9 +12,9 @@ from conversion.gguf.names import (
     hf_names,
     is_left_out,
     is_scale,
-    rotary_heads,
     scale_name,
 )
+from conversion.weights.tensor_names import rotary_heads
 
 MODULES = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
 LAYER = [
@@ -95,6 +95,8 @@ def test_scales_belong_to_weights() -> None:
     assert scale_name("blk.2.ffn_up.weight") == "blk.2.ffn_up.scale"
     assert is_scale("blk.2.ffn_up.scale")
     assert is_scale("output.scale")
+    assert is_scale("blk.2.attn_qkv.scale")
+    assert not is_scale("token_embd.scale")
     assert not is_scale("blk.2.ffn_up.weight")
     assert not is_scale("blk.2.ffn_up.input_scale")
     assert not is_scale("blk.2.attn_norm.scale")

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 from mistral_jax.adapters.choice import BASE, AdapterChoice
+from mistral_jax.runtime.recomputing import RecomputingRunner
 from mistral_jax.runtime.runner import Runner
 from mistral_jax.runtime.sampling import Features
 from mistral_jax.runtime.sampling_params import SamplingParams
@@ -28,9 +29,9 @@ TEXT = tuple(int(t) for t in np.random.default_rng(2).integers(3, CONFIG.vocab_s
 STEPS = 12
 
 
-def runner(dtype: str, **settings: object) -> Runner:
+def runner(dtype: str, kind: type[Runner] = Runner, **settings: object) -> Runner:
     chosen = {"slots": 16, "length": 256, "chunks": (16, 64), "xlora": xlora(), **settings}
-    return Runner(model(dtype), adapters=adapter_set(dtype, spare=1), **chosen)  # type: ignore[arg-type]
+    return kind(model(dtype), adapters=adapter_set(dtype, spare=1), **chosen)  # type: ignore[arg-type]
 
 
 def answers(
@@ -98,7 +99,7 @@ class TestBits:
             np.testing.assert_array_equal(alone, batch.together[i])
 
     def test_without_a_cache_it_is_the_same(self, batch: Batch) -> None:
-        other = runner(batch.dtype, slots=2, keep_cache=False)
+        other = runner(batch.dtype, RecomputingRunner, slots=2)
         assert not list(other.chunks(100))
         for i in (0, 1, 2, 3, 8):
             [alone] = answers(other, [batch.prompts[i]], [batch.choices[i]])
@@ -200,7 +201,7 @@ def test_a_choice_that_the_runner_cannot_make_is_refused() -> None:
         plain.admit(plain.new_state(), 0, (5,), params, XLORA)
     with pytest.raises(ValueError, match="expected adapters by number, from 0 to -1"):
         plain.admit(plain.new_state(), 0, (5,), params, AdapterChoice(weights=((0, 1.0),)))
-    uncached = runner("float32", slots=2, keep_cache=False)
+    uncached = runner("float32", RecomputingRunner, slots=2)
     with pytest.raises(ValueError, match="freeze_after needs the caches"):
         uncached.admit(uncached.new_state(), 0, (5,), params, AdapterChoice(xlora=True, freeze_after=1))
     with pytest.raises(ValueError, match="expected one of the two"):

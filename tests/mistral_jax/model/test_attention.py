@@ -15,16 +15,26 @@ import numpy as np
 import pytest
 
 from mistral_jax.model.attention import attend
-from mistral_jax.model.kv_cache import BLOCK, LayerCache
+from mistral_jax.model.kv_cache import BLOCK, LOOP, LayerCache, ReadPlan
 
 S, H = 3 * BLOCK, 20
-attend_jit = jax.jit(attend, static_argnames=("window", "num_blocks"))
+attend_jit = jax.jit(attend, static_argnames=("window", "plan"))
+C = S // BLOCK
+
+
+def tables(rows: int) -> np.ndarray:
+    """int32 [rows, C]: blocks of a pool, out of order."""
+    return np.random.default_rng(1).permutation(rows * C).reshape(rows, C).astype(np.int32)
 
 
 def layer_of(keys: np.ndarray, values: np.ndarray) -> LayerCache:
-    """A cache from arrays in the order in which the tests think, [slots, S, K, H] both; zeros beside H, as the cache
-    has them."""
-    keys, values = (np.pad(x, ((0, 0), (0, 0), (0, 0), (0, 32 - H))) for x in (keys, values))
+    """A pool from arrays in the order in which the tests think, [slots, S, K, H] both, where `tables` say; zeros beside
+    H, as the cache has them."""
+    slots, _, K, _ = keys.shape
+    order = np.argsort(tables(slots).ravel())
+    keys, values = (
+        np.pad(x, ((0, 0), (0, 0), (0, 0), (0, 32 - H))).reshape(slots * C, BLOCK, K, 32)[order] for x in (keys, values)
+    )
     return LayerCache(jnp.asarray(keys.transpose(0, 2, 1, 3)), jnp.asarray(values.transpose(0, 2, 3, 1)))
 
 
@@ -42,12 +52,13 @@ class Case:
 
     def run(self, *, window: int | None, num_blocks: int | None, rows: slice = slice(None)) -> np.ndarray:
         """Row b reads slot b + 1."""
-        attend = partial(attend_jit, window=window, num_blocks=num_blocks)
+        plan = LOOP if num_blocks is None else ReadPlan(num_blocks)
+        attend = partial(attend_jit, window=window, plan=plan)
         return np.asarray(
             attend(
                 jnp.asarray(self.queries[rows]),
                 layer_of(self.keys, self.values),
-                first_slot=jnp.int32(1 + (rows.start or 0)),
+                table=jnp.asarray(tables(len(self.keys))[1:][rows]),
                 positions=jnp.asarray(self.positions[rows]),
                 last=jnp.asarray(self.last[rows]),
             )
@@ -139,11 +150,10 @@ def test_bfloat16_caches_are_read_with_float32_sums() -> None:
     out = attend_jit(
         jnp.asarray(case.queries, jnp.bfloat16),
         layer,
-        first_slot=jnp.int32(1),
+        table=jnp.asarray(tables(len(case.keys))[1:]),
         positions=jnp.asarray(case.positions),
         last=jnp.asarray(case.last),
         window=None,
-        num_blocks=None,
     )
     assert out.dtype == jnp.float32
     np.testing.assert_allclose(out, case.expected(None), atol=1e-2)

@@ -4,6 +4,8 @@ result."""
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -14,7 +16,17 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mistral_jax.model.config import MistralConfig
-from mistral_jax.model.kv_cache import BLOCK, KVCache, LayerCache, key_blocks, key_positions, layer_lengths, write
+from mistral_jax.model.kv_cache import (
+    BLOCK,
+    KVCache,
+    LayerCache,
+    cache_bytes,
+    key_positions,
+    layer_lengths,
+    read_block,
+    read_blocks,
+    write,
+)
 from mistral_jax.model.mistral import Mistral
 
 SHAPE = {
@@ -31,25 +43,29 @@ CONFIG = MistralConfig(**SHAPE, num_layers=2, layer_windows=(50, None))  # pyrig
 LENGTH, CHUNK = 300, 40
 
 
-def ring(S: int, slots: int = 1) -> LayerCache:
-    return LayerCache(jnp.zeros((slots, 1, S, 1)), jnp.zeros((slots, 1, 1, S)))
+TABLES = jnp.array([[7, 2, 4], [0, 8, 5], [6, 1, 3]], jnp.int32)
+"""Blocks of three slots, out of order."""
+
+
+def ring() -> LayerCache:
+    """Blocks of two tokens, three of them for each slot."""
+    return LayerCache(jnp.zeros((9, 1, 2, 1)), jnp.zeros((9, 1, 1, 2)))
 
 
 def store(layer: LayerCache, positions: list[int], *, slot: int = 0, valid: list[bool] | None = None) -> LayerCache:
     """Write keys that say their position (plus a half, so that zero stays empty), and values that say it negated."""
     numbers = jnp.array(positions, jnp.float32)[None, :, None, None] + 0.5
     mask = jnp.array([[True] * len(positions) if valid is None else valid])
-    return write(
-        layer, numbers, -numbers, first_slot=jnp.int32(slot), positions=jnp.array([positions], jnp.int32), valid=mask
-    )
+    at = jnp.array([positions], jnp.int32)
+    return write(layer, numbers, -numbers, table=TABLES[slot : slot + 1], positions=at, valid=mask)
 
 
 def held(layer: LayerCache, slot: int = 0) -> list[float]:
-    return [float(key) - 0.5 for key in layer.keys[slot, 0, :, 0]]
+    return [float(key) - 0.5 for key in layer.keys[TABLES[slot], 0, :, 0].ravel()]
 
 
 def test_worked_example_of_the_docstring() -> None:
-    layer = ring(6)
+    layer = ring()
     for position in range(9):
         layer = store(layer, [position])
     assert held(layer) == [6, 7, 8, 3, 4, 5]
@@ -59,26 +75,27 @@ def test_worked_example_of_the_docstring() -> None:
 
 
 def test_values_go_where_their_keys_go() -> None:
-    layer = store(ring(6), [4, 5, 6, 7])
-    np.testing.assert_array_equal(layer.values[0, 0, 0], -layer.keys[0, 0, :, 0])
+    layer = store(ring(), [4, 5, 6, 7])
+    np.testing.assert_array_equal(layer.values[:, 0, 0], -layer.keys[:, 0, :, 0])
 
 
 def test_padding_and_idle_rows_leave_no_trace() -> None:
-    before = store(ring(6), [0, 1, 2])
+    before = store(ring(), [0, 1, 2])
     after = store(before, [3, 4, 5], valid=[True, False, False])
     assert held(after) == [0, 1, 2, 3, -0.5, -0.5]
     np.testing.assert_array_equal(store(after, [9, 10], valid=[False, False]).keys, after.keys)
 
 
 def test_a_row_writes_to_its_own_slot_only() -> None:
-    layer = store(ring(6, slots=3), [0, 1], slot=1)
+    layer = store(ring(), [0, 1], slot=1)
     assert held(layer, 0) == held(layer, 2) == [-0.5] * 6
-    long = LayerCache(jnp.tile(layer.keys, (1, 1, BLOCK, 1)), jnp.tile(layer.values, (1, 1, 1, BLOCK)))
-    keys, values = key_blocks(long, first_slot=jnp.int32(1), rows=2, first=0)
-    assert (keys.shape, values.shape) == ((2, 1, BLOCK, 1), (2, 1, 1, BLOCK))
-    assert (float(keys[0, 0, 1, 0]), float(values[0, 0, 0, 1])) == (1.5, -1.5)
-    keys, values = key_blocks(long, first_slot=jnp.int32(1), rows=1, first=1, count=2)
-    assert (keys.shape, values.shape) == ((1, 1, 2 * BLOCK, 1), (1, 1, 1, 2 * BLOCK))
+    for rows in (TABLES[1:3], TABLES[1:2]):
+        keys, values = read_block(layer, rows, 0)
+        assert (keys.shape, values.shape) == ((len(rows), 1, 2, 1), (len(rows), 1, 1, 2))
+        assert (float(keys[0, 0, 1, 0]), float(values[0, 0, 0, 1])) == (1.5, -1.5)
+    keys, values = read_blocks(layer, TABLES[1:3], 2)
+    assert (keys.shape, values.shape) == ((2, 2, 1, 2, 1), (2, 2, 1, 1, 2))
+    assert (float(keys[0, 0, 0, 1, 0]), float(values[0, 0, 0, 0, 1])) == (1.5, -1.5)
 
 
 @given(S=st.integers(1, 40), last=st.integers(-1, 200))
@@ -101,9 +118,10 @@ def test_windowed_layers_keep_a_window_and_a_chunk_in_whole_blocks() -> None:
     assert layer_lengths(CONFIG, length=1000, chunk=79) == [2 * BLOCK, 8 * BLOCK]
     assert layer_lengths(CONFIG, length=60, chunk=CHUNK) == [BLOCK, BLOCK]
     cache = KVCache.allocate(CONFIG, slots=3, length=1000, chunk=CHUNK, dtype=jnp.bfloat16)
-    assert [layer.keys.shape for layer in cache.layers] == [(3, 2, 128, 32), (3, 2, 1024, 32)]
-    assert [layer.values.shape for layer in cache.layers] == [(3, 2, 32, 128), (3, 2, 32, 1024)]
+    assert [layer.keys.shape for layer in cache.layers] == [(3, 2, 128, 32), (3 * 8, 2, 128, 32)]
+    assert [layer.values.shape for layer in cache.layers] == [(3, 2, 32, 128), (3 * 8, 2, 32, 128)]
     assert cache.nbytes == 2 * 2 * 3 * (128 + 1024) * 2 * 32
+    assert cache_bytes(CONFIG, slots=3, length=1000, chunk=CHUNK, dtype=jnp.bfloat16) == cache.nbytes
     assert cache.slots == 3
 
 
@@ -126,7 +144,7 @@ def step(model: Mistral) -> Step:
     ) -> tuple[jax.Array, KVCache]:
         columns = jnp.arange(tokens.shape[1])[None]
         return nnx.merge(graphdef, state)(
-            tokens, cache, first_slot=slot, positions=start + columns, valid=columns < count
+            tokens, cache, cache.view(slot[None], positions=start + columns, valid=columns < count)
         )
 
     def step(cache: KVCache, tokens: np.ndarray, slot: int, start: int) -> tuple[jax.Array, KVCache]:
@@ -179,7 +197,11 @@ def test_any_split_of_a_text_gives_what_the_uncached_pass_gives(
 def test_a_reused_slot_shows_nothing_of_its_former_tenant(step: Step, text: np.ndarray, uncached: np.ndarray) -> None:
     """Not even if that one's numbers had overflowed."""
     cache = KVCache.allocate(CONFIG, slots=2, length=LENGTH, chunk=CHUNK, dtype=jnp.float32)
-    poisoned = jax.tree.map(lambda x: x.at[1].set(jnp.nan), cache)
+    own = [cache.tables[kind][1] for kind in cache.kinds]
+    layers = [
+        jax.tree.map(lambda x, b=b: x.at[b].set(jnp.nan), layer) for layer, b in zip(cache.layers, own, strict=True)
+    ]
+    poisoned = replace(cache, layers=tuple(layers))
     expected = cached(step, text[:150], [CHUNK], slot=1, cache=cache)
     np.testing.assert_array_equal(cached(step, text[:150], [CHUNK], slot=1, cache=poisoned), expected)
     np.testing.assert_allclose(expected, uncached[:150], atol=2e-5)
@@ -189,12 +211,38 @@ def test_a_donated_cache_is_updated_in_place(model: Mistral) -> None:
     graphdef, state = nnx.split(model)
 
     def run(state: nnx.State, cache: KVCache, tokens: jax.Array) -> tuple[jax.Array, KVCache]:
-        return nnx.merge(graphdef, state)(
-            tokens, cache, first_slot=jnp.int32(0), positions=jnp.zeros((2, 1), jnp.int32), valid=jnp.ones((2, 1), bool)
-        )
+        view = cache.view(jnp.arange(2), positions=jnp.zeros((2, 1), jnp.int32), valid=jnp.ones((2, 1), bool))
+        return nnx.merge(graphdef, state)(tokens, cache, view)
 
     cache = KVCache.allocate(CONFIG, slots=2, length=LENGTH, chunk=CHUNK, dtype=jnp.float32)
     addresses = [leaf.unsafe_buffer_pointer() for leaf in jax.tree.leaves(cache)]
     _, updated = jax.jit(run, donate_argnums=1)(state, cache, jnp.zeros((2, 1), jnp.int32))
     assert all(leaf.is_deleted() for leaf in jax.tree.leaves(cache))
     assert [leaf.unsafe_buffer_pointer() for leaf in jax.tree.leaves(updated)] == addresses
+
+
+def test_rows_may_share_blocks_that_they_do_not_write() -> None:
+    """Two texts with 128 tokens in common: the second reads the block of the first."""
+    config = MistralConfig(**SHAPE, num_layers=2)  # pyright: ignore[reportArgumentType]
+    model = Mistral(config, rngs=nnx.Rngs(3))
+    graphdef, state = nnx.split(model)
+    rng = np.random.default_rng(8)
+    texts = rng.integers(0, 97, (2, BLOCK + 40)).astype(np.int32)
+    texts[1, :BLOCK] = texts[0, :BLOCK]
+    cache = KVCache.allocate(config, slots=2, length=BLOCK + 40, chunk=BLOCK, dtype=jnp.float32)
+
+    @jax.jit
+    def run(state: nnx.State, cache: KVCache, tokens: jax.Array, slot: jax.Array, start: jax.Array) -> Any:
+        positions = start + jnp.arange(tokens.shape[1])[None]
+        view = cache.view(slot[None], positions=positions, valid=jnp.ones_like(positions, bool))
+        return nnx.merge(graphdef, state)(tokens, cache, view)
+
+    first, second = jnp.int32(0), jnp.int32(1)
+    _, cache = run(state, cache, texts[:1, :BLOCK], first, jnp.int32(0))
+    before = jax.tree.map(np.asarray, cache)
+    cache = cache.assign(second, [cache.tables[0][1].at[0].set(cache.tables[0][0, 0])])
+    hidden, cache = run(state, cache, texts[1:, BLOCK:], second, jnp.int32(BLOCK))
+    expected = jax.jit(lambda state, tokens: nnx.merge(graphdef, state).hidden_states(tokens))(state, texts[1:])
+    np.testing.assert_allclose(hidden[0], expected[0, BLOCK:], atol=2e-5)
+    for layer, old in zip(cache.layers, before.layers, strict=True):
+        np.testing.assert_array_equal(layer.keys[cache.tables[0][0]], old.keys[before.tables[0][0]])

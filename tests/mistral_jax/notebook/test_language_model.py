@@ -57,10 +57,10 @@ def with_generation_config(folder: Path, tmp_path: Path, values: dict[str, Any])
 
 def test_a_second_answer_compiles_nothing(model: LanguageModel) -> None:
     first = model.generate("Once", temperature=0.0, max_tokens=3)
-    programs = model.runner._allocate
+    programs = model.runner.programs.allocate
     compiled = programs._cache_size()
     assert model.generate("Once", temperature=0.0, max_tokens=3) == first
-    assert model.runner._allocate is programs
+    assert model.runner.programs.allocate is programs
     assert (compiled, programs._cache_size()) == (1, 1)
 
 

@@ -63,7 +63,8 @@ class Subject:
             state: nnx.State, cache: KVCache, tokens: jax.Array, slot: jax.Array, positions: jax.Array, valid: jax.Array
         ) -> tuple[jax.Array, jax.Array, KVCache]:
             model = nnx.merge(graphdef, state)
-            hidden, cache = model(tokens, cache, first_slot=slot, positions=positions, valid=valid)
+            slots = slot + jnp.arange(tokens.shape[0])
+            hidden, cache = model(tokens, cache, cache.view(slots, positions=positions, valid=valid))
             return hidden, model.logits(hidden), cache
 
         self._step, self._state = step, state

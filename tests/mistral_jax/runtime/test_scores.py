@@ -18,6 +18,7 @@ from mistral_jax.model.config import MistralConfig
 from mistral_jax.model.mistral import Mistral
 from mistral_jax.notebook.whole_text import WholeTexts
 from mistral_jax.quant.plan import Quantization
+from mistral_jax.runtime.recomputing import RecomputingRunner
 from mistral_jax.runtime.runner import Runner
 from mistral_jax.runtime.sampling import PACKED_WIDTH, Features, score_tokens, unpack
 from mistral_jax.runtime.sampling_params import MAX_TOP_LOGPROBS, SamplingParams
@@ -40,7 +41,7 @@ def scored_chunks(
     """The scores of one chunk after another. Between them the slots in `beside` decode."""
     state = run.admit(state, slot, text, PARAMS, choice)
     for step, chunk in enumerate(run.chunks(len(text), score=True)):
-        assert (chunk.score, chunk.size) == (True, run.score_size)
+        assert (chunk.score, chunk.size) == (True, run.buckets.score)
         done = run.prefill(state, slot, text, chunk, scaling=choice.xlora)
         state = done.state
         assert done.scores is not None
@@ -60,7 +61,7 @@ class Runners:
         self.dtype = dtype
         adapters = {"adapters": adapter_set(dtype), "xlora": xlora()}
         self.cached = Runner(model(dtype), slots=4, length=256, chunks=(64,), row_buckets=(4,), **adapters)
-        self.uncached = Runner(model(dtype), slots=2, length=256, chunks=(64,), keep_cache=False, **adapters)
+        self.uncached = RecomputingRunner(model(dtype), slots=2, length=256, chunks=(64,), **adapters)
         self.plain = Runner(model(dtype), slots=2, length=256)
 
 
@@ -170,7 +171,7 @@ def test_blocks_of_keys_that_are_read_at_once_give_the_same_numbers(float32: Run
     run = Runner(model(), slots=2, length=512, block_buckets=(1, 2, 4))
     expected = scores(float32.plain, TEXT)
     np.testing.assert_allclose(logprobs(scores(run, TEXT)), logprobs(expected), atol=1e-5)
-    assert run._score._cache_size() == 1
+    assert run.programs.score._cache_size() == 1
 
 
 def test_of_values_that_are_not_numbers_nothing_is_told() -> None:
@@ -185,5 +186,5 @@ def test_chunks_that_are_scored_have_one_size() -> None:
     run = Runner(model(), slots=2, length=512, chunks=(16, 64, 256))
     assert [(c.start, c.count, c.size) for c in run.chunks(70, score=True)] == [(0, 64, 64), (64, 5, 64)]
     assert list(run.chunks(1, score=True)) == []
-    assert Runner(model(), slots=2, length=512, chunks=(256,)).score_size == 256
-    assert Runner(model(), slots=2, length=32).score_size == 32
+    assert Runner(model(), slots=2, length=512, chunks=(256,)).buckets.score == 256
+    assert Runner(model(), slots=2, length=32).buckets.score == 32

@@ -8,7 +8,6 @@ import jax
 import pytest
 
 from mistral_jax.runtime.runner import Runner
-from mistral_jax.runtime.warm_up import _empty_calls
 from tests.mistral_jax.tiny_adapters import adapter_set, model, xlora
 
 
@@ -42,7 +41,7 @@ def test_of_chunks_that_are_scored_there_is_one_program_with_and_one_without_the
     several_lengths = Runner(model(), slots=2, length=512, chunks=(4, 16), block_buckets=(1, 2, 4))
     mixture = Runner(model(), slots=2, length=64, chunks=(4, 16), adapters=adapter_set(), xlora=xlora())
     for runner, expected in ((several_lengths, [False]), (mixture, [False, True])):
-        scored = [call.keywords for call in _empty_calls(runner) if call.keywords.get("score")]
+        scored = [call.keywords for call in runner._empty_calls() if call.keywords.get("score")]
         assert [call["scaling"] for call in scored] == expected
 
 

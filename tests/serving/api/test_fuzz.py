@@ -10,7 +10,7 @@ import msgspec
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from serving.api.requests.compatibility import FIELDS
+from serving.api.controllers.generation_fields import FIELDS
 from serving.api.schemas import ChatCompletion, ChatCompletionRequest, Completion, CompletionRequest, ErrorResponse
 from tests.serving.fakes import FakeEngine
 from tests.serving.harness import CHAT, TEXT, events_of, running

@@ -7,8 +7,8 @@ import time
 
 import pytest
 
-from serving.build.adapter_loader import MAX_STUCK, Readers
 from serving.api.errors import UnavailableError
+from serving.build.adapter_loader import MAX_STUCK, Readers
 
 
 def test_what_takes_too_long_is_left_behind_and_the_next_is_read() -> None:

@@ -13,13 +13,13 @@ import numpy as np
 import pytest
 
 import serving.build.build_adapters
-from conversion.adapters.xlora.ordering import Ordering, derive_ordering, write_ordering
 from conversion.adapters.writing import NewLoRA, write_lora
 from conversion.adapters.xlora.files import open_xlora
-from mistral_jax.model.config import MistralConfig
+from conversion.adapters.xlora.ordering import Ordering, derive_ordering, write_ordering
 from mistral_jax.hub.files import DEMO_FOLDER
-from serving.build.build_service import build_service
+from mistral_jax.model.config import MistralConfig
 from serving.build.build_adapters import open_adapter_files, served_models, with_base_model
+from serving.build.build_service import build_service
 from serving.settings.settings import Settings
 from tests.integration.adapted_models import BASE, random_factors, write_all, write_base, write_mixture
 
@@ -193,7 +193,7 @@ def test_what_is_wrong_is_known_before_weights_are_read(
 def test_room_is_counted_before_a_length_is_chosen(written: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from mistral_jax.checkpoint.description import describe
     from mistral_jax.device import choose_device
-    from serving import build
+    from serving.build import build_service as build
 
     device = choose_device("cpu")
     settings = settings_of(written, dtype="float32")

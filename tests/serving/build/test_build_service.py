@@ -10,10 +10,10 @@ from typing import Any
 import pytest
 
 import serving.commands.chat
-from mistral_jax.model.config import MistralConfig
 from mistral_jax.checkpoint.description import ModelDescription
 from mistral_jax.hub.files import ModelFiles
-from mistral_jax.runtime.runner import DEFAULT_CHUNKS
+from mistral_jax.model.config import MistralConfig
+from mistral_jax.runtime.buckets import DEFAULT_CHUNKS
 from serving.build.build_service import chunk_sizes, fingerprint, use_compilation_cache
 from serving.commands.chat import run_chat
 from serving.settings.settings import Settings
@@ -99,7 +99,9 @@ def test_chat_honours_the_settings_of_the_server(monkeypatch: pytest.MonkeyPatch
     monkeypatch.setattr("sys.stdin", io.StringIO(""))
     monkeypatch.setattr(serving.commands.chat, "model_files", lambda settings: None)
     monkeypatch.setattr(serving.commands.chat, "describe", lambda files, chat_template: described(tmp_path))
-    monkeypatch.setattr(serving.commands.chat, "load_module", lambda *args, **options: Mistral(CONFIG, rngs=nnx.Rngs(0)))
+    monkeypatch.setattr(
+        serving.commands.chat, "load_module", lambda *args, **options: Mistral(CONFIG, rngs=nnx.Rngs(0))
+    )
     settings = Settings(
         model_kind="mistral",
         model_id="a/b",

@@ -8,7 +8,8 @@ import pytest
 from mistral_jax.adapters.choice import BASE, AdapterChoice
 from mistral_jax.runtime.sampling import Sampled
 from mistral_jax.runtime.sampling_params import SamplingParams
-from serving.api.responses.xlora_answers import ScalingsReport, ToldScalings
+from serving.api.responses.xlora_scalings import ScalingsReport
+from serving.api.service.asked import ToldScalings
 from serving.engine.messages import Request, TokenScalings, WantedScalings
 from serving.engine.output import OutputProcessor
 from serving.engine.scalings import ScalingsTrack

@@ -13,7 +13,7 @@ import pytest
 from mistral_jax.chat.encoding import PromptPieces
 from serving.api.log.exchange import Exchange
 from serving.api.log.log_file import LogFile
-from serving.api.responses.answers import ChatAnswer
+from serving.api.responses.framing import ChatFraming
 from tests.serving.fakes import FakeChat, FakeEngine
 from tests.serving.harness import CHAT, MESSAGES, TEXT, running
 
@@ -135,7 +135,7 @@ async def test_a_streamed_answer_is_not_assembled_for_nobody(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     """With log-probabilities of thousands of tokens that would hold up all other streams."""
-    monkeypatch.setattr(ChatAnswer, "whole", lambda self: pytest.fail("assembled"))
+    monkeypatch.setattr(ChatFraming, "whole", lambda self: pytest.fail("assembled"))
     caplog.set_level(logging.INFO, "mistral_jax")
     async with running(FakeEngine("Hi")) as client:
         assert (await client.post(CHAT, json={"messages": MESSAGES, "stream": True})).status_code == 200

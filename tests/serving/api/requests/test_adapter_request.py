@@ -10,9 +10,9 @@ from typing import Any
 import pytest
 
 from mistral_jax.adapters.choice import BASE, AdapterChoice
-from serving.api.served_models import ServedModels, plain_models
+from serving.api.service.served_models import ServedModels, plain_models
 from serving.engine.messages import Request, WantedScalings
-from tests.serving.api.test_served_models import info, models
+from tests.serving.api.service.test_served_models import info, models
 from tests.serving.fakes import FakeEngine, fake_service
 from tests.serving.harness import CHAT, MESSAGES, TEXT, running
 

@@ -15,7 +15,7 @@ import pytest
 
 from mistral_jax.chat import ChatFormatter
 from mistral_jax.tokenizer.byte_table import ByteTableTokenizer
-from serving.api.service import Service
+from serving.api.service.service import Service
 from tests.mistral_jax.chat.hostile_templates import HOSTILE
 from tests.mistral_jax.tokenizer.tokenizer_corpus import tokenizer
 from tests.serving.fakes import CARD, FakeEngine, fake_service

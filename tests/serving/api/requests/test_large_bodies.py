@@ -18,12 +18,12 @@ from typing import Any
 import httpx
 import pytest
 
-import serving.api.requests.body_reading
+import serving.api.service.body_budget
 from mistral_jax.runtime import sampling_params
+from serving.api import json_bounds
 from serving.api.errors import InvalidRequestError, UnavailableError
-from serving.api.requests import json_bounds
-from serving.api.requests.body_reading import BodyBudget, Reservation
-from serving.api.requests.json_bounds import check_bounds
+from serving.api.json_bounds import check_bounds
+from serving.api.service.body_budget import BodyBudget, Reservation
 from tests.serving.fakes import FakeEngine, fake_service
 from tests.serving.harness import CHAT, MESSAGES, TEXT, listening, running, wait_for
 
@@ -253,7 +253,7 @@ def test_the_budget_counts_what_is_above_a_small_body_and_gets_it_back() -> None
 def test_large_bodies_beyond_the_budget_are_told_to_come_back_and_small_ones_served(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(serving.api.requests.body_reading, "MIN_BUDGET", MIB)
+    monkeypatch.setattr(serving.api.service.body_budget, "MIN_BUDGET", MIB)
     large = json.dumps({"messages": MESSAGES, "user": "x" * 400_000}).encode()
     gate = threading.Event()
     engine = FakeEngine("x", gate=gate)

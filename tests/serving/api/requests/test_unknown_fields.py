@@ -11,7 +11,7 @@ from typing import Any
 import httpx
 import pytest
 
-from serving.api.requests.json_bounds import MAX_FIELDS
+from serving.api.json_bounds import MAX_FIELDS
 from serving.api.requests.unknown_fields import HEADER, MOST_NAMED
 from tests.serving.harness import CHAT, MESSAGES, TEXT, events_of, running
 

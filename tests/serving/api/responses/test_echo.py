@@ -10,9 +10,9 @@ import anyio
 import msgspec
 import pytest
 
-from serving.api.requests.prompts import Prompt
 from serving.api.responses.echo import MAX_SCORES, Echo, echo_prompts
 from serving.api.responses.legacy_logprobs import LegacyLogprobs
+from serving.api.service.asked import Prompt
 from tests.serving.fakes import CARD, OFFSET, FakeEngine, FakeTokenizer, prompt_logprob
 from tests.serving.harness import CHAT, MESSAGES, TEXT, events_of, running
 

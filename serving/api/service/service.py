@@ -8,7 +8,8 @@ from typing import Any, Protocol
 
 from mistral_jax.chat.encoding import PromptPieces
 from mistral_jax.tokenizer.base import Tokenizer
-from serving.api.served_models import AdapterInfo, ServedModels
+from serving.api.service.served_models import ServedModels
+from serving.engine.adapter_registry import AdapterInfo
 from serving.engine.messages import Engine, ModelCard
 
 
@@ -33,11 +34,12 @@ class ChatEncoder(Protocol):
 
 
 class AdapterLoader(Protocol):
-    """Loads and unloads adapters while the engine runs. `serving.build.adapter_loader.FolderLoader` does. Names are not
-    its affair."""
+    """Loads and unloads adapters while the engine runs. `serving.build.adapter_loader.FolderLoader` does. It does
+    not manage names."""
 
     def load(self, name: str, path: str) -> AdapterInfo:
-        """Read an adapter and put it on the device, for requests to use; takes its time.
+        """Read an adapter and put it on the device; takes its time. Requests may use it once it is among the served
+        models.
 
         Raises:
           ApiError: it cannot be; the message is for the client.

@@ -1,29 +1,18 @@
-"""The weights of the adapters in the JSON of an answer: for the whole, and for the chunks of a stream."""
+"""The weights of the adapters in the JSON of a completion: for the whole, and for the chunks of a stream."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from msgspec import UNSET
 
 from serving.api.schemas import TokenWeights, XLoRAScalings
-from serving.engine.messages import ScalingsDetail, TokenScalings
+from serving.api.service.asked import ToldScalings
+from serving.engine.messages import TokenScalings
 
 _DECIMALS = 6
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class ToldScalings:
-    """What a call wants to know."""
-
-    detail: ScalingsDetail
-    adapters: tuple[str, ...]
-    """Names, in the order of the weights."""
-    modules: tuple[str, ...]
-    """Names of the modules, or "*" for all."""
 
 
 class ScalingsReport:

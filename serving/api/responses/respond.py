@@ -1,4 +1,4 @@
-"""Runs a prepared call: submits it, then streams its answer or waits for it, and gives up when the client does."""
+"""Runs a prepared call: submits it, then streams its completion or waits for it, and gives up when the client does."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ import msgspec
 from litestar import Request, Response
 
 from serving.api.errors import ClientGoneError
-from serving.api.generation import Generation
-from serving.api.lifecycle import ServiceHost
 from serving.api.log.exchange import exchange_of
-from serving.api.responses.answers import Answer
+from serving.api.responses.framing import Framing
 from serving.api.responses.streaming import EventStream, disconnected
-from serving.api.service import Service
+from serving.api.service.generation import Generation
+from serving.api.service.lifecycle import ServiceHost
+from serving.api.service.service import Service
 from serving.engine.messages import Request as EngineRequest
 
 
@@ -27,7 +27,7 @@ async def respond(
     host: ServiceHost,
     service: Service,
     engine_requests: Sequence[EngineRequest],
-    answer: Answer,
+    framing: Framing,
     *,
     stream: bool,
 ) -> Response[Any]:
@@ -36,7 +36,7 @@ async def respond(
     Raises:
       QueueFullError: the engine's queue has not room for it.
       EngineUnavailableError: the engine takes no requests now.
-      ApiError: an unstreamed answer failed, took too long, or has lost its client.
+      ApiError: an unstreamed completion failed, took too long, or has lost its client.
     """
     exchange = exchange_of(request.scope)
     limit = host.settings.request_timeout
@@ -45,15 +45,15 @@ async def respond(
     generation = Generation(service.engine, host.router, engine_requests)
     generation.submit()
     if stream:
-        return EventStream(generation, answer, exchange, keep_alive=host.settings.keep_alive, limit=limit)
-    collecting = asyncio.create_task(_collect(generation, answer, limit))
+        return EventStream(generation, framing, exchange, keep_alive=host.settings.keep_alive, limit=limit)
+    collecting = asyncio.create_task(_collect(generation, framing, limit))
     leaving = asyncio.create_task(disconnected(request.receive))
     try:
         await asyncio.wait((collecting, leaving), return_when=asyncio.FIRST_COMPLETED)
         if not collecting.done():
             raise ClientGoneError("the client closed the connection")
         exchange.response = collecting.result()
-        exchange.usage = answer.usage()
+        exchange.usage = framing.usage()
     finally:
         generation.cancel()
         leaving.cancel()
@@ -64,10 +64,10 @@ async def respond(
     return Response(body, status_code=200, media_type="application/json")
 
 
-async def _collect(generation: Generation, answer: Answer, limit: float | None) -> msgspec.Struct:
+async def _collect(generation: Generation, framing: Framing, limit: float | None) -> msgspec.Struct:
     async with contextlib.aclosing(generation.events(limit=limit)) as events:
         async for choice_event in events:
             if choice_event is not None:
-                answer.take(choice_event)
-    # Off the event loop: with log-probabilities a long answer is a million objects.
-    return await anyio.to_thread.run_sync(answer.whole)
+                framing.take(choice_event)
+    # Off the event loop: with log-probabilities a long completion is a million objects.
+    return await anyio.to_thread.run_sync(framing.whole)

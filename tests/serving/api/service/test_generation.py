@@ -8,10 +8,10 @@ from collections.abc import AsyncGenerator
 
 import pytest
 
-import serving.api.generation
+import serving.api.service.generation
 from mistral_jax.runtime.sampling_params import SamplingParams
 from serving.api.errors import DeadlineError, GenerationError
-from serving.api.generation import ChoiceEvent, EventRouter, Generation
+from serving.api.service.generation import ChoiceEvent, EventRouter, Generation
 from serving.engine.messages import Event, Request
 from tests.serving.fakes import FakeEngine, prompt_logprob, token_logprob
 
@@ -41,7 +41,7 @@ async def read(events: AsyncGenerator[ChoiceEvent | None], *, seconds: float = 0
 
 
 async def test_a_reader_who_lost_events_is_told_even_if_no_more_come(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(serving.api.generation, "MAX_PENDING_EVENTS", 3)
+    monkeypatch.setattr(serving.api.service.generation, "MAX_PENDING_EVENTS", 3)
     router, engine = EventRouter(), FakeEngine()  # not started: all events are ours
     generation = submitted(router, engine)
     deliver(router, 2, last=False)
@@ -55,7 +55,7 @@ async def test_a_reader_who_lost_events_is_told_even_if_no_more_come(monkeypatch
 
 
 async def test_a_reader_of_scores_may_be_so_far_behind_and_no_further(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(serving.api.generation, "MAX_PENDING_ITEMS", 3 * 7 + 1)
+    monkeypatch.setattr(serving.api.service.generation, "MAX_PENDING_ITEMS", 3 * 7 + 1)
     router, engine = EventRouter(), FakeEngine()
     generation = submitted(router, engine)
     events = generation.events(idle=0.01)
@@ -81,7 +81,7 @@ async def test_the_time_limit_holds_for_a_reader_who_is_always_behind() -> None:
 async def test_what_slow_readers_hold_together_is_bounded_and_the_slowest_is_ended(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(serving.api.generation, "MAX_HELD_ITEMS", 1000)
+    monkeypatch.setattr(serving.api.service.generation, "MAX_HELD_ITEMS", 1000)
     router, engine = EventRouter(), FakeEngine()
     router.attach(asyncio.get_running_loop())
     calls: dict[str, Generation] = {}

@@ -13,8 +13,8 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metri
 from prometheus_client.exposition import CONTENT_TYPE_LATEST, generate_latest
 from prometheus_client.registry import Collector
 
-from serving.api.requests.adapter_request import AdapterUse
-from serving.api.service import Service
+from serving.api.service.asked import AdapterUse
+from serving.api.service.service import Service
 from serving.engine.messages import EngineState, EngineStatus
 
 CONTENT_TYPE = CONTENT_TYPE_LATEST

@@ -13,11 +13,11 @@ import anyio
 import anyio.to_thread
 
 from serving.api.errors import UnavailableError, without_paths
-from serving.api.generation import EventRouter
 from serving.api.log.log_file import LogFile
-from serving.api.metrics import Metrics
-from serving.api.requests.body_reading import BodyBudget
-from serving.api.service import Service
+from serving.api.service.body_budget import BodyBudget
+from serving.api.service.generation import EventRouter
+from serving.api.service.metrics import Metrics
+from serving.api.service.service import Service
 from serving.engine.messages import EngineState, EngineStatus
 from serving.settings.settings import Settings
 

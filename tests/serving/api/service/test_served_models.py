@@ -5,7 +5,8 @@ from __future__ import annotations
 import pytest
 
 from mistral_jax.adapters.choice import BASE, AdapterChoice
-from serving.api.served_models import AdapterInfo, NameTakenError, ServedModels, adapted_models, plain_models
+from serving.api.service.served_models import NameTakenError, ServedModels, adapted_models, plain_models
+from serving.engine.adapter_registry import AdapterInfo
 
 
 def info(name: str, number: int, **changes) -> AdapterInfo:

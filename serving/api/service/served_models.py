@@ -18,32 +18,10 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from mistral_jax.adapters.choice import BASE, BASE_NAME, AdapterChoice
+from serving.engine.adapter_registry import AdapterInfo, AdapterRegistry
 
 ServedKind = Literal["base", "adapter", "mixture"]
 DEFAULT_NAME = "default"
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class AdapterInfo:
-    """An adapter that is loaded."""
-
-    name: str
-    """What requests call it, in `adapter` and `adapters`."""
-    key: str
-    """Its name in the bank of adapters, which no later adapter has."""
-    number: int
-    """Its place among the weights."""
-    rank: int
-    parts: tuple[str, ...] = ()
-    """The kinds of linear layers that it changes."""
-    source: str | None = None
-    """Hub id, or name of the folder, that it is from."""
-    created: int = 0
-    """Unix time at which it was loaded."""
-    expert: bool = False
-    """Whether it is part of the X-LoRA mixture."""
-    removable: bool = False
-    """Whether it was loaded by a request, and may be unloaded by one."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -73,25 +51,37 @@ class NameTakenError(ValueError):
 
 @dataclass(kw_only=True)
 class ServedModels:
-    """All names. The models of the start come first, adapters in the order in which they were loaded."""
+    """All names. Those of adapters are in the registry, which knows which adapters there are."""
 
-    models: list[ServedModel]
+    base: ServedModel
+    mixture: ServedModel | None = None
+    registry: AdapterRegistry = field(default_factory=AdapterRegistry)
     modules: tuple[str, ...] = ("*",)
     """What the M sets of weights of X-LoRA are for: names of linear layers; "*" for all of them."""
     adapter_prefix: str = ""
     """Before the name of an adapter in the id of its model."""
     can_freeze: bool = True
     """Whether X-LoRA's weights can be kept from one token on."""
-    _by_name: dict[str, ServedModel] = field(default_factory=dict[str, ServedModel], init=False, repr=False)
+    _of_adapters: dict[str, ServedModel] = field(default_factory=dict[str, ServedModel], init=False, repr=False)
+    """The models that are one adapter, by its key."""
 
     def __post_init__(self) -> None:
-        for model in self.models:
-            self._index(model)
+        fixed = [self.base] if self.mixture is None else [self.base, self.mixture]
+        self._fixed = {name: model for model in fixed for name in model.names}
+
+    @property
+    def models(self) -> list[ServedModel]:
+        """Those of the start come first, then adapters in the order in which they were loaded."""
+        adapters = self.adapters
+        mixture = [] if self.mixture is None else [self.mixture]
+        at_start = [self.model_of(adapter) for adapter in adapters if not adapter.removable]
+        later = [self.model_of(adapter) for adapter in adapters if adapter.removable]
+        return [self.base, *at_start, *mixture, *later]
 
     @property
     def adapters(self) -> list[AdapterInfo]:
         """Those that requests may use now."""
-        return [model.adapter for model in self.models if model.adapter is not None]
+        return self.registry.named
 
     @property
     def experts(self) -> list[AdapterInfo]:
@@ -100,53 +90,54 @@ class ServedModels:
 
     @property
     def has_mixture(self) -> bool:
-        return any(model.kind == "mixture" for model in self.models)
+        return self.mixture is not None
 
     @property
     def default(self) -> ServedModel:
         """What answers where a request names nothing."""
-        return self._by_name[DEFAULT_NAME]
+        return self._fixed[DEFAULT_NAME]
 
     @property
     def listed(self) -> list[ServedModel]:
         """All, the default first: many clients take the first of a list."""
         return sorted(self.models, key=lambda model: model is not self.default)
 
-    @property
-    def base(self) -> ServedModel:
-        return next(model for model in self.models if model.kind == "base")
-
     def find(self, name: str | None) -> ServedModel | None:
         """The model of a name; None: there is none. Without a name, the default."""
-        return self._by_name.get(DEFAULT_NAME if name is None else name)
+        name = DEFAULT_NAME if name is None else name
+        if name in self._fixed:
+            return self._fixed[name]
+        adapter = self.find_adapter(name)
+        return None if adapter is None else self.model_of(adapter)
 
     def find_adapter(self, name: str) -> AdapterInfo | None:
         """The adapter of a name: its own, or the id of its model."""
-        model = self._by_name.get(name)
-        return None if model is None else model.adapter
+        found = self.registry.find(name)
+        if found is None and self.adapter_prefix and name.startswith(self.adapter_prefix):
+            found = self.registry.find(name.removeprefix(self.adapter_prefix))
+        return found
 
     def model_of(self, adapter: AdapterInfo) -> ServedModel:
-        """The model that is an adapter alone."""
-        return next(model for model in self.models if model.adapter == adapter)
+        """The model that is an adapter alone: always the same object."""
+        if adapter.key not in self._of_adapters:
+            model = adapter_model(adapter, prefix=self.adapter_prefix, parent=self.base.id)
+            self._of_adapters[adapter.key] = model
+        return self._of_adapters[adapter.key]
 
     def add(self, adapter: AdapterInfo) -> ServedModel:
-        """Let requests use an adapter.
+        """Let requests use an adapter that was loaded.
 
         Raises:
           NameTakenError: something else has its name.
         """
         self.check_free(adapter.name)
-        model = adapter_model(adapter, prefix=self.adapter_prefix, parent=self.base.id)
-        self._index(model)
-        self.models.append(model)
-        return model
+        self.registry.ready(adapter)
+        return self.model_of(adapter)
 
     def remove(self, adapter: AdapterInfo) -> None:
         """Let no further request use an adapter."""
-        model = self.model_of(adapter)
-        self.models.remove(model)
-        for name in model.names:
-            del self._by_name[name]
+        self.registry.close(adapter.key)
+        self._of_adapters.pop(adapter.key, None)
 
     def check_free(self, name: str) -> None:
         """Whether an adapter may have this name.
@@ -155,24 +146,14 @@ class ServedModels:
           NameTakenError: something else has it.
         """
         for taken in _adapter_names(name, self.adapter_prefix):
-            if taken in self._by_name or taken in (BASE_NAME, DEFAULT_NAME):
-                raise NameTakenError(f"{taken!r} is the name of {_described(self._by_name.get(taken))}")
-
-    def _index(self, model: ServedModel) -> None:
-        for name in model.names:
-            if name in self._by_name:
-                raise NameTakenError(
-                    f"{name!r} would be the name of {_described(self._by_name[name])} and of {_described(model)}; "
-                    "give one of "
-                    "them another name (--served-name, --lora NAME=PATH)"
-                )
-        self._by_name |= dict.fromkeys(model.names, model)
+            if (found := self.find(taken)) is not None or taken in (BASE_NAME, DEFAULT_NAME):
+                raise NameTakenError(f"{taken!r} is the name of {_described(found)}")
 
 
 def plain_models(model_id: str, *, aliases: Sequence[str] = (DEFAULT_NAME,), created: int = 0) -> ServedModels:
     """The names of a model without adapters."""
     return ServedModels(
-        models=[ServedModel(id=model_id, kind="base", aliases=tuple(aliases), root=model_id, created=created)]
+        base=ServedModel(id=model_id, kind="base", aliases=tuple(aliases), root=model_id, created=created)
     )
 
 
@@ -200,8 +181,9 @@ def adapted_models(
     own = (BASE_NAME,) if base_id != BASE_NAME else ()
     base_names = own if mixture_id is not None else (DEFAULT_NAME, *own)
     base = ServedModel(id=base_id, kind="base", aliases=base_names, root=base_root, created=created)
-    models = [base]
-    models += [adapter_model(adapter, prefix=adapter_prefix, parent=base_id) for adapter in adapters]
+    adapters = list(adapters)
+    models = [base, *(adapter_model(adapter, prefix=adapter_prefix, parent=base_id) for adapter in adapters)]
+    mixture = None
     if mixture_id is not None:
         mixture = ServedModel(
             id=mixture_id,
@@ -213,7 +195,27 @@ def adapted_models(
             created=created,
         )
         models.append(mixture)
-    return ServedModels(models=models, modules=tuple(modules), adapter_prefix=adapter_prefix, can_freeze=can_freeze)
+    _check_distinct(models)
+    return ServedModels(
+        base=base,
+        mixture=mixture,
+        registry=AdapterRegistry(adapters),
+        modules=tuple(modules),
+        adapter_prefix=adapter_prefix,
+        can_freeze=can_freeze,
+    )
+
+
+def _check_distinct(models: Iterable[ServedModel]) -> None:
+    by_name: dict[str, ServedModel] = {}
+    for model in models:
+        for name in model.names:
+            if name in by_name:
+                raise NameTakenError(
+                    f"{name!r} would be the name of {_described(by_name[name])} and of {_described(model)}; "
+                    "give one of them another name (--served-name, --lora NAME=PATH)"
+                )
+        by_name |= dict.fromkeys(model.names, model)
 
 
 def adapter_model(adapter: AdapterInfo, *, prefix: str, parent: str) -> ServedModel:

@@ -1,6 +1,6 @@
-"""Answers in OpenAI's JSON, built event by event: as chunks for a stream, and whole.
+"""Completions in OpenAI's JSON, built event by event: as chunks for a stream, and whole.
 
-An answer keeps what it has seen, so the whole answer of a stream (for the log) is built by the code that builds
+A framing keeps what it has seen, so the whole completion of a stream (for the log) is built by the code that builds
 unstreamed ones.
 """
 
@@ -16,12 +16,9 @@ from typing import Protocol, cast
 import msgspec
 from msgspec import UNSET, UnsetType
 
-from serving.api.generation import ChoiceEvent
-from serving.api.requests.prompts import Prompt
-from serving.api.requests.sampling_request import UsageInStream
 from serving.api.responses.echo import Echo
 from serving.api.responses.legacy_logprobs import LegacyLogprobs
-from serving.api.responses.xlora_answers import ScalingsReport, ToldScalings
+from serving.api.responses.xlora_scalings import ScalingsReport
 from serving.api.schemas import (
     AssistantMessage,
     ChatChoice,
@@ -38,17 +35,37 @@ from serving.api.schemas import (
     Usage,
     XLoRAScalings,
 )
+from serving.api.service.asked import Prompt, ToldScalings, UsageInStream
+from serving.api.service.generation import ChoiceEvent
 from serving.engine.messages import Event, ModelCard, TokenLogprob
 
 
+@dataclass(frozen=True, kw_only=True, slots=True)
+class CallFacts:
+    """What the responses of one call say beside the completions."""
+
+    call_id: str
+    """Its id, such as `chatcmpl-...`."""
+    card: ModelCard
+    model_id: str
+    """What is named as the `model`."""
+    prompts: Sequence[Prompt]
+    n: int
+    """Completions of each prompt."""
+    usage: UsageInStream
+    logprobs: int | None
+    """How many of the most likely tokens are told with each token, if log-probabilities are told."""
+    told: ToldScalings | None = None
+
+
 def new_id(prefix: str) -> str:
-    """A fresh id for a call, such as `chatcmpl-...`."""
+    """A fresh id for a call."""
     return f"{prefix}-{uuid.uuid4().hex}"
 
 
 @dataclass(slots=True)
 class Choice:
-    """What is known of one answer so far."""
+    """What is known of one choice so far."""
 
     text: list[str] = field(default_factory=list[str])
     length: int = 0
@@ -77,7 +94,7 @@ class Choice:
         return UNSET if self.scalings is None else self.scalings.last_chunk() or UNSET
 
     def xlora(self) -> XLoRAScalings | UnsetType:
-        """The same of the whole answer."""
+        """The same of the whole completion."""
         return UNSET if self.scalings is None else self.scalings.whole()
 
 
@@ -95,8 +112,8 @@ def token_offsets(tokens: Sequence[TokenLogprob], *, start: int, end: int) -> li
     return offsets
 
 
-class Answer(Protocol):
-    """One call's answers in the JSON of one endpoint."""
+class Framing(Protocol):
+    """The completions of one call in the JSON of one endpoint: whole, and as chunks of a stream."""
 
     def opening(self) -> list[msgspec.Struct]:
         """Chunks that a stream begins with."""
@@ -119,40 +136,26 @@ class Answer(Protocol):
         ...
 
     def whole(self) -> msgspec.Struct:
-        """The answer as if it were not streamed; of an unfinished one, what there is."""
+        """The response as if it were not streamed; of an unfinished one, what there is."""
         ...
 
 
 class _Common[ChoiceT: msgspec.Struct, ChunkT: (ChatCompletionChunk, Completion)]:
-    """What the answers of both endpoints share."""
+    """What both framings share."""
 
-    def __init__(
-        self,
-        call_id: str,
-        card: ModelCard,
-        *,
-        prompts: Sequence[Prompt],
-        n: int,
-        usage: UsageInStream,
-        model_id: str,
-        told: ToldScalings | None = None,
-    ) -> None:
-        """Args:
-        model_id: what the answer says that it came from.
-        usage: where a stream has token counts.
-        told: what is told of the weights of adapters, if anything is.
-        """
-        self.call_id = call_id
-        self.model_id = model_id
+    def __init__(self, facts: CallFacts) -> None:
+        self.call_id = facts.call_id
+        self.model_id = facts.model_id
         self.created = int(time.time())
-        self.card = card
-        self.prompt_tokens = sum(len(prompt.tokens) for prompt in prompts)
-        self._prompt_lengths = [len(prompt.tokens) for prompt in prompts]
-        self._n = n
+        self.card = facts.card
+        self._prompt_lengths = [len(prompt.tokens) for prompt in facts.prompts]
+        self.prompt_tokens = sum(self._prompt_lengths)
+        self._n = facts.n
+        told = facts.told
         self.choices = [
-            Choice(scalings=None if told is None else ScalingsReport(told)) for _ in range(len(prompts) * n)
+            Choice(scalings=None if told is None else ScalingsReport(told)) for _ in range(len(facts.prompts) * facts.n)
         ]
-        self._in_stream = usage
+        self._in_stream = facts.usage
 
     def take(self, choice_event: ChoiceEvent) -> None:
         self.choices[choice_event.index].take(choice_event.event)
@@ -185,23 +188,12 @@ class _Common[ChoiceT: msgspec.Struct, ChunkT: (ChatCompletionChunk, Completion)
         raise NotImplementedError
 
 
-class ChatAnswer(_Common[ChatChunkChoice, ChatCompletionChunk]):
-    """Answers of /v1/chat/completions."""
+class ChatFraming(_Common[ChatChunkChoice, ChatCompletionChunk]):
+    """Frames /v1/chat/completions."""
 
-    def __init__(
-        self,
-        call_id: str,
-        card: ModelCard,
-        *,
-        prompts: Sequence[Prompt],
-        n: int,
-        usage: UsageInStream,
-        logprobs: int | None,
-        model_id: str,
-        told: ToldScalings | None = None,
-    ) -> None:
-        super().__init__(call_id, card, prompts=prompts, n=n, usage=usage, model_id=model_id, told=told)
-        self._top = logprobs
+    def __init__(self, facts: CallFacts) -> None:
+        super().__init__(facts)
+        self._top = facts.logprobs
         self._told: list[list[TokenLogprob]] = [[] for _ in self.choices]
 
     def take(self, choice_event: ChoiceEvent) -> None:
@@ -276,29 +268,17 @@ class ChatAnswer(_Common[ChatChunkChoice, ChatCompletionChunk]):
         )
 
 
-class CompletionAnswer(_Common[CompletionChoice, Completion]):
-    """Answers of /v1/completions."""
+class CompletionFraming(_Common[CompletionChoice, Completion]):
+    """Frames /v1/completions."""
 
-    def __init__(
-        self,
-        call_id: str,
-        card: ModelCard,
-        *,
-        prompts: Sequence[Prompt],
-        n: int,
-        usage: UsageInStream,
-        logprobs: int | None,
-        model_id: str,
-        echoes: Sequence[Echo] = (),
-        told: ToldScalings | None = None,
-    ) -> None:
+    def __init__(self, facts: CallFacts, *, echoes: Sequence[Echo] = ()) -> None:
         """Args:
-        logprobs: the number of likely tokens that are told with each, if any are.
-        echoes: what the answers to each prompt begin with.
+        echoes: what the completions of each prompt begin with.
         """
-        super().__init__(call_id, card, prompts=prompts, n=n, usage=usage, model_id=model_id, told=told)
-        self._echoes = [echo for echo in echoes or [Echo() for _ in prompts] for _ in range(n)]
-        self._told = [None if logprobs is None else LegacyLogprobs(echo, logprobs) for echo in self._echoes]
+        super().__init__(facts)
+        top = facts.logprobs
+        self._echoes = [echo for echo in echoes or [Echo() for _ in facts.prompts] for _ in range(facts.n)]
+        self._told = [None if top is None else LegacyLogprobs(echo, top) for echo in self._echoes]
         for choice, echo in zip(self.choices, self._echoes, strict=True):
             choice.length = len(echo.text)
 
@@ -342,7 +322,7 @@ class CompletionAnswer(_Common[CompletionChoice, Completion]):
         return chunks
 
     def whole(self) -> Completion:
-        answer = self._chunk(
+        whole = self._chunk(
             *(
                 CompletionChoice(
                     index=index,
@@ -354,8 +334,8 @@ class CompletionAnswer(_Common[CompletionChoice, Completion]):
                 for index, (choice, told) in enumerate(zip(self.choices, self._told, strict=True))
             )
         )
-        answer.usage = self.usage()
-        return answer
+        whole.usage = self.usage()
+        return whole
 
     def _chunk(self, *choices: CompletionChoice) -> Completion:
         return Completion(

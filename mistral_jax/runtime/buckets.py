@@ -1,0 +1,132 @@
+"""Which shapes programs are compiled for, and which of them a call uses. Numbers only; nothing here runs.
+
+A prompt is cut into chunks of a few sizes, a decode step runs a few numbers of rows, and attention reads a few numbers
+of blocks. Each combination that can occur is a program, compiled before the first request.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+from mistral_jax.model.kv_cache import BLOCK, LOOP, ReadPlan
+
+DEFAULT_CHUNKS = (16, 64, 256)
+
+SCORE_CHUNK = 64
+"""Most tokens of a chunk that is scored: it needs room for the logits of all its tokens."""
+
+
+@dataclass(frozen=True, slots=True)
+class PrefillChunk:
+    """A stretch of a prompt to prefill: positions `start` to `start + count - 1`, padded to `size`."""
+
+    start: int
+    count: int
+    size: int
+    score: bool = False
+    """Whether the log-probabilities of the tokens from `start + 1` on are wanted, each given those before it."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Buckets:
+    """The shapes of a runner's programs. Made by `choose`."""
+
+    length: int
+    """Most tokens of a sequence."""
+    chunks: tuple[int, ...]
+    """Sizes of prefill chunks, ascending."""
+    rows: tuple[int, ...]
+    """Numbers of rows of a decode step, ascending."""
+    blocks: tuple[int, ...]
+    """Numbers of blocks that attention reads at once, ascending; none: it loops over those in use."""
+
+    @classmethod
+    def choose(
+        cls,
+        *,
+        slots: int,
+        length: int,
+        blocks: int,
+        on_cpu: bool,
+        chunks: Sequence[int] = DEFAULT_CHUNKS,
+        row_buckets: Sequence[int] | None = None,
+        block_buckets: Sequence[int] | None = None,
+    ) -> Buckets:
+        """The buckets for a platform, where the caller does not name them.
+
+        Args:
+          blocks: of the longest table.
+          on_cpu: weights are read at the speed of memory for 2 rows and for 8 alike, but not for 32, so a few numbers
+            of rows are worth compiling; the loop form of attention takes any number of blocks. A GPU runs all slots in
+            every step, and powers of two of blocks.
+
+        Raises:
+          ValueError: a chunk of fewer than two tokens.
+        """
+        sizes = tuple(sorted(set(chunks)))
+        if sizes[0] < 2:
+            raise ValueError("a prefill chunk needs at least two tokens: a single row has other bits on a CPU")
+        rows = cache_rows(slots)
+        if block_buckets is None:
+            block_buckets = () if on_cpu else _doubled(min(2, blocks), blocks, 2)
+        return cls(
+            length=length,
+            chunks=sizes,
+            rows=tuple(row_buckets) if row_buckets else _doubled(2, rows, 4) if on_cpu else (rows,),
+            blocks=tuple(block_buckets),
+        )
+
+    @property
+    def score(self) -> int:
+        """The one size of chunks that are scored."""
+        return max((size for size in self.chunks if size <= SCORE_CHUNK), default=self.chunks[0])
+
+    def prompt_chunks(self, prompt_length: int) -> Iterator[PrefillChunk]:
+        """The chunks of a prompt: all its tokens but the last, which the first decode step runs. They depend on nothing
+        but its length."""
+        start, stop = 0, prompt_length - 1
+        while start < stop:
+            left = stop - start
+            size = next((size for size in self.chunks if size >= left), self.chunks[-1])
+            yield PrefillChunk(start, min(left, size), size)
+            start += size
+
+    def scored_chunks(self, prompt_length: int) -> Iterator[PrefillChunk]:
+        """The same for a prompt whose log-probabilities are wanted."""
+        for start in range(0, prompt_length - 1, self.score):
+            yield PrefillChunk(start, min(prompt_length - 1 - start, self.score), self.score, score=True)
+
+    def rows_for(self, active: Sequence[int]) -> int:
+        """How many rows a step for the slots in `active` runs."""
+        return next(size for size in self.rows if size > max(active))
+
+    def plan(self, length: int) -> ReadPlan:
+        """How attention reads rows that hold at most `length` tokens."""
+        if not self.blocks:
+            return LOOP
+        needed = -(-min(length, self.length) // BLOCK)
+        return ReadPlan(next((blocks for blocks in self.blocks if blocks >= needed), self.blocks[-1]))
+
+    @property
+    def lengths(self) -> tuple[int, ...]:
+        """A length for each plan."""
+        return tuple(blocks * BLOCK for blocks in self.blocks) or (1,)
+
+
+def chunk_sizes(chunks: Sequence[int], length: int) -> tuple[int, ...]:
+    """Sizes of chunks, ascending, none of them larger than `length` rounded up to whole sixteens."""
+    return tuple(sorted({min(size, -(-length // 16) * 16) for size in chunks}))
+
+
+def cache_rows(slots: int) -> int:
+    """Rows of a cache for so many slots. A decode step runs at least two rows (see `mistral_jax.quant.dot.dot`); an
+    idle second slot costs nothing but memory."""
+    return max(slots, 2)
+
+
+def _doubled(first: int, last: int, factor: int) -> tuple[int, ...]:
+    buckets = [first]
+    while buckets[-1] < last:
+        buckets.append(min(buckets[-1] * factor, last))
+    return tuple(buckets)

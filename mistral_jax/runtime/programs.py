@@ -1,0 +1,157 @@
+"""The jitted programs of one model and what may be mixed into it: their arguments, and what each donates.
+
+A program gets weights as plain lists, which a call passes on in microseconds, and puts the modules together while it is
+traced.
+"""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import Any
+
+import jax
+from jax.sharding import SingleDeviceSharding
+
+from mistral_jax.adapters.bank import AdapterSet
+from mistral_jax.adapters.xlora import XLoRA
+from mistral_jax.model.kv_cache import KVCache, ReadPlan
+from mistral_jax.model.low_rank import AdapterBank
+from mistral_jax.model.mistral import Mistral
+from mistral_jax.runtime import step
+from mistral_jax.runtime.ahead import decode_ahead
+from mistral_jax.runtime.mixing import AdaptedModel, Caches, MixingRows
+
+COMPILER_OPTIONS = {"xla_allow_excess_precision": False}
+"""By default XLA may leave out a rounding to bfloat16 between two operations that it fuses, and what it fuses differs
+from program to program: a row would have other bits in one than in another."""
+
+Extra = tuple[list[jax.Array], list[jax.Array]]
+"""Arguments of the programs beside the model's weights: the arrays of the adapters, and the weights of the
+classifier."""
+
+
+class Programs:
+    """Compiled on first use, for each combination of shapes and static arguments.
+
+    Args:
+      model: its weights stay where they are and are shared.
+      slots: rows of the caches.
+      length: most tokens of a sequence.
+      chunk: most tokens that are written to the caches at once.
+      repeat_last_n: how many tokens the repetition penalty looks back at.
+      adapters, xlora: see `mistral_jax.runtime.runner.Runner`.
+    """
+
+    runs_ahead = True
+    """Whether there is a program for speculative steps, where there is an X-LoRA classifier."""
+
+    def __init__(
+        self,
+        model: Mistral,
+        *,
+        slots: int,
+        length: int,
+        chunk: int,
+        repeat_last_n: int,
+        adapters: AdapterSet | None,
+        xlora: XLoRA | None,
+    ) -> None:
+        self.config, self.dtype = model.config, model.dtype
+        self.slots, self.length, self.chunk, self.repeat_last_n = slots, length, chunk, repeat_last_n
+        self.split = step.SplitModel.of(model)
+        self.adapters, self.xlora = adapters, xlora
+        self.device = next(iter(self.split.weights[0].devices()))
+        self._bank: AdapterBank | None = None
+        self._bank_arrays: list[jax.Array] = []
+        self._bank_tree = None if adapters is None else jax.tree.structure(adapters.bank)
+        self._xlora_split = None if xlora is None else step.SplitModel.of(xlora)
+        # Placed explicitly: an array that only happens to lie on the device compiles to another program than one that
+        # was put there, so the first calls after warm-up would compile again.
+        self.allocate = jax.jit(self._allocate, out_shardings=SingleDeviceSharding(self.device))
+        self.admit = jax.jit(self._admit, donate_argnums=0)
+        self.set_bias = jax.jit(step.set_bias, donate_argnums=0)
+        static = ("plan", "scaling")
+        jit = partial(jax.jit, compiler_options=COMPILER_OPTIONS)
+        self.prefill = jit(self._prefill, donate_argnums=2, static_argnames=static)
+        self.score = jit(self._score, donate_argnums=2, static_argnames=static)
+        self.decode = jit(self._decode, donate_argnums=(2, 3), static_argnames=static)
+        self.decode_ahead = jit(self._decode_ahead, donate_argnums=(2, 3), static_argnames="plan")
+
+    def extra(self) -> Extra:
+        """Taken again whenever the bank was replaced."""
+        if self.adapters is not None and self._bank is not self.adapters.bank:
+            self._bank = self.adapters.bank
+            self._bank_arrays = jax.tree.leaves(self._bank)
+        return self._bank_arrays, [] if self._xlora_split is None else self._xlora_split.weights
+
+    def adapted(self, weights: list[jax.Array], extra: Extra) -> AdaptedModel:
+        """The model around traced weights."""
+        return AdaptedModel(
+            model=self.split.merge(weights),
+            bank=None if self._bank_tree is None else jax.tree.unflatten(self._bank_tree, extra[0]),
+            adapters=0 if self.adapters is None else self.adapters.capacity,
+            xlora=None if self._xlora_split is None else self._xlora_split.merge(extra[1]),
+        )
+
+    def rows(self) -> step.Rows:
+        """Rows of which none is in use; traced."""
+        mixing = ahead = None
+        if self.adapters is not None:
+            columns = 1 if self.xlora is None else self.xlora.columns.count
+            sizes = {"slots": self.slots, "columns": columns, "adapters": self.adapters.capacity}
+            mixing = MixingRows.allocate(**sizes)
+            ahead = step.AheadRows.allocate(**sizes) if self.xlora is not None and self.runs_ahead else None
+        return step.Rows.allocate(
+            self.config, slots=self.slots, repeat_last_n=self.repeat_last_n, mixing=mixing, ahead=ahead
+        )
+
+    def _allocate(self) -> tuple[Caches, step.Rows]:
+        def cache() -> KVCache:
+            sizes = {"slots": self.slots, "length": self.length, "chunk": self.chunk}
+            return KVCache.allocate(self.config, **sizes, dtype=self.dtype)
+
+        return Caches(cache(), None if self.xlora is None else cache()), self.rows()
+
+    def _admit(self, rows: step.Rows, *args: Any) -> step.Rows:
+        return step.admit(rows, *args)
+
+    def _prefill(
+        self, weights: list[jax.Array], extra: Extra, caches: Caches, *args: Any, plan: ReadPlan, scaling: bool
+    ) -> tuple[Caches, jax.Array, jax.Array | None]:
+        return step.prefill(self.adapted(weights, extra), caches, *args, plan=plan, scaling=scaling)
+
+    def _score(
+        self, weights: list[jax.Array], extra: Extra, caches: Caches, *args: Any, plan: ReadPlan, scaling: bool
+    ) -> tuple[Caches, jax.Array, jax.Array]:
+        return step.score(self.adapted(weights, extra), caches, *args, plan=plan, scaling=scaling)
+
+    def _decode(
+        self,
+        weights: list[jax.Array],
+        extra: Extra,
+        caches: Caches,
+        rows: step.Rows,
+        active: jax.Array,
+        features: jax.Array,
+        *,
+        plan: ReadPlan,
+        scaling: bool,
+    ) -> tuple[Caches, step.Rows, jax.Array, jax.Array | None]:
+        repeat = self.repeat_last_n > 0
+        model = self.adapted(weights, extra)
+        return step.decode(model, caches, rows, active, features, plan=plan, repeat=repeat, scaling=scaling)
+
+    def _decode_ahead(
+        self,
+        weights: list[jax.Array],
+        extra: Extra,
+        caches: Caches,
+        rows: step.Rows,
+        active: jax.Array,
+        features: jax.Array,
+        *,
+        plan: ReadPlan,
+    ) -> tuple[Caches, step.Rows, jax.Array, jax.Array, jax.Array]:
+        repeat = self.repeat_last_n > 0
+        model = self.adapted(weights, extra)
+        return decode_ahead(model, caches, rows, active, features, plan=plan, repeat=repeat, length=self.length)

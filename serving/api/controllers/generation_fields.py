@@ -1,0 +1,196 @@
+"""What becomes of every field that clients send to the generating endpoints, in the order in which the first wrong one
+is told. What becomes of a field that is not in these tables is in `serving.api.requests.unknown_fields`."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import msgspec
+
+from serving.api.endpoint import Body, Field
+
+CHAT, TEXT = "chat", "completions"
+_BOTH = (CHAT, TEXT)
+_CHAT = (CHAT,)
+_TEXT = (TEXT,)
+
+
+def _honoured(name: str, note: str, endpoints: tuple[str, ...] = _BOTH) -> Field:
+    return Field(name, "honoured", note, endpoints)
+
+
+def _accepted(name: str, note: str, endpoints: tuple[str, ...] = _BOTH) -> Field:
+    return Field(name, "accepted", note, endpoints)
+
+
+def _refused(
+    name: str,
+    note: str,
+    endpoints: tuple[str, ...] = _BOTH,
+    *,
+    neutral: tuple[Any, ...] = (),
+    unless: Callable[[Body], bool] | None = None,
+) -> Field:
+    return Field(name, "refused", note, endpoints, neutral, unless)
+
+
+def _value(body: Body, name: str) -> Any:
+    return msgspec.json.decode(body[name]) if name in body else None
+
+
+FIELDS: tuple[Field, ...] = (
+    # OpenAI's fields.
+    _honoured(
+        "model",
+        "a served model, an adapter, `base` for the model without adapters, or `default`; anything else is a 404 that "
+        "lists what is served",
+    ),
+    _honoured(
+        "messages", "roles system, developer (rendered as system), user, assistant, tool; text content only", _CHAT
+    ),
+    _honoured("prompt", "text, list of texts, list of token ids, list of lists of token ids", _TEXT),
+    _honoured(
+        "max_tokens",
+        "any positive integer, capped at the room that the prompt leaves; the answer then ends with `length`. 0 "
+        "generates "
+        "nothing, on /v1/completions only",
+    ),
+    _honoured("max_completion_tokens", "the same as max_tokens, and wins over it", _CHAT),
+    _honoured("temperature", "0 to 2; 0 is exact argmax"),
+    _honoured("top_p", "above 0, up to 1"),
+    _honoured("presence_penalty", "-2 to 2"),
+    _honoured("frequency_penalty", "-2 to 2"),
+    _honoured(
+        "logit_bias", "-100 to 100 by token id, 16384 of them at most; ids outside the vocabulary are refused by name"
+    ),
+    _honoured(
+        "seed", "any 64-bit integer; the answer depends on (seed, choice index, position) only, not on other requests"
+    ),
+    _honoured("stop", "a text or any number of texts, of 16384 characters in all; not part of the answer"),
+    _honoured("n", "1 to the server's --max-seqs"),
+    _honoured("stream", "server-sent events"),
+    _honoured("stream_options", "only together with stream"),
+    _honoured("logprobs", "chat: true or false; completions: 0 to 20. Taken before penalties, bias and temperature"),
+    _honoured("top_logprobs", "0 to 20; needs logprobs", _CHAT),
+    _honoured("echo", "with logprobs, the prompt's tokens have theirs", _TEXT),
+    _refused(
+        "best_of",
+        "only the value of n",
+        _TEXT,
+        unless=lambda body: _value(body, "best_of") == (_value(body, "n") or 1),
+    ),
+    _refused("suffix", "no fill-in-the-middle yet", _TEXT, neutral=("",)),
+    _refused(
+        "tools",
+        "no tool calls yet; let through where tool_choice is none (the model is not shown them)",
+        _CHAT,
+        neutral=([],),
+        unless=lambda body: _value(body, "tool_choice") == "none",
+    ),
+    _refused("tool_choice", "no tool calls yet", _CHAT, neutral=("none", "auto")),
+    _refused("functions", "no function calls yet", _CHAT, neutral=([],)),
+    _refused("function_call", "no function calls yet", _CHAT, neutral=("none", "auto")),
+    _accepted("parallel_tool_calls", "there are no tool calls to make in parallel", _CHAT),
+    _refused("response_format", "plain text only, no constrained output yet", _CHAT, neutral=({"type": "text"},)),
+    _refused("modalities", "text only", _CHAT, neutral=(["text"], [])),
+    _refused("audio", "text only", _CHAT),
+    _refused("prediction", "no predicted outputs", _CHAT),
+    _refused("web_search_options", "no web search", _CHAT),
+    _refused("reasoning_effort", "no reasoning models yet", _CHAT, neutral=("none",)),
+    _refused("verbosity", "no such control in the model", _CHAT, neutral=("medium",)),
+    _accepted("user", "a label"),
+    _accepted("safety_identifier", "a label", _CHAT),
+    _accepted("metadata", "a label", _CHAT),
+    _accepted("store", "nothing is stored; the answer is the same", _CHAT),
+    _accepted("service_tier", "there is one tier", _CHAT),
+    _accepted("prompt_cache_key", "a hint", _CHAT),
+    _accepted("prompt_cache_retention", "a hint", _CHAT),
+    # Fields of other servers.
+    _honoured("top_k", "extension; 0, -1 and anything from the vocabulary's size on keep all tokens"),
+    _honoured("min_p", "extension; 0 to 1"),
+    _honoured("repetition_penalty", "extension; above 0, up to 10; looks back on the server's --repeat-last-n tokens"),
+    _honoured("ignore_eos", "extension, for benchmarks"),
+    _accepted("cache_prompt", "extension of llama.cpp; a hint"),
+    _accepted("priority", "extension of vLLM; requests are served in order of arrival"),
+    _refused("min_tokens", "extension of vLLM", neutral=(0,)),
+    _refused("stop_token_ids", "extension of vLLM", neutral=([],)),
+    _refused("include_stop_str_in_output", "extension of vLLM", neutral=(False,)),
+    _refused("bad_words", "extension of vLLM", neutral=([],)),
+    _refused("allowed_token_ids", "extension of vLLM"),
+    _refused("prompt_logprobs", "extension of vLLM; /v1/completions has echo with logprobs"),
+    _refused("truncate_prompt_tokens", "extension of vLLM; the server has --truncate-sequence"),
+    _refused("skip_special_tokens", "extension of vLLM", neutral=(True,)),
+    _refused("use_beam_search", "extension of vLLM", neutral=(False,)),
+    _refused("length_penalty", "extension of vLLM", neutral=(1, 1.0)),
+    _refused("add_generation_prompt", "extension of vLLM", _CHAT, neutral=(True,)),
+    _refused("continue_final_message", "extension of vLLM", _CHAT, neutral=(False,)),
+    _refused("chat_template", "templates come from the model or --chat-template, never from a request", _CHAT),
+    _refused("chat_template_kwargs", "extension of vLLM", _CHAT, neutral=({},)),
+    _refused("documents", "extension of vLLM", _CHAT, neutral=([],)),
+    _refused("structured_outputs", "no constrained output yet"),
+    _refused("guided_json", "no constrained output yet"),
+    _refused("guided_regex", "no constrained output yet"),
+    _refused("guided_choice", "no constrained output yet"),
+    _refused("guided_grammar", "no constrained output yet"),
+    _refused("json_schema", "no constrained output yet"),
+    _refused("regex", "no constrained output yet"),
+    _refused("ebnf", "no constrained output yet"),
+    _refused("grammar", "no constrained output yet", neutral=("",)),
+    _refused("typical_p", "extension of llama.cpp", neutral=(1, 1.0)),
+    _refused("mirostat", "extension of llama.cpp", neutral=(0,)),
+    _refused("dry_multiplier", "extension of llama.cpp", neutral=(0, 0.0)),
+    _refused("xtc_probability", "extension of llama.cpp", neutral=(0, 0.0)),
+    _refused("samplers", "extension of llama.cpp"),
+    _honoured(
+        "adapter",
+        "extension; a LoRA adapter by name, or `base` for none; not beside a model that names another adapter",
+    ),
+    _honoured("adapters", "extension; a mixture by hand: weights from -100 to 100 by the names of adapters"),
+    _honoured(
+        "xlora",
+        "extension; scalings (summary, tokens or full) and non_granular_index; unknown fields in it are refused",
+    ),
+    _refused("lora", "extension of llama.cpp; use adapters: {name: weight}", neutral=([],)),
+)
+
+OBJECTS: dict[str, tuple[Field, ...]] = {
+    "stream_options": (
+        _honoured("include_usage", "one more chunk at the end, without choices, has the token counts of the call"),
+        _honoured(
+            "continuous_usage_stats",
+            "extension of vLLM; every chunk of a choice has the token counts of that choice so far, from its prompt on",
+        ),
+    ),
+    "messages[]": (
+        _honoured("role", "see above", _CHAT),
+        _honoured("content", "a text, or a list of text parts, which are joined by line breaks", _CHAT),
+        _honoured("name", "given to the chat template", _CHAT),
+        _honoured("tool_calls", "given to the chat template", _CHAT),
+        _honoured("tool_call_id", "given to the chat template", _CHAT),
+        _accepted("cache_control", "a hint that some clients add", _CHAT),
+    ),
+    "messages[].content[]": (
+        _honoured("type", "`text`; others are refused", _CHAT),
+        _honoured("text", "the text", _CHAT),
+        _accepted("cache_control", "a hint that some clients add", _CHAT),
+        _refused("image_url", "text only", _CHAT),
+        _refused("input_audio", "text only", _CHAT),
+        _refused("file", "text only", _CHAT),
+        _refused("refusal", "text only", _CHAT),
+    ),
+}
+"""The objects in a body whose fields are looked at, by where they are."""
+
+
+def fields_of(endpoint: str) -> tuple[Field, ...]:
+    """Those of `FIELDS` that an endpoint has."""
+    return tuple(field for field in FIELDS if endpoint in field.endpoints)
+
+
+def objects_of(endpoint: str) -> dict[str, tuple[Field, ...]]:
+    """Those of `OBJECTS` that an endpoint has."""
+    found = {
+        where: tuple(field for field in fields if endpoint in field.endpoints) for where, fields in OBJECTS.items()
+    }
+    return {where: fields for where, fields in found.items() if fields}

@@ -1,0 +1,68 @@
+"""GET /: what this server is. GET /docs and GET /openapi.json: what its endpoints are. All are public."""
+
+from __future__ import annotations
+
+from functools import cache
+from typing import Any
+
+import msgspec
+from litestar import Response
+
+from serving.api.description.openapi import document
+from serving.api.description.page import page
+from serving.api.endpoint import Call, Endpoint, Text
+from serving.api.schemas import Index
+from serving.version import version
+
+
+async def _index(call: Call[None]) -> Index:
+    links = {endpoint.link: endpoint.path for endpoint in call.endpoints if endpoint.link is not None}
+    return Index(name="mistral-jax", version=version(), links=links)
+
+
+async def _docs(call: Call[None]) -> Response[bytes]:
+    headers = {"Content-Security-Policy": "default-src 'none'; style-src 'unsafe-inline'"}
+    return Response(_page(call.endpoints), media_type="text/html", headers=headers)
+
+
+async def _openapi(call: Call[None]) -> Response[bytes]:
+    return Response(msgspec.json.encode(document(call.endpoints)), media_type="application/json")
+
+
+@cache
+def _page(endpoints: tuple[Endpoint[Any], ...]) -> bytes:
+    return page(document(endpoints)).encode()
+
+
+INDEX = Endpoint(
+    path="/",
+    method="GET",
+    takes_head=True,
+    operation_id="index",
+    summary="What this server is",
+    response=Index,
+    public=True,
+    handler=_index,
+)
+DOCS = Endpoint(
+    path="/docs",
+    method="GET",
+    operation_id="docs",
+    summary="The OpenAPI document as a page",
+    response=Text("a page", "text/html"),
+    public=True,
+    link="docs",
+    documented=False,
+    handler=_docs,
+)
+OPENAPI = Endpoint(
+    path="/openapi.json",
+    method="GET",
+    operation_id="openapi",
+    summary="The OpenAPI document",
+    response=Text("the document", "application/json"),
+    public=True,
+    link="openapi",
+    documented=False,
+    handler=_openapi,
+)

@@ -1,0 +1,62 @@
+"""The table of all endpoints, and their routes.
+
+`python -m serving.api.endpoints` prints the page docs/openai-compatibility.md, which is made from it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from litestar import HttpMethod, Request, route
+from litestar.di import NamedDependency
+from litestar.handlers import HTTPRouteHandler
+
+from serving.api.controllers.chat import CHAT_COMPLETIONS
+from serving.api.controllers.completions import COMPLETIONS
+from serving.api.controllers.health import HEALTH
+from serving.api.controllers.index import DOCS, INDEX, OPENAPI
+from serving.api.controllers.lora_adapters import LOAD_LORA_ADAPTER, LORA_ADAPTERS, UNLOAD_LORA_ADAPTER
+from serving.api.controllers.metrics import METRICS
+from serving.api.controllers.models import MODEL, MODELS
+from serving.api.description.compatibility import compatibility_page
+from serving.api.endpoint import Call, Endpoint
+from serving.api.requests.request_body import read_request
+from serving.api.service.lifecycle import ServiceHost
+
+ENDPOINTS: tuple[Endpoint[Any], ...] = (
+    CHAT_COMPLETIONS,
+    COMPLETIONS,
+    MODELS,
+    MODEL,
+    LORA_ADAPTERS,
+    LOAD_LORA_ADAPTER,
+    UNLOAD_LORA_ADAPTER,
+    HEALTH,
+    METRICS,
+    INDEX,
+    DOCS,
+    OPENAPI,
+)
+
+
+def routes(endpoints: tuple[Endpoint[Any], ...]) -> Sequence[HTTPRouteHandler]:
+    """What Litestar routes to these endpoints. It must provide `host`."""
+    return [_route(endpoint, endpoints) for endpoint in endpoints]
+
+
+def _route(endpoint: Endpoint[Any], endpoints: tuple[Endpoint[Any], ...]) -> HTTPRouteHandler:
+    async def handle(request: Request[Any, Any, Any], host: NamedDependency[ServiceHost]) -> Any:
+        body = None
+        if endpoint.request is not None:
+            body = await read_request(request, endpoint, host, strict=host.settings.strict_fields)
+        return await endpoint.handler(Call(request=request, host=host, body=body, endpoints=endpoints))
+
+    methods = [HttpMethod(endpoint.method)]
+    if endpoint.takes_head:
+        methods.append(HttpMethod.HEAD)
+    return route(endpoint.path, http_method=methods, status_code=200, operation_id=endpoint.operation_id)(handle)
+
+
+if __name__ == "__main__":
+    print(compatibility_page(ENDPOINTS), end="")
