@@ -175,7 +175,7 @@ def _head_dim(fields: Fields, hidden_size: int, heads: int) -> int:
         head_dim = fields.natural("attention.key_length")
     elif hidden_size % heads:
         raise GGUFError(
-            f"{fields.full('embedding_length')} {hidden_size} is not a multiple of {heads} heads, and "
+            f"{fields.full('embedding_length')} {hidden_size} is no multiple of {heads} heads, and "
             f"{fields.full('attention.key_length')} is not given"
         )
     else:

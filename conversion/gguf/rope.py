@@ -86,7 +86,7 @@ def _frequency_factors(gguf: GGUFFile, head_dim: int) -> Factors | None:
     gguf.read_raw(FACTORS_TENSOR, raw)
     factors = raw.view("<f4").astype(np.float64)
     if not np.all((factors >= _LEAST) & (factors <= _MOST)):
-        raise GGUFError(f"tensor {FACTORS_TENSOR} holds numbers that cannot be factors (zero, negative or infinite)")
+        raise GGUFError(f"tensor {FACTORS_TENSOR} holds numbers that are no factors (zero, negative or infinite)")
     return None if np.all(factors == 1) else factors
 
 

@@ -148,7 +148,7 @@ def _typed[T](metadata: Mapping[str, Any], key: str, kind: type[T]) -> T | None:
 def _texts(metadata: Mapping[str, Any], key: str) -> list[str]:
     value = metadata.get(PREFIX + key, [])
     if not isinstance(value, Sequence) or isinstance(value, str):
-        raise TokenizerError(f"{PREFIX}{key} in the GGUF file is not a list of strings.")
+        raise TokenizerError(f"{PREFIX}{key} in the GGUF file is no list of texts.")
     texts = list(cast("Sequence[Any]", value))
     try:
         # One pass over all of them finds values that are not text, or not UTF-8.
@@ -177,7 +177,7 @@ def _scores(metadata: Mapping[str, Any], count: int) -> list[float] | None:
     if scores is None:
         return None
     if not np.isfinite(scores).all():
-        raise TokenizerError(f"A score in {PREFIX}scores of the GGUF file is not a finite number. {USE_OVERRIDE}")
+        raise TokenizerError(f"A score in {PREFIX}scores of the GGUF file is no finite number. {USE_OVERRIDE}")
     return scores.astype(np.float64).tolist()
 
 

@@ -56,7 +56,7 @@ class HuggingFaceTokenizer(ByteTableTokenizer):
             raise TokenizerError(f"{source} holds a {plain(str(model['type']))} vocabulary; only BPE is implemented.")
         listed: Any = model.get("vocab")
         if not isinstance(listed, dict):
-            raise TokenizerError(f"{source} is not a tokenizer.json with a BPE vocabulary.")
+            raise TokenizerError(f"{source} is no tokenizer.json with a BPE vocabulary.")
         vocab = {piece: token_id(i, piece) for piece, i in cast("Json", listed).items()}
         byte_level = _mentions(data, "ByteLevel")
         if not byte_level and not _mentions(data, _SPACE):

@@ -25,7 +25,7 @@ def what_it_is(start: bytes, size: int) -> str:
         )
     if text[:1] == b"<":
         return (
-            "it is an HTML or XML page. Probably the server's response to a download that needed another address or a  "
+            "it is an HTML or XML page. Probably the server's response to a download that needed another address or a "
             "login; open it in a browser to see what it says"
         )
     if start[:4] in _OLD_FORMATS:
