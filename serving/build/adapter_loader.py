@@ -24,7 +24,7 @@ from mistral_jax.model.low_rank import part_features
 from mistral_jax.runtime.runner import Runner
 from serving.api.errors import InvalidRequestError, NoRoomError, NotFoundError, UnavailableError, without_paths
 from serving.engine.adapter_registry import AdapterInfo, AdapterRegistry
-from serving.engine.engine import JaxEngine
+from serving.engine.messages import Engine
 
 READ_TIMEOUT = 120.0
 """Seconds that reading an adapter's files may take. A disk that does not answer cannot be interrupted, but it can be
@@ -61,7 +61,7 @@ class FolderLoader:
 
     def __init__(
         self,
-        engine: JaxEngine,
+        engine: Engine,
         adapters: AdapterRegistry,
         config: MistralConfig,
         folder: Path,

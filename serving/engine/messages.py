@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import enum
 from collections.abc import Callable, Sequence
+from concurrent.futures import Future
 from dataclasses import dataclass, field
-from typing import Literal, Protocol
+from typing import Any, Literal, Protocol
 
 import numpy as np
 
@@ -150,7 +151,8 @@ Deliver = Callable[[Sequence[Event]], None]
 
 
 class Engine(Protocol):
-    """What the HTTP side needs of an engine. `serving.engine.engine.JaxEngine` is the real one; tests use fakes."""
+    """All that the rest of the server needs of an engine, so that a fake can stand for it.
+    `serving.engine.engine.JaxEngine` is the real one."""
 
     @property
     def status(self) -> EngineStatus: ...
@@ -176,6 +178,19 @@ class Engine(Protocol):
 
     def cancel(self, request_id: str) -> None:
         """End a request early; its last event says "cancelled". Unknown and finished ids are ignored."""
+        ...
+
+    def between_rounds[T](self, run: Callable[[Any], T]) -> Future[T]:
+        """Have `run` called with what the engine drives (the real one: a `mistral_jax.runtime.runner.Runner`), on the
+        engine's own thread, between two rounds. What it returns or raises is the future's; until it begins, the future
+        can be cancelled.
+
+        For work that needs the device and is no request, such as putting an adapter there.
+        """
+        ...
+
+    def unload_closed(self) -> None:
+        """Have the adapters that were closed in the registry unloaded, each when its last request has ended."""
         ...
 
     def drain(self, timeout: float) -> None:

@@ -6,6 +6,7 @@ import itertools
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -129,13 +130,25 @@ class FakeEngine:
         self.detail = ""
         self.submitted: list[Request] = []
         self.cancelled: list[str] = []
-        self.rounds = 0
+        self.rounds = self.unloads = 0
         self.shares: tuple[float, ...] = ()
         self._live: dict[str, _Live] = {}
         self._to_cancel: set[str] = set()
         self._wake = threading.Condition()
         self._stop = False
         self._thread = threading.Thread(target=self._run, name="fake-engine", daemon=True)
+
+    def between_rounds[T](self, run: Callable[[Any], T]) -> Future[T]:
+        """Runs it at once, on the caller's thread; there is nothing to drive."""
+        done: Future[T] = Future()
+        try:
+            done.set_result(run(None))
+        except Exception as error:
+            done.set_exception(error)
+        return done
+
+    def unload_closed(self) -> None:
+        self.unloads += 1
 
     @property
     def status(self) -> EngineStatus:
