@@ -19,7 +19,7 @@ import torch
 import transformers
 
 PACKAGE = Path(__file__).parents[2] / "mistral_jax"
-DEMO = PACKAGE / "models" / "demo"
+DEMO = PACKAGE / "hub" / "bundled" / "demo"
 BYTE_LEVEL = Path(__file__).parent / "tokenizers" / "byte_level"
 
 K_TYPES = ("Q2_K", "Q3_K_M", "Q4_K_M", "Q5_K_M", "Q6_K", "IQ4_XS")

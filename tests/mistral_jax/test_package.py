@@ -134,7 +134,7 @@ def test_a_wheel_holds_all_that_runs_outside_the_repository(tmp_path: Path) -> N
     packages = {path.name for path in site.iterdir() if path.suffix != ".dist-info"}
     assert packages == {"mistral_jax", "serving", "conversion"}
     assert all((site / package / "py.typed").is_file() for package in packages)
-    for folder in ("models", "quant/native"):
+    for folder in ("hub/bundled", "quant/native"):
         there = {path.relative_to(ROOT) for path in (ROOT / "mistral_jax" / folder).rglob("*") if path.is_file()}
         missing = {path for path in there if not (site / path).is_file() and "__pycache__" not in path.parts}
         assert not missing

@@ -21,7 +21,7 @@ from mistral_jax.tokenizer.byte_table import ByteTableTokenizer
 from mistral_jax.tokenizer.cuts import MAX_RUN
 from tests.mistral_jax.tokenizer.tokenizer_corpus import ALL, TEXTS, plain_text, tokenizer
 
-DEMO = Path(mistral_jax.__file__).parents[1] / "models" / "demo"
+DEMO = Path(mistral_jax.__file__).parent / "hub" / "bundled" / "demo"
 BITS = [
     *(
         *TEXTS,
