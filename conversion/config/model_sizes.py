@@ -17,3 +17,5 @@ MOST_UNUSED_TOKENS = 2**17
 MOST_THETA = 1e12
 MOST_FACTOR = 1e6
 """Factors that scale a rope, and the rotations that bound its ramp."""
+MOST_TEMPERATURE = 1e3
+"""Largest factor by which queries may grow with each context (`llama_4_scaling_beta`)."""

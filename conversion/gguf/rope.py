@@ -19,6 +19,7 @@ from typing import Any
 
 import numpy as np
 
+from conversion.config.model_sizes import MOST_TEMPERATURE
 from conversion.config.rope_factors import Factors, find_llama3
 from conversion.gguf.container.fields import Fields
 from conversion.gguf.container.file import GGUFError, GGUFFile
@@ -156,7 +157,7 @@ def _temperature(fields: Fields, parameters: dict[str, Any], context: int) -> di
     key = "attention.temperature_scale"
     if fields.get(key) is None:
         return {}
-    scale = _factor(fields, key) if fields.has(key, 0) else 0.0
+    scale = fields.real(key, above=_LEAST, most=MOST_TEMPERATURE) if fields.has(key, 0) else 0.0
     original = fields.natural("rope.scaling.original_context_length", context)
     if scale and fields.natural("attention.temperature_length", original) != original:
         raise fields.unexpected(

@@ -18,6 +18,7 @@ from conversion.config.model_sizes import (
     MOST_HEADS,
     MOST_INNER_WIDTH,
     MOST_LAYERS,
+    MOST_TEMPERATURE,
     MOST_TOKENS,
     MOST_WIDTH,
 )
@@ -162,7 +163,7 @@ def _windows(raw: JSONFields, model_type: str, num_layers: int) -> tuple[int | N
 def _temperature(raw: JSONFields, parameters: JSONFields, of_rope: int) -> tuple[float, int]:
     """Beta and length of Ministral 3's attention temperature. The reference reads both among the parameters of the
     rope, where its yarn and llama3 put the context of the pre-training."""
-    beta = parameters.number("llama_4_scaling_beta", above=-1, most=1e3)
+    beta = parameters.number("llama_4_scaling_beta", above=-1, most=MOST_TEMPERATURE)
     if not beta:
         return 0.0, 0
     if of_rope:

@@ -417,6 +417,7 @@ def test_factors_of_one_are_no_scaling() -> None:
             "yarn_log_multiplier",
         ),
         ({"llama.attention.temperature_scale": 0.1, "llama.attention.temperature_length": 5}, "temperature_length"),
+        ({"llama.attention.temperature_scale": 1001.0}, "a number above 1e-06 and at most 1000"),
         ({"tokenizer.ggml.eos_token_id": 97}, "eos_token_id is 97; expected an integer from 0 to 96"),
         ({"tokenizer.ggml.bos_token_id": -1}, "bos_token_id"),
     ],
