@@ -21,6 +21,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import partial
+from typing import ClassVar
 
 import jax
 import jax.numpy as jnp
@@ -51,6 +52,8 @@ class KVCache:
     """The caches of all layers: a pytree to pass to a jitted step, donated, and replace by what the step returns."""
 
     layers: tuple[LayerCache, ...]
+    HEAD_AXIS: ClassVar[int] = 1
+    """The axis of kv heads in all arrays: over several devices they are divided along it."""
 
     @property
     def slots(self) -> int:

@@ -26,7 +26,6 @@ from typing import Any, NamedTuple
 
 import jax
 import numpy as np
-from jax.sharding import SingleDeviceSharding
 
 from mistral_jax.adapters.bank import AdapterSet
 from mistral_jax.adapters.choice import BASE, AdapterChoice
@@ -34,6 +33,7 @@ from mistral_jax.adapters.xlora import XLoRA
 from mistral_jax.model.kv_cache import BLOCK, KVCache, layer_lengths, stored_head_dim
 from mistral_jax.model.low_rank import AdapterBank
 from mistral_jax.model.mistral import Mistral
+from mistral_jax.placement import Placement
 from mistral_jax.runtime import step
 from mistral_jax.runtime.ahead import decode_ahead
 from mistral_jax.runtime.mixing import AdaptedModel, Caches, MixingRows, RowMixing
@@ -182,8 +182,9 @@ class Runner:
         self.ahead_costs: dict[int, float] = {}
         """Time of a step ahead in steps of two passes, by number of rows; measured by `warm_up`."""
         self.dtype = model.dtype
-        self.device = next(iter(self.split.weights[0].devices()))
-        on_cpu = self.device.platform == "cpu"
+        self.placement = Placement.of(self.split.weights)
+        self.device = self.placement.device
+        on_cpu = self.placement.platform == "cpu"
         self.row_buckets = tuple(row_buckets) if row_buckets else _row_buckets(self._rows) if on_cpu else (self._rows,)
         if block_buckets is None:
             blocks = max(layer_lengths(self.config, length=length, chunk=self.chunk_sizes[-1])) // BLOCK
@@ -191,7 +192,9 @@ class Runner:
         self.block_buckets = tuple(block_buckets)
         # Placed explicitly: an array that only happens to lie on the device compiles to another program than one that
         # was put there, so the first calls after warm-up would compile again.
-        self._allocate = jax.jit(self._allocate_program, out_shardings=SingleDeviceSharding(self.device))
+        heads = KVCache.HEAD_AXIS if self.placement.divides(self.config.num_kv_heads) else None
+        places = (self.placement.sharding(heads), self.placement.sharding())
+        self._allocate = jax.jit(self._allocate_program, out_shardings=places)
         self._admit = jax.jit(step.admit, donate_argnums=0)
         self._set_bias = jax.jit(step.set_bias, donate_argnums=0)
         static = ("num_blocks", "scaling")

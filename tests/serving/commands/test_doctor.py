@@ -93,7 +93,7 @@ def test_quantised_weights_weigh_less(folder: Path, quant: str, bits: float) -> 
 
 
 def test_a_model_that_cannot_fit_says_what_to_do(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("mistral_jax.device.free_memory", lambda _device: 1_000_000)
+    monkeypatch.setattr("mistral_jax.placement.Placement.free_memory", lambda _placement: 1_000_000)
     write_weights(folder)
     model = examine(settings_for(folder, max_seq_len=256))["model"]
     assert model["fits"] is False
