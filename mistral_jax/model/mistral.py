@@ -11,7 +11,7 @@ Axis letters: B rows, T tokens, N query heads, K kv heads, H head dim, D model d
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 
 import jax
@@ -64,26 +64,26 @@ class Attention(nnx.Module):
         N, _, H = self.heads
         B, T, _ = x.shape
         with jax.named_scope("qkv"):
-            queries, keys, values = self._heads(x, mixture)
+            heads = self._heads(x, mixture)
         with jax.named_scope("rope"):
-            queries = rotate(queries, at.cos, at.sin) * at.query_scale
+            queries = rotate(next(heads), at.cos, at.sin) * at.query_scale
             if at.temperature is not None:
                 queries = queries * at.temperature
-            keys = rotate(keys, at.cos, at.sin).astype(x.dtype)
+            keys = rotate(next(heads), at.cos, at.sin).astype(x.dtype)
         with jax.named_scope("attend"):
-            out = attend(queries.astype(x.dtype), keys, values.astype(x.dtype))
+            out = attend(queries.astype(x.dtype), keys, next(heads).astype(x.dtype))
         out = self.qkv_proj.gathered(out.astype(x.dtype).reshape(B, T, N * H))
         return _adapted(mixture, "o_proj", out, self.o_proj(out))
 
-    def _heads(self, x: jax.Array, mixture: LayerMixture | None) -> tuple[jax.Array, jax.Array, jax.Array]:
-        """Queries [B, T, N, H], keys and values [B, T, K, H]."""
+    def _heads(self, x: jax.Array, mixture: LayerMixture | None) -> Iterator[jax.Array]:
+        """Queries [B, T, N, H], keys and values [B, T, K, H], each cut where it is used: the order of operations is
+        part of a program."""
         N, K, H = self.heads
         B, T, _ = x.shape
         if mixture is None and (parts := self.qkv_proj.by_part(x)) is not None:
-            queries, keys, values = (part.reshape(B, T, -1, H) for part in parts)
-            return queries, keys, values
+            return (part.reshape(B, T, -1, H) for part in parts)
         qkv = _adapted(mixture, "qkv_proj", x, self.qkv_proj(x)).reshape(B, T, N + 2 * K, H)
-        return qkv[:, :, :N], qkv[:, :, N : N + K], qkv[:, :, N + K :]
+        return (qkv[:, :, first:last] for first, last in ((0, N), (N, N + K), (N + K, N + 2 * K)))
 
 
 def _adapted(mixture: LayerMixture | None, projection: str, x: jax.Array, y: jax.Array) -> jax.Array:
