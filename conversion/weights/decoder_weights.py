@@ -96,6 +96,12 @@ class DecoderWeight:
         """The module's own name: `qkv_proj`."""
         return self.name.rpartition(".")[2]
 
+    @property
+    def gathers(self) -> bool:
+        """Whether outputs that are divided are gathered at once: norms sum over D, sampling over V. Heads and the
+        inside of an MLP stay divided until the next weight's inputs are gathered."""
+        return self.split in ("D", "V")
+
     def part_rows(self, config: object) -> tuple[int, ...]:
         """Rows of each part, of one expert."""
         return tuple(axis_size(part.rows, config) for part in self.parts)

@@ -13,13 +13,12 @@ from typing import Protocol
 
 import jax
 import numpy as np
-from jax.sharding import SingleDeviceSharding
 
 from conversion.adapters.modules import PARTS, ModuleKey, parts_of
 from conversion.weights.tensor_source import Array
-from mistral_jax.device import Device
 from mistral_jax.model.config import MistralConfig
 from mistral_jax.model.low_rank import PROJECTIONS, AdapterBank, LowRank, part_features
+from mistral_jax.placement import Placement
 from mistral_jax.quant.array import dense, padded
 from mistral_jax.quant.dot import storable_axis, storable_shape
 
@@ -89,7 +88,7 @@ class AdapterSet:
         loras: Sequence[Factors],
         *,
         dtype: jax.typing.DTypeLike,
-        device: Device | None = None,
+        placement: Placement | None = None,
         spare: int = 0,
         spare_rank: int = SPARE_RANK,
         apart: bool = False,
@@ -112,7 +111,7 @@ class AdapterSet:
         self.dtype = np.dtype(dtype)
         self.capacity = len(loras) + spare
         self.largest_spare_rank = spare_rank if spare else 0
-        self._device = device or jax.devices()[0]
+        self._placement = placement or Placement.default()
         self._apart = apart
         self.entries: dict[str, AdapterEntry] = {}
         first = 0
@@ -121,7 +120,7 @@ class AdapterSet:
             self.entries[lora.name] = _entry(lora, number, rows)
             first += lora.rank
         self.rank_rows = _rank_rows(loras, spare, spare_rank)
-        self._write = jax.jit(_write_rows, donate_argnums=0, out_shardings=SingleDeviceSharding(self._device))
+        self._write = jax.jit(_write_rows, donate_argnums=0, out_shardings=self._placement.sharding())
         self.bank = self._build(loras, _adapted_parts(loras, spare))
 
     @property
@@ -167,7 +166,7 @@ class AdapterSet:
         )
 
     def _put(self, x: Array) -> jax.Array:
-        return jax.device_put(x, self._device)
+        return self._placement.put(x)
 
     def room_for(self, lora: Factors) -> tuple[int, tuple[int, ...]]:
         """The number and the rank rows that an adapter would get.

@@ -29,10 +29,10 @@ from conversion.adapters.xlora.ordering import check_base_model, read_ordering
 from conversion.hub_id import is_hub_id
 from mistral_jax.adapters.bank import SPARE_RANK, AdapterSet, bank_bytes
 from mistral_jax.adapters.xlora import XLoRA
-from mistral_jax.device import Device
 from mistral_jax.hub.files import find_adapter
 from mistral_jax.model.config import MistralConfig
 from mistral_jax.model.low_rank import SHARED, ScalingColumns, part_features
+from mistral_jax.placement import Placement
 from mistral_jax.quant.array import padded
 from mistral_jax.quant.dot import storable_shape
 
@@ -144,7 +144,7 @@ def load_adapters(
     files: AdapterFiles,
     *,
     dtype: jax.typing.DTypeLike,
-    device: Device | None = None,
+    placement: Placement | None = None,
     spare: int = 0,
     spare_rank: int = SPARE_RANK,
 ) -> LoadedAdapters:
@@ -152,17 +152,17 @@ def load_adapters(
 
     Args:
       dtype: of the factors: the model's. The classifier is float32.
-      device: None: JAX's default device.
+      placement: None: JAX's default device.
       spare: adapters of at most `spare_rank` for which room is left.
     Raises:
       WeightFileError: a value is not finite, or a file was cut.
     """
-    target = device or jax.devices()[0]
-    adapters = AdapterSet(files.config, files.loras, dtype=dtype, device=target, spare=spare, spare_rank=spare_rank)
+    target = placement or Placement.default()
+    adapters = AdapterSet(files.config, files.loras, dtype=dtype, placement=target, spare=spare, spare_rank=spare_rank)
     return LoadedAdapters(adapters, None if files.xlora is None else load_classifier(files.xlora, target))
 
 
-def load_classifier(files: XLoRAFiles, device: Device | None = None) -> XLoRA:
+def load_classifier(files: XLoRAFiles, placement: Placement | None = None) -> XLoRA:
     """The classifier of an X-LoRA model, on the device."""
     columns = SHARED
     if files.config.layerwise_scalings:
@@ -171,11 +171,11 @@ def load_classifier(files: XLoRAFiles, device: Device | None = None) -> XLoRA:
     module = nnx.eval_shape(
         lambda: XLoRA(files.config, num_experts=len(files.adapters), columns=columns, rngs=nnx.Rngs(0))
     )
-    target = device or jax.devices()[0]
+    target = placement or Placement.default()
     for layer, (weight, bias) in zip(module.layers, files.classifier, strict=True):
-        layer.weight.set_value(padded(jax.device_put(np.asarray(weight, np.float32), target)))
+        layer.weight.set_value(padded(target.put(np.asarray(weight, np.float32))))
         if layer.bias is not None and bias is not None:
-            layer.bias.set_value(jax.device_put(np.asarray(bias, np.float32), target))
+            layer.bias.set_value(target.put(np.asarray(bias, np.float32)))
     return module
 
 

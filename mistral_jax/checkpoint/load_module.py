@@ -4,13 +4,11 @@ from __future__ import annotations
 
 import logging
 
-import jax
-
 from mistral_jax.checkpoint.description import ModelDescription
 from mistral_jax.checkpoint.summary import summarize
 from mistral_jax.checkpoint.weights import Progress, choose_dtype, load_weights, open_weights, stored_dtype
-from mistral_jax.device import Device
 from mistral_jax.model.mistral import Mistral
+from mistral_jax.placement import Placement
 from mistral_jax.quant.native import native
 from mistral_jax.quant.plan import Quantization
 
@@ -22,7 +20,7 @@ def load_module(
     *,
     dtype: str = "auto",
     quant: Quantization = "auto",
-    device: Device | None = None,
+    placement: Placement | None = None,
     progress: Progress | None = None,
 ) -> Mistral:
     """Fetch the weights where they are missing, and load them to the device.
@@ -30,12 +28,12 @@ def load_module(
     Args:
       dtype: see `mistral_jax.checkpoint.weights.choose_dtype`.
       quant: see `mistral_jax.quant.plan.Quantization`.
-      device: None: JAX's default device.
+      placement: None: JAX's default device.
     """
     source = open_weights(description.config, description.files.fetch_weights())
-    target = device or jax.devices()[0]
+    target = placement or Placement.default()
     chosen = choose_dtype(dtype, stored_dtype(source), target.platform)
-    module = load_weights(description.config, source, dtype=chosen, quant=quant, device=target, progress=progress)
+    module = load_weights(description.config, source, dtype=chosen, quant=quant, placement=target, progress=progress)
     held = summarize(module)
     if target.platform == "cpu" and native.KINDS & held.bytes_by_form.keys() and not native.available():
         logger.warning(

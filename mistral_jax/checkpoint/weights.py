@@ -21,19 +21,20 @@ from flax import nnx
 
 from conversion.gguf.container.file import GGUFFile
 from conversion.gguf.source import GGUFSource
-from conversion.weights.decoder_weights import EMBEDDING, HEAD, Format, Parameter, parameters, read_name
+from conversion.weights.decoder_weights import EMBEDDING, HEAD, Format, Parameter, axis_size, parameters, read_name
 from conversion.weights.safetensors_io import SafetensorsFiles, read_array, write_safetensors
 from conversion.weights.tensor_names import HuggingFaceText, MistralFormat, is_mistral_format
 from conversion.weights.tensor_source import Array, TensorSource, WeightFileError
 from conversion.weights.weight_files import is_gguf
 from conversion.weights.weight_forms import Form, form_bytes, form_of
-from mistral_jax.device import Device
 from mistral_jax.model.config import MistralConfig
 from mistral_jax.model.mistral import Mistral
-from mistral_jax.quant.array import PaddedArray, Weight, dense
+from mistral_jax.placement import Placement
+from mistral_jax.quant.array import PaddedArray, Undivided, Weight, dense
 from mistral_jax.quant.dot import storable_shape
 from mistral_jax.quant.load_weight import load_weight
 from mistral_jax.quant.plan import Quantization, stored_kind
+from mistral_jax.quant.split import split_rows
 
 Progress = Callable[[int, int], None]
 """Called with (bytes loaded so far, bytes in all)."""
@@ -86,12 +87,16 @@ def stored_dtype(source: TensorSource) -> str | None:
 class PlannedWeight:
     """One parameter: which tensors it is read from, and in which form each will be held."""
 
-    name: str
-    """Ours, such as `layers.0.self_attn.qkv_proj.weight`."""
+    parameter: Parameter
     parts: tuple[tuple[str, Form], ...]
     """Tensors in the order of their rows."""
     nbytes: int
     """On the device."""
+
+    @property
+    def name(self) -> str:
+        """Ours, such as `layers.0.self_attn.qkv_proj.weight`."""
+        return self.parameter.name
 
 
 def plan_weights(
@@ -114,7 +119,7 @@ def plan_weights(
             for name, _ in parameter.tensors
         ]
         size = sum(form_bytes(form, shape, itemsize) for form, shape in _stored_shapes(source, parts))
-        planned.append(PlannedWeight(name=parameter.name, parts=tuple(parts), nbytes=size))
+        planned.append(PlannedWeight(parameter=parameter, parts=tuple(parts), nbytes=size))
     return planned
 
 
@@ -148,7 +153,7 @@ def load_weights(
     *,
     dtype: jax.typing.DTypeLike,
     quant: Quantization = "auto",
-    device: Device | None = None,
+    placement: Placement | None = None,
     progress: Progress | None = None,
 ) -> Mistral:
     """Build the model and fill it from `source`. Its `config` says what was built: see `settle_tying`.
@@ -156,10 +161,13 @@ def load_weights(
     Args:
       dtype: of activations, norms and plain weights.
       quant: see `mistral_jax.quant.plan.Quantization`.
+      placement: None: JAX's default device.
     Raises:
       WeightFileError: names every tensor that is missing, that no parameter wants, or that has another shape than the
         configuration gives it.
     """
+    placement = placement or Placement.default()
+    first = Placement((placement.device,))
     config = settle_tying(config, source)
     planned = plan_weights(config, source, dtype=dtype, quant=quant)
     total = sum(weight.nbytes for weight in planned)
@@ -167,7 +175,8 @@ def load_weights(
     loaded: dict[str, Weight] = {}
     for weight in planned:
         # Waits for the copy, so that no more than one weight is on its way.
-        loaded[weight.name] = load_weight(source, weight.parts, dtype=np.dtype(dtype), device=device)
+        array = load_weight(source, weight.parts, dtype=np.dtype(dtype), placement=first)
+        loaded[weight.name] = _placed(config, weight.parameter, array, placement)
         done += weight.nbytes
         if progress is not None:
             progress(done, total)
@@ -175,6 +184,17 @@ def load_weights(
     structure = jax.tree.structure(abstract, is_leaf=lambda x: isinstance(x, PaddedArray))
     leaves = [loaded[".".join(map(str, path))] for path, _ in nnx.to_flat_state(abstract)]
     return nnx.merge(graphdef, jax.tree.unflatten(structure, leaves))
+
+
+def _placed(config: MistralConfig, parameter: Parameter, weight: Undivided, placement: Placement) -> Weight:
+    """A weight that lies on the first device, where it belongs: divided if its declaration and its size allow it."""
+    if placement.count == 1:
+        return weight
+    declared = parameter.weight
+    is_matrix = len(parameter.shape) == 2
+    if not is_matrix or declared.split is None or not placement.divides(axis_size(declared.split, config)):
+        return placement.put(weight)
+    return split_rows(weight, declared.part_rows(config), placement, gathers=declared.gathers)
 
 
 @lru_cache(maxsize=4)

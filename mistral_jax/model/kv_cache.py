@@ -30,12 +30,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import partial
+from typing import Any, ClassVar
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 from mistral_jax.model.config import MistralConfig
+from mistral_jax.placement import Placement
 from mistral_jax.quant.dot import storable_axis
 
 BLOCK = 128
@@ -113,6 +115,8 @@ class KVCache:
     """int32 [slots, C] for each kind of layer."""
     kinds: tuple[int, ...]
     """Static: which of the tables each layer uses."""
+    HEAD_AXIS: ClassVar[int] = 1
+    """The axis of kv heads in the pools: over several devices they are divided along it."""
 
     @property
     def slots(self) -> int:
@@ -140,6 +144,15 @@ class KVCache:
             tuple(jnp.arange(slots * C, dtype=jnp.int32).reshape(slots, C) for C in sizes),
             tuple(sizes.index(count) for count in counts),
         )
+
+    def places(self, placement: Placement) -> KVCache:
+        """The sharding of each array, in its place: pools are divided by kv heads where that is even, tables are whole
+        on each device."""
+        divided = placement.divides(self.layers[0].keys.shape[self.HEAD_AXIS])
+        pool: Any = placement.sharding(self.HEAD_AXIS if divided else None)
+        whole: Any = placement.sharding()
+        layers = tuple(LayerCache(pool, pool) for _ in self.layers)
+        return replace(self, layers=layers, tables=tuple(whole for _ in self.tables))
 
     def view(self, slots: jax.Array, *, positions: jax.Array, valid: jax.Array, plan: ReadPlan = LOOP) -> CacheView:
         """The view of a call.

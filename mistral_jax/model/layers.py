@@ -6,14 +6,16 @@ products need it, or one of the packed forms of `mistral_jax.quant`, which the l
 
 from __future__ import annotations
 
+from itertools import accumulate
+
 import jax
 import jax.numpy as jnp
 from flax import nnx
 from jax import lax
 
-from mistral_jax.quant.array import padded
+from mistral_jax.quant.array import SplitRows, padded
 from mistral_jax.quant.dot import row_sum
-from mistral_jax.quant.product import matmul, take_rows
+from mistral_jax.quant.product import matmul, matmul_by_part, take_rows
 
 
 class Linear(nnx.Module):
@@ -33,6 +35,25 @@ class Linear(nnx.Module):
     def __call__(self, x: jax.Array) -> jax.Array:
         y = matmul(x, self.weight.get_value())
         return y if self.bias is None else y + self.bias[...].astype(jnp.float32)
+
+    def by_part(self, x: jax.Array) -> list[jax.Array] | None:
+        """The outputs of each part of a fused matrix, divided over the devices as its rows are: float32 [..., out_p].
+
+        None where the matrix is not divided.
+        """
+        weight = self.weight.get_value()
+        if not isinstance(weight, SplitRows):
+            return None
+        parts = matmul_by_part(x, weight)
+        if self.bias is None:
+            return parts
+        biases = jnp.split(self.bias[...].astype(jnp.float32), list(accumulate(weight.sizes[:-1])))
+        return [y + bias for y, bias in zip(parts, biases, strict=True)]
+
+    def gathered(self, x: jax.Array) -> jax.Array:
+        """What was computed from this layer's outputs, whole on each device: before it is summed over."""
+        weight = self.weight.get_value()
+        return weight.whole(x) if isinstance(weight, SplitRows) else x
 
 
 class Embedding(nnx.Module):

@@ -11,7 +11,7 @@ Axis letters: B rows, T tokens, N query heads, K kv heads, H head dim, D model d
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from functools import partial
 
@@ -62,19 +62,29 @@ class Attention(nnx.Module):
         self.o_proj = _linear("self_attn.o_proj", config, dtype=dtype, rngs=rngs)
 
     def __call__(self, x: jax.Array, at: Positions, attend: Attend, mixture: LayerMixture | None) -> jax.Array:
-        N, K, H = self.heads
+        N, _, H = self.heads
         B, T, _ = x.shape
         with jax.named_scope("qkv"):
-            qkv = _adapted(mixture, "qkv_proj", x, self.qkv_proj(x)).reshape(B, T, N + 2 * K, H)
+            heads = self._heads(x, mixture)
         with jax.named_scope("rope"):
-            queries = rotate(qkv[:, :, :N], at.cos, at.sin) * at.query_scale
+            queries = rotate(next(heads), at.cos, at.sin) * at.query_scale
             if at.temperature is not None:
                 queries = queries * at.temperature
-            keys = rotate(qkv[:, :, N : N + K], at.cos, at.sin).astype(x.dtype)
+            keys = rotate(next(heads), at.cos, at.sin).astype(x.dtype)
         with jax.named_scope("attend"):
-            out = attend(queries.astype(x.dtype), keys, qkv[:, :, N + K :].astype(x.dtype))
-        out = out.astype(x.dtype).reshape(B, T, N * H)
+            out = attend(queries.astype(x.dtype), keys, next(heads).astype(x.dtype))
+        out = self.qkv_proj.gathered(out.astype(x.dtype).reshape(B, T, N * H))
         return _adapted(mixture, "o_proj", out, self.o_proj(out))
+
+    def _heads(self, x: jax.Array, mixture: LayerMixture | None) -> Iterator[jax.Array]:
+        """Queries [B, T, N, H], keys and values [B, T, K, H], each cut where it is used: the order of operations is
+        part of a program."""
+        N, K, H = self.heads
+        B, T, _ = x.shape
+        if mixture is None and (parts := self.qkv_proj.by_part(x)) is not None:
+            return (part.reshape(B, T, -1, H) for part in parts)
+        qkv = _adapted(mixture, "qkv_proj", x, self.qkv_proj(x)).reshape(B, T, N + 2 * K, H)
+        return (qkv[:, :, first:last] for first, last in ((0, N), (N, N + K), (N + K, N + 2 * K)))
 
 
 def _adapted(mixture: LayerMixture | None, projection: str, x: jax.Array, y: jax.Array) -> jax.Array:
@@ -89,8 +99,11 @@ class MLP(nnx.Module):
         self.down_proj = _linear("mlp.down_proj", config, dtype=dtype, rngs=rngs)
 
     def __call__(self, x: jax.Array, mixture: LayerMixture | None) -> jax.Array:
-        gate, up = jnp.split(_adapted(mixture, "gate_up_proj", x, self.gate_up_proj(x)), 2, axis=-1)
-        hidden = (jax.nn.silu(gate) * up).astype(x.dtype)
+        parts = self.gate_up_proj.by_part(x) if mixture is None else None
+        if parts is None:
+            parts = jnp.split(_adapted(mixture, "gate_up_proj", x, self.gate_up_proj(x)), 2, axis=-1)
+        gate, up = parts
+        hidden = self.gate_up_proj.gathered((jax.nn.silu(gate) * up).astype(x.dtype))
         return _adapted(mixture, "down_proj", hidden, self.down_proj(hidden))
 
 

@@ -11,9 +11,9 @@ from mistral_jax.adapters.load_adapters import load_adapters, open_adapters
 from mistral_jax.checkpoint.description import describe
 from mistral_jax.checkpoint.load_module import load_module
 from mistral_jax.checkpoint.progress import progress_bar
-from mistral_jax.device import Device
 from mistral_jax.hub.files import DEMO, DEMO_XLORA, find_model
 from mistral_jax.notebook.language_model import LanguageModel
+from mistral_jax.placement import Device, Placement
 from mistral_jax.quant.plan import Quantization
 
 
@@ -22,7 +22,7 @@ def load(
     *,
     dtype: str = "auto",
     quant: Quantization = "auto",
-    device: Device | None = None,
+    device: Device | Placement | None = None,
     slots: int = 8,
     length: int | None = None,
     revision: str | None = None,
@@ -42,6 +42,7 @@ def load(
     "demo-xlora" is the bundled model with its bundled mixture of adapters.
 
     Args:
+      device: one of `jax.devices()`, or a `Placement`; None: JAX's default device.
       slots: sequences that are generated at the same time.
       length: most tokens of prompt and answer together; None: the model's own, at most
         `mistral_jax.notebook.language_model.DEFAULT_LENGTH`.
@@ -58,6 +59,7 @@ def load(
                 f"{DEMO_XLORA} has a mixture of its own; for another one load {DEMO!r} with xlora={xlora!r}"
             )
         name, xlora = DEMO, DEMO_XLORA
+    placement = device if isinstance(device, Placement | None) else Placement((device,))
     files = find_model(str(name), revision=revision, token=token, weight_files=weight_files, tokenizer_id=tokenizer)
     description = describe(files, chat_template=chat_template)
     # A GGUF file has another name than the model that it was made from.
@@ -73,11 +75,11 @@ def load(
                 bar.total = total
                 bar.update(done - bar.n)
 
-            module = load_module(description, dtype=dtype, quant=quant, device=device, progress=show)
+            module = load_module(description, dtype=dtype, quant=quant, placement=placement, progress=show)
         adapters = classifier = None
         if opened.loras or spare_adapters:
             adapters, classifier = load_adapters(
-                opened, dtype=module.dtype, device=device, spare=spare_adapters, spare_rank=spare_rank
+                opened, dtype=module.dtype, placement=placement, spare=spare_adapters, spare_rank=spare_rank
             )
     return LanguageModel(description, module, slots=slots, length=length, adapters=adapters, xlora=classifier)
 

@@ -6,12 +6,15 @@ Each is a pytree: the leaves are arrays on the device, the rest is static. Any o
 
 from __future__ import annotations
 
+import itertools
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
 import jax
 import jax.numpy as jnp
+from jax import lax
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from conversion.dequantize import unpack
 from conversion.weights.ggml_types import GGMLType
@@ -132,13 +135,80 @@ class RowStack:
 Packed = QuantizedArray | Int8Array | RowStack
 Plain = jax.Array | PaddedArray
 """A matrix of floats."""
-Weight = Plain | Packed
+Undivided = Plain | Packed
+"""A matrix on one device, or whole on each of several."""
+
+
+@partial(jax.tree_util.register_dataclass, data_fields=["local"], meta_fields=["sizes", "mesh", "gathers"])
+@dataclass(frozen=True)
+class SplitRows:
+    """A matrix [out, in] whose rows are divided over the devices of a mesh of one axis. Made by
+    `mistral_jax.quant.split.split_rows`.
+
+    A device multiplies by its own rows as one device alone does. The parts of a fused matrix are divided each by
+    itself, so that a device has whole heads of q, k and v, and the same elements of gate and up:
+
+        declared order    q0 q1 q2 q3 | k0 k1 | v0 v1
+        device 0          q0 q1 | k0 | v0
+        device 1          q2 q3 | k1 | v1
+    """
+
+    local: Undivided
+    """Its arrays are those of all devices, one below the other; what is static is that of one device."""
+    sizes: tuple[int, ...]
+    """Static: rows of each part, multiples of the number of devices."""
+    mesh: Mesh
+    """Static."""
+    gathers: bool
+    """Static: whether a product gives each device all outputs; else it keeps its own."""
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        return sum(self.sizes), self.local.shape[1]
+
+    @property
+    def dtype(self) -> jnp.dtype:
+        """Of a plain matrix."""
+        assert isinstance(self.local, Plain)
+        return self.local.dtype
+
+    @property
+    def nbytes(self) -> int:
+        """On all devices together."""
+        return self.local.nbytes
+
+    def dequantize(self, dtype: jax.typing.DTypeLike = jnp.float32) -> jax.Array:
+        """The plain matrix [out, in], rows in the declared order, whole on each device."""
+        return _rows_in_order(self, jnp.dtype(dtype))
+
+    def by_part(self, y: jax.Array, axis: int) -> list[jax.Array]:
+        """Each part, in the declared order, of an array whose axis `axis` has the rows device by device."""
+        before, after = y.shape[:axis], y.shape[axis + 1 :]
+        ends = itertools.accumulate(size // self.mesh.size for size in self.sizes[:-1])
+        pieces = jnp.split(y.reshape(*before, self.mesh.size, -1, *after), list(ends), axis=axis + 1)
+        return [piece.reshape(*before, -1, *after) for piece in pieces]
+
+    def whole(self, x: jax.Array) -> jax.Array:
+        """An array, whole on each device."""
+        return lax.with_sharding_constraint(x, NamedSharding(self.mesh, PartitionSpec()))
+
+
+@partial(jax.jit, static_argnames="dtype")
+def _rows_in_order(weight: SplitRows, dtype: jnp.dtype) -> jax.Array:
+    divided = PartitionSpec(*weight.mesh.axis_names)
+    rows = jax.shard_map(
+        lambda local: dense(local, dtype), mesh=weight.mesh, in_specs=divided, out_specs=divided, check_vma=False
+    )(weight.local)
+    return weight.whole(jnp.concatenate(weight.by_part(rows, axis=0)))
+
+
+Weight = Undivided | SplitRows
 """What a linear layer or an embedding may hold."""
 
 
 def dense(weight: Weight, dtype: jax.typing.DTypeLike) -> jax.Array:
     """A weight of any form as a plain array."""
-    return weight.dequantize(dtype) if isinstance(weight, PaddedArray | Packed) else weight.astype(dtype)
+    return weight.dequantize(dtype) if isinstance(weight, PaddedArray | Packed | SplitRows) else weight.astype(dtype)
 
 
 @partial(jax.jit, static_argnames="dtype")

@@ -13,8 +13,17 @@ from conversion.quantize import quantize
 from conversion.weights.ggml_types import BY_NAME, GGMLType
 from conversion.weights.tensor_source import Array, PackedSource, TensorSource, aligned_empty
 from conversion.weights.weight_forms import KEPT_PACKED, Form
-from mistral_jax.device import Device
-from mistral_jax.quant.array import Int8Array, PaddedArray, Plain, QuantizedArray, RowStack, Weight, int8_array, padded
+from mistral_jax.placement import Placement
+from mistral_jax.quant.array import (
+    Int8Array,
+    PaddedArray,
+    Plain,
+    QuantizedArray,
+    RowStack,
+    Undivided,
+    int8_array,
+    padded,
+)
 from mistral_jax.quant.dot import storable_shape
 from mistral_jax.quant.plan import stored_kind
 from mistral_jax.quant.product import unpacked
@@ -23,8 +32,8 @@ _BFLOAT16 = np.dtype(jnp.bfloat16)
 
 
 def load_weight(
-    source: TensorSource, parts: Sequence[tuple[str, Form]], *, dtype: np.dtype, device: Device | None
-) -> Weight:
+    source: TensorSource, parts: Sequence[tuple[str, Form]], *, dtype: np.dtype, placement: Placement
+) -> Undivided:
     """Read tensors that lie one below the other in one weight.
 
     Host memory: one group of tensors of the same form. Waits until the weight is on the device.
@@ -32,23 +41,24 @@ def load_weight(
     Args:
       parts: names and forms, in the order of their rows.
       dtype: of plain arrays.
+      placement: of one device.
     """
     loaded: list[QuantizedArray | Int8Array | Plain] = []
     for form, group in groupby(parts, key=lambda part: part[1]):
         names = [name for name, _ in group]
-        loaded.append(jax.block_until_ready(_load(source, names, form, dtype, device)))
+        loaded.append(jax.block_until_ready(_load(source, names, form, dtype, placement)))
     return loaded[0] if len(loaded) == 1 else RowStack(tuple(loaded))
 
 
 def _load(
-    source: TensorSource, names: list[str], form: Form, dtype: np.dtype, device: Device | None
+    source: TensorSource, names: list[str], form: Form, dtype: np.dtype, placement: Placement
 ) -> QuantizedArray | Int8Array | Plain:
     kind = BY_NAME.get(form)
     if kind is not None and all(stored_kind(source, name) == kind for name in names):
-        return QuantizedArray(_packed(source, names, kind, device), kind)
+        return QuantizedArray(_packed(source, names, kind, placement), kind)
     if form == "dense":
-        return _dense(source, names, dtype, device)
-    plain = _plain(source, names, _stored_dtype(source, names), device)
+        return _dense(source, names, dtype, placement)
+    plain = _plain(source, names, _stored_dtype(source, names), placement)
     if kind is not None:
         return QuantizedArray(quantize(plain, kind), kind)
     return int8_array(plain)
@@ -61,24 +71,24 @@ def _stored_dtype(source: TensorSource, names: list[str]) -> np.dtype:
     return dtype if not dtypes and dtype in (np.float16, _BFLOAT16) else np.dtype(np.float32)
 
 
-def _packed(source: TensorSource, names: list[str], kind: GGMLType, device: Device | None) -> jax.Array:
+def _packed(source: TensorSource, names: list[str], kind: GGMLType, placement: Placement) -> jax.Array:
     assert isinstance(source, PackedSource)
     row = (kind.row_bytes(source.shape(names[0])[1]),)
-    return _stacked(source, names, row, np.dtype(np.uint8), source.read_packed, device)
+    return _stacked(source, names, row, np.dtype(np.uint8), source.read_packed, placement)
 
 
-def _dense(source: TensorSource, names: list[str], dtype: np.dtype, device: Device | None) -> Plain:
+def _dense(source: TensorSource, names: list[str], dtype: np.dtype, placement: Placement) -> Plain:
     """Tensors one below the other in the form that products take: padded where they need it."""
     row = source.shape(names[0])[1:]
     if len(row) != 1:
-        return _plain(source, names, dtype, device)  # a vector: of a norm, or a bias
+        return _plain(source, names, dtype, placement)  # a vector: of a norm, or a bias
     shape = (sum(source.shape(name)[0] for name in names), row[0])
     stored = storable_shape(*shape)
     if stored == shape or stored[1] != shape[1] or _unpacked_on_device(source, names) is not None:
-        plain = _plain(source, names, dtype, device)
+        plain = _plain(source, names, dtype, placement)
         return plain if stored == shape else padded(plain)
     # Read into the place where it will lie: beside a large matrix there is no room for another.
-    values = _stacked(source, names, row, dtype, source.read_into, device, rows=stored[0])
+    values = _stacked(source, names, row, dtype, source.read_into, placement, rows=stored[0])
     return PaddedArray(values, shape)
 
 
@@ -89,12 +99,12 @@ def _unpacked_on_device(source: TensorSource, names: list[str]) -> GGMLType | No
     return kind if not kinds and kind is not None and kind.name in KEPT_PACKED else None
 
 
-def _plain(source: TensorSource, names: list[str], dtype: np.dtype, device: Device | None) -> jax.Array:
+def _plain(source: TensorSource, names: list[str], dtype: np.dtype, placement: Placement) -> jax.Array:
     kind = _unpacked_on_device(source, names)
     row = source.shape(names[0])[1:]
     if kind is not None and len(row) == 1:
-        return _unpacked(_packed(source, names, kind, device), kind, dtype)
-    return _stacked(source, names, row, dtype, source.read_into, device)
+        return _unpacked(_packed(source, names, kind, placement), kind, dtype)
+    return _stacked(source, names, row, dtype, source.read_into, placement)
 
 
 def _stacked(
@@ -103,7 +113,7 @@ def _stacked(
     row: tuple[int, ...],
     dtype: np.dtype,
     read: Callable[[str, Array], None],
-    device: Device | None,
+    placement: Placement,
     *,
     rows: int | None = None,
 ) -> jax.Array:
@@ -119,7 +129,7 @@ def _stacked(
     for name, count in zip(names, counts, strict=True):
         read(name, buffer[first : first + count])
         first += count
-    return jax.device_put(buffer, device)
+    return placement.put(buffer)
 
 
 _unpacked = jax.jit(unpacked, static_argnames=("kind", "dtype"))

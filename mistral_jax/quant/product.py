@@ -17,10 +17,22 @@ from functools import partial
 import jax
 import jax.numpy as jnp
 from jax import lax
+from jax.sharding import PartitionSpec
 
 from conversion.dequantize import unpack
 from conversion.weights.ggml_types import GGMLType
-from mistral_jax.quant.array import Int8Array, Packed, PaddedArray, Plain, QuantizedArray, RowStack, Weight, padded
+from mistral_jax.quant.array import (
+    Int8Array,
+    Packed,
+    PaddedArray,
+    Plain,
+    QuantizedArray,
+    RowStack,
+    SplitRows,
+    Undivided,
+    Weight,
+    padded,
+)
 from mistral_jax.quant.dot import dot
 from mistral_jax.quant.native import native
 
@@ -36,12 +48,36 @@ def matmul(x: jax.Array, weight: Weight) -> jax.Array:
     The result is not fused with what follows it, so a row has the same bits in every program and beside any number of
     rows.
     """
+    if isinstance(weight, SplitRows):
+        y = _divided_product(x, weight)
+        return y if len(weight.sizes) == 1 else jnp.concatenate(weight.by_part(y, axis=y.ndim - 1), axis=-1)
     return packed_product(x, weight) if isinstance(weight, Packed) else _plain_product(x, weight)
+
+
+def matmul_by_part(x: jax.Array, weight: SplitRows) -> list[jax.Array]:
+    """`x` [..., in] times each part [out_p, in] of a divided matrix transposed: float32 [..., out_p], each divided over
+    the devices along its last axis, unless the weight gathers its outputs."""
+    return weight.by_part(_divided_product(x, weight), axis=x.ndim - 1)
+
+
+def _divided_product(x: jax.Array, weight: SplitRows) -> jax.Array:
+    """float32 [..., out], device by device. Each takes the whole of `x`, so that no sum is divided."""
+    (axis,) = weight.mesh.axis_names
+
+    def product(x: jax.Array, local: Undivided) -> jax.Array:
+        y = matmul(x, local)
+        return lax.all_gather(y, axis, axis=y.ndim - 1, tiled=True) if weight.gathers else y
+
+    outputs = PartitionSpec() if weight.gathers else PartitionSpec(*[None] * (x.ndim - 1), axis)
+    specs = (PartitionSpec(), PartitionSpec(axis))
+    return jax.shard_map(product, mesh=weight.mesh, in_specs=specs, out_specs=outputs, check_vma=False)(x, weight.local)
 
 
 def take_rows(weight: Weight, rows: jax.Array, dtype: jnp.dtype) -> jax.Array:
     """Rows of `weight` [out, in] by number: int [...] -> `dtype` [..., in]."""
     match weight:
+        case SplitRows():
+            raise TypeError("rows are taken from a matrix that each device has")
         case PaddedArray():
             return weight.values[rows][..., : weight.shape[1]].astype(dtype)
         case QuantizedArray() | Int8Array() | RowStack():

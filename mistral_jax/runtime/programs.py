@@ -10,13 +10,13 @@ from functools import partial
 from typing import Any
 
 import jax
-from jax.sharding import SingleDeviceSharding
 
 from mistral_jax.adapters.bank import AdapterSet
 from mistral_jax.adapters.xlora import XLoRA
 from mistral_jax.model.kv_cache import KVCache, ReadPlan
 from mistral_jax.model.low_rank import AdapterBank
 from mistral_jax.model.mistral import Mistral
+from mistral_jax.placement import Placement
 from mistral_jax.runtime import step
 from mistral_jax.runtime.ahead import decode_ahead
 from mistral_jax.runtime.mixing import AdaptedModel, Caches, MixingRows
@@ -60,14 +60,14 @@ class Programs:
         self.slots, self.length, self.chunk, self.repeat_last_n = slots, length, chunk, repeat_last_n
         self.split = step.SplitModel.of(model)
         self.adapters, self.xlora = adapters, xlora
-        self.device = next(iter(self.split.weights[0].devices()))
+        self.placement = Placement.of(self.split.weights)
         self._bank: AdapterBank | None = None
         self._bank_arrays: list[jax.Array] = []
         self._bank_tree = None if adapters is None else jax.tree.structure(adapters.bank)
         self._xlora_split = None if xlora is None else step.SplitModel.of(xlora)
         # Placed explicitly: an array that only happens to lie on the device compiles to another program than one that
         # was put there, so the first calls after warm-up would compile again.
-        self.allocate = jax.jit(self._allocate, out_shardings=SingleDeviceSharding(self.device))
+        self.allocate = jax.jit(self._allocate, out_shardings=self._places())
         self.admit = jax.jit(self._admit, donate_argnums=0)
         self.set_bias = jax.jit(step.set_bias, donate_argnums=0)
         static = ("plan", "scaling")
@@ -104,6 +104,13 @@ class Programs:
         return step.Rows.allocate(
             self.config, slots=self.slots, repeat_last_n=self.repeat_last_n, mixing=mixing, ahead=ahead
         )
+
+    def _places(self) -> tuple[Caches, step.Rows]:
+        """Shardings of what `allocate` makes: pools are divided by kv heads, all else is whole on each device."""
+        placement = self.placement
+        caches, rows = jax.eval_shape(self._allocate)
+        scaling = None if caches.scaling is None else caches.scaling.places(placement)
+        return Caches(caches.scaled.places(placement), scaling), jax.tree.map(lambda _: placement.sharding(), rows)
 
     def _allocate(self) -> tuple[Caches, step.Rows]:
         def cache() -> KVCache:

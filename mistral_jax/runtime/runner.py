@@ -28,9 +28,9 @@ import numpy as np
 from mistral_jax.adapters.bank import AdapterSet
 from mistral_jax.adapters.choice import BASE, AdapterChoice
 from mistral_jax.adapters.xlora import XLoRA
-from mistral_jax.device import Device
 from mistral_jax.model.kv_cache import BLOCK, cache_bytes, layer_lengths
 from mistral_jax.model.mistral import Mistral
+from mistral_jax.placement import Device, Placement
 from mistral_jax.runtime.buckets import DEFAULT_CHUNKS, Buckets, PrefillChunk, cache_rows, chunk_sizes
 from mistral_jax.runtime.calls import Call, Prefilled, RunnerState, Stepped
 from mistral_jax.runtime.mixing import Caches, RowMixing
@@ -109,8 +109,14 @@ class Runner:
         """Time of a speculative step in steps of two passes, by number of rows; measured by `warm_up`."""
 
     @property
+    def placement(self) -> Placement:
+        """Where the weights are, and with them all that the programs take."""
+        return self.programs.placement
+
+    @property
     def device(self) -> Device:
-        return self.programs.device
+        """The first device of `placement`."""
+        return self.placement.device
 
     @property
     def dtype(self) -> jax.typing.DTypeLike:

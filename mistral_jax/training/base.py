@@ -10,9 +10,9 @@ from flax import nnx
 
 from mistral_jax.chat import ChatFormatter
 from mistral_jax.checkpoint.description import ModelDescription
-from mistral_jax.device import Device
 from mistral_jax.model.mistral import Mistral
 from mistral_jax.notebook.language_model import LanguageModel
+from mistral_jax.placement import Placement
 from mistral_jax.quant.array import Int8Array, Packed
 from mistral_jax.tokenizer import Tokenizer
 
@@ -47,9 +47,9 @@ class BaseModel:
         )
 
     @property
-    def device(self) -> Device:
+    def placement(self) -> Placement:
         """Where the weights are."""
-        return next(iter(jax.tree.leaves(nnx.state(self.module, nnx.Param))[0].devices()))
+        return Placement.of(nnx.state(self.module, nnx.Param))
 
     @property
     def identity(self) -> dict[str, Any]:

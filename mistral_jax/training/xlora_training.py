@@ -134,7 +134,7 @@ def train_xlora(
         rate = settings.adapter_learning_rate
         along = rate is not None
         dtype = base.module.dtype
-        bank = AdapterSet(config, experts, dtype="float32" if along else dtype, device=base.device, apart=along)
+        bank = AdapterSet(config, experts, dtype="float32" if along else dtype, placement=base.placement, apart=along)
         classifier = new_classifier(config.hidden_size, experts, settings)
         structure, state = nnx.split(classifier)
         params: dict[str, Any] = {CLASSIFIER: state} | ({EXPERTS: trainable(bank.bank)} if along else {})
@@ -157,7 +157,7 @@ def train_xlora(
             final = tuple(retrained(expert, bank, learnt) for expert in experts)
         trained = TrainedXLoRA(
             classifier=nnx.merge(structure, run.params[CLASSIFIER]),
-            adapters=AdapterSet(config, final, dtype=dtype, device=base.device) if along else bank,
+            adapters=AdapterSet(config, final, dtype=dtype, placement=base.placement) if along else bank,
             experts=final,
             base_model=base.name,
             settings=settings,

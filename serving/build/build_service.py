@@ -16,9 +16,9 @@ from mistral_jax.checkpoint.description import ModelDescription, describe
 from mistral_jax.checkpoint.load_module import load_module
 from mistral_jax.checkpoint.summary import summarize
 from mistral_jax.checkpoint.weights import choose_dtype, open_weights, plan_weights, settle_tying
-from mistral_jax.device import Device, choose_device, free_memory
 from mistral_jax.hub.files import DEMO, ModelFiles, find_gguf, find_model
 from mistral_jax.model.kv_cache import BLOCK
+from mistral_jax.placement import Placement, choose_placement
 from mistral_jax.runtime.buckets import DEFAULT_CHUNKS
 from mistral_jax.runtime.compilation_cache import enable_compilation_cache
 from mistral_jax.runtime.recomputing import RecomputingRunner
@@ -50,13 +50,13 @@ def build_service(settings: Settings) -> Service:
     use_compilation_cache(settings)
     settings = with_base_model(settings)
     description = describe(model_files(settings), chat_template=settings.chat_template)
-    device = choose_device(settings.device)
+    placement = choose_placement(settings.device)
     adapters = open_adapter_files(settings, description.config)
     models = served_models(settings, adapters, created=int(time.time()))
-    length = sequence_length(settings, description, device, adapters)
+    length = sequence_length(settings, description, placement, adapters)
 
     def load(report: Report) -> Runner:
-        return load_runner(settings, description, device, length=length, report=report, adapters=adapters)
+        return load_runner(settings, description, placement, length=length, report=report, adapters=adapters)
 
     engine = JaxEngine(
         load=load,
@@ -74,7 +74,7 @@ def build_service(settings: Settings) -> Service:
             description,
             settings.dtype,
             settings.quant,
-            device.platform,
+            placement.platform,
             *([] if adapters is None else [files_digest(adapters)]),
         ),
         defaults=description.defaults,
@@ -132,7 +132,7 @@ def model_files(settings: Settings) -> ModelFiles:
 
 
 def sequence_length(
-    settings: Settings, description: ModelDescription, device: Device, adapters: AdapterFiles | None = None
+    settings: Settings, description: ModelDescription, placement: Placement, adapters: AdapterFiles | None = None
 ) -> int:
     """Most tokens of a sequence: what the user asked for, or what the model was made for, within reason and memory.
 
@@ -147,26 +147,28 @@ def sequence_length(
                 f"{config.max_position_embeddings} tokens"
             )
         return settings.max_seq_len
-    platform = "cpu" if device.platform == "cpu" else "gpu"
-    itemsize = choose_dtype(settings.dtype, config.dtype, device.platform).itemsize
-    weights = weight_bytes(settings, description, device) + bytes_of_adapters(settings, description, device, adapters)
-    free = free_memory(device) - weights
+    platform = "cpu" if placement.platform == "cpu" else "gpu"
+    itemsize = choose_dtype(settings.dtype, config.dtype, placement.platform).itemsize
+    weights = weight_bytes(settings, description, placement) + bytes_of_adapters(
+        settings, description, placement, adapters
+    )
+    free = placement.free_memory() - weights
     per_token = caches_of(adapters) * config.kv_bytes_per_token(itemsize) * max(settings.max_seqs, 2)
     fits = int(free * _CACHE_SHARE[platform]) // per_token // BLOCK * BLOCK
     length = min(config.max_position_embeddings, LONGEST_BY_DEFAULT[platform], max(fits, 0))
     if length < min(2 * BLOCK, config.max_position_embeddings):
         raise ValueError(
             f"{weights / 2**30:.1f} GiB of weights and a cache for {settings.max_seqs} sequences do not fit into the "
-            f"{free_memory(device) / 2**30:.1f} GiB that are free; take fewer slots (--max-seqs), smaller "
+            f"{placement.free_memory() / 2**30:.1f} GiB that are free; take fewer slots (--max-seqs), smaller "
             "weights (--quant q4_k), or set --max-seq-len yourself"
         )
     return length
 
 
-def weight_bytes(settings: Settings, description: ModelDescription, device: Device) -> int:
+def weight_bytes(settings: Settings, description: ModelDescription, placement: Placement) -> int:
     """Bytes that the weights will take on the device: exact where the files are here, else from the configuration."""
     files, config = description.files, description.config
-    dtype = choose_dtype(settings.dtype, config.dtype, device.platform)
+    dtype = choose_dtype(settings.dtype, config.dtype, placement.platform)
     if files.repo_id is None or files.gguf is not None:
         source = open_weights(config, files.fetch_weights())
         planned = plan_weights(settle_tying(config, source), source, dtype=dtype, quant=settings.quant)
@@ -178,12 +180,12 @@ def weight_bytes(settings: Settings, description: ModelDescription, device: Devi
 
 
 def bytes_of_adapters(
-    settings: Settings, description: ModelDescription, device: Device, adapters: AdapterFiles | None
+    settings: Settings, description: ModelDescription, placement: Placement, adapters: AdapterFiles | None
 ) -> int:
     """Bytes that adapters, the classifier over them, and the room for further ones will take on the device."""
     if adapters is None:
         return 0
-    dtype = choose_dtype(settings.dtype, description.config.dtype, device.platform)
+    dtype = choose_dtype(settings.dtype, description.config.dtype, placement.platform)
     return adapter_bytes(adapters, dtype=dtype, spare=settings.room_for_loras, spare_rank=settings.max_lora_rank)
 
 
@@ -195,7 +197,7 @@ def caches_of(adapters: AdapterFiles | None) -> int:
 def load_runner(
     settings: Settings,
     description: ModelDescription,
-    device: Device,
+    placement: Placement,
     *,
     length: int,
     report: Report,
@@ -208,7 +210,9 @@ def load_runner(
     def progress(done: int, total: int) -> None:
         report(f"loading weights: {done / 2**20:,.0f} of {total / 2**20:,.0f} MiB", done / total)
 
-    module = load_module(description, dtype=settings.dtype, quant=settings.quant, device=device, progress=progress)
+    module = load_module(
+        description, dtype=settings.dtype, quant=settings.quant, placement=placement, progress=progress
+    )
     logger.info("weights: %s", summarize(module))
     bank = xlora = None
     if adapters is not None:
@@ -216,7 +220,7 @@ def load_runner(
         bank, xlora = load_adapters(
             adapters,
             dtype=module.dtype,
-            device=device,
+            placement=placement,
             spare=settings.room_for_loras,
             spare_rank=settings.max_lora_rank,
         )

@@ -19,7 +19,7 @@ from mistral_jax import __version__
 from mistral_jax.adapters.choice import BASE, AdapterChoice
 from mistral_jax.checkpoint.description import describe
 from mistral_jax.checkpoint.summary import summarize
-from mistral_jax.device import Device, choose_device
+from mistral_jax.placement import Device, choose_placement
 from mistral_jax.runtime.runner import Runner
 from mistral_jax.runtime.sampling import Features
 from mistral_jax.runtime.sampling_params import SamplingParams
@@ -49,7 +49,8 @@ def run_bench(
     use_compilation_cache(settings)
     settings = with_base_model(settings)
     description = describe(model_files(settings), chat_template=settings.chat_template)
-    device = choose_device(settings.device)
+    placement = choose_placement(settings.device)
+    device = placement.device
     length = prompt_tokens + answer_tokens + 1
     if length > description.config.max_position_embeddings:
         raise ValueError(
@@ -58,7 +59,7 @@ def run_bench(
         )
     adapters = open_adapter_files(settings, description.config)
     first = load_runner(
-        settings, description, device, length=length, slots=max(rows), report=lambda *_: None, adapters=adapters
+        settings, description, placement, length=length, slots=max(rows), report=lambda *_: None, adapters=adapters
     )
     choices = _choices(served_models(settings, adapters, created=0))
     # The same weights in all; only the shapes differ.

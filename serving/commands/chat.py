@@ -12,8 +12,8 @@ from mistral_jax.adapters.choice import BASE_NAME
 from mistral_jax.adapters.load_adapters import load_adapters
 from mistral_jax.checkpoint.description import describe
 from mistral_jax.checkpoint.load_module import load_module
-from mistral_jax.device import choose_device
 from mistral_jax.notebook.language_model import LanguageModel
+from mistral_jax.placement import choose_placement
 from mistral_jax.runtime.sampling_params import SamplingParams, SamplingParamsError
 from serving.build.build_adapters import open_adapter_files, with_base_model
 from serving.build.build_service import chunk_sizes, model_files, sequence_length, use_compilation_cache
@@ -129,14 +129,14 @@ def run_chat(settings: Settings, *, system: str | None) -> int:
     description = describe(model_files(settings), chat_template=settings.chat_template)
     if description.chat is None:
         raise ValueError("this model has no chat template; give one with --chat-template")
-    device = choose_device(settings.device)
+    placement = choose_placement(settings.device)
     files = open_adapter_files(settings, description.config)
-    length = sequence_length(settings, description, device, files)
+    length = sequence_length(settings, description, placement, files)
     print(f"Loading {settings.served_id} …", file=sys.stderr)
-    module = load_module(description, dtype=settings.dtype, quant=settings.quant, device=device)
+    module = load_module(description, dtype=settings.dtype, quant=settings.quant, placement=placement)
     adapters = xlora = None
     if files is not None and files.loras:
-        adapters, xlora = load_adapters(files, dtype=module.dtype, device=device)
+        adapters, xlora = load_adapters(files, dtype=module.dtype, placement=placement)
     model = LanguageModel(
         description,
         module,

@@ -94,10 +94,10 @@ def devices(settings: Settings) -> Section:
     """What JAX computes on, and which of it the settings choose."""
     import jax
 
-    from mistral_jax.device import choose_device
+    from mistral_jax.placement import choose_placement
     from mistral_jax.quant.native import native
 
-    chosen = choose_device(settings.device)
+    chosen = choose_placement(settings.device)
     found: Section = {"chosen": str(chosen)}
     if chosen.platform == "cpu":
         found["kernels_for_packed_weights"] = native.unavailable_because() or "compiled"
@@ -133,8 +133,8 @@ def model(settings: Settings) -> Section:
     from conversion.gguf.container.file import GGUFFile
     from mistral_jax.checkpoint.description import describe
     from mistral_jax.checkpoint.weights import choose_dtype
-    from mistral_jax.device import choose_device, free_memory
     from mistral_jax.model.kv_cache import cache_bytes
+    from mistral_jax.placement import choose_placement
     from mistral_jax.runtime import buckets
     from serving.build.build_adapters import open_adapter_files, with_base_model
     from serving.build.build_service import (
@@ -149,8 +149,8 @@ def model(settings: Settings) -> Section:
     settings = with_base_model(settings)
     files = model_files(settings)
     description = describe(files, chat_template=settings.chat_template)
-    config, device = description.config, choose_device(settings.device)
-    dtype = choose_dtype(settings.dtype, config.dtype, device.platform)
+    config, placement = description.config, choose_placement(settings.device)
+    dtype = choose_dtype(settings.dtype, config.dtype, placement.platform)
     found: Section = {
         "name": files.name,
         "folder": str(files.folder),
@@ -172,21 +172,21 @@ def model(settings: Settings) -> Section:
             found["files"] = {path.name: path.stat().st_size for path in paths}
         else:
             found["files"] = "on the Hub"
-        found["weight_bytes"] = weight_bytes(settings, description, device)
+        found["weight_bytes"] = weight_bytes(settings, description, placement)
         adapters = open_adapter_files(settings, config)
     except (ValueError, OSError) as error:
         return found | {"problem": str(error)}
     if adapters is not None:
         found["adapters"] = {lora.name: f"rank {lora.rank}" for lora in adapters.loras}
         found["x-lora"] = adapters.xlora is not None
-        found["adapter_bytes"] = bytes_of_adapters(settings, description, device, adapters)
-    length = sequence_length(settings, description, device, adapters)
+        found["adapter_bytes"] = bytes_of_adapters(settings, description, placement, adapters)
+    length = sequence_length(settings, description, placement, adapters)
     chunk = buckets.chunk_sizes(chunk_sizes(settings), length)[-1]
     sizes = {"slots": buckets.cache_rows(settings.max_seqs), "length": length, "chunk": chunk}
     found["max_seq_len"], found["slots"] = length, settings.max_seqs
     found["cache_bytes"] = caches_of(adapters) * cache_bytes(config, **sizes, dtype=dtype)
     needed = found["weight_bytes"] + found.get("adapter_bytes", 0) + found["cache_bytes"]
-    free = free_memory(device)
+    free = placement.free_memory()
     found |= {"needed_bytes": needed, "free_bytes": free, "fits": needed <= free}
     if needed > free:
         found["problem"] = (

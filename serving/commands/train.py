@@ -10,7 +10,7 @@ from typing import Any
 
 from mistral_jax.checkpoint.description import describe
 from mistral_jax.checkpoint.load_module import load_module
-from mistral_jax.device import choose_device
+from mistral_jax.placement import choose_placement
 from mistral_jax.training.base import BaseModel
 from mistral_jax.training.lora_training import train_lora
 from mistral_jax.training.output_folder import prepare
@@ -69,7 +69,9 @@ def _base(settings: Settings, training: dict[str, Any]) -> BaseModel:
     prepare(training["output"], resume=training["resume"], overwrite=training["overwrite"])
     description = describe(model_files(settings), chat_template=settings.chat_template)
     logger.info("loading %s", description.files.name)
-    module = load_module(description, dtype=settings.dtype, quant=settings.quant, device=choose_device(settings.device))
+    module = load_module(
+        description, dtype=settings.dtype, quant=settings.quant, placement=choose_placement(settings.device)
+    )
     return BaseModel.described(description, module)
 
 

@@ -16,6 +16,7 @@ from mistral_jax.checkpoint.weights import check_tensors, hf_tensors, load_weigh
 from mistral_jax.model.config import MistralConfig
 from mistral_jax.model.low_rank import PROJECTIONS, part_features
 from mistral_jax.model.mistral import Mistral
+from mistral_jax.placement import Placement
 from mistral_jax.quant.load_weight import load_weight
 from tests.conversion.arrays import Arrays
 from tests.conversion.weights.test_decoder_weights import MIXTRAL, Sizes
@@ -105,7 +106,9 @@ def test_experts_are_checked_and_read_expert_by_expert() -> None:
     check_tensors(config, Arrays(tensors), declared)  # type: ignore[arg-type]
     fused = next(found for found in declared if found.weight.projection == "gate_up_proj")
     names = [name for name, _ in fused.tensors]
-    loaded = load_weight(Arrays(tensors), [(name, "dense") for name in names], dtype=np.dtype(np.float32), device=None)
+    loaded = load_weight(
+        Arrays(tensors), [(name, "dense") for name in names], dtype=np.dtype(np.float32), placement=Placement.default()
+    )
     stacked = np.asarray(loaded[...]).reshape(fused.shape)  # type: ignore[index]
     for expert in range(config.num_experts):
         gate, up = (tensors[f"model.layers.0.block_sparse_moe.experts.{expert}.{w}.weight"] for w in ("w1", "w3"))

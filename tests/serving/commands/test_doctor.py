@@ -10,8 +10,8 @@ import pytest
 
 from conversion.gguf.container.file import GGUFFile
 from mistral_jax.checkpoint.description import describe
-from mistral_jax.device import choose_device
 from mistral_jax.hub.files import find_model
+from mistral_jax.placement import choose_placement
 from serving.build.build_service import load_runner
 from serving.commands.doctor import examine, model, report, run_doctor
 from serving.settings.settings import Settings
@@ -94,8 +94,8 @@ def test_the_cache_takes_what_is_said(folder: Path, max_seqs: int, window: int |
     (folder / "config.json").write_text(json.dumps({**config, "sliding_window": window}))
     write_weights(folder)
     settings = settings_for(folder, max_seqs=max_seqs, max_seq_len=300, dtype="float32")
-    description, device = describe(find_model(str(folder))), choose_device("cpu")
-    runner = load_runner(settings, description, device, length=300, report=lambda *_: None)
+    description, placement = describe(find_model(str(folder))), choose_placement("cpu")
+    runner = load_runner(settings, description, placement, length=300, report=lambda *_: None)
     assert model(settings)["cache_bytes"] == runner.cache_bytes() == runner.new_state().caches.nbytes
 
 
@@ -109,7 +109,7 @@ def test_quantised_weights_weigh_less(folder: Path, quant: str, bits: float) -> 
 
 
 def test_a_model_that_cannot_fit_says_what_to_do(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("mistral_jax.device.free_memory", lambda _device: 1_000_000)
+    monkeypatch.setattr("mistral_jax.placement.Placement.free_memory", lambda _placement: 1_000_000)
     write_weights(folder)
     model = examine(settings_for(folder, max_seq_len=256))["model"]
     assert model["fits"] is False

@@ -1,0 +1,55 @@
+"""Dividing the rows of a matrix over devices."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from itertools import accumulate
+
+import jax
+import jax.numpy as jnp
+
+from mistral_jax.placement import Placement
+from mistral_jax.quant.array import Int8Array, Plain, QuantizedArray, RowStack, SplitRows, Undivided, dense, padded
+
+
+def split_rows(weight: Undivided, sizes: Sequence[int], placement: Placement, *, gathers: bool) -> SplitRows:
+    """Divide a matrix that lies on one device. Rows are moved as they are, packed ones without being unpacked.
+
+    Args:
+      sizes: rows of each part, multiples of the number of devices.
+      gathers: see `SplitRows`.
+    """
+    firsts = [0, *accumulate(sizes[:-1])]
+    pieces: list[Undivided] = []
+    for shard in range(placement.count):
+        counts = [size // placement.count for size in sizes]
+        starts = [first + shard * count for first, count in zip(firsts, counts, strict=True)]
+        pieces.append(_rows(weight, [(start, start + count) for start, count in zip(starts, counts, strict=True)]))
+    local = jax.tree.map(lambda *arrays: placement.put_pieces(arrays), *pieces)
+    return SplitRows(local, tuple(sizes), placement.mesh, gathers)
+
+
+def _rows(weight: Undivided, ranges: Sequence[tuple[int, int]]) -> Undivided:
+    """Ranges of rows, one below the other, in the same form."""
+
+    def taken(array: jax.Array) -> jax.Array:
+        return jnp.concatenate([array[start:stop] for start, stop in ranges])
+
+    match weight:
+        case QuantizedArray():
+            return QuantizedArray(taken(weight.raw), weight.kind)
+        case Int8Array():
+            return Int8Array(taken(weight.values), taken(weight.scales))
+        case RowStack():
+            stacked: list[QuantizedArray | Int8Array | Plain] = []
+            first = 0
+            for part in weight.parts:
+                last = first + part.shape[0]
+                own = [(start - first, stop - first) for start, stop in ranges if first <= start < last]
+                rows = _rows(part, own)
+                assert not isinstance(rows, RowStack)
+                stacked.append(rows)
+                first = last
+            return RowStack(tuple(stacked))
+        case _:
+            return padded(taken(dense(weight, weight.dtype)))
