@@ -1,0 +1,1 @@
+"""Files of models, adapters and tokenizers to arrays and plain data, and back. Knows neither model nor server."""

@@ -1,0 +1,1 @@
+"""The OpenAI-compatible server and the command line. Each room imports only what stands below it."""

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from conversion.config.model_sizes import MOST_FACTOR, MOST_THETA
+from conversion.config.params_file import MistralParams
 from conversion.files.json_fields import JSONFields, shown
 from mistral_jax.model.config_error import ConfigError
 
@@ -97,26 +98,18 @@ def original_context(raw: JSONFields, parameters: JSONFields, default: int | Non
     return raw.whole(key) if key in raw else parameters.whole(key, default)
 
 
-def params_rope(params: JSONFields) -> RopeConfig:
-    """Rope of Mistral's own `params.json`.
-
-    Raises:
-      ConfigError: a parameter is missing or out of range.
-    """
-    # As mistral-inference infers it: the models without a window have the larger one.
-    theta = _theta(params, 1e6 if params.values.get("sliding_window") is None else 1e4)
-    yarn = params.object("yarn")
-    if yarn is None or not yarn.values:
-        return RopeConfig(theta=theta)
-    factor = _factor(yarn, "factor")
+def params_rope(model: MistralParams) -> RopeConfig:
+    """Rope of Mistral's own `params.json`."""
+    if (yarn := model.yarn) is None:
+        return RopeConfig(theta=model.rope_theta)
     return RopeConfig(
-        theta=theta,
+        theta=model.rope_theta,
         kind="yarn",
-        factor=factor,
-        original_max_position_embeddings=yarn.whole("original_max_position_embeddings"),
-        beta_fast=_factor(yarn, "beta", 32.0),
-        beta_slow=_factor(yarn, "alpha", 1.0),
-        attention_factor=_attention_factor(factor, None, None) if yarn.flag("apply_scale", True) else 1.0,
+        factor=yarn.factor,
+        original_max_position_embeddings=yarn.context,
+        beta_fast=yarn.beta_fast,
+        beta_slow=yarn.beta_slow,
+        attention_factor=_attention_factor(yarn.factor, None, None) if yarn.apply_scale else 1.0,
     )
 
 
