@@ -1,9 +1,14 @@
-"""What all tests share: compiled programs are kept between runs, and servers started by a test find them too."""
+"""What all tests share: compiled programs are kept between runs, and servers started by a test find them too; and which
+of the slow tests are run."""
 
 from __future__ import annotations
 
+import hashlib
 import os
+import subprocess
 from pathlib import Path
+
+import pytest
 
 # In the project, not in the system's temporary directory: what is loaded from there is machine code.
 _PROGRAMS = Path(__file__).parents[1] / ".pytest_cache" / "jax"
@@ -12,3 +17,24 @@ _PROGRAMS = Path(__file__).parents[1] / ".pytest_cache" / "jax"
 os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(_PROGRAMS))
 os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0")
 os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES", "-1")
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption(
+        "--sample-slow",
+        type=int,
+        default=1,
+        metavar="N",
+        help="of the tests marked slow run one in N, others for each commit; 1: all",
+    )
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    slow = [item for item in items if item.get_closest_marker("slow")]
+    count = -(-len(slow) // config.getoption("--sample-slow"))
+    if count == len(slow):
+        return
+    head = subprocess.run(["git", "rev-parse", "HEAD"], cwd=config.rootpath, capture_output=True, check=False).stdout
+    left_out = sorted(slow, key=lambda item: hashlib.sha256(head + item.nodeid.encode()).digest())[count:]
+    config.hook.pytest_deselected(items=left_out)
+    items[:] = [item for item in items if item not in left_out]

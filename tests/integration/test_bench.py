@@ -10,6 +10,7 @@ import sys
 import pytest
 
 
+@pytest.mark.slow
 def test_bench_times_each_number_of_rows():
     command = [
         *(sys.executable, "-m", "serving.commands.cli", "--compilation-cache", os.environ["JAX_COMPILATION_CACHE_DIR"]),

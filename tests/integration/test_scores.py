@@ -100,6 +100,7 @@ with open(answer, "wb") as file:
 """
 
 
+@pytest.mark.slow
 def test_health_is_told_while_long_prompts_are_scored(server: ServerProcess, http: httpx.Client, tmp_path: Path):
     context = http.get("/v1/models").json()["data"][0]["max_model_len"]
     slowest, done = [0.0], threading.Event()
