@@ -125,6 +125,11 @@ def cache_rows(slots: int) -> int:
     return max(slots, 2)
 
 
+def cache_sizes(*, slots: int, length: int, chunks: Sequence[int]) -> dict[str, int]:
+    """The `slots`, `length` and `chunk` with which a runner of these sizes allocates its caches."""
+    return {"slots": cache_rows(slots), "length": length, "chunk": chunk_sizes(chunks, length)[-1]}
+
+
 def _doubled(first: int, last: int, factor: int) -> tuple[int, ...]:
     buckets = [first]
     while buckets[-1] < last:

@@ -31,7 +31,7 @@ from mistral_jax.adapters.xlora import XLoRA
 from mistral_jax.model.kv_cache import BLOCK, cache_bytes, layer_lengths
 from mistral_jax.model.mistral import Mistral
 from mistral_jax.placement import Device, Placement
-from mistral_jax.runtime.buckets import DEFAULT_CHUNKS, Buckets, PrefillChunk, cache_rows, chunk_sizes
+from mistral_jax.runtime.buckets import DEFAULT_CHUNKS, Buckets, PrefillChunk, cache_sizes, chunk_sizes
 from mistral_jax.runtime.calls import Call, Prefilled, RunnerState, Stepped
 from mistral_jax.runtime.mixing import Caches, RowMixing
 from mistral_jax.runtime.programs import Programs
@@ -87,11 +87,10 @@ class Runner:
         self.repeat_last_n = min(repeat_last_n, length)
         self.adapters, self.xlora = adapters, xlora
         sizes = chunk_sizes(chunks, length)
+        self._cache_sizes = cache_sizes(slots=slots, length=length, chunks=chunks)
         self.programs = self.programs_type(
             model,
-            slots=cache_rows(slots),
-            length=length,
-            chunk=sizes[-1],
+            **self._cache_sizes,
             repeat_last_n=self.repeat_last_n,
             adapters=adapters,
             xlora=xlora,
@@ -147,8 +146,7 @@ class Runner:
 
     def cache_bytes(self) -> int:
         """Bytes of the KV caches that `new_state` allocates."""
-        sizes = {"slots": cache_rows(self.slots), "length": self.length, "chunk": self.programs.chunk}
-        return (1 if self.xlora is None else 2) * cache_bytes(self.config, **sizes, dtype=self.dtype)
+        return (1 if self.xlora is None else 2) * cache_bytes(self.config, **self._cache_sizes, dtype=self.dtype)
 
     def new_state(self) -> RunnerState:
         """Allocate an empty cache and empty rows on the model's device."""

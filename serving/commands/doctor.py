@@ -135,7 +135,7 @@ def model(settings: Settings) -> Section:
     from mistral_jax.checkpoint.weights import choose_dtype
     from mistral_jax.model.kv_cache import cache_bytes
     from mistral_jax.placement import choose_placement
-    from mistral_jax.runtime import buckets
+    from mistral_jax.runtime.buckets import cache_sizes
     from serving.build.build_adapters import open_adapter_files, with_base_model
     from serving.build.build_service import (
         bytes_of_adapters,
@@ -181,8 +181,7 @@ def model(settings: Settings) -> Section:
         found["x-lora"] = adapters.xlora is not None
         found["adapter_bytes"] = bytes_of_adapters(settings, description, placement, adapters)
     length = sequence_length(settings, description, placement, adapters)
-    chunk = buckets.chunk_sizes(chunk_sizes(settings), length)[-1]
-    sizes = {"slots": buckets.cache_rows(settings.max_seqs), "length": length, "chunk": chunk}
+    sizes = cache_sizes(slots=settings.max_seqs, length=length, chunks=chunk_sizes(settings))
     found["max_seq_len"], found["slots"] = length, settings.max_seqs
     found["cache_bytes"] = caches_of(adapters) * cache_bytes(config, **sizes, dtype=dtype)
     needed = found["weight_bytes"] + found.get("adapter_bytes", 0) + found["cache_bytes"]
