@@ -25,9 +25,8 @@ def require_own(name: str) -> None:
     if found is None or _same(found, own):
         return
     raise ImportError(
-        f"mistral_jax needs its own package {name!r}, but Python finds {found} first; rename that, or import "
-        "mistral_jax "
-        "where its folder is not at the front of sys.path",
+        f"mistral_jax needs its own package {name!r}, but Python finds {found} first; rename that, "
+        "or import mistral_jax where its folder is not at the front of sys.path",
         name=name,
         path=found,
     )

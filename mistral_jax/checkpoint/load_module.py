@@ -37,9 +37,8 @@ def load_module(
     held = summarize(module)
     if target.platform == "cpu" and native.KINDS & held.bytes_by_form.keys() and not native.available():
         logger.warning(
-            "decoding from packed weights is some ten times slower without a C++ compiler; install one, or unpack the "
-            "weights "
-            "while loading (--quant none; %.1f GiB)",
+            "decoding from packed weights is some ten times slower without a C++ compiler; install one, "
+            "or unpack the weights while loading (--quant none; %.1f GiB)",
             held.weights * chosen.itemsize / 2**30,
         )
     return module

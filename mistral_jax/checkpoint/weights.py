@@ -141,9 +141,8 @@ def _check_layers(config: MistralConfig, source: TensorSource) -> None:
     numbers = {tensor.layer for tensor in found if tensor is not None and tensor.layer is not None}
     if config.num_layers > 2 * len(numbers) + 8:
         raise WeightFileError(
-            f"the weights do not fit the configuration: it has {config.num_layers} layers, and the files have tensors "
-            "of "
-            f"{len(numbers)}"
+            f"the weights do not fit the configuration: it has {config.num_layers} layers, "
+            f"and the files have tensors of {len(numbers)}"
         )
 
 

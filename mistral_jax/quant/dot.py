@@ -67,9 +67,9 @@ def _product(x: jax.Array, weight: jax.Array, *, batch: int) -> jax.Array:
     *_, outer, inner = weight.shape
     if storable_shape(outer, inner) != (outer, inner):
         raise ValueError(
-            f"a product with a matrix of {outer} x {inner} has bits that depend on the number of rows; store it with "
-            "zeros "
-            f"around it, as {' x '.join(map(str, storable_shape(outer, inner)))} (mistral_jax.quant.array.padded)"
+            f"a product with a matrix of {outer} x {inner} has bits that depend on the number of rows; "
+            f"store it with zeros around it, as {' x '.join(map(str, storable_shape(outer, inner)))} "
+            "(mistral_jax.quant.array.padded)"
         )
     rows = x.shape[batch:-1]
     alone = all(size == 1 for size in rows)

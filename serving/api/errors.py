@@ -74,9 +74,8 @@ class ContextLengthError(InvalidRequestError):
         about = "at least " if at_least else ""
         super().__init__(
             f"This model's maximum context length is {context} tokens. However, you requested "
-            f"{about}{prompt_tokens + 1} tokens "
-            f"({about}{prompt_tokens} in the {param}, at least 1 in the completion). Please reduce the length of the "
-            f"{param}, "
+            f"{about}{prompt_tokens + 1} tokens ({about}{prompt_tokens} in the {param}, "
+            f"at least 1 in the completion). Please reduce the length of the {param}, "
             "or start the server with --truncate-sequence to have it cut from the left.",
             param=param,
             n_prompt_tokens=prompt_tokens,
@@ -157,8 +156,8 @@ class DeadlineError(ApiError):
     def __init__(self, seconds: float) -> None:
         # Rounded: a few milliseconds of the server's limit were used up before the answer was begun.
         super().__init__(
-            f"the answer was not finished within this server's limit of {round(seconds, 1 if seconds > 1 else 2):g} "
-            "seconds",
+            "the answer was not finished within this server's limit of "
+            f"{round(seconds, 1 if seconds > 1 else 2):g} seconds",
             headers={"x-should-retry": "false"},
         )
 

@@ -51,8 +51,8 @@ class XLoRAOptions(Struct, kw_only=True, forbid_unknown_fields=True):
     scalings: Annotated[
         Literal["summary", "tokens", "full"] | None,
         _doc(
-            "tell the weights of the adapters: their means over the answer, for each token, or for each token and "
-            "module"
+            "tell the weights of the adapters: their means over the answer, "
+            "for each token, or for each token and module"
         ),
     ] = None
     non_granular_index: Annotated[
@@ -168,9 +168,8 @@ class XLoRAScalings(Struct, kw_only=True):
     scalings: Annotated[
         list[float | TokenWeights] | None,
         _doc(
-            "`summary`: the mean weight of each adapter over the answer's tokens, in a stream over those so far; null "
-            "before the "
-            "first; `tokens` and `full`: an entry for each token, in a stream for those of the chunk"
+            "`summary`: the mean weight of each adapter over the answer's tokens, in a stream over those so far; "
+            "null before the first; `tokens` and `full`: an entry for each token, in a stream for those of the chunk"
         ),
     ]
     modules: Annotated[

@@ -111,9 +111,9 @@ class AdapterSettings(ModelSettings):
         """
         if not self.xlora_kv_cache and self.tgt_non_granular_index is not None:
             raise SettingsError(
-                "--no-xlora-kv-cache and --tgt-non-granular-index exclude each other: weights are kept from one token "
-                "on, "
-                "and without the cache the tokens before it would be computed anew with them; leave out one of the two"
+                "--no-xlora-kv-cache and --tgt-non-granular-index exclude each other: "
+                "weights are kept from one token on, and without the cache the tokens before it would be computed anew "
+                "with them; leave out one of the two"
             )
         if self.spare_loras is not None and self.lora_folder is None:
             raise SettingsError("--spare-loras: adapters can be loaded only from a --lora-folder; give that, too")
@@ -146,8 +146,8 @@ class AdapterSettings(ModelSettings):
             name, source = _named(text)
             if not source or not re.fullmatch(MODEL_NAME, name):
                 raise SettingsError(
-                    f"--lora: {text!r} is not valid; expected NAME=PATH, PATH or a Hub id, the name "
-                    f"{MODEL_NAME_EXPECTS}"
+                    f"--lora: {text!r} is not valid; expected NAME=PATH, "
+                    f"PATH or a Hub id, the name {MODEL_NAME_EXPECTS}"
                 )
             if name in sources:
                 raise SettingsError(f"--lora: two adapters are called {name!r}; give one another name with NAME=PATH")

@@ -43,8 +43,8 @@ FIELDS: tuple[Field, ...] = (
     # OpenAI's fields.
     _honoured(
         "model",
-        "a served model, an adapter, `base` for the model without adapters, or `default`; anything else is a 404 that "
-        "lists what is served",
+        "a served model, an adapter, `base` for the model without adapters, or `default`; "
+        "anything else is a 404 that lists what is served",
     ),
     _honoured(
         "messages", "roles system, developer (rendered as system), user, assistant, tool; text content only", _CHAT
@@ -52,9 +52,8 @@ FIELDS: tuple[Field, ...] = (
     _honoured("prompt", "text, list of texts, list of token ids, list of lists of token ids", _TEXT),
     _honoured(
         "max_tokens",
-        "any positive integer, capped at the room that the prompt leaves; the answer then ends with `length`. 0 "
-        "generates "
-        "nothing, on /v1/completions only",
+        "any positive integer, capped at the room that the prompt leaves; the answer then ends with `length`. "
+        "0 generates nothing, on /v1/completions only",
     ),
     _honoured("max_completion_tokens", "the same as max_tokens, and wins over it", _CHAT),
     _honoured("temperature", "0 to 2; 0 is exact argmax"),

@@ -44,9 +44,9 @@ async def echo_prompts(
     tokens = sum(len(prompt.tokens) for prompt in prompts)
     if (scores := tokens * n * (1 + logprobs)) > MAX_SCORES:
         raise InvalidRequestError(
-            f"logprobs: {tokens} tokens of prompts with n = {n} and {logprobs} alternatives make {scores} "
-            "log-probabilities; one "
-            f"request may ask for {MAX_SCORES}. Send fewer prompts at a time, or ask for fewer alternatives",
+            f"logprobs: {tokens} tokens of prompts with n = {n} and {logprobs} alternatives make "
+            f"{scores} log-probabilities; one request may ask for {MAX_SCORES}. "
+            "Send fewer prompts at a time, or ask for fewer alternatives",
             param="logprobs",
         )
     return await anyio.to_thread.run_sync(_echoes, tokenizer, prompts, limiter=limiter)

@@ -30,9 +30,8 @@ class BodyBudget:
         """
         if self.taken + size > self.limit:
             raise UnavailableError(
-                f"the bodies of all requests together take {self.limit >> 20} MiB, the most that this server holds at "
-                "a time; try "
-                "again in a moment",
+                f"the bodies of all requests together take {self.limit >> 20} MiB, the most that this server holds "
+                "at a time; try again in a moment",
                 code="too_many_bodies",
                 headers={"Retry-After": str(RETRY_AFTER)},
             )

@@ -38,8 +38,8 @@ class Metrics:
         self._registry = CollectorRegistry(auto_describe=False)
         self._requests = Counter(
             "mistral_jax_requests",
-            "Answers that were asked for, by the model that answers and the adapter (mixture: X-LoRA; weights: fixed "
-            "by hand)",
+            "Answers that were asked for, by the model that answers and the adapter (mixture: "
+            "X-LoRA; weights: fixed by hand)",
             ["model", "adapter"],
             registry=self._registry,
         )
@@ -76,9 +76,8 @@ class _Engine(Collector):
             return
         shares = GaugeMetricFamily(
             "mistral_jax_adapter_share",
-            "Mean weight that X-LoRA gave an adapter, over modules and over tokens of one decoding step in each of "
-            "the last 60 "
-            "seconds with X-LoRA; measured from the first question on, as long as questions keep coming",
+            "Mean weight that X-LoRA gave an adapter, over modules and over tokens of one decoding step in each of the "
+            "last 60 seconds with X-LoRA; measured from the first question on, as long as questions keep coming",
             labels=["adapter"],
         )
         measured = service.engine.adapter_shares
