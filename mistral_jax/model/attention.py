@@ -124,19 +124,23 @@ def _loop(grouped: jax.Array, layer: LayerCache, *, table: jax.Array, in_use: ja
 
 def _parallel(grouped: jax.Array, layer: LayerCache, *, table: jax.Array, count: int, visible: Visible) -> Partial:
     B, K, M, H = grouped.shape
-    J = layer.block
     keys, values = read_blocks(layer, table, count)
-    bias, held = visible(jnp.arange(count * J))
-    held = held.reshape(B, count, 1, J)
+    bias, held = visible(jnp.arange(count * layer.block))
+    held = held.reshape(B, count, 1, layer.block)
     exact = precision_of(keys)
+    # Blocks are an axis of the batch in both products, as they are in the pool: no other order of the axes would let a
+    # GPU multiply what was gathered without transposing it first.
+    queries = jnp.broadcast_to(grouped[:, None], (B, count, K, M, H))
     keys = _only(held[..., None], keys)
-    scores = jnp.einsum("bkmh,bckjh->bkmcj", grouped, keys, precision=exact, preferred_element_type=jnp.float32)
-    weights, high, total = _softmax_parts(scores, bias.reshape(B, -1, count, J), values.dtype)
+    scores = jnp.einsum("bckmh,bckjh->bckmj", queries, keys, precision=exact, preferred_element_type=jnp.float32)
+    bias = bias.reshape(B, -1, count, layer.block).transpose(0, 2, 1, 3)
+    parts = _softmax_parts(scores.reshape(B * count, K, M, -1), bias.reshape(B * count, -1, layer.block), values.dtype)
+    weights, high, total = (x.reshape(B, count, *x.shape[1:]) for x in parts)
     values = _only(held[:, :, :, None], values)
-    weighted = jnp.einsum("bkmcj,bckhj->cbkmh", weights, values, precision=exact, preferred_element_type=jnp.float32)
+    weighted = jnp.einsum("bckmj,bckhj->bckmh", weights, values, precision=exact, preferred_element_type=jnp.float32)
     merged = _nothing(B, K, M, H)
     for c in range(count):
-        merged = _merge(merged, (high[..., c], total[..., c], weighted[c]))
+        merged = _merge(merged, (high[:, c], total[:, c], weighted[:, c]))
     return merged
 
 
