@@ -83,7 +83,7 @@ class Subject:
     rows: int
     choices: tuple[AdapterChoice, ...]
     scaling: bool = False
-    ahead: bool = False
+    speculative: bool = False
 
 
 def random_xlora(config: MistralConfig, experts: int) -> XLoRA:
@@ -119,7 +119,7 @@ def subjects(
         found_subjects |= {
             f"X-LoRA, {n}": mixed(runner=runner),
             f"X-LoRA ahead, {n}": mixed(
-                runner=make(module, slots=max(rows), adapters=bank, xlora=classifier), ahead=True
+                runner=make(module, slots=max(rows), adapters=bank, xlora=classifier), speculative=True
             ),
         }
     if xlora_folder is None:
@@ -157,7 +157,7 @@ def time_all(subjects: Mapping[str, Subject], *, prompt: int, rounds: int, steps
                     Features(),
                     longest=prompt + (number + 1) * steps + step,
                     scaling=subject.scaling,
-                    ahead=subject.ahead,
+                    speculative=subject.speculative,
                 )
             jax.block_until_ready(packed)
             states[name] = state

@@ -15,7 +15,7 @@ from mistral_jax.runtime.decode_loop import DecodeLoop, InFlight
 from mistral_jax.runtime.runner import Runner
 from mistral_jax.runtime.sampling import Sampled
 from mistral_jax.runtime.sampling_params import SamplingParams
-from mistral_jax.text.answer import AnswerStream, Piece
+from mistral_jax.text.completion import CompletionStream, Piece
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -25,7 +25,7 @@ class TextRequest:
     tokens: tuple[int, ...]
     params: SamplingParams
     """With a seed."""
-    answer: AnswerStream
+    completion: CompletionStream
     choice: AdapterChoice = BASE
     """Which adapters it uses."""
     keep_weights: bool = False
@@ -103,7 +103,7 @@ def generate(runner: Runner, state: RunnerState, requests: Sequence[TextRequest]
         for sequence, sampled, weights in () if in_flight is None else loop.collect(in_flight).tokens:
             if sequence.ended:
                 continue  # with the step before
-            piece = sequence.request.answer.push(sampled)
+            piece = sequence.request.completion.push(sampled)
             if piece.finish_reason is not None:
                 sequence.ended = True
                 running.remove(sequence)

@@ -37,12 +37,12 @@ from mistral_jax.model.config import ConfigError
 from mistral_jax.model.mistral import Mistral
 from mistral_jax.notebook.generate import TextRequest, generate
 from mistral_jax.notebook.results import Generation, Scalings, TextLogprobs
-from mistral_jax.notebook.whole_answers import whole_answers
+from mistral_jax.notebook.whole_completions import whole_completions
 from mistral_jax.notebook.whole_text import WholeTexts
 from mistral_jax.runtime.buckets import DEFAULT_CHUNKS
 from mistral_jax.runtime.runner import Runner
 from mistral_jax.runtime.sampling_params import SamplingParams, completion_limit
-from mistral_jax.text.answer import AnswerStream
+from mistral_jax.text.completion import CompletionStream
 from mistral_jax.text.detokenizer import begins_text
 
 DEFAULT_LENGTH = 4096
@@ -195,8 +195,8 @@ class LanguageModel:
         many = isinstance(prompt, list) and all(isinstance(p, str) for p in prompt)
         texts = cast("list[Text]", prompt if many else [prompt])
         prompts = [self._prompt(self._encoded(text), chosen, choice, keep_weights) for text in texts]
-        answers = whole_answers(self.runner, prompts)
-        return answers if many else answers[0]
+        completions = whole_completions(self.runner, prompts)
+        return completions if many else completions[0]
 
     def stream(
         self,
@@ -314,12 +314,12 @@ class LanguageModel:
                 f"the prompt has {len(tokens)} tokens; expected 1 to {self.runner.length - 1} (see `length` of load)"
             )
         most = completion_limit(params.max_tokens, prompt_tokens=len(tokens), length=self.runner.length)
-        answer = AnswerStream(
+        completion = CompletionStream(
             self.tokenizer, params, eos_ids=self.description.eos_ids, max_tokens=most, at_start=at_start
         )
         sampled = replace(params, seed=seed)
         return TextRequest(
-            tokens=tuple(tokens), params=sampled, answer=answer, choice=choice, keep_weights=keep_weights
+            tokens=tuple(tokens), params=sampled, completion=completion, choice=choice, keep_weights=keep_weights
         )
 
     def _stream(self, request: tuple[list[int], bool], params: SamplingParams, choice: AdapterChoice) -> Iterator[str]:

@@ -21,12 +21,12 @@ import jax
 import numpy as np
 
 from mistral_jax.adapters.choice import AdapterChoice
-from mistral_jax.runtime.ahead_policy import AheadPolicy
 from mistral_jax.runtime.buckets import PrefillChunk
 from mistral_jax.runtime.calls import RunnerState
 from mistral_jax.runtime.runner import Runner
 from mistral_jax.runtime.sampling import Features, Sampled, unpack
 from mistral_jax.runtime.sampling_params import SamplingParams
+from mistral_jax.runtime.speculation_policy import SpeculationPolicy
 
 
 class LoopSequence(Protocol):
@@ -133,7 +133,7 @@ class DecodeLoop[S: LoopSequence]:
     def __init__(self, runner: Runner, state: RunnerState) -> None:
         self.runner = runner
         self._state = state
-        self._policy = AheadPolicy(runner.ahead_costs, possible=runner.can_run_ahead)
+        self._policy = SpeculationPolicy(runner.speculation_costs, possible=runner.can_speculate)
         self._features: dict[int, Features] = {}
 
     def admit(self, sequence: S) -> None:
@@ -173,7 +173,7 @@ class DecodeLoop[S: LoopSequence]:
             features,
             longest=max(s.tokens_held for s in decodes),
             scaling=passes.scaling,
-            ahead=passes.ahead,
+            speculative=passes.speculative,
         )
         self._state = stepped.state
         in_flight = InFlight(

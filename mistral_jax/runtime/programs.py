@@ -18,8 +18,8 @@ from mistral_jax.model.low_rank import AdapterBank
 from mistral_jax.model.mistral import Mistral
 from mistral_jax.placement import Placement
 from mistral_jax.runtime import step
-from mistral_jax.runtime.ahead import decode_ahead
 from mistral_jax.runtime.mixing import AdaptedModel, Caches, MixingRows
+from mistral_jax.runtime.xlora_speculation import decode_speculative
 
 COMPILER_OPTIONS = {"xla_allow_excess_precision": False}
 """By default XLA may leave out a rounding to bfloat16 between two operations that it fuses, and what it fuses differs
@@ -42,7 +42,7 @@ class Programs:
       adapters, xlora: see `mistral_jax.runtime.runner.Runner`.
     """
 
-    runs_ahead = True
+    speculates = True
     """Whether there is a program for speculative steps, where there is an X-LoRA classifier."""
 
     def __init__(
@@ -75,7 +75,7 @@ class Programs:
         self.prefill = jit(self._prefill, donate_argnums=2, static_argnames=static)
         self.score = jit(self._score, donate_argnums=2, static_argnames=static)
         self.decode = jit(self._decode, donate_argnums=(2, 3), static_argnames=static)
-        self.decode_ahead = jit(self._decode_ahead, donate_argnums=(2, 3), static_argnames="plan")
+        self.decode_speculative = jit(self._decode_speculative, donate_argnums=(2, 3), static_argnames="plan")
 
     def extra(self) -> Extra:
         """Taken again whenever the bank was replaced."""
@@ -95,14 +95,14 @@ class Programs:
 
     def rows(self) -> step.Rows:
         """Rows of which none is in use; traced."""
-        mixing = ahead = None
+        mixing = speculation = None
         if self.adapters is not None:
             columns = 1 if self.xlora is None else self.xlora.columns.count
             sizes = {"slots": self.slots, "columns": columns, "adapters": self.adapters.capacity}
             mixing = MixingRows.allocate(**sizes)
-            ahead = step.AheadRows.allocate(**sizes) if self.xlora is not None and self.runs_ahead else None
+            speculation = step.SpeculationRows.allocate(**sizes) if self.xlora is not None and self.speculates else None
         return step.Rows.allocate(
-            self.config, slots=self.slots, repeat_last_n=self.repeat_last_n, mixing=mixing, ahead=ahead
+            self.config, slots=self.slots, repeat_last_n=self.repeat_last_n, mixing=mixing, speculation=speculation
         )
 
     def _places(self) -> tuple[Caches, step.Rows]:
@@ -148,7 +148,7 @@ class Programs:
         model = self.adapted(weights, extra)
         return step.decode(model, caches, rows, active, features, plan=plan, repeat=repeat, scaling=scaling)
 
-    def _decode_ahead(
+    def _decode_speculative(
         self,
         weights: list[jax.Array],
         extra: Extra,
@@ -161,4 +161,4 @@ class Programs:
     ) -> tuple[Caches, step.Rows, jax.Array, jax.Array, jax.Array]:
         repeat = self.repeat_last_n > 0
         model = self.adapted(weights, extra)
-        return decode_ahead(model, caches, rows, active, features, plan=plan, repeat=repeat, length=self.length)
+        return decode_speculative(model, caches, rows, active, features, plan=plan, repeat=repeat, length=self.length)

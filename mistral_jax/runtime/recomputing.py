@@ -30,7 +30,7 @@ from mistral_jax.runtime.sampling_params import SamplingParams
 
 @partial(
     jax.tree_util.register_dataclass,
-    data_fields=["tokens", "positions", "sampler", "mixing", "ahead", "history"],
+    data_fields=["tokens", "positions", "sampler", "mixing", "speculation", "history"],
     meta_fields=[],
 )
 @dataclass(frozen=True)
@@ -44,12 +44,12 @@ class RowsWithHistory(step.Rows):
 class RecomputingPrograms(Programs):
     """Programs of a `RecomputingRunner`."""
 
-    runs_ahead = False
+    speculates = False
 
     def rows(self) -> step.Rows:
         rows = super().rows()
         history = jnp.zeros((self.slots, self.length), jnp.int32)
-        return RowsWithHistory(rows.tokens, rows.positions, rows.sampler, rows.mixing, rows.ahead, history)
+        return RowsWithHistory(rows.tokens, rows.positions, rows.sampler, rows.mixing, rows.speculation, history)
 
     def _admit(self, rows: step.Rows, *args: Any) -> step.Rows:
         """Args:

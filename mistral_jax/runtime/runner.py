@@ -104,8 +104,8 @@ class Runner:
             row_buckets=row_buckets,
             block_buckets=block_buckets,
         )
-        self.ahead_costs: dict[int, float] = {}
-        """Time of a speculative step in steps of two passes, by number of rows; measured by `warm_up`."""
+        self.speculation_costs: dict[int, float] = {}
+        """Time of a speculative step relative to a step of two passes, by number of rows; measured by `warm_up`."""
 
     @property
     def placement(self) -> Placement:
@@ -131,9 +131,9 @@ class Runner:
         return self.buckets.chunks
 
     @property
-    def can_run_ahead(self) -> bool:
-        """Whether `decode` takes `ahead`."""
-        return self.xlora is not None and self.programs.runs_ahead
+    def can_speculate(self) -> bool:
+        """Whether `decode` accepts `speculative=True`."""
+        return self.xlora is not None and self.programs.speculates
 
     @property
     def model(self) -> Mistral:
@@ -273,21 +273,21 @@ class Runner:
         *,
         longest: int,
         scaling: bool = False,
-        ahead: bool = False,
+        speculative: bool = False,
     ) -> Stepped:
         """Run one step for the slots in `active`.
 
         Args:
-          features: what these slots need of the sampler.
-          longest: most tokens that one of them will hold after the step.
-          scaling: whether one of them was admitted with X-LoRA, and its weights are not frozen yet.
-          ahead: run the scaling pass ahead, of guessed tokens, so that a step reads the weights once: see
-            `mistral_jax.runtime.ahead`. Then some rows may sample nothing. Steps of both kinds may follow each other in
-            any order. Not for sequences whose weights are to be frozen: when that is, would not be known on the host.
+          features: the union of the sampler features that these slots need.
+          longest: the largest number of tokens that any of them holds after the step.
+          scaling: whether any of them uses X-LoRA with weights that are not frozen yet.
+          speculative: run the scaling pass of guessed next tokens, so that the step reads the weights once (see
+            `mistral_jax.runtime.xlora_speculation`). Some rows may sample nothing. Plain and speculative steps may
+            alternate in any order. Not for sequences with `freeze_after`: the host would not know when they freeze.
         """
         mask = np.zeros((self.row_bucket(active),), np.bool_)
         mask[list(active)] = True
-        return self.decode_call(state, mask, features, longest=longest, scaling=scaling, ahead=ahead)()
+        return self.decode_call(state, mask, features, longest=longest, scaling=scaling, speculative=speculative)()
 
     def row_bucket(self, active: Sequence[int]) -> int:
         """How many rows a step for the slots in `active` runs."""
@@ -301,7 +301,7 @@ class Runner:
         *,
         longest: int,
         scaling: bool,
-        ahead: bool = False,
+        speculative: bool = False,
     ) -> Call[Stepped]:
         """The call that runs a step for the rows in `mask`, bool [one of the row buckets]."""
         arguments = (
@@ -312,10 +312,10 @@ class Runner:
             mask,
             features.as_array(),
         )
-        if ahead:
+        if speculative:
             # The guess is one token further.
             static = {"plan": self.buckets.plan(longest + 1)}
-            return Call(self.programs.decode_ahead, arguments, static, _stepped)
+            return Call(self.programs.decode_speculative, arguments, static, _stepped)
         return Call(self.programs.decode, arguments, {"plan": self.buckets.plan(longest), "scaling": scaling}, _stepped)
 
     def warm_up(self, state: RunnerState, progress: Callable[[int, int], None] | None = None) -> RunnerState:
@@ -329,14 +329,15 @@ class Runner:
         state = compile_and_run(
             list(self._empty_calls()), state, on_cpu=on_cpu, progress=progress or (lambda done, total: None)
         )
-        if self.can_run_ahead:
+        if self.can_speculate:
             for bucket in self.buckets.rows:
                 # Without active rows: how short the texts are matters little.
                 steps = [
-                    partial(self._empty_decode, bucket=bucket, length=1, scaling=True, ahead=x) for x in (False, True)
+                    partial(self._empty_decode, bucket=bucket, length=1, scaling=True, speculative=x)
+                    for x in (False, True)
                 ]
-                state, (two_passes, ahead) = time_alternately(steps, state)
-                self.ahead_costs[bucket] = ahead / two_passes
+                state, (two_passes, speculative) = time_alternately(steps, state)
+                self.speculation_costs[bucket] = speculative / two_passes
         return state
 
     def _empty_calls(self) -> Iterator[EmptyCall]:
@@ -348,8 +349,10 @@ class Runner:
                     yield partial(self._empty_prefill, size=size, length=length, scaling=scaling)
                 for bucket in self.buckets.rows:
                     yield partial(self._empty_decode, bucket=bucket, length=length, scaling=scaling)
-                    if scaling and self.can_run_ahead:
-                        yield partial(self._empty_decode, bucket=bucket, length=length - 1, scaling=True, ahead=True)
+                    if scaling and self.can_speculate:
+                        yield partial(
+                            self._empty_decode, bucket=bucket, length=length - 1, scaling=True, speculative=True
+                        )
             yield partial(self._empty_prefill, size=self.buckets.score, length=lengths[-1], scaling=scaling, score=True)
 
     def _empty_prefill(
@@ -360,11 +363,11 @@ class Runner:
         return self.prefill_call(state, 0, tokens, start=length, count=0, scaling=scaling, score=score)
 
     def _empty_decode(
-        self, state: RunnerState, *, bucket: int, length: int, scaling: bool, ahead: bool = False
+        self, state: RunnerState, *, bucket: int, length: int, scaling: bool, speculative: bool = False
     ) -> Call[Stepped]:
         """A step without any active row."""
         mask = np.zeros((bucket,), np.bool_)
-        return self.decode_call(state, mask, Features(), longest=length, scaling=scaling, ahead=ahead)
+        return self.decode_call(state, mask, Features(), longest=length, scaling=scaling, speculative=speculative)
 
 
 def _stepped(caches: Caches, rows: Rows, *others: Any) -> Stepped:

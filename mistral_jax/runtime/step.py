@@ -32,7 +32,7 @@ from mistral_jax.runtime.sampling import SamplerRows, sample, score_tokens
 
 @partial(
     jax.tree_util.register_dataclass,
-    data_fields=["tokens", "positions", "sampler", "mixing", "ahead"],
+    data_fields=["tokens", "positions", "sampler", "mixing", "speculation"],
     meta_fields=[],
 )
 @dataclass(frozen=True)
@@ -44,8 +44,8 @@ class Rows:
     sampler: SamplerRows
     mixing: MixingRows | None = None
     """Where there are adapters."""
-    ahead: AheadRows | None = None
-    """Where X-LoRA's scaling pass may run ahead."""
+    speculation: SpeculationRows | None = None
+    """None without speculative steps."""
 
     @classmethod
     def allocate(
@@ -55,27 +55,27 @@ class Rows:
         slots: int,
         repeat_last_n: int,
         mixing: MixingRows | None = None,
-        ahead: AheadRows | None = None,
+        speculation: SpeculationRows | None = None,
     ) -> Rows:
         sampler = SamplerRows.allocate(slots=slots, vocab_size=config.vocab_size, repeat_last_n=repeat_last_n)
         # Two arrays, not one twice: each is donated.
-        return cls(jnp.zeros((slots,), jnp.int32), jnp.zeros((slots,), jnp.int32), sampler, mixing, ahead)
+        return cls(jnp.zeros((slots,), jnp.int32), jnp.zeros((slots,), jnp.int32), sampler, mixing, speculation)
 
 
 @partial(jax.tree_util.register_dataclass, data_fields=["ready", "weights", "guesses"], meta_fields=[])
 @dataclass(frozen=True)
-class AheadRows:
-    """What was computed ahead of each slot's newest token (see `mistral_jax.runtime.ahead`)."""
+class SpeculationRows:
+    """What speculative steps computed for each slot's newest token (see `mistral_jax.runtime.xlora_speculation`)."""
 
     ready: jax.Array
-    """bool [B]: the newest token has been through the scaling pass. The rest means nothing where it has not."""
+    """bool [B]: whether the newest token has had its scaling pass. The other fields are undefined where it has not."""
     weights: jax.Array
-    """float32 [B, M, A]: what its scalings amount to."""
+    """float32 [B, M, A]: the newest token's adapter weights."""
     guesses: jax.Array
-    """int32 [B]: the guess of the token after it."""
+    """int32 [B]: the guessed token after it."""
 
     @classmethod
-    def allocate(cls, *, slots: int, columns: int, adapters: int) -> AheadRows:
+    def allocate(cls, *, slots: int, columns: int, adapters: int) -> SpeculationRows:
         return cls(
             jnp.zeros((slots,), jnp.bool_),
             jnp.zeros((slots, columns, adapters), jnp.float32),
@@ -140,7 +140,9 @@ def admit(
             bias=sampler.bias.at[slot].set(0.0),
         ),
         mixing=None if rows.mixing is None or mixing is None else rows.mixing.admit(slot, mixing),
-        ahead=None if rows.ahead is None else replace(rows.ahead, ready=rows.ahead.ready.at[slot].set(False)),
+        speculation=None
+        if rows.speculation is None
+        else replace(rows.speculation, ready=rows.speculation.ready.at[slot].set(False)),
     )
 
 
@@ -290,10 +292,10 @@ def advance(rows: Rows, active: jax.Array, chosen: jax.Array, weights: jax.Array
     mixing = rows.mixing
     if mixing is not None and weights is not None:
         mixing = mixing.freeze(weights, positions, active)
-    ahead = rows.ahead
-    if ahead is not None:
-        # What was computed ahead is of the token before.
-        ahead = replace(ahead, ready=ahead.ready.at[:R].set(ahead.ready[:R] & ~active))
+    speculation = rows.speculation
+    if speculation is not None:
+        # What was speculated belongs to the previous token.
+        speculation = replace(speculation, ready=speculation.ready.at[:R].set(speculation.ready[:R] & ~active))
     return replace(
         rows,
         tokens=rows.tokens.at[:R].set(token),
@@ -304,5 +306,5 @@ def advance(rows: Rows, active: jax.Array, chosen: jax.Array, weights: jax.Array
             output_counts=rows.sampler.output_counts.at[slots, stored].add(1, mode="drop"),
         ),
         mixing=mixing,
-        ahead=ahead,
+        speculation=speculation,
     )

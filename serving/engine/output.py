@@ -8,7 +8,7 @@ from collections.abc import Collection
 import numpy as np
 
 from mistral_jax.runtime.sampling import LOWEST_LOGPROB, Sampled, unpack
-from mistral_jax.text.answer import AnswerStream
+from mistral_jax.text.completion import CompletionStream
 from mistral_jax.text.detokenizer import shown_token
 from mistral_jax.tokenizer.base import Tokenizer
 from serving.engine.messages import Event, Request, TokenLogprob, TokenScalings
@@ -35,7 +35,7 @@ class OutputProcessor:
         self._request = request
         self._tokenizer = tokenizer
         self._scalings = scalings
-        self._answer = AnswerStream(
+        self._answer = CompletionStream(
             tokenizer, request.params, eos_ids=eos_ids, max_tokens=max_tokens, at_start=request.at_start
         )
 

@@ -274,7 +274,7 @@ def test_metrics_tell_shares_only_once_somebody_asks(server: Adapted) -> None:
     server.complete(max_tokens=20)
     server.complete(model="one", max_tokens=20)
     after = metrics()
-    # One round in a second; where the scaling pass runs ahead, the first round gives no token.
+    # One round in a second; a speculative first round gives no token.
     assert 1 <= len(server.read) <= 3
     shares = [after[f'mistral_jax_adapter_share{{adapter="{name}"}}'] for name in ("one", "two", "three")]
     assert sum(shares) == pytest.approx(1, abs=1e-5)

@@ -1,4 +1,4 @@
-"""X-LoRA: both passes with and without caches, batches of all kinds, running ahead. Bits are compared, not
+"""X-LoRA: both passes with and without caches, batches of all kinds, speculative steps. Bits are compared, not
 tolerances."""
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ def answers(
     choices: Sequence[AdapterChoice],
     *,
     slots: Sequence[int] | None = None,
-    ahead: Sequence[bool] = (False,),
+    speculative: Sequence[bool] = (False,),
     temperature: float = 0.8,
 ) -> list[np.ndarray]:
     """STEPS tokens of each prompt with their log-probabilities, as bits: int32 [STEPS, PACKED_WIDTH]."""
@@ -60,7 +60,7 @@ def answers(
             Features.of(params),
             longest=max(map(len, prompts)) + step,
             scaling=any(choice.needs_scaling(step) for choice in choices),
-            ahead=ahead[step % len(ahead)],
+            speculative=speculative[step % len(speculative)],
         )
         state, step = stepped.state, step + 1
         packed = np.asarray(stepped.packed)
@@ -110,26 +110,26 @@ class TestBits:
         [alone] = answers(plain, [batch.prompts[5]], [BASE])
         np.testing.assert_array_equal(alone, batch.together[5])
 
-    @pytest.mark.parametrize("ahead", [(True,), (True, False), (True, True, False)])
+    @pytest.mark.parametrize("speculative", [(True,), (True, False), (True, True, False)])
     @pytest.mark.parametrize("temperature", [0.0, 0.8])
-    def test_running_ahead_changes_nothing(self, batch: Batch, ahead: tuple[bool, ...], temperature: float) -> None:
+    def test_speculation_changes_nothing(self, batch: Batch, speculative: tuple[bool, ...], temperature: float) -> None:
         chosen = [i for i in range(16) if batch.choices[i].freeze_after is None]
         prompts, choices = [batch.prompts[i] for i in chosen], [batch.choices[i] for i in chosen]
         expected = answers(batch.runner, prompts, choices, temperature=temperature)
-        actual = answers(batch.runner, prompts, choices, ahead=ahead, temperature=temperature)
+        actual = answers(batch.runner, prompts, choices, speculative=speculative, temperature=temperature)
         for one, other in zip(actual, expected, strict=True):
             np.testing.assert_array_equal(one, other)
 
 
-def test_running_ahead_up_to_the_last_position() -> None:
+def test_speculation_up_to_the_last_position() -> None:
     """The guess after the last token has no place, and must not overwrite the first."""
     run = runner("float32", slots=2, length=128)
     prompt = TEXT[: 128 - STEPS]
     expected = answers(run, [prompt], [XLORA])
-    np.testing.assert_array_equal(answers(run, [prompt], [XLORA], ahead=(True,))[0], expected[0])
+    np.testing.assert_array_equal(answers(run, [prompt], [XLORA], speculative=(True,))[0], expected[0])
 
 
-def test_running_ahead_gives_a_token_a_sweep_where_the_guess_is_right() -> None:
+def test_speculation_gives_a_token_a_sweep_where_the_guess_is_right() -> None:
     """With a factor of zero the mixture is the base model, so every guess is right."""
     run = runner("float32", slots=2, xlora=xlora(global_scaling_weight=0.0))
     params, prompt = SamplingParams(temperature=0.9, seed=3), TEXT[:20]
@@ -138,7 +138,9 @@ def test_running_ahead_gives_a_token_a_sweep_where_the_guess_is_right() -> None:
         state = run.prefill(state, 0, prompt, chunk, scaling=True).state
     emitted: list[bool] = []
     for step in range(10):
-        state, _, _, given = run.decode(state, [0], Features.of(params), longest=21 + step, scaling=True, ahead=True)
+        state, _, _, given = run.decode(
+            state, [0], Features.of(params), longest=21 + step, scaling=True, speculative=True
+        )
         assert given is not None
         emitted.append(bool(given[0]))
     assert emitted == [False] + [True] * 9

@@ -49,13 +49,13 @@ def test_its_weights_follow_the_subject(model: LanguageModel) -> None:
         assert scalings.adapters[int(while_answering.argmax())] == expert
 
 
-def test_running_ahead_changes_no_bit_in_bfloat16() -> None:
+def test_speculation_changes_no_bit_in_bfloat16() -> None:
     """XLA may leave out roundings between operations that it fuses, which differ between the two programs."""
     model = mistral_jax.load(DEMO, xlora=DEMO_XLORA_FOLDER, dtype="bfloat16", slots=8, length=256, progress=False)
     runner, params = model.runner, SamplingParams(temperature=0.7, seed=3, logprobs=3)
     prompts = [tuple(model.encode_chat(question)) for question in [*QUESTIONS.values(), "Hello!", "What is JAX?"]]
 
-    def rows(ahead: bool) -> list[np.ndarray]:
+    def rows(speculative: bool) -> list[np.ndarray]:
         state = runner.new_state()
         for slot, prompt in enumerate(prompts):
             state = runner.admit(state, slot, prompt, params, AdapterChoice(xlora=True))
@@ -64,7 +64,12 @@ def test_running_ahead_changes_no_bit_in_bfloat16() -> None:
         got: list[list[np.ndarray]] = [[] for _ in prompts]
         for step in range(60):
             state, packed, weights, emitted = runner.decode(
-                state, range(len(prompts)), Features.of(params), longest=80 + step, scaling=True, ahead=ahead
+                state,
+                range(len(prompts)),
+                Features.of(params),
+                longest=80 + step,
+                scaling=True,
+                speculative=speculative,
             )
             for slot, own in enumerate(got):
                 if emitted is None or emitted[slot]:

@@ -40,10 +40,10 @@ class FakeSequence:
 class FakeRunner:
     """Tokens count up: slot s gets 100 * s + the number of the step."""
 
-    can_run_ahead = True
+    can_speculate = True
 
     def __init__(self, *, emitted: Sequence[bool] | None = None) -> None:
-        self.ahead_costs: dict[int, float] = {}
+        self.speculation_costs: dict[int, float] = {}
         self.calls: list[Any] = []
         self.step = 0
         self.emitted = emitted
@@ -62,9 +62,16 @@ class FakeRunner:
         return 4
 
     def decode(
-        self, state: RunnerState, slots: Sequence[int], features: Features, *, longest: int, scaling: bool, ahead: bool
+        self,
+        state: RunnerState,
+        slots: Sequence[int],
+        features: Features,
+        *,
+        longest: int,
+        scaling: bool,
+        speculative: bool,
     ) -> Stepped:
-        self.calls.append(("decode", tuple(slots), longest, scaling, ahead))
+        self.calls.append(("decode", tuple(slots), longest, scaling, speculative))
         packed = np.zeros((4, PACKED_WIDTH), np.int32)
         packed[:, 0] = 100 * np.arange(4) + self.step
         self.step += 1
@@ -72,7 +79,7 @@ class FakeRunner:
         if scaling:
             self.weights = np.random.default_rng(self.step).random((4, M, A), np.float32)
             weights = jnp.asarray(self.weights)
-        emitted = None if not ahead or self.emitted is None else jnp.asarray(self.emitted)
+        emitted = None if not speculative or self.emitted is None else jnp.asarray(self.emitted)
         return Stepped(state, jnp.asarray(packed), weights, emitted)
 
 

@@ -12,7 +12,7 @@ import pytest
 from mistral_jax.runtime.mixing import MixingRows, RowMixing
 from mistral_jax.runtime.sampling import recent_tokens, row_scalars, seed_words
 from mistral_jax.runtime.sampling_params import SamplingParams
-from mistral_jax.runtime.step import AheadRows, Rows, admit, advance, set_bias
+from mistral_jax.runtime.step import Rows, SpeculationRows, admit, advance, set_bias
 from tests.mistral_jax.tiny_adapters import CONFIG
 
 SLOTS, W = 4, 5
@@ -71,7 +71,7 @@ def test_weights_are_kept_from_the_position_on_that_was_asked_for(freeze_at: int
     sizes = {"slots": SLOTS, "columns": 2, "adapters": 3}
     mixing = RowMixing(jnp.zeros((3,)), jnp.bool_(True), jnp.int32(freeze_at))
     before = admitted(
-        rows(mixing=MixingRows.allocate(**sizes), ahead=AheadRows.allocate(**sizes)), 0, (4, 5, 6), mixing
+        rows(mixing=MixingRows.allocate(**sizes), speculation=SpeculationRows.allocate(**sizes)), 0, (4, 5, 6), mixing
     )
     weights = jax.random.uniform(jax.random.key(0), (2, 2, 3))
     after = advance(before, jnp.array([True, False]), jnp.array([1, 2]), weights)
@@ -81,14 +81,14 @@ def test_weights_are_kept_from_the_position_on_that_was_asked_for(freeze_at: int
     assert not np.asarray(after.mixing.weights[1:]).any()
 
 
-def test_what_was_computed_ahead_belongs_to_one_token() -> None:
+def test_what_was_speculated_belongs_to_one_token() -> None:
     sizes = {"slots": SLOTS, "columns": 1, "adapters": 2}
-    before = rows(mixing=MixingRows.allocate(**sizes), ahead=AheadRows.allocate(**sizes))
-    assert before.ahead is not None
-    before = replace(before, ahead=replace(before.ahead, ready=jnp.ones((SLOTS,), jnp.bool_)))
+    before = rows(mixing=MixingRows.allocate(**sizes), speculation=SpeculationRows.allocate(**sizes))
+    assert before.speculation is not None
+    before = replace(before, speculation=replace(before.speculation, ready=jnp.ones((SLOTS,), jnp.bool_)))
     after = advance(before, jnp.array([True, False, True]), jnp.array([1, 2, 3]), None)
-    assert after.ahead is not None
-    assert after.ahead.ready.tolist() == [False, True, False, True]
+    assert after.speculation is not None
+    assert after.speculation.ready.tolist() == [False, True, False, True]
     again = admitted(after, 3, (5,), RowMixing(jnp.zeros((2,)), jnp.bool_(True), jnp.int32(9)))
-    assert again.ahead is not None
-    assert again.ahead.ready.tolist() == [False, True, False, False]
+    assert again.speculation is not None
+    assert again.speculation.ready.tolist() == [False, True, False, False]

@@ -1,6 +1,6 @@
-"""Answers gathered from `mistral_jax.notebook.generate`, with the weights of the adapters behind each token.
+"""Complete generations collected from `mistral_jax.notebook.generate`, with the adapter weights of each token.
 
-Axis letters: T tokens of an answer, M scaling columns, A adapters.
+Axis letters: T tokens of a completion, M scaling columns, A adapters.
 """
 
 from __future__ import annotations
@@ -17,8 +17,8 @@ from mistral_jax.runtime.runner import Runner
 from mistral_jax.runtime.sampling import Sampled
 
 
-def whole_answers(runner: Runner, requests: Sequence[TextRequest]) -> list[Generation]:
-    """Run all requests to their ends; the answers come in the order of the requests."""
+def whole_completions(runner: Runner, requests: Sequence[TextRequest]) -> list[Generation]:
+    """Run all requests to their ends. Results are in the order of the requests."""
     texts: list[list[str]] = [[] for _ in requests]
     tokens: list[list[Sampled]] = [[] for _ in requests]
     weights: list[list[np.ndarray | None]] = [[] for _ in requests]
@@ -35,7 +35,7 @@ def whole_answers(runner: Runner, requests: Sequence[TextRequest]) -> list[Gener
             tokens=tuple(tokens[i]),
             finish_reason=reasons[i],
             prompt_tokens=len(request.tokens),
-            completion_tokens=request.answer.count,
+            completion_tokens=request.completion.count,
             adapters=tuple(entry.name for entry in entries),
             adapter_weights=_used(runner, request.choice, weights[i])[: len(tokens[i]), :, [e.number for e in entries]]
             if request.keep_weights and entries
@@ -46,17 +46,17 @@ def whole_answers(runner: Runner, requests: Sequence[TextRequest]) -> list[Gener
 
 
 def _used(runner: Runner, choice: AdapterChoice, made: Sequence[np.ndarray | None]) -> np.ndarray:
-    """float32 [T, M, A]: the weights of every step of an answer.
+    """float32 [T, M, A]: the adapter weights of every step of a completion.
 
     Args:
-      made: [M, A] for each step: what the classifier made, where it ran.
+      made: for each step the classifier's weights [M, A], or None where it did not run.
     """
     columns = 1 if runner.xlora is None else runner.xlora.columns.count
     capacity = 0 if runner.adapters is None else runner.adapters.capacity
     used = np.zeros((len(made), columns, capacity), np.float32)
     last = choice.fixed_weights(capacity)
     for row, step in zip(used, made, strict=True):
-        # Weights that are fixed, or frozen by now, are not made again.
+        # The classifier does not run for fixed or frozen weights: the last ones hold.
         last = last if step is None or not choice.xlora else step
         row[:] = last
     return used

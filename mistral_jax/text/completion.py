@@ -16,13 +16,12 @@ from mistral_jax.tokenizer.base import Tokenizer
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Piece:
-    """The result of one more token. The `text` of all pieces, joined, is the completion."""
+    """The result of one more token. The joined `text` of all pieces is the completion."""
 
     text: str = ""
-    """May be empty: text that ends inside a character, or may begin a stop string, comes with a later piece."""
+    """May be empty: an incomplete character, or text that may begin a stop string, is held back for a later piece."""
     tokens: tuple[Sampled, ...] = ()
-    """The tokens whose text this piece completes; end-of-sequence tokens and those of a stop string are not among
-    them."""
+    """The tokens whose text this piece completes, without end-of-sequence tokens and those of a stop string."""
     finish_reason: Literal["stop", "length", "error"] | None = None
     """Set on the last piece. "error": the logits are not finite numbers."""
     stop_string: str | None = None
@@ -30,7 +29,7 @@ class Piece:
     """The end-of-sequence token that ended the completion, if one did."""
 
 
-class AnswerStream:
+class CompletionStream:
     """Turns the tokens of one completion into pieces of text; no byte is lost or added.
 
     Args:
