@@ -139,26 +139,35 @@ class Mixture:
     columns: ScalingColumns = SHARED
 
     @cached_property
-    def by_rank_row(self) -> jax.Array:
-        """The weight of each rank row's owner: float32 [B, T, M, R]."""
-        return jnp.take(self.weights, self.bank.owner, axis=-1, mode="clip")
+    def by_rank_row(self) -> tuple[jax.Array, ...]:
+        """The weight of each rank row's owner, in each of the M columns: float32 [B, T, R]."""
+        weights = jnp.take(self.weights, self.bank.owner, axis=-1, mode="clip")
+        return tuple(weights[:, :, m] for m in range(weights.shape[2]))
 
     def layer(self, index: int) -> LayerMixture:
-        return LayerMixture(self, index)
+        """The mixture as one decoder layer sees it."""
+        factors = self.bank.layers[index]
+        weights = {
+            projection: tuple(self.by_rank_row[self.columns.of(ModuleKey(index, part))] for part in low_rank.parts)
+            for projection, low_rank in factors.items()
+        }
+        return LayerMixture(factors=factors, weights=weights)
 
 
-@dataclass(frozen=True)
+@partial(jax.tree_util.register_dataclass, data_fields=["factors", "weights"], meta_fields=[])
+@dataclass(frozen=True, kw_only=True)
 class LayerMixture:
-    """A mixture, seen from one decoder layer."""
+    """What a mixture is in one decoder layer. A pytree of the same structure for layers with the same factors."""
 
-    mixture: Mixture
-    layer: int
+    factors: dict[str, LowRank]
+    """Of each projection that an adapter may change."""
+    weights: dict[str, tuple[jax.Array, ...]]
+    """For each part of these the weights of the rank rows' owners: float32 [B, T, R]."""
 
     def add(self, projection: str, x: jax.Array, y: jax.Array) -> jax.Array:
         """`y` float32 [B, T, out], the base model's product of `x` [B, T, in], with what the adapters add."""
-        factors = self.mixture.bank.layers[self.layer].get(projection)
+        factors = self.factors.get(projection)
         if factors is None:
             return y
-        columns = [self.mixture.columns.of(ModuleKey(self.layer, part)) for part in factors.parts]
         with jax.named_scope("low_rank"):
-            return y + factors(x, tuple(self.mixture.by_rank_row[:, :, m] for m in columns))
+            return y + factors(x, self.weights[projection])

@@ -11,35 +11,39 @@ Axis letters: B rows, T tokens, N query heads, K kv heads, H head dim, D model d
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import replace
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
 from functools import partial
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 from flax import nnx
 
 from conversion.weights.decoder_weights import weight_named
-from mistral_jax.model.attention import attend
+from mistral_jax.model.attends import Attend, CausalAttend, cached_attends
 from mistral_jax.model.config import MistralConfig
-from mistral_jax.model.kv_cache import CacheView, KVCache, LayerCache, write
+from mistral_jax.model.kv_cache import CacheView, KVCache
 from mistral_jax.model.layers import Embedding, Linear, RMSNorm
 from mistral_jax.model.low_rank import LayerMixture, Mixture
 from mistral_jax.model.rope import attention_temperature, rotate, rotation
-from mistral_jax.quant.dot import precision_of
+from mistral_jax.model.split_module import SplitModule, Structure
 from mistral_jax.quant.product import matmul
 
-Attend = Callable[[jax.Array, jax.Array, jax.Array], jax.Array]
-"""(queries [B, T, N, H], keys [B, T, K, H], values [B, T, K, H]) -> float32 [B, T, N, H]."""
 
-
+@partial(jax.tree_util.register_dataclass, data_fields=["cos", "sin", "temperature"], meta_fields=["query_scale"])
+@dataclass(frozen=True)
 class Positions:
     """What all layers need to know of the positions of a batch: computed once, used in each."""
 
-    def __init__(self, config: MistralConfig, positions: jax.Array) -> None:
-        self.cos, self.sin = rotation(config, positions)
-        self.query_scale = config.head_dim**-0.5
-        self.temperature = attention_temperature(config, positions)
+    cos: jax.Array
+    sin: jax.Array
+    temperature: jax.Array | None
+    query_scale: float
+
+    @classmethod
+    def of(cls, config: MistralConfig, positions: jax.Array) -> Positions:
+        return cls(*rotation(config, positions), attention_temperature(config, positions), config.head_dim**-0.5)
 
 
 def _linear(name: str, config: MistralConfig, *, dtype: jax.typing.DTypeLike, rngs: nnx.Rngs) -> Linear:
@@ -61,7 +65,9 @@ class Attention(nnx.Module):
         self.qkv_proj = _linear("self_attn.qkv_proj", config, dtype=dtype, rngs=rngs)
         self.o_proj = _linear("self_attn.o_proj", config, dtype=dtype, rngs=rngs)
 
-    def __call__(self, x: jax.Array, at: Positions, attend: Attend, mixture: LayerMixture | None) -> jax.Array:
+    def __call__(
+        self, x: jax.Array, at: Positions, attend: Attend, mixture: LayerMixture | None
+    ) -> tuple[jax.Array, Any]:
         N, _, H = self.heads
         B, T, _ = x.shape
         with jax.named_scope("qkv"):
@@ -72,9 +78,9 @@ class Attention(nnx.Module):
                 queries = queries * at.temperature
             keys = rotate(next(heads), at.cos, at.sin).astype(x.dtype)
         with jax.named_scope("attend"):
-            out = attend(queries.astype(x.dtype), keys, next(heads).astype(x.dtype))
+            out, kept = attend(queries.astype(x.dtype), keys, next(heads).astype(x.dtype))
         out = self.qkv_proj.gathered(out.astype(x.dtype).reshape(B, T, N * H))
-        return _adapted(mixture, "o_proj", out, self.o_proj(out))
+        return _adapted(mixture, "o_proj", out, self.o_proj(out)), kept
 
     def _heads(self, x: jax.Array, mixture: LayerMixture | None) -> Iterator[jax.Array]:
         """Queries [B, T, N, H], keys and values [B, T, K, H], each cut where it is used: the order of operations is
@@ -120,11 +126,29 @@ class DecoderLayer(nnx.Module):
         self.post_attention_layernorm = _norm("post_attention_layernorm", config, dtype=dtype)
         self.mlp = MLP(config, dtype=dtype, rngs=rngs)
 
-    def __call__(self, x: jax.Array, at: Positions, attend: Attend, mixture: LayerMixture | None) -> jax.Array:
+    def __call__(
+        self, x: jax.Array, at: Positions, attend: Attend, mixture: LayerMixture | None
+    ) -> tuple[jax.Array, Any]:
+        """[B, T, D] -> [B, T, D], and what the attention keeps."""
         with jax.named_scope("attention"):
-            x = (x + self.self_attn(self.input_layernorm(x), at, attend, mixture)).astype(x.dtype)
+            attended, kept = self.self_attn(self.input_layernorm(x), at, attend, mixture)
+            x = (x + attended).astype(x.dtype)
         with jax.named_scope("mlp"):
-            return (x + self.mlp(self.post_attention_layernorm(x), mixture)).astype(x.dtype)
+            return (x + self.mlp(self.post_attention_layernorm(x), mixture)).astype(x.dtype), kept
+
+
+# Not inlined: layers of one kind are traced and lowered once for a program. XLA inlines the calls.
+@partial(jax.jit, static_argnames="structure")
+def _run_layer(
+    weights: list[jax.Array],
+    x: jax.Array,
+    at: Positions,
+    attend: Attend,
+    mixture: LayerMixture | None,
+    *,
+    structure: Structure,
+) -> tuple[jax.Array, Any]:
+    return structure.merge(weights)(x, at, attend, mixture)
 
 
 class Mistral(nnx.Module):
@@ -165,9 +189,8 @@ class Mistral(nnx.Module):
           mixture: adapters and their weights for these tokens; None: the base model.
         Returns: hidden states after the final norm [B, T, D], and the cache.
         """
-        attends, new_layers = cached_attends(self.config, cache, view)
-        hidden = self.run(tokens, view.positions, attends, mixture)
-        return hidden, replace(cache, layers=tuple(new_layers))
+        hidden, layers = self.run(tokens, view.positions, cached_attends(self.config, cache, view), mixture)
+        return hidden, replace(cache, layers=tuple(layers))
 
     def hidden_states(self, tokens: jax.Array, mixture: Mixture | None = None, *, remat: bool = False) -> jax.Array:
         """Hidden states after the final norm of whole texts: int32 [B, T] -> [B, T, D]. Causal; nothing is kept.
@@ -178,8 +201,8 @@ class Mistral(nnx.Module):
           remat: compute each layer again when gradients are taken, instead of keeping what is inside it.
         """
         positions = jnp.broadcast_to(jnp.arange(tokens.shape[1]), tokens.shape)
-        attends = [_causal_attention(positions, window) for window in self.config.layer_windows]
-        return self.run(tokens, positions, attends, mixture, remat=remat)
+        attends = [CausalAttend(positions=positions, window=window) for window in self.config.layer_windows]
+        return self.run(tokens, positions, attends, mixture, remat=remat)[0]
 
     def logits(self, hidden: jax.Array) -> jax.Array:
         """float32 [..., V] of hidden states [..., D]."""
@@ -195,59 +218,20 @@ class Mistral(nnx.Module):
         mixture: Mixture | None = None,
         *,
         remat: bool = False,
-    ) -> jax.Array:
-        """The stack of layers round attentions that the caller supplies, one for each layer: hidden states [B, T,
-        D]."""
-        at = Positions(self.config, positions)
+    ) -> tuple[jax.Array, list[Any]]:
+        """Run the stack of layers around attentions that the caller supplies, one for each layer.
+
+        Returns: hidden states after the final norm [B, T, D], and what each attention keeps.
+        """
+        at = Positions.of(self.config, positions)
         x = self.embed_tokens(tokens)
-        if mixture is not None:
-            # Computed here, for all layers: inside one that is rematerialised it would be that layer's own.
-            _ = mixture.by_rank_row
-        for index, (layer, attend_in_layer) in enumerate(zip(self.layers, attends, strict=True)):
+        kept: list[Any] = []
+        for index, (layer, attend) in enumerate(zip(self.layers, attends, strict=True)):
+            split = SplitModule.of(layer)
+            run_layer = partial(_run_layer, structure=split.structure)
+            if remat:
+                run_layer = jax.checkpoint(run_layer)
             with jax.named_scope(f"layer{index}"):
-                call = partial(
-                    layer, at=at, attend=attend_in_layer, mixture=None if mixture is None else mixture.layer(index)
-                )
-                x = jax.checkpoint(call)(x) if remat else call(x)
-        return self.norm(x)
-
-
-def cached_attends(config: MistralConfig, cache: KVCache, view: CacheView) -> tuple[list[Attend], list[LayerCache]]:
-    """Attentions that store the keys and values of their tokens in a cache, and see what it holds.
-
-    Returns: an attention for each layer, and a list that gets each layer's new cache as the attentions are run.
-    """
-    new_layers: list[LayerCache] = []
-
-    def cached(index: int, layer: LayerCache, window: int | None) -> Attend:
-        at = {"table": view.table(index), "positions": view.positions}
-
-        def run(queries: jax.Array, keys: jax.Array, values: jax.Array) -> jax.Array:
-            # Write first, then read the updated buffer: XLA then needs the old one no more and updates in place.
-            updated = write(layer, keys, values, **at, valid=view.valid)
-            new_layers.append(updated)
-            return attend(queries, updated, **at, last=view.last, window=window, plan=view.plan)
-
-        return run
-
-    layers = enumerate(zip(cache.layers, config.layer_windows, strict=True))
-    return [cached(index, layer, window) for index, (layer, window) in layers], new_layers
-
-
-def _causal_attention(positions: jax.Array, window: int | None) -> Attend:
-    """Attention among the tokens of a whole text, written the plain way."""
-
-    def run(queries: jax.Array, keys: jax.Array, values: jax.Array) -> jax.Array:
-        B, T, N, H = queries.shape
-        K = keys.shape[2]
-        grouped = queries.reshape(B, T, K, N // K, H)
-        exact = precision_of(keys)
-        scores = jnp.einsum("btkgh,bskh->bkgts", grouped, keys, precision=exact, preferred_element_type=jnp.float32)
-        distance = positions[:, :, None] - positions[:, None, :]  # [B, T, S]
-        seen = (distance >= 0) if window is None else (distance >= 0) & (distance < window)
-        weights = jax.nn.softmax(jnp.where(seen[:, None, None], scores, -jnp.inf), axis=-1)
-        weights = weights.astype(values.dtype)
-        out = jnp.einsum("bkgts,bskh->btkgh", weights, values, precision=exact, preferred_element_type=jnp.float32)
-        return out.reshape(B, T, N, H)
-
-    return run
+                x, new = run_layer(split.weights, x, at, attend, None if mixture is None else mixture.layer(index))
+            kept.append(new)
+        return self.norm(x), kept

@@ -18,8 +18,8 @@ from mistral_jax.adapters.choice import AdapterChoice
 from mistral_jax.adapters.xlora import XLoRA
 from mistral_jax.model.low_rank import AdapterBank, Mixture
 from mistral_jax.model.mistral import Mistral
+from mistral_jax.model.split_module import SplitModule
 from mistral_jax.runtime.runner import Runner
-from mistral_jax.runtime.step import SplitModel
 
 
 class WholeTexts:
@@ -27,7 +27,7 @@ class WholeTexts:
 
     def __init__(self, runner: Runner) -> None:
         self._runner = runner
-        self._classifier = None if runner.xlora is None else SplitModel.of(runner.xlora)
+        self._classifier = None if runner.xlora is None else SplitModule.of(runner.xlora)
         self._capacity = 0 if runner.adapters is None else runner.adapters.capacity
         self._logits = jax.jit(self._logits_program, static_argnames="xlora")
         self._scalings = jax.jit(self._scalings_program)

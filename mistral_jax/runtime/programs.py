@@ -16,6 +16,7 @@ from mistral_jax.adapters.xlora import XLoRA
 from mistral_jax.model.kv_cache import KVCache, ReadPlan
 from mistral_jax.model.low_rank import AdapterBank
 from mistral_jax.model.mistral import Mistral
+from mistral_jax.model.split_module import SplitModule
 from mistral_jax.placement import Placement
 from mistral_jax.runtime import step
 from mistral_jax.runtime.mixing import AdaptedModel, Caches, MixingRows
@@ -58,13 +59,13 @@ class Programs:
     ) -> None:
         self.config, self.dtype = model.config, model.dtype
         self.slots, self.length, self.chunk, self.repeat_last_n = slots, length, chunk, repeat_last_n
-        self.split = step.SplitModel.of(model)
+        self.split = SplitModule.of(model)
         self.adapters, self.xlora = adapters, xlora
         self.placement = Placement.of(self.split.weights)
         self._bank: AdapterBank | None = None
         self._bank_arrays: list[jax.Array] = []
         self._bank_tree = None if adapters is None else jax.tree.structure(adapters.bank)
-        self._xlora_split = None if xlora is None else step.SplitModel.of(xlora)
+        self._xlora_split = None if xlora is None else SplitModule.of(xlora)
         # Placed explicitly: an array that only happens to lie on the device compiles to another program than one that
         # was put there, so the first calls after warm-up would compile again.
         self.allocate = jax.jit(self._allocate, out_shardings=self._places())

@@ -30,6 +30,7 @@ from mistral_jax.adapters.choice import BASE, AdapterChoice
 from mistral_jax.adapters.xlora import XLoRA
 from mistral_jax.model.kv_cache import BLOCK, cache_bytes, layer_lengths
 from mistral_jax.model.mistral import Mistral
+from mistral_jax.model.split_module import SplitModule
 from mistral_jax.placement import Device, Placement
 from mistral_jax.runtime.buckets import DEFAULT_CHUNKS, Buckets, PrefillChunk, cache_sizes, chunk_sizes
 from mistral_jax.runtime.calls import Call, Prefilled, RunnerState, Stepped
@@ -37,7 +38,7 @@ from mistral_jax.runtime.mixing import Caches, RowMixing
 from mistral_jax.runtime.programs import Programs
 from mistral_jax.runtime.sampling import Features, recent_tokens, row_scalars, seed_words
 from mistral_jax.runtime.sampling_params import SamplingParams
-from mistral_jax.runtime.step import Rows, SplitModel
+from mistral_jax.runtime.step import Rows
 from mistral_jax.runtime.warm_up import EmptyCall, compile_and_run, time_alternately
 
 
@@ -122,7 +123,7 @@ class Runner:
         return self.programs.dtype
 
     @property
-    def split(self) -> SplitModel:
+    def split(self) -> SplitModule:
         """The model taken apart, as the programs get it."""
         return self.programs.split
 

@@ -18,11 +18,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import Any
 
 import jax
 import jax.numpy as jnp
-from flax import nnx
 
 from mistral_jax.model.config import MistralConfig
 from mistral_jax.model.kv_cache import ReadPlan
@@ -81,28 +79,6 @@ class SpeculationRows:
             jnp.zeros((slots, columns, adapters), jnp.float32),
             jnp.zeros((slots,), jnp.int32),
         )
-
-
-@dataclass(frozen=True)
-class SplitModel:
-    """A model taken apart for `jax.jit`: static structure, and weights as a plain list.
-
-    Passing a list of arrays costs microseconds at each call; passing the module costs milliseconds.
-    """
-
-    graphdef: Any
-    treedef: Any
-    weights: list[jax.Array]
-
-    @classmethod
-    def of(cls, model: nnx.Module) -> SplitModel:
-        graphdef, state = nnx.split(model)
-        weights, treedef = jax.tree.flatten(state)
-        return cls(graphdef, treedef, weights)
-
-    def merge(self, weights: list[jax.Array]) -> Any:
-        """The module round other (traced) weights."""
-        return nnx.merge(self.graphdef, jax.tree.unflatten(self.treedef, weights))
 
 
 def admit(

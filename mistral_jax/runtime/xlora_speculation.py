@@ -22,14 +22,16 @@ Axis letters: B slots, R rows of a step, M scaling columns, A adapters.
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 
+from mistral_jax.model.attends import Attend, cached_attends
 from mistral_jax.model.kv_cache import ReadPlan
 from mistral_jax.model.low_rank import Mixture
-from mistral_jax.model.mistral import Attend, cached_attends
 from mistral_jax.runtime.mixing import AdaptedModel, Caches
 from mistral_jax.runtime.sampling import sample
 from mistral_jax.runtime.step import Rows, SpeculationRows, advance
@@ -77,15 +79,15 @@ def decode_speculative(
     scaling_view = caches.scaling.view(
         slots, positions=next_positions[:, None], valid=scaling_valid[:, None], plan=plan
     )
-    scaled, scaled_layers = cached_attends(model.config, caches.scaled, scaled_view)
-    scaling, scaling_layers = cached_attends(model.config, caches.scaling, scaling_view)
+    scaled = cached_attends(model.config, caches.scaled, scaled_view)
+    scaling = cached_attends(model.config, caches.scaling, scaling_view)
     weights = jnp.where(mixing.live[:, None, None], speculation.weights, mixing.weights)
     first = xlora.scaling_mixture(adapted.bank, adapted.adapters)
     first_weights = jnp.zeros_like(weights) if first is None else jnp.broadcast_to(first.weights[0], weights.shape)
-    hidden = model.run(
+    hidden, layers = model.run(
         jnp.concatenate([tokens, next_tokens])[:, None],
         jnp.concatenate([positions, next_positions])[:, None],
-        [_side_by_side(a, b, R) for a, b in zip(scaled, scaling, strict=True)],
+        [_SideBySide(a, b, R) for a, b in zip(scaled, scaling, strict=True)],
         Mixture(
             bank=adapted.bank,
             weights=jnp.concatenate([weights, first_weights])[:, None],
@@ -93,7 +95,8 @@ def decode_speculative(
         ),
     )
     caches = Caches(
-        replace(caches.scaled, layers=tuple(scaled_layers)), replace(caches.scaling, layers=tuple(scaling_layers))
+        replace(caches.scaled, layers=tuple(scaled for scaled, _ in layers)),
+        replace(caches.scaling, layers=tuple(scaling for _, scaling in layers)),
     )
 
     with jax.named_scope("sample"):
@@ -112,15 +115,17 @@ def decode_speculative(
     return caches, replace(moved, speculation=new), packed[:R], weights, emits
 
 
-def _side_by_side(first: Attend, second: Attend, rows: int) -> Attend:
-    """Apply one attention to the first `rows` rows of a batch, another to the rest."""
+@partial(jax.tree_util.register_dataclass, data_fields=["first", "second"], meta_fields=["rows"])
+@dataclass(frozen=True)
+class _SideBySide:
+    """The first `rows` rows of a batch to one attention, the others to another. Keeps what both keep."""
 
-    def run(queries: jax.Array, keys: jax.Array, values: jax.Array) -> jax.Array:
-        return jnp.concatenate(
-            [
-                first(queries[:rows], keys[:rows], values[:rows]),
-                second(queries[rows:], keys[rows:], values[rows:]),
-            ]
-        )
+    first: Attend
+    second: Attend
+    rows: int
 
-    return run
+    def __call__(self, queries: jax.Array, keys: jax.Array, values: jax.Array) -> tuple[jax.Array, tuple[Any, Any]]:
+        rows = self.rows
+        first, kept_first = self.first(queries[:rows], keys[:rows], values[:rows])
+        second, kept_second = self.second(queries[rows:], keys[rows:], values[rows:])
+        return jnp.concatenate([first, second]), (kept_first, kept_second)

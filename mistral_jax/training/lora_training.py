@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -239,10 +240,13 @@ class _DroppingMixture(Mixture):
     rate: float
 
     def layer(self, index: int) -> LayerMixture:
-        return _DroppingLayer(self, index, jax.random.fold_in(self.key, index), self.rate)
+        plain = super().layer(index)
+        key = jax.random.fold_in(self.key, index)
+        return _DroppingLayer(factors=plain.factors, weights=plain.weights, key=key, rate=self.rate)
 
 
-@dataclass(frozen=True)
+@partial(jax.tree_util.register_dataclass, data_fields=["factors", "weights", "key"], meta_fields=["rate"])
+@dataclass(frozen=True, kw_only=True)
 class _DroppingLayer(LayerMixture):
     key: jax.Array
     rate: float
