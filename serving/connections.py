@@ -57,7 +57,7 @@ _WARN_EVERY = 60.0
 class Phase(enum.Enum):
     WAITING = "no request is in progress"
     UPLOADING = "a request's body is on the way"
-    ANSWERING = "a whole request has arrived, and its response is not complete"
+    RESPONDING = "a whole request has arrived, and its response is not complete"
 
 
 class Connections:
@@ -124,7 +124,7 @@ class Connections:
                 self._full_until = now + _LOOK_EVERY
         while self._victims:
             victim = self._victims.popleft()
-            if victim in self.open and victim.phase is not Phase.ANSWERING:
+            if victim in self.open and victim.phase is not Phase.RESPONDING:
                 victim.abort()
                 self.remove(victim)
                 return True
@@ -167,7 +167,7 @@ class Connection(asyncio.BufferedProtocol):
         cycle = None if self._inner is None else self._inner.cycle
         if cycle is None or cycle.response_complete:  # pyright: ignore[reportUnnecessaryComparison]
             return Phase.WAITING
-        return Phase.UPLOADING if cycle.more_body else Phase.ANSWERING
+        return Phase.UPLOADING if cycle.more_body else Phase.RESPONDING
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = cast("asyncio.Transport", transport)

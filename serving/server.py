@@ -238,7 +238,7 @@ class Server(uvicorn.Server):
         status = self.host.status
         if status.running or status.waiting:
             logger.info(
-                "stopping: waiting for %d completions, %g seconds at most (Ctrl-C, or another signal, stops at once)",
+                "stopping: waiting for %d answers, %g seconds at most (Ctrl-C, or another signal, stops at once)",
                 status.running + status.waiting,
                 self._settings.drain_timeout,
             )
