@@ -1,1 +1,1 @@
-"""The OpenAI-compatible server and the command line. Each room imports only what stands below it."""
+"""The OpenAI-compatible server and the command line. Imports point one way, from `commands` down to `engine`."""

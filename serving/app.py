@@ -34,8 +34,8 @@ def create_app(settings: Settings | None = None, *, service: Service | None = No
     """The application, idle until its lifespan starts; then the model is built and loaded in the background.
 
     Args:
-      settings: None takes them from the environment.
-      service: a service to use instead of building the one that the settings describe.
+      settings: None: read them from the environment.
+      service: used instead of building the one that the settings describe.
 
     Raises:
       SettingsError: an environment variable has an invalid value, or names a path that does not exist.
@@ -51,7 +51,7 @@ def create_app(settings: Settings | None = None, *, service: Service | None = No
     @asynccontextmanager
     async def lifespan(app: Litestar) -> AsyncGenerator[None]:
         request_log = app.state.request_log
-        if not logging.getLogger().handlers:  # under `litestar run`; our own command has done it already
+        if not logging.getLogger().handlers:  # under `litestar run`; our own command has already done it
             configure_logging(settings.log_level)
         if settings.log is not None:
             request_log.file = host.log_file = LogFile(settings.log)
@@ -78,8 +78,8 @@ def create_app(settings: Settings | None = None, *, service: Service | None = No
         debug=False,
         state=State({"host": host}),
     )
-    # Not as Litestar's middleware, which sees only routed requests: the access check wraps the router, so that a
-    # refused caller learns nothing about the routes, and the log wraps both and records everything.
+    # Not Litestar middleware, which sees only routed requests: the access check wraps the router, so that a refused
+    # caller learns nothing about the routes, and the log wraps both and records everything.
     names = allowed_names(settings.host, settings.allowed_hosts)
     public = frozenset(endpoint.path for endpoint in ENDPOINTS if endpoint.public)
     access = Access(app.asgi_handler, AccessRules(names=names, cors=cors, keys=settings.api_keys, public_paths=public))

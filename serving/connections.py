@@ -1,11 +1,11 @@
-"""Idle and slow connections are ended, so that they do not keep others out.
+"""Closes idle and slow connections, so that they do not keep others out.
 
-uvicorn limits the time between two requests on a connection. The rest is bounded here: the time for a request's
-headers, and for a response that the client does not read; the number of connections, in all and idle ones per address;
-and bodies in chunks so small that parsing them delays all others.
+uvicorn limits the time between two requests on a connection. This module limits the rest: the time for a request's
+headers, and for a response that the client does not read; the number of connections, in total and idle per address; and
+chunked bodies with chunks so small that parsing them delays other requests.
 
-Each connection is uvicorn's own protocol in a wrapper that watches it. A sweep runs once a second; in between, a new
-connection beyond the limit takes the place of an idle one.
+Each connection is uvicorn's own protocol in a wrapper that watches it. A sweep runs once a second; between sweeps, a
+new connection beyond the limit replaces an idle one.
 """
 
 from __future__ import annotations
@@ -33,39 +33,39 @@ HEADER_TIMEOUT = 20.0
 """Seconds from the first byte of a request, or from the connection's start, to the end of the headers."""
 
 WRITE_TIMEOUT = 60.0
-"""Seconds in which a slow client has to read on, and in which a closing connection has to be gone."""
+"""Seconds that a client may stop reading, and that a closing connection may take to be gone."""
 
 SETTLING = 1.0
-"""Seconds in which a connection may be idle without being counted: its request may be on the way."""
+"""Seconds that a connection may be idle before it counts as idle: its request may be on the way."""
 
 READ_SIZE = 16_384
-"""Bytes that one connection reads before others are served."""
+"""Most bytes read from one connection before others are served."""
 
 MAX_TINY_CHUNKS = 1_024
-"""Chunks of a body that may be tiny. Each takes 20 microseconds to parse, however little it holds."""
+"""Most tiny chunks in a body. Each takes 20 microseconds to parse, whatever its size."""
 _LINE = 64
-"""Bytes between line ends, of which each chunk has two, from which on a chunk is not tiny."""
+"""A chunk has two line ends; it is tiny if fewer bytes than this lie between line ends."""
 _PIECE = 1_024
-"""Bytes after which data with many line ends are examined again."""
+"""Data with many line ends is parsed in pieces of this many bytes, with a check after each."""
 
 _LOOK_EVERY = 0.02
-"""Seconds after which connections that were all busy are examined again."""
+"""Seconds until a new scan for connections to close, after one found only busy ones."""
 
-_TELL_EVERY = 60.0
+_WARN_EVERY = 60.0
 
 
 class Phase(enum.Enum):
     WAITING = "no request is in progress"
     UPLOADING = "a request's body is on the way"
-    ANSWERING = "a whole request has arrived, and its response is not complete"
+    RESPONDING = "a whole request has arrived, and its response is not complete"
 
 
 class Connections:
     """All connections of a server.
 
     Args:
-      limit: most connections in all.
-      idle_per_address: most idle ones of one address; of IPv6, of one /64.
+      limit: most connections in total.
+      idle_per_address: most idle connections per address; for IPv6, per /64.
     """
 
     def __init__(self, *, limit: int, idle_per_address: int) -> None:
@@ -73,19 +73,19 @@ class Connections:
         self.idle_per_address = idle_per_address
         self.open: set[Connection] = set()
         self.buffer = bytearray(READ_SIZE)
-        """All connections read into this one, which is emptied before the next is read."""
+        """Shared by all connections: each read is processed before the next one."""
         self._victims: deque[Connection] = deque()
         self._full_until = 0.0
-        self._told_at = -_TELL_EVERY
+        self._warned_at = -_WARN_EVERY
 
     def protocol(
         self, *, config: Config, server_state: ServerState, app_state: dict[str, Any], _loop: Any = None
     ) -> Any:
-        """A protocol for a new connection, as uvicorn asks for it."""
+        """Make the protocol of a new connection; uvicorn calls this."""
         return Connection(self, lambda: H11Protocol(config, server_state, app_state, _loop))
 
     def add(self, connection: Connection) -> bool:
-        """Accept a connection; False: there is no room, and none is idle."""
+        """Accept a connection. False: the limit is reached and no other connection can be closed."""
         if len(self.open) >= self.limit and not self._make_room():
             return False
         self.open.add(connection)
@@ -95,7 +95,7 @@ class Connections:
         self.open.discard(connection)
 
     def sweep(self) -> None:
-        """End connections that take too long or are idle beyond the limit of their address. Called about once a
+        """Close connections that take too long, or are beyond their address's limit of idle ones. Called about once a
         second."""
         now = time.monotonic()
         idle: dict[str, list[Connection]] = {}
@@ -110,10 +110,10 @@ class Connections:
                     connection.close()
 
     def _make_room(self) -> bool:
-        """Close an idle connection, or else one whose request is not complete yet."""
+        """Close an idle connection, or if there is none, one whose request is still being uploaded."""
         now = time.monotonic()
-        if now - self._told_at > _TELL_EVERY:
-            self._told_at = now
+        if now - self._warned_at > _WARN_EVERY:
+            self._warned_at = now
             logger.warning(
                 "there are %d connections, the most allowed (--max-connections): new ones replace idle ones",
                 self.limit,
@@ -124,15 +124,15 @@ class Connections:
                 self._full_until = now + _LOOK_EVERY
         while self._victims:
             victim = self._victims.popleft()
-            if victim in self.open and victim.phase is not Phase.ANSWERING:
+            if victim in self.open and victim.phase is not Phase.RESPONDING:
                 victim.abort()
                 self.remove(victim)
                 return True
         return False
 
     def _candidates(self) -> deque[Connection]:
-        """The connections to close next: idle ones first, of the address with most of them, oldest first. Only half of
-        them, so that the numbers are examined again in time."""
+        """The connections to close next: idle ones, those of the address with most of them first, then oldest first.
+        If none is idle: those being uploaded. Returns half of them, so that the counts are soon refreshed."""
         waiting = [connection for connection in self.open if connection.phase is Phase.WAITING]
         if waiting:
             count = Counter(connection.address for connection in waiting)
@@ -149,14 +149,13 @@ class Connection(asyncio.BufferedProtocol):
     def __init__(self, connections: Connections, make_inner: Callable[[], H11Protocol]) -> None:
         self.address = ""
         self.busy_at = self.request_at = time.monotonic()
-        """When a request was last in progress, or else when the connection began; and when the last request began."""
+        """When a request was last in progress (else: when the connection began), and when the last request began."""
         self._connections = connections
         self._make_inner = make_inner
         self._inner: H11Protocol | None = None
         self._transport: asyncio.Transport = cast("asyncio.Transport", None)
         self._headers_since: float | None = self.busy_at
-        """When the headers in progress began; None: there are none, and uvicorn's own timeout between requests
-        applies."""
+        """When the headers in progress began; None: none are, and uvicorn's own keep-alive timeout applies."""
         self._stuck_since: float | None = None
         """When the client stopped reading."""
         self._closed_at: float | None = None
@@ -168,7 +167,7 @@ class Connection(asyncio.BufferedProtocol):
         cycle = None if self._inner is None else self._inner.cycle
         if cycle is None or cycle.response_complete:  # pyright: ignore[reportUnnecessaryComparison]
             return Phase.WAITING
-        return Phase.UPLOADING if cycle.more_body else Phase.ANSWERING
+        return Phase.UPLOADING if cycle.more_body else Phase.RESPONDING
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = cast("asyncio.Transport", transport)
@@ -224,7 +223,7 @@ class Connection(asyncio.BufferedProtocol):
             self._inner.resume_writing()
 
     def check(self, now: float) -> None:
-        """End the connection if something takes too long."""
+        """Close the connection if something takes too long."""
         phase = self.phase
         if phase is not Phase.WAITING:
             self.busy_at = now
@@ -239,11 +238,11 @@ class Connection(asyncio.BufferedProtocol):
             self._refuse(BodyTimeoutError(message, code="headers_timeout"))
 
     def close(self) -> None:
-        """Close the connection, which is idle."""
+        """Close an idle connection."""
         self._transport.close()
 
     def abort(self) -> None:
-        """End the connection without sending the rest."""
+        """Close the connection without sending buffered data."""
         self._transport.abort()
 
     def _is_chunked(self) -> bool:
@@ -251,7 +250,7 @@ class Connection(asyncio.BufferedProtocol):
         return any(name == b"transfer-encoding" for name, _ in self._inner.cycle.scope["headers"])
 
     def _refuse(self, error: ApiError) -> None:
-        """Send the reason, if a request waits for a response that has not begun, and close."""
+        """Send the error, if a request is waiting for a response that has not started, and close."""
         assert self._inner is not None
         begun, _ = self._inner.conn.trailing_data
         waits = bool(begun) if self.phase is Phase.WAITING else not self._inner.cycle.response_started
@@ -264,7 +263,7 @@ class Connection(asyncio.BufferedProtocol):
 
 
 def address_of(peer: Any) -> str:
-    """The unit that counts as one address: an IPv4 address, or a /64 of IPv6, which is what one customer gets. Empty on
+    """The unit that counts as one address: an IPv4 address, or an IPv6 /64, which is what one customer gets. Empty for
     a Unix socket."""
     if not isinstance(peer, tuple) or not peer:
         return ""

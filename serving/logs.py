@@ -14,7 +14,7 @@ class _Formatter(logging.Formatter):
 
 
 def configure_logging(level: str) -> None:
-    """Our own messages on standard error, one line each, from `level` up; of the libraries, warnings."""
+    """Log to standard error, one line per message: our own messages from `level` up, warnings of libraries."""
     handler = logging.StreamHandler()
     handler.setFormatter(_Formatter("%(asctime)s %(levelname)s %(message)s"))
     logging.basicConfig(level=logging.WARNING, handlers=[handler], force=True)
@@ -24,8 +24,8 @@ def configure_logging(level: str) -> None:
 
 
 def _is_news(record: logging.LogRecord) -> bool:
-    """Whether a record of uvicorn is logged. A cancelled request is not an error of the application, and no library for
-    websockets is needed."""
+    """Whether to log a record from uvicorn: a cancelled request is not an application error, and no websocket library
+    is needed."""
     kind = record.exc_info[0] if record.exc_info else None
     cancelled = kind is not None and issubclass(kind, asyncio.CancelledError)
     return not cancelled and not record.getMessage().startswith("No supported WebSocket library")

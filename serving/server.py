@@ -1,6 +1,7 @@
-"""Runs the application under uvicorn: one process that listens at once, loads behind /health, and stops cleanly.
+"""Runs the application under uvicorn: one process that listens at once, loads in the background, and stops cleanly.
 
-The first signal lets running requests finish. The second ends them at once, and the exit status shows it.
+/health reports the loading. The first signal lets running requests finish; the second ends them at once, which the exit
+status shows.
 """
 
 from __future__ import annotations
@@ -33,26 +34,26 @@ from serving.settings.settings import Settings, SettingsError
 logger = logging.getLogger("mistral_jax.server")
 
 KEEP_ALIVE_CONNECTION = 75
-"""Seconds that an idle connection stays open; longer than the pools of common clients keep theirs."""
+"""Seconds that an idle connection stays open; longer than common client pools keep theirs."""
 
 _UNINTERRUPTIBLE = ("build", "device")
 """Names of the threads that build the service and that drive the device."""
 
 LOG_GRACE = 1.0
-"""Seconds that lines of `--log` get to be written after a second signal."""
+"""Seconds to finish writing `--log` lines after a second signal."""
 
 RESERVED_FILES = 256
-"""Open files that are not for connections: weights, logs, what libraries open."""
+"""Open files reserved for other uses than connections: weights, logs, libraries."""
 
 FAILURE_GRACE = 2.0
-"""Seconds for which /health reports a failure before the process exits."""
+"""Seconds that /health reports a failure before the process exits."""
 
 
 def run_server(settings: Settings) -> int:
-    """Serve until a signal or a failure; the process's exit code: 0 after a signal, 1 after a failure.
+    """Serve until a signal or a failure. Returns the exit code: 0 after a signal, 1 after a failure.
 
-    Where a second signal ends requests, the process exits with 128 plus the signal's number, as shells report it: 130
-    for Ctrl-C.
+    If a second signal ends requests, the process exits with 128 plus the signal's number, as shells report it: 130 for
+    Ctrl-C.
 
     Raises:
       SettingsError: the address is in use or cannot be listened on, or the log file cannot be written.
@@ -70,7 +71,7 @@ def run_server(settings: Settings) -> int:
     asyncio.run(_serve(server, listener), loop_factory=server.config.get_loop_factory())
     code = 1 if server.host.failure else 0
     if any(thread.name in _UNINTERRUPTIBLE for thread in threading.enumerate()):
-        # Such a thread may be in the middle of a computation that must not overlap the interpreter's shutdown.
+        # Such a thread may be inside a computation that must not overlap the interpreter's shutdown.
         _leave(code)
     return code
 
@@ -78,7 +79,7 @@ def run_server(settings: Settings) -> int:
 async def _serve(server: Server, listener: socket.socket) -> None:
     await server.serve(sockets=[listener])
     if server.force_exit:
-        # From within the loop, whose end would cancel every request, and log each as an error of the application.
+        # Inside the event loop: closing the loop would cancel every request and log each as an application error.
         code = server.cut_off()
         if server.host.log_file is not None:
             server.host.log_file.close(LOG_GRACE)
@@ -97,7 +98,7 @@ def listen(host: str, port: int) -> socket.socket:
     """A listening socket.
 
     Raises:
-      OSError: the message is one line that says what to do.
+      OSError: it cannot listen there; the message is one line that says what to do.
     """
     try:
         address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)[0]
@@ -123,8 +124,8 @@ def listen(host: str, port: int) -> socket.socket:
 
 
 def connection_limit(wanted: int) -> int:
-    """The number of connections allowed: the requested one, if the process may open as many files. The limit on open
-    files is raised where possible."""
+    """The number of connections allowed: `wanted`, or fewer if the process may not open that many files. Raises the
+    limit on open files where possible."""
     try:
         import resource
     except ImportError:  # Windows, which has no such limit
@@ -155,7 +156,7 @@ def _announce(settings: Settings, listener: socket.socket) -> None:
 
 
 class Server(uvicorn.Server):
-    """uvicorn's server, which also stops when the engine fails, and drains the engine while streams finish."""
+    """uvicorn's server; it also stops when the engine fails, and drains the engine while streams finish."""
 
     def __init__(self, app: Litestar, settings: Settings) -> None:
         self.connections = Connections(
@@ -171,7 +172,7 @@ class Server(uvicorn.Server):
                 timeout_keep_alive=KEEP_ALIVE_CONNECTION,
                 http=cast("Any", self.connections.protocol),
                 ws="none",
-                # The engine ends what is left after drain_timeout; this is for clients that do not read their last
+                # The engine ends all requests after drain_timeout; the rest is for clients that do not read their last
                 # bytes.
                 timeout_graceful_shutdown=int(settings.drain_timeout) + 5,
             )
@@ -183,13 +184,13 @@ class Server(uvicorn.Server):
 
     @contextlib.contextmanager
     def capture_signals(self) -> Generator[None]:
-        """As in uvicorn, but a signal during shutdown finds nothing left to stop, and does not kill the process."""
+        """Like uvicorn's, but a signal during shutdown does not kill the process."""
         if threading.current_thread() is not threading.main_thread():
             yield
             return
         for number in HANDLED_SIGNALS:
             signal.signal(number, self.handle_exit)
-        # In a terminal it still means that the terminal was closed, which ends the process.
+        # In a terminal, SIGHUP still means that the terminal was closed, and ends the process.
         if self._settings.log is not None and hasattr(signal, "SIGHUP") and not sys.stderr.isatty():
             signal.signal(signal.SIGHUP, self._reopen_log)
         try:
@@ -199,8 +200,8 @@ class Server(uvicorn.Server):
                 signal.signal(number, signal.SIG_IGN)
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
-        """Stop on the first signal, at once on the second. Unlike uvicorn, do not re-raise the signal: it has been
-        handled."""
+        """Drain on the first signal, stop at once on the second. Unlike uvicorn, do not re-raise the signal: it has
+        been handled."""
         if self.should_exit:
             self.force_exit = True
         self.should_exit = True
@@ -211,7 +212,7 @@ class Server(uvicorn.Server):
             self.host.log_file.reopen()
 
     def cut_off(self) -> int:
-        """Close all connections as they are; the exit status: 0 if no request was in progress."""
+        """Abort all connections. Returns the exit status: 0 if no request was in progress."""
         requests = len(self.server_state.tasks)
         for connection in list(self.connections.open):
             connection.abort()
@@ -245,7 +246,7 @@ class Server(uvicorn.Server):
             logger.info("stopping")
         draining = asyncio.create_task(self.host.drain(self._settings.drain_timeout))
         stopping = asyncio.create_task(super().shutdown(sockets=sockets))
-        # Not simply awaited: uvicorn's own waits do not all notice a second signal.
+        # Polled, not awaited: not all of uvicorn's own waits notice a second signal.
         while not stopping.done() and not self.force_exit:
             await asyncio.wait((stopping,), timeout=0.05)
         draining.cancel()

@@ -1,13 +1,13 @@
-"""The version of mistral-jax, and what pip calls it."""
+"""The version of mistral-jax, and its distribution name."""
 
 from __future__ import annotations
 
 from mistral_jax import __version__
 
 DISTRIBUTION = "mistral-jax-server"
-"""The name for pip. `mistral-jax`, as the command is called, is another project's there."""
+"""The package name on PyPI. `mistral-jax`, the name of the command, belongs to another project there."""
 
 
 def version() -> str:
-    """The version of the code that runs."""
+    """The version of the running code."""
     return __version__

@@ -1,4 +1,3 @@
 """The HTTP interface. `controllers/` has the endpoints, each a record and a handler; `requests/` turns bodies into
-engine requests, `responses/` turns events into bodies, `description/` tells what the endpoints are, `service/` holds
-the model that is served, `log/` writes down what happened. Imports point one way, from `endpoints` down to `schemas`.
-No JAX."""
+engine requests, `responses/` turns events into bodies, `description/` documents the endpoints, `service/` holds the
+served model, `log/` has the request log. Imports point one way, from `endpoints` down to `schemas`. No JAX."""

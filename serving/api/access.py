@@ -1,7 +1,7 @@
-"""Who may talk to the server: names under which it may be addressed, web pages that may call it, and API keys.
+"""Access control: host names that clients may use, web origins that may call the server, and API keys.
 
-One layer around the whole application decides, before anything is routed: who may not come in does not learn which
-addresses there are. Everything is refused unless allowed; without a key only public paths answer.
+One layer around the whole application decides, before routing, so that refused callers do not learn which routes exist.
+Everything is refused unless allowed; without a key, only public paths are served.
 """
 
 from __future__ import annotations
@@ -26,20 +26,20 @@ _DEFAULT_PORTS = {"http": 80, "https": 443}
 
 @dataclass(frozen=True, kw_only=True)
 class AccessRules:
-    """What is allowed. The defaults allow everyone but pages of other origins."""
+    """Access rules. The defaults allow everything except pages of other origins."""
 
     names: Sequence[str] | None = None
-    """Names under which the server may be addressed; None: any."""
+    """Allowed host names (the Host header); None: any."""
     cors: CORSConfig | None = None
-    """The web origins whose pages may call it; None: its own only."""
+    """Web origins whose pages may call the server; None: only its own."""
     keys: Sequence[str] = ()
     """API keys; empty: none is needed."""
     public_paths: Collection[str] = ()
-    """Paths that answer without a key."""
+    """Paths that need no key."""
 
 
 class Access:
-    """Refuses what the rules do not allow, and hands on the rest. It belongs around the router, inside the log."""
+    """Middleware that refuses requests against the rules. It wraps the router, and the request log wraps it."""
 
     def __init__(self, app: ASGIApp, rules: AccessRules) -> None:
         self.app = app
@@ -51,7 +51,7 @@ class Access:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "websocket":
             await receive()
-            await send({"type": "websocket.close", "code": 1008, "reason": "there are no websockets here"})
+            await send({"type": "websocket.close", "code": 1008, "reason": "websockets are not supported"})
             return
         if scope["type"] == "http":
             try:
@@ -69,8 +69,8 @@ class Access:
             self._check_key(headers)
 
     def _check_host(self, headers: dict[bytes, bytes]) -> None:
-        """A web page can make a browser resolve its own name to 127.0.0.1 (DNS rebinding) and then talk to this server
-        as if it were that page's. Such requests carry the page's name in `Host`."""
+        """Guard against DNS rebinding: a web page can make a browser resolve the page's own name to 127.0.0.1 and then
+        treat this server as same-origin. Such requests have the page's name in `Host`."""
         if self._names is None:
             return
         host = headers.get(b"host", b"").decode("latin-1")
@@ -82,9 +82,9 @@ class Access:
             )
 
     def _check_origin(self, scope: HTTPScope, headers: dict[bytes, bytes]) -> None:
-        """A page of any site can make its visitor's browser send requests here, without reading the answers. Browsers
-        say so: in `Origin`, and in `Sec-Fetch-Site` where the server's address counts as safe. Other clients send
-        neither."""
+        """Guard against cross-site requests: a page of any site can make its visitor's browser send requests here,
+        even though it cannot read the responses. Browsers mark them with `Origin`, and with `Sec-Fetch-Site` if the
+        server's address counts as secure. Other clients send neither."""
         origin = headers.get(b"origin", b"").decode("latin-1")
         if origin and (self._is_allowed(origin) or _is_own(origin, headers.get(b"host", b"").decode("latin-1"))):
             return
@@ -102,7 +102,7 @@ class Access:
         if given is None:
             message = "an API key is needed: send it as `Authorization: Bearer KEY` or `X-Api-Key: KEY`"
             raise UnauthorizedError(message, headers={"WWW-Authenticate": "Bearer"})
-        # Digests have one length and every key is compared, so the time taken tells nothing.
+        # Digests have equal length and every key is compared, so the time taken reveals nothing.
         digest = _digest(given)
         if sum(hmac.compare_digest(digest, known) for known in self._digests) == 0:
             raise UnauthorizedError("this API key is not valid here", headers={"WWW-Authenticate": "Bearer"})
@@ -111,13 +111,13 @@ class Access:
         return self._cors is not None and self._cors.is_origin_allowed(origin)
 
     def _is_preflight(self, scope: HTTPScope, headers: dict[bytes, bytes]) -> bool:
-        """Whether a browser asks what an allowed page may send; it cannot show a key yet. The CORS middleware
-        answers."""
+        """Whether this is a CORS preflight for an allowed page, which cannot carry a key. The CORS middleware answers
+        it."""
         asks = scope["method"] == "OPTIONS" and b"access-control-request-method" in headers
         return asks and self._is_allowed(headers.get(b"origin", b"").decode("latin-1"))
 
     def _is_public(self, scope: HTTPScope) -> bool:
-        # The path as the router sees it. Another way of writing a public path needs a key, which does no harm.
+        # The path as the router sees it. Other spellings of a public path need a key, which does no harm.
         path = scope["path"]
         if root := scope.get("root_path", ""):
             path = path.split(root, maxsplit=1)[-1]
@@ -127,7 +127,7 @@ class Access:
         body = msgspec.json.encode(error.body())
         headers = {"Content-Type": "application/json", "Content-Length": str(len(body)), **error.headers}
         origin = _headers_of(scope).get(b"origin", b"").decode("latin-1")
-        if self._cors is not None and self._is_allowed(origin):  # whose page may read why
+        if self._cors is not None and self._is_allowed(origin):  # an allowed page may read the error
             headers |= self._cors.simple_headers
             headers |= {"Access-Control-Allow-Origin": origin, "Vary": "Origin"}
         raw = [(name.lower().encode("latin-1"), value.encode("latin-1")) for name, value in headers.items()]
@@ -151,8 +151,8 @@ def _given_key(headers: dict[bytes, bytes]) -> bytes | None:
 
 
 def _is_own(origin: str, host: str) -> bool:
-    """Whether an origin is this server, as the client addressed it: the same name and port. The scheme may differ,
-    behind a proxy that speaks TLS."""
+    """Whether an origin is this server, as the client addressed it: same name and port. The scheme may differ behind a
+    TLS proxy."""
     try:
         page = urlsplit(origin)
         page_port = page.port or _DEFAULT_PORTS.get(page.scheme)
@@ -165,14 +165,14 @@ def _is_own(origin: str, host: str) -> bool:
 
 
 def _is_link(scope: HTTPScope, headers: dict[bytes, bytes]) -> bool:
-    """Whether a person followed a link to a page of this server."""
+    """Whether the user followed a link to a page of this server."""
     navigates = headers.get(b"sec-fetch-mode", b"").lower() == b"navigate"
     top = headers.get(b"sec-fetch-dest", b"document").lower() == b"document"
     return navigates and top and scope["method"] in ("GET", "HEAD")
 
 
 def allowed_names(host: str, allowed_hosts: Sequence[str]) -> list[str] | None:
-    """The names under which a server that listens on `host` may be addressed; None: any name."""
+    """Allowed host names of a server that listens on `host`; None: any."""
     if "*" in allowed_hosts:
         return None
     own = f"[{host}]" if ":" in host else host
@@ -182,7 +182,7 @@ def allowed_names(host: str, allowed_hosts: Sequence[str]) -> list[str] | None:
 
 
 def is_loopback(host: str) -> bool:
-    """Whether listening on `host` reaches this machine only."""
+    """Whether a server that listens on `host` is reachable only from this machine."""
     try:
         return ipaddress.ip_address(host).is_loopback
     except ValueError:

@@ -1,5 +1,5 @@
-"""What an endpoint is: one record. Its route, the checks of its body, its part of the OpenAPI document and of the
-compatibility page, and whether it needs a key all follow from it. `serving.api.endpoints` has the table of them."""
+"""An endpoint is one record. Its route, the checks of its body, its part of the OpenAPI document and of the
+compatibility page, and whether it needs a key are derived from it. `serving.api.endpoints` has the table of all."""
 
 from __future__ import annotations
 
@@ -16,27 +16,27 @@ from serving.api.service.lifecycle import ServiceHost
 
 Decision = Literal["honoured", "accepted", "refused"]
 Body = Mapping[str, msgspec.Raw]
-"""A body's fields, not decoded yet."""
+"""The fields of a body, not yet decoded."""
 
 
 @dataclass(frozen=True, slots=True)
 class Field:
-    """One field's fate. "accepted": it changes nothing in the completion, so it is taken and not used."""
+    """How one field is handled. "accepted": allowed and ignored, because it does not change the completion."""
 
     name: str
     decision: Decision
     note: str
     endpoints: tuple[str, ...] = ()
-    """Where several endpoints share a table of fields: those that have this one."""
+    """The endpoints that have this field, if several share a table of fields."""
     neutral: tuple[Any, ...] = ()
-    """Of a refused field: values that ask for nothing and are let through, beside null."""
+    """For a refused field: values besides null that are allowed because they have no effect."""
     unless: Callable[[Body], bool] | None = None
-    """Of a refused field: whether what else the body says makes its value ask for nothing."""
+    """For a refused field: whether its value has no effect, given the rest of the body."""
 
 
 @dataclass(frozen=True, slots=True)
 class Text:
-    """A response that is not described by a schema."""
+    """A response without a schema."""
 
     description: str
     media_type: str = "text/plain"
@@ -44,14 +44,14 @@ class Text:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Call[BodyT]:
-    """One request to an endpoint, as its handler gets it."""
+    """One request to an endpoint, as passed to its handler."""
 
     request: Request[Any, Any, Any]
     host: ServiceHost
     body: BodyT
-    """In the endpoint's schema; None where it has none."""
+    """Decoded into the endpoint's schema; None if it has none."""
     endpoints: tuple[Endpoint[Any], ...]
-    """All of this server."""
+    """All endpoints of this server."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -59,37 +59,37 @@ class Endpoint[BodyT]:
     """One operation of the API."""
 
     path: str
-    """As the router takes it: `{name}` is a part of the path, `{name:path}` all that is left of it."""
+    """In the router's syntax: `{name}` is a path segment, `{name:path}` the rest of the path."""
     method: Literal["GET", "POST"]
     operation_id: str
     summary: str
-    """In a few words, for the OpenAPI document."""
+    """A few words, for the OpenAPI document."""
     handler: Callable[[Call[BodyT]], Awaitable[msgspec.Struct | Response[Any]]]
     request: type[BodyT] | None = None
-    """Schema of the body, for those that have one."""
+    """Schema of the body; None: it takes no body."""
     response: type[msgspec.Struct] | Text
     chunk: type[msgspec.Struct] | None = None
-    """Schema of each event, for those that can stream."""
+    """Schema of each stream event; None: it cannot stream."""
     fields: tuple[Field, ...] | None = None
-    """Every field of the body that is known; None: the schema itself refuses all others."""
+    """All known fields of the body; None: the schema itself refuses all others."""
     objects: Mapping[str, tuple[Field, ...]] = field(default_factory=dict[str, tuple[Field, ...]])
-    """The objects in the body whose fields are looked at, by where they are: `name`, or `name[]` for each of a list."""
+    """The objects in the body whose fields are checked, by path: `name`, or `name[]` for each item of a list."""
     example: Mapping[str, Any] = field(default_factory=dict[str, Any])
-    """A body to try it with."""
+    """An example body, for the OpenAPI document."""
     errors: tuple[int, ...] = ()
-    """Statuses of its refusals, all with the same schema."""
+    """Statuses of its error responses, all with the same schema."""
     other_responses: Mapping[int, tuple[str, type[msgspec.Struct]]] = field(
         default_factory=dict[int, tuple[str, type[msgspec.Struct]]]
     )
-    """Description and schema of responses that are neither."""
+    """Description and schema of further responses, by status."""
     public: bool = False
-    """Whether it answers without a key."""
+    """Whether it needs no key."""
     takes_head: bool = False
-    """Whether HEAD is taken beside GET."""
+    """Whether HEAD is allowed in addition to GET."""
     quiet: bool = False
-    """Asked every few seconds by whoever watches a server: logged at debug level only, and not in the file."""
+    """Polled every few seconds by monitoring: logged at debug level only, and not in the file of `--log`."""
     link: str | None = None
-    """What GET / calls it; None: it is not told there."""
+    """Its name in the response of GET /; None: not listed there."""
     documented: bool = True
     """Whether it is in the OpenAPI document."""
 
@@ -100,7 +100,7 @@ class Endpoint[BodyT]:
 
     @cached_property
     def refused(self) -> tuple[Field, ...]:
-        """The fields that are refused unless they ask for nothing."""
+        """The fields that are refused unless their values have no effect."""
         return tuple(field for field in self.fields or () if field.decision == "refused")
 
     @cached_property
@@ -111,8 +111,8 @@ class Endpoint[BodyT]:
 
     @cached_property
     def nested(self) -> dict[str, tuple[tuple[str, str, bool], ...]]:
-        """Of the body (""), and of each object in it, the objects in it: where they are, the field that has them, and
-        whether that is a list."""
+        """For the body ("") and each object in it, the objects that it contains: path, name of the field, and whether
+        it is a list."""
         found: dict[str, list[tuple[str, str, bool]]] = {where: [] for where in self.known}
         for where in self.objects:
             outer, _, last = where.rpartition(".")
@@ -121,10 +121,10 @@ class Endpoint[BodyT]:
 
     @cached_property
     def parameters(self) -> tuple[str, ...]:
-        """Names of the parts of the path that vary."""
+        """Names of the path parameters."""
         return tuple(re.findall(r"\{(\w+)[:}]", self.path))
 
     @property
     def template(self) -> str:
-        """The path as OpenAPI writes it."""
+        """The path in OpenAPI's syntax."""
         return re.sub(r":\w+\}", "}", self.path)

@@ -1,6 +1,6 @@
 """The table of all endpoints, and their routes.
 
-`python -m serving.api.endpoints` prints the page docs/openai-compatibility.md, which is made from it.
+`python -m serving.api.endpoints` prints the page docs/openai-compatibility.md, which is generated from it.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ ENDPOINTS: tuple[Endpoint[Any], ...] = (
 
 
 def routes(endpoints: tuple[Endpoint[Any], ...]) -> Sequence[HTTPRouteHandler]:
-    """What Litestar routes to these endpoints. It must provide `host`."""
+    """Litestar route handlers of these endpoints. The application must provide `host`."""
     return [_route(endpoint, endpoints) for endpoint in endpoints]
 
 

@@ -1,7 +1,7 @@
-"""Every error that a client can see, in OpenAI's shape: `{"error": {"message", "type", "param", "code"}}`.
+"""All errors that a client can see, in OpenAI's format: `{"error": {"message", "type", "param", "code"}}`.
 
-Controllers raise `ApiError`s; whatever else is raised becomes one here, and `serving.api.responses.errors` sends it.
-Messages are short and carry no traceback and no path.
+Controllers raise `ApiError`s. `api_error` converts other exceptions to one, and `serving.api.responses.errors` sends
+it. Messages are short, without tracebacks or paths.
 """
 
 from __future__ import annotations
@@ -14,16 +14,16 @@ from serving.api.schemas import ErrorBody, ErrorResponse
 from serving.engine.messages import AdapterGoneError, EngineState, EngineUnavailableError, QueueFullError
 
 MAX_MESSAGE = 2000
-"""Longest error message, in characters: an error may quote what the client sent."""
+"""Longest error message in characters: an error may quote the client's input."""
 
 CLIENT_GONE = 499
-"""Status that the log gives to a request whose client went away; nobody receives it."""
+"""Status in the log of a request whose client disconnected; never sent."""
 
 _PATH = re.compile(r"(?<![\w.:/])(?:~|[A-Za-z]:)?(?:[/\\][\w.@+\-]+){2,}")
 
 
 class ApiError(Exception):
-    """An answer other than success. Subclasses fix the status, the type and the code."""
+    """An error response. Subclasses define status, type and code."""
 
     status = 500
     type = "server_error"
@@ -47,7 +47,7 @@ class ApiError(Exception):
             self.code = code
 
     def body(self) -> ErrorResponse:
-        """The JSON body, bounded in length."""
+        """The JSON body, limited in length."""
         message = self.message if len(self.message) <= MAX_MESSAGE else self.message[:MAX_MESSAGE] + " ..."
         param = self.param[:200] if self.param else None
         error = ErrorBody(message=message, type=self.type, param=param, code=self.code, **self.details)
@@ -60,16 +60,16 @@ class InvalidRequestError(ApiError):
 
 
 class ContextLengthError(InvalidRequestError):
-    """A prompt leaves no room for an answer. The words are those by which clients know this error, and shorten what
-    they send."""
+    """A prompt leaves no room for a completion. Clients recognise this error by OpenAI's wording, and shorten their
+    prompts."""
 
     code = "context_length_exceeded"
 
     def __init__(self, *, param: str, prompt_tokens: int, context: int, at_least: bool = False) -> None:
         """Args:
         param: the field that holds the prompt.
-        prompt_tokens: its length; with `at_least`, a number that it certainly reaches.
-        context: most tokens of prompt and answer together.
+        prompt_tokens: its length; with `at_least`, a lower bound of it.
+        context: most tokens of prompt and completion together.
         """
         about = "at least " if at_least else ""
         super().__init__(
@@ -100,7 +100,7 @@ class NotFoundError(ApiError):
 
 
 class ConflictError(ApiError):
-    """A name is taken, or what it names cannot be changed."""
+    """A name is taken, or the adapter of that name cannot be changed."""
 
     status = 409
     type = "invalid_request_error"
@@ -134,29 +134,29 @@ class ClientGoneError(ApiError):
 
 
 class GenerationError(ApiError):
-    """The engine could not finish the answer."""
+    """The engine could not finish the completion."""
 
     code = "generation_failed"
 
 
 class UnavailableError(ApiError):
-    """Not now: loading, draining, failed, or the queue is full."""
+    """The server cannot take the request now: it is loading, draining or failed, or the queue is full."""
 
     status = 503
     type = "unavailable_error"
 
 
 class DeadlineError(ApiError):
-    """The server's own limit on the time of a request is over. Retrying would only repeat the work."""
+    """The request's deadline (`--request-timeout`) has passed. Retrying would only repeat the work."""
 
     status = 504
     type = "timeout_error"
     code = "request_timeout"
 
     def __init__(self, seconds: float) -> None:
-        # Rounded: a few milliseconds of the server's limit were used up before the answer was begun.
+        # Rounded: a few milliseconds of the limit were used before generation began.
         super().__init__(
-            "the answer was not finished within this server's limit of "
+            "the completion was not finished within this server's limit of "
             f"{round(seconds, 1 if seconds > 1 else 2):g} seconds",
             headers={"x-should-retry": "false"},
         )
@@ -168,7 +168,7 @@ def without_paths(text: str) -> str:
 
 
 def api_error(exception: Exception) -> ApiError:
-    """The `ApiError` that a client gets for an exception."""
+    """The `ApiError` to send for an exception."""
     match exception:
         case ApiError():
             return exception

@@ -1,9 +1,9 @@
-"""How much JSON one body may hold. It is counted before it is decoded.
+"""Limits on the amount of JSON in a body, checked by counting before it is decoded.
 
-Decoding holds the interpreter from beginning to end, and with it the event loop, whatever thread it runs in. Its time
-goes by the number of values and not by the number of bytes: two and a half million lists of one token take ten
-megabytes and 1.5 seconds, one text of ten megabytes takes 10 milliseconds. So the numbers are bounded. What is counted
-stands outside of strings: brackets and commas in a text are text.
+Decoding holds the interpreter lock until it ends, and so blocks the event loop, in whatever thread it runs. Its time
+depends on the number of values, not of bytes: two and a half million lists of one token take ten megabytes and 1.5
+seconds, one string of ten megabytes takes 10 milliseconds. So the counts are limited. Brackets and commas inside
+strings do not count.
 """
 
 from __future__ import annotations
@@ -13,29 +13,28 @@ from serving.api.errors import InvalidRequestError
 MAX_CONTAINERS = 65_536
 """Lists and objects: messages, their parts, prompts."""
 MAX_NAMES = 131_072
-"""Names of fields in all objects together, the keys of `logit_bias` among them."""
+"""Field names in all objects together, the keys of `logit_bias` included."""
 MAX_STRINGS = 262_144
-"""Strings, names included."""
+"""Strings, field names included."""
 MAX_VALUES = 1_048_576
-"""Values: numbers above all, which is to say token ids."""
+"""Values: mainly numbers, that is token ids."""
 MAX_FIELDS = 512
-"""Fields of the body's own object."""
+"""Fields of the top-level object."""
 
 UNCOUNTED = 32_768
-"""Bodies of at most so many bytes are not counted: they cannot hold much."""
+"""Bodies of at most this many bytes are not counted: they cannot hold much."""
 
 _BLOCK = 1 << 18
 
 
 def check_bounds(body: bytes) -> None:
-    """Refuse a body that holds more than the limits. Takes about 3 ms for a megabyte, and lets other threads run in
-    between.
+    """Refuse a body that exceeds the limits. Takes about 3 ms per megabyte, and lets other threads run in between.
 
-    The body need not be valid JSON; of one that is not, the numbers mean little and stay below those of its brackets
-    and commas.
+    The body need not be valid JSON; if it is not, the counts mean little, but never exceed the brackets and commas in
+    it.
 
     Raises:
-      InvalidRequestError: it says what there is too much of.
+      InvalidRequestError: a limit is exceeded; the message names it.
     """
     if len(body) <= UNCOUNTED:
         return
@@ -48,7 +47,7 @@ def check_bounds(body: bytes) -> None:
         if (len(block) - len(block.rstrip(b"\\"))) % 2:  # the last backslash escapes the first byte of the next block
             block += body[start : start + 1]
             start += 1
-        # Without pairs of backslashes and escaped quotes, every quote begins or ends a string.
+        # With escaped backslashes and quotes removed, every quote begins or ends a string.
         block = block.replace(b"\\\\", b"").replace(b'\\"', b"")
         found = block.count(b'"')
         quotes += found
@@ -64,10 +63,10 @@ def check_bounds(body: bytes) -> None:
 
 
 def check_fields(number: int) -> None:
-    """Refuse a body with so many fields of its own.
+    """Refuse a body with this many top-level fields, if they are too many.
 
     Raises:
-      InvalidRequestError: they are too many.
+      InvalidRequestError: they are.
     """
     _check("fields", number, MAX_FIELDS)
 

@@ -1,8 +1,7 @@
 """The JSON of the OpenAI API: requests, responses, stream chunks, errors and models.
 
-In a request null means absent. `serving.api.requests.unsupported_fields` refuses fields that are not implemented,
-and `serving.api.requests.unknown_fields` tells those that we do not know. Fields of a response that may be missing are
-`UNSET`.
+In a request, null means absent. `serving.api.requests.unsupported_fields` refuses fields that are not implemented,
+and `serving.api.requests.unknown_fields` reports unknown ones. Missing fields of a response are `UNSET`.
 """
 
 from __future__ import annotations
@@ -29,7 +28,7 @@ class ContentPart(Struct, kw_only=True):
 
 
 class ChatMessage(Struct, kw_only=True):
-    """One message of a conversation."""
+    """One chat message."""
 
     role: Annotated[str, _doc("system, developer (the same as system), user, assistant or tool")]
     content: str | list[ContentPart] | None = None
@@ -39,62 +38,57 @@ class ChatMessage(Struct, kw_only=True):
 
 
 class StreamOptions(Struct, kw_only=True):
-    include_usage: Annotated[bool | None, _doc("send the token counts in one more chunk at the end")] = None
+    include_usage: Annotated[bool | None, _doc("send the token counts in an additional last chunk")] = None
     continuous_usage_stats: Annotated[
-        bool | None, _doc("send each choice's token counts so far in every chunk (an extension)")
+        bool | None, _doc("send the choice's token counts so far in every chunk (an extension)")
     ] = None
 
 
 class XLoRAOptions(Struct, kw_only=True, forbid_unknown_fields=True):
-    """What is asked of the adapters' weights."""
+    """Options for the adapter weights of X-LoRA."""
 
     scalings: Annotated[
         Literal["summary", "tokens", "full"] | None,
-        _doc(
-            "tell the weights of the adapters: their means over the answer, "
-            "for each token, or for each token and module"
-        ),
+        _doc("return the adapter weights: means over the completion, for each token, or for each token and module"),
     ] = None
     non_granular_index: Annotated[
         int | None,
-        _doc("keep the weights of this answer token (1 is the first) for all that follow: faster, an approximation"),
+        _doc("reuse the weights of this completion token (1 is the first) for all later ones: faster, approximate"),
     ] = None
 
 
 class SamplingFields(Struct, kw_only=True):
-    """What chat and text completions share. Where a field is absent, the model's own default holds, or OpenAI's."""
+    """Fields of both chat and text completions. An absent field gets the model's default, or else OpenAI's."""
 
     model: Annotated[
         str | None,
-        _doc("a served model or adapter (GET /v1/models), `base`, or `default`; absent is the same as `default`"),
+        _doc("a served model or adapter (GET /v1/models), `base`, or `default`; absent: `default`"),
     ] = None
     adapter: Annotated[str | None, _doc("a LoRA adapter over the base model, or `base` for none (an extension)")] = None
     adapters: Annotated[
-        dict[str, float] | None, _doc("a mixture by hand: the weight of each adapter, by name (an extension)")
+        dict[str, float] | None, _doc("a mixture with fixed weights: adapter names and their weights (an extension)")
     ] = None
     xlora: XLoRAOptions | None = None
     max_tokens: Annotated[
         int | None,
-        _doc("most tokens of the answer; absent: as many as the context has room for; 0, on completions only: none"),
+        _doc("most tokens of the completion; absent: as many as fit in the context; 0: none (/v1/completions only)"),
     ] = None
     temperature: Annotated[float | None, _doc("0 (always the most likely token) to 2")] = None
     top_p: Annotated[
-        float | None, _doc("keep the most likely tokens that together reach this probability; above 0, up to 1")
+        float | None, _doc("keep the most likely tokens that together reach this probability; above 0, at most 1")
     ] = None
-    top_k: Annotated[int | None, _doc("keep this many of the most likely tokens; 0 or -1 keeps all (an extension)")] = (
-        None
-    )
+    top_k: Annotated[int | None, _doc("keep this many of the most likely tokens; 0 or -1: all (an extension)")] = None
     min_p: Annotated[
         float | None, _doc("keep tokens at least this fraction as likely as the most likely (an extension)")
     ] = None
-    repetition_penalty: Annotated[float | None, _doc("1 is none (an extension)")] = None
+    repetition_penalty: Annotated[float | None, _doc("1: none (an extension)")] = None
     presence_penalty: Annotated[float | None, _doc("-2 to 2")] = None
     frequency_penalty: Annotated[float | None, _doc("-2 to 2")] = None
     logit_bias: Annotated[dict[str, float] | None, _doc("-100 to 100 by token id")] = None
-    seed: Annotated[int | None, _doc("the same seed gives the same answer; absent: a new one for each request")] = None
-    stop: Annotated[str | list[str] | None, _doc("texts that end the answer; they are not part of it")] = None
-    n: Annotated[int | None, _doc("number of answers, up to the server's --max-seqs")] = None
-    stream: Annotated[bool | None, _doc("send the answer as server-sent events while it is made")] = None
+    seed: Annotated[int | None, _doc("the same seed gives the same completion; absent: a random one")] = None
+    stop: Annotated[str | list[str] | None, _doc("strings that end the completion; they are not part of it")] = None
+    n: Annotated[int | None, _doc("number of choices, up to the server's --max-seqs")] = None
+    stream: Annotated[bool | None, _doc("send the completion as server-sent events while it is generated")] = None
     stream_options: StreamOptions | None = None
     ignore_eos: Annotated[
         bool | None, _doc("do not end at an end-of-sequence token (an extension, for benchmarks)")
@@ -105,9 +99,9 @@ class ChatCompletionRequest(SamplingFields, kw_only=True):
     """Body of POST /v1/chat/completions."""
 
     messages: list[ChatMessage]
-    max_completion_tokens: Annotated[int | None, _doc("the same as max_tokens, and wins over it")] = None
-    logprobs: Annotated[bool | None, _doc("tell each token's log-probability")] = None
-    top_logprobs: Annotated[int | None, _doc("and those of this many of the most likely tokens, 0 to 20")] = None
+    max_completion_tokens: Annotated[int | None, _doc("the same as max_tokens, and takes precedence")] = None
+    logprobs: Annotated[bool | None, _doc("return the log-probability of each token")] = None
+    top_logprobs: Annotated[int | None, _doc("and of this many of the most likely tokens, 0 to 20")] = None
 
 
 class CompletionRequest(SamplingFields, kw_only=True):
@@ -115,13 +109,13 @@ class CompletionRequest(SamplingFields, kw_only=True):
 
     prompt: Annotated[
         str | list[str | int | list[int]],
-        _doc("a text, a list of texts, a list of token ids, or a list of lists of token ids"),
+        _doc("a string, a list of strings, a list of token ids, or a list of lists of token ids"),
     ]
     echo: Annotated[
-        bool | None, _doc("begin the answer with the prompt; with logprobs, its tokens have theirs, too")
+        bool | None, _doc("begin the text with the prompt; with logprobs, also return those of its tokens")
     ] = None
     logprobs: Annotated[
-        int | None, _doc("tell log-probabilities, with this many of the most likely tokens, 0 to 20")
+        int | None, _doc("return log-probabilities, with this many of the most likely tokens, 0 to 20")
     ] = None
 
 
@@ -129,7 +123,7 @@ class CompletionRequest(SamplingFields, kw_only=True):
 
 
 class Usage(Struct, kw_only=True):
-    """Token counts; a prompt counts once, however many answers were made for it."""
+    """Token counts; a prompt counts once, however many choices it has."""
 
     prompt_tokens: int
     completion_tokens: int
@@ -157,24 +151,24 @@ class ChatLogprobs(Struct, kw_only=True):
 class TokenWeights(Struct, kw_only=True):
     token: str
     weights: Annotated[
-        list[float | list[float]], _doc("of each adapter; for `full` of each module, and in it of each adapter")
+        list[float | list[float]], _doc("for each adapter; for `full`, for each module a list for each adapter")
     ]
 
 
 class XLoRAScalings(Struct, kw_only=True):
-    """Weights of the adapters, rounded to six decimals."""
+    """Adapter weights, rounded to six decimals."""
 
     adapters: Annotated[list[str], _doc("names, in the order of the weights")]
     scalings: Annotated[
         list[float | TokenWeights] | None,
         _doc(
-            "`summary`: the mean weight of each adapter over the answer's tokens, in a stream over those so far; "
-            "null before the first; `tokens` and `full`: an entry for each token, in a stream for those of the chunk"
+            "`summary`: the mean weight of each adapter over the completion's tokens (in a stream: over those so far), "
+            "null before the first; `tokens` and `full`: an entry for each token (in a stream: of the chunk)"
         ),
     ]
     modules: Annotated[
         list[str] | UnsetType,
-        _doc("for `full`: names of the modules, or `*` for all; in a stream in a choice's first chunk"),
+        _doc("for `full`: names of the modules, or `*` for all; in a stream, in a choice's first chunk"),
     ] = UNSET
 
 
@@ -188,12 +182,12 @@ class ChatChoice(Struct, kw_only=True):
     index: int
     message: AssistantMessage
     logprobs: ChatLogprobs | None
-    finish_reason: Annotated[FinishReason | None, _doc("null only in the log, of an answer that was not finished")]
+    finish_reason: Annotated[FinishReason | None, _doc("null only in the log, for an unfinished completion")]
     xlora: XLoRAScalings | UnsetType = UNSET
 
 
 class ChatCompletion(Struct, kw_only=True):
-    """Answer of POST /v1/chat/completions."""
+    """Response of POST /v1/chat/completions."""
 
     id: str
     object: Literal["chat.completion"] = "chat.completion"
@@ -218,7 +212,7 @@ class ChatChunkChoice(Struct, kw_only=True):
 
 
 class ChatCompletionChunk(Struct, kw_only=True):
-    """One event of a streamed chat answer."""
+    """One event of a streamed chat completion."""
 
     id: str
     object: Literal["chat.completion.chunk"] = "chat.completion.chunk"
@@ -230,11 +224,11 @@ class ChatCompletionChunk(Struct, kw_only=True):
 
 
 class CompletionLogprobs(Struct, kw_only=True):
-    """Parallel lists, one entry for each token of the answer, and before them of an echoed prompt."""
+    """Parallel lists with one entry for each token: those of an echoed prompt, then those of the completion."""
 
     tokens: list[str]
     token_logprobs: Annotated[list[float | None], _doc("null for the first token of a prompt, which nothing predicts")]
-    top_logprobs: Annotated[list[dict[str, float] | None], _doc("likewise")]
+    top_logprobs: Annotated[list[dict[str, float] | None], _doc("null for the first token of a prompt")]
     text_offset: Annotated[list[int], _doc("where each token begins in `text`, in characters")]
 
 
@@ -247,7 +241,7 @@ class CompletionChoice(Struct, kw_only=True):
 
 
 class Completion(Struct, kw_only=True):
-    """Answer of POST /v1/completions, and one event of it when it is streamed."""
+    """Response of POST /v1/completions, and one event of its stream."""
 
     id: str
     object: Literal["text_completion"] = "text_completion"
@@ -265,11 +259,11 @@ class Model(Struct, kw_only=True):
     id: str
     object: Literal["model"] = "model"
     created: int
-    max_model_len: Annotated[int, _doc("most tokens of prompt and answer together")]
+    max_model_len: Annotated[int, _doc("most tokens of prompt and completion together")]
     aliases: Annotated[list[str], _doc("other names that requests may use")]
     owned_by: str = "mistral-jax"
     root: Annotated[str | None, _doc("what it was loaded from")] = None
-    parent: Annotated[str | None, _doc("the base model, of an adapter or a mixture")] = None
+    parent: Annotated[str | None, _doc("the base model of an adapter or a mixture")] = None
 
 
 class ModelList(Struct, kw_only=True):
@@ -278,7 +272,7 @@ class ModelList(Struct, kw_only=True):
 
 
 class LoraAdapter(Struct, kw_only=True):
-    id: Annotated[str, _doc("its name as a `model`")]
+    id: Annotated[str, _doc("its name in `model`")]
     object: Literal["lora_adapter"] = "lora_adapter"
     name: Annotated[str, _doc("its name in `adapter` and `adapters`")]
     rank: int
@@ -287,7 +281,7 @@ class LoraAdapter(Struct, kw_only=True):
     parent: Annotated[str, _doc("the base model")]
     created: int
     expert: Annotated[bool, _doc("part of the X-LoRA mixture")]
-    removable: Annotated[bool, _doc("loaded while the server runs, and may be unloaded")]
+    removable: Annotated[bool, _doc("loaded by a request, and can be unloaded")]
 
 
 class LoraAdapterList(Struct, kw_only=True):
@@ -300,7 +294,7 @@ class LoraAdapterList(Struct, kw_only=True):
 class LoadLoraRequest(Struct, kw_only=True, forbid_unknown_fields=True):
     """Body of POST /v1/load_lora_adapter."""
 
-    lora_name: Annotated[str, _doc("what requests are to call it")]
+    lora_name: Annotated[str, _doc("its name in the API")]
     lora_path: Annotated[str | None, _doc("its folder below the server's --lora-folder; absent: the name")] = None
 
 
@@ -311,13 +305,13 @@ class UnloadLoraRequest(Struct, kw_only=True, forbid_unknown_fields=True):
 
 
 class UnloadedLora(Struct, kw_only=True):
-    """No further request can use the adapter."""
+    """New requests can no longer use the adapter."""
 
     name: str
     status: Annotated[
-        Literal["unloaded", "draining"], _doc("draining: its room becomes free when the last request that uses it ends")
+        Literal["unloaded", "draining"], _doc("draining: its room is freed when the last request that uses it ends")
     ]
-    requests: Annotated[int, _doc("that still use it")]
+    requests: Annotated[int, _doc("number of requests that still use it")]
 
 
 class ErrorBody(Struct, kw_only=True):
@@ -330,7 +324,7 @@ class ErrorBody(Struct, kw_only=True):
 
 
 class ErrorResponse(Struct, kw_only=True):
-    """Body of every answer that is not a success."""
+    """Body of every error response."""
 
     error: ErrorBody
 
@@ -340,14 +334,14 @@ class Health(Struct, kw_only=True):
 
     status: str
     detail: str | UnsetType = UNSET
-    progress: Annotated[float | UnsetType, _doc("0 to 1 within the present state")] = UNSET
+    progress: Annotated[float | UnsetType, _doc("0 to 1 within the current state")] = UNSET
     running: int | UnsetType = UNSET
     waiting: int | UnsetType = UNSET
     error: ErrorBody | UnsetType = UNSET
 
 
 class Index(Struct, kw_only=True):
-    """Answer of GET /: what this is and where things are."""
+    """Response of GET /: name, version and paths of the endpoints."""
 
     name: str
     version: str

@@ -1,1 +1,1 @@
-"""From settings to a service: files, adapters, engine. The one room that imports both the API and the model."""
+"""Builds the service from the settings: files, adapters, engine. Only this package imports both API and model."""

@@ -1,8 +1,7 @@
 """Loads adapters from one folder while the engine runs.
 
-Requests name folders below it; nothing outside can be reached, by `..` or by links. Files are read and checked in a
-thread of their own, which is left behind if it takes too long; only what was read goes to the engine's thread, between
-two rounds.
+Requests name folders below it; `..` and links cannot lead outside. Files are read and checked in a separate thread,
+which is abandoned if it takes too long. The engine's thread gets only the loaded arrays, between two rounds.
 """
 
 from __future__ import annotations
@@ -27,14 +26,14 @@ from serving.engine.adapter_registry import AdapterInfo, AdapterRegistry
 from serving.engine.messages import Engine
 
 READ_TIMEOUT = 120.0
-"""Seconds that reading an adapter's files may take. A disk that does not answer cannot be interrupted, but it can be
-left."""
+"""Seconds that reading an adapter's files may take. A read from a hanging disk cannot be interrupted, only
+abandoned."""
 
 MAX_STUCK = 4
-"""Readers that were left behind and have not ended, beyond which none is started."""
+"""Most abandoned readers still running; beyond this, no new one is started."""
 
 LOAD_TIMEOUT = 120.0
-"""Seconds that the engine has to begin taking an adapter."""
+"""Seconds until the engine must have started to load an adapter."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -54,9 +53,9 @@ class FolderLoader:
     """Implements `serving.api.service.service.AdapterLoader`.
 
     Args:
-      adapters: where each is known from the beginning of its loading on.
-      folder: that adapters are in.
-      max_rank: the largest for which there is room.
+      adapters: registry of adapters; each is in it from the start of its loading.
+      folder: contains the adapters' folders.
+      max_rank: largest rank that fits in the bank.
     """
 
     def __init__(
@@ -80,10 +79,10 @@ class FolderLoader:
         """See `AdapterLoader.load`.
 
         Raises:
-          InvalidRequestError: the path leads elsewhere, or the adapter is broken or does not fit.
+          InvalidRequestError: the path leads outside, or the adapter is broken or does not fit.
           NotFoundError: there is no such folder.
-          NoRoomError: all places are taken.
-          UnavailableError: the engine is busy, or has ended.
+          NoRoomError: all places in the bank are taken.
+          UnavailableError: the engine is busy or has stopped.
         """
         key = self._adapters.begin(name)
         try:
@@ -124,7 +123,7 @@ class FolderLoader:
         try:
             return loading.result(LOAD_TIMEOUT)
         except TimeoutError as error:
-            if not loading.cancel():  # it has just begun, and is a matter of milliseconds
+            if not loading.cancel():  # it has just started, and takes milliseconds
                 return loading.result()
             raise UnavailableError(
                 f"the engine was too busy to take the adapter for {LOAD_TIMEOUT:.0f} seconds; nothing was loaded, try "
@@ -151,8 +150,8 @@ class FolderLoader:
 
 
 class Readers:
-    """Runs what reads files, in a thread for each, and leaves it behind when its time is over: the next one need not
-    wait for it.
+    """Runs each function that reads files in its own thread, and abandons the thread on timeout, so that the next one
+    does not wait for it.
 
     Args:
       timeout: seconds.
@@ -163,10 +162,10 @@ class Readers:
         self._stuck: list[threading.Thread] = []
 
     def run[T](self, read: Callable[[], T]) -> T:
-        """What `read` returns.
+        """Call `read` and return its result.
 
         Raises:
-          UnavailableError: it took too long, or too many that did have not ended.
+          UnavailableError: it took too long, or too many abandoned readers are still running.
         """
         self._stuck = [thread for thread in self._stuck if thread.is_alive()]
         if len(self._stuck) >= MAX_STUCK:
@@ -183,7 +182,7 @@ class Readers:
             except BaseException as error:
                 reading.set_exception(error)
 
-        # No thread of a pool: the interpreter would wait for it at exit.
+        # Not a pool thread: the interpreter would wait for it at exit.
         thread = threading.Thread(target=work, name="adapter files", daemon=True)
         thread.start()
         try:
@@ -199,10 +198,10 @@ class Readers:
 
 
 def inside(folder: Path, path: str) -> Path:
-    """The adapter's folder that `path` leads to from `folder`, which is resolved.
+    """The adapter's folder: `path` resolved relative to `folder`, which must be resolved already.
 
     Raises:
-      InvalidRequestError: it is no relative path, or it or its files lie elsewhere.
+      InvalidRequestError: it is not a relative path, or it or its files lie outside `folder`.
       NotFoundError: there is no such folder.
     """
     parts = PurePosixPath(path).parts
@@ -216,7 +215,7 @@ def inside(folder: Path, path: str) -> Path:
         resolved = found.resolve()
         files = [(found / name).resolve() for name in (CONFIG_NAME, WEIGHTS_NAME)]
         is_folder = resolved.is_dir()
-    except (OSError, ValueError, RuntimeError) as error:  # a name that is too long, or links in a circle
+    except (OSError, ValueError, RuntimeError) as error:  # the name is too long, or links form a loop
         raise _no_folder(path) from error
     if not all(file.is_relative_to(folder) for file in (resolved, *files)):
         raise InvalidRequestError(

@@ -1,4 +1,4 @@
-"""From settings to adapters: which files they are, what requests call them, and what they need."""
+"""Finds the adapters that the settings name: their files and their names in the API."""
 
 from __future__ import annotations
 
@@ -34,10 +34,10 @@ def xlora_source(settings: Settings) -> str | None:
 
 
 def with_base_model(settings: Settings) -> Settings:
-    """The settings with the base model that the X-LoRA model names, where they name none.
+    """The settings; if they name no base model, with the one that the X-LoRA model names.
 
     Raises:
-      ModelNotFoundError, AdapterError: the X-LoRA model is not there, or its configuration is broken.
+      ModelNotFoundError, AdapterError: the X-LoRA model does not exist, or its configuration is broken.
     """
     if (settings.kind.weights, settings.kind.adapters) != ("safetensors", "x-lora") or settings.model_id is not None:
         return settings
@@ -50,8 +50,7 @@ def with_base_model(settings: Settings) -> Settings:
 
 
 def open_adapter_files(settings: Settings, config: MistralConfig) -> AdapterFiles | None:
-    """The adapters that the settings name, checked against the base model; None: adapters are no part of this kind of
-    model.
+    """The adapters that the settings name, checked against the base model; None: this kind of model has no adapters.
 
     Raises:
       ModelNotFoundError, WeightFileError: see `mistral_jax.adapters.load_adapters.open_adapters`.
@@ -70,10 +69,10 @@ def open_adapter_files(settings: Settings, config: MistralConfig) -> AdapterFile
 
 
 def served_models(settings: Settings, files: AdapterFiles | None, *, created: int) -> ServedModels:
-    """What requests call the model and its adapters.
+    """The API names of the model and its adapters.
 
     Raises:
-      NameTakenError: two have one name.
+      NameTakenError: two have the same name.
     """
     if files is None:
         return plain_models(settings.served_id, created=created)
@@ -111,16 +110,16 @@ def served_models(settings: Settings, files: AdapterFiles | None, *, created: in
 
 
 def module_names(files: XLoRAFiles) -> Sequence[str]:
-    """What each set of scalings is for."""
+    """The module name of each column of scalings; "*" for all modules."""
     if files.num_columns == 1:
         return ("*",)
     names = {index: key.path for key, index in files.layer_index.items()}
-    # An ordering may count modules that no adapter changes.
+    # An ordering may include modules that no adapter changes.
     return [names.get(index, "") for index in range(files.num_columns)]
 
 
 def files_digest(files: AdapterFiles) -> str:
-    """Changes when adapters do."""
+    """A digest that changes when the adapters' files do."""
     digest = hashlib.sha256()
     folders = [lora.folder for lora in files.loras] + ([] if files.xlora is None else [files.xlora.folder])
     for folder in folders:

@@ -1,4 +1,4 @@
-"""From settings to a service: the one place where the server meets the model."""
+"""Builds the service from the settings: the only place where the server and the model come together."""
 
 from __future__ import annotations
 
@@ -35,14 +35,14 @@ from serving.version import version
 logger = logging.getLogger("mistral_jax.server")
 
 LONGEST_BY_DEFAULT = {"cpu": 4096, "gpu": 32768}
-"""Most tokens of a sequence where `max_seq_len` is not set; less where memory does not allow as much."""
+"""Longest sequence in tokens if `max_seq_len` is not set; less if memory does not allow it."""
 
 _CACHE_SHARE = {"cpu": 0.5, "gpu": 0.9}
-"""How much of the memory that the weights leave free the cache may take when its length is chosen for the user."""
+"""Fraction of the memory left by the weights that the KV cache may take if `max_seq_len` is not set."""
 
 
 def build_service(settings: Settings) -> Service:
-    """Find the model, read what is small of it, and make an engine that will load the rest once it is started.
+    """Find the model, read its small files, and make an engine that loads the weights when it is started.
 
     Raises:
       ValueError, OSError: the model cannot be found, is not implemented, or does not fit; the message is for the user.
@@ -95,7 +95,7 @@ def build_service(settings: Settings) -> Service:
 
 
 def use_compilation_cache(settings: Settings) -> None:
-    """Keep compiled programs where the settings say, if anywhere.
+    """Enable JAX's compilation cache, if the settings name a folder for it.
 
     Raises:
       OSError: the folder cannot be used.
@@ -112,7 +112,7 @@ def model_files(settings: Settings) -> ModelFiles:
     """The files of the model that the settings name."""
     if settings.kind.weights == "gguf":
         repository, filename = settings.default_gguf
-        # A path that does not exist is a mistake, not a name to look for in the default repository.
+        # A path that does not exist is an error, not a filename to look for in the default repository.
         is_path = settings.quantized_filename is not None and "/" in settings.quantized_filename
         return find_gguf(
             settings.quantized_model_id or (None if is_path else repository),
@@ -134,16 +134,16 @@ def model_files(settings: Settings) -> ModelFiles:
 def sequence_length(
     settings: Settings, description: ModelDescription, placement: Placement, adapters: AdapterFiles | None = None
 ) -> int:
-    """Most tokens of a sequence: what the user asked for, or what the model was made for, within reason and memory.
+    """Longest sequence in tokens: `--max-seq-len`, or the model's context, limited by a default and by memory.
 
     Raises:
-      ValueError: the user asked for more than the model was made for, or not even a short sequence fits.
+      ValueError: `--max-seq-len` is longer than the model's context, or not even a short sequence fits.
     """
     config = description.config
     if settings.max_seq_len is not None:
         if settings.max_seq_len > config.max_position_embeddings:
             raise ValueError(
-                f"--max-seq-len {settings.max_seq_len}: this model was made for at most "
+                f"--max-seq-len {settings.max_seq_len}: this model supports a context of at most "
                 f"{config.max_position_embeddings} tokens"
             )
         return settings.max_seq_len
@@ -166,7 +166,7 @@ def sequence_length(
 
 
 def weight_bytes(settings: Settings, description: ModelDescription, placement: Placement) -> int:
-    """Bytes that the weights will take on the device: exact where the files are here, else from the configuration."""
+    """Bytes of the weights on the device: exact if the files are local, else computed from the configuration."""
     files, config = description.files, description.config
     dtype = choose_dtype(settings.dtype, config.dtype, placement.platform)
     if files.repo_id is None or files.gguf is not None:
@@ -182,7 +182,7 @@ def weight_bytes(settings: Settings, description: ModelDescription, placement: P
 def bytes_of_adapters(
     settings: Settings, description: ModelDescription, placement: Placement, adapters: AdapterFiles | None
 ) -> int:
-    """Bytes that adapters, the classifier over them, and the room for further ones will take on the device."""
+    """Bytes on the device of the adapters, the X-LoRA classifier, and the room for further adapters."""
     if adapters is None:
         return 0
     dtype = choose_dtype(settings.dtype, description.config.dtype, placement.platform)
@@ -190,7 +190,7 @@ def bytes_of_adapters(
 
 
 def caches_of(adapters: AdapterFiles | None) -> int:
-    """KV caches that a token is in: X-LoRA's two passes have one each."""
+    """Number of KV caches: X-LoRA's two passes have one each."""
     return 1 if adapters is None or adapters.xlora is None else 2
 
 
@@ -204,7 +204,7 @@ def load_runner(
     slots: int | None = None,
     adapters: AdapterFiles | None = None,
 ) -> Runner:
-    """Load the weights and make the programs (compiled later, by `Runner.warm_up`)."""
+    """Load the weights and make the runner, whose programs are compiled later, by `Runner.warm_up`."""
     report("fetching weight files", None)
 
     def progress(done: int, total: int) -> None:
@@ -238,7 +238,7 @@ def load_runner(
 
 
 def chunk_sizes(settings: Settings) -> tuple[int, ...]:
-    """Lengths of prefill chunks: the one that the settings ask for, and the usual ones below it for what is left."""
+    """Lengths of prefill chunks: `--prefill-chunk`, and the default ones below it for the rest of a prompt."""
     longest = settings.prefill_chunk
     if longest is None:
         return DEFAULT_CHUNKS
@@ -246,13 +246,13 @@ def chunk_sizes(settings: Settings) -> tuple[int, ...]:
 
 
 def fingerprint(description: ModelDescription, *others: str) -> str:
-    """Names what decides an answer beside the request: weights, configuration, versions of the software, and `others`.
+    """A digest of what a completion depends on besides the request: weights, configuration, versions and `others`.
 
-    The weights of a model from the Hub, which may not be here yet, are named by its commit; those of a folder by sizes
-    and times of its files.
+    The weights of a Hub model, which may not be downloaded yet, are identified by its commit; those of a local folder
+    by sizes and times of its files.
     """
     files = description.files
-    gguf = files.gguf and str(files.gguf.relative_to(files.folder))  # of several in a repository
+    gguf = files.gguf and str(files.gguf.relative_to(files.folder))  # a repository may have several
     digest = hashlib.sha256(repr((description.config, files.weight_files, gguf, others)).encode())
     if files.repo_id is not None:
         digest.update(f"{files.repo_id} {files.folder.name}".encode())

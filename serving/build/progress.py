@@ -1,4 +1,4 @@
-"""How far loading and compiling are, on standard error: a bar in a terminal; in a file or a pipe lines of the log."""
+"""Progress of loading and compiling on standard error: a bar in a terminal, log lines in a file or a pipe."""
 
 from __future__ import annotations
 
@@ -17,30 +17,30 @@ logger = logging.getLogger("mistral_jax.server")
 
 
 class TerminalProgress:
-    """One bar for loading and one for compiling. Called on the engine's thread, with a state, a detail and a share
-    done.
+    """One bar for loading and one for compiling. Called on the engine's thread, with state, detail and progress (0 to
+    1).
 
-    Where there is no terminal, each has a line when it is done, and one every `LINE_EVERY` seconds before. Where
-    standard error cannot be written to (its reader has gone), nothing is shown; a model loads all the same.
+    Without a terminal, each logs a line every `LINE_EVERY` seconds and one when done. If standard error cannot be
+    written to (its reader has gone), nothing is shown, and the model still loads.
     """
 
     def __init__(self) -> None:
         self._bar: tqdm[Any] | None = None
         self._state: EngineState | None = None
-        self._begun = self._told = 0.0
+        self._begun = self._logged_at = 0.0
 
     def __call__(self, state: EngineState, detail: str, progress: float | None) -> None:
         with contextlib.suppress(OSError, ValueError):  # ValueError: the stream is closed
             if state is not self._state:
                 self.close()
                 self._state = state
-                self._begun = self._told = time.monotonic()
+                self._begun = self._logged_at = time.monotonic()
             if progress is None:
                 return
             if draws_bars(sys.stderr):
                 self._show(detail, progress)
             else:
-                self._tell(detail, progress)
+                self._log(detail, progress)
 
     def _show(self, detail: str, progress: float) -> None:
         if self._bar is None:
@@ -50,14 +50,14 @@ class TerminalProgress:
         if progress >= 1.0:
             self.close()
 
-    def _tell(self, detail: str, progress: float) -> None:
+    def _log(self, detail: str, progress: float) -> None:
         now = time.monotonic()
-        if progress >= 1.0 or now - self._told >= LINE_EVERY:
-            self._told = now
+        if progress >= 1.0 or now - self._logged_at >= LINE_EVERY:
+            self._logged_at = now
             logger.info("%s (%.0f %%, %.1f s)", detail, 100 * progress, now - self._begun)
 
     def close(self) -> None:
-        """Leave the bar as it is and write no more to it."""
+        """Close the bar, leaving it as it is."""
         if self._bar is not None:
             self._bar.refresh()
             self._bar.close()

@@ -39,7 +39,7 @@ class Timing:
     """Of all rows together."""
     decode_step_ms: float
     weight_bytes_per_second: float
-    """Bytes of weights over the time of a step: how fast memory would have to be if nothing else were read."""
+    """Weight bytes divided by step time: the memory bandwidth needed if nothing else were read."""
 
 
 def run_bench(
@@ -62,7 +62,7 @@ def run_bench(
         settings, description, placement, length=length, slots=max(rows), report=lambda *_: None, adapters=adapters
     )
     choices = _choices(served_models(settings, adapters, created=0))
-    # The same weights in all; only the shapes differ.
+    # All runners share the same weights; only the shapes differ.
     runners = [
         type(first)(
             first.model,
@@ -102,7 +102,7 @@ def _table(result: dict[str, Any], timings: list[Timing]) -> str:
         f"{result['model']}: {result['parameters'] / 1e6:,.0f} M weights in {result['weights']}",
         f"computing in {result['dtype']} on {result['device']}; memory is read and written at "
         f"{result['copy_bytes_per_second'] / 1e9:.1f} GB/s",
-        f"prompt {result['prompt_tokens']} tokens, answer {result['answer_tokens']} tokens; medians",
+        f"prompt {result['prompt_tokens']} tokens, completion {result['answer_tokens']} tokens; medians",
         *_adapter_lines(result),
         "",
         f"{'rows':>5} {'prefill tok/s':>14} {'decode tok/s':>13} {'ms/step':>9} {'weights GB/s':>13}",
@@ -120,13 +120,13 @@ def _adapter_lines(result: dict[str, Any]) -> list[str]:
     count = len(result["adapters"])
     if result["xlora"]:
         return [
-            f"X-LoRA, adapters: {count}; in two passes for each token; a server decodes faster where it guesses well"
+            f"X-LoRA, adapters: {count}; two passes for each token; a server decodes faster where speculation succeeds"
         ]
     return [f"LoRA adapters, one for each row in turn: {count}"] if count else []
 
 
 def _choices(models: ServedModels) -> list[AdapterChoice]:
-    """What the rows run with, in turn: the mixture, or one adapter each, or the model alone."""
+    """Adapter choices for the rows, in turn: the mixture, or one adapter each, or the model alone."""
     if models.has_mixture or not models.adapters:
         default = models.find(None)
         assert default is not None
@@ -138,7 +138,7 @@ def time_runner(
     runner: Runner, prompt_tokens: int, answer_tokens: int, repeats: int, choices: Sequence[AdapterChoice] = (BASE,)
 ) -> Timing:
     """Args:
-    choices: what the rows run with, in turn.
+    choices: adapter choices for the rows, in turn.
     """
     state = runner.warm_up(runner.new_state())
     rng = np.random.default_rng(0)
@@ -148,7 +148,7 @@ def time_runner(
     slots = list(range(runner.slots))
     for _ in range(repeats):
         for slot in slots:
-            # One token more than is timed: the last is run by the first decode step.
+            # One token more than is timed: the first decode step processes the last one.
             prompt = rng.integers(0, runner.config.vocab_size, prompt_tokens + 1).tolist()
             choice = choices[slot % len(choices)]
             state = runner.admit(state, slot, prompt, params, choice)
@@ -159,7 +159,7 @@ def time_runner(
                 state, done, *_ = runner.prefill(state, slot, prompt, chunk, scaling=choice.xlora)
             jax.block_until_ready(done)
             prefills.append(time.perf_counter() - start)
-        # As the server does: a step is dispatched before the tokens of the one before are read.
+        # Like the server: each step is dispatched before the tokens of the previous one are read.
         pending = None
         last = time.perf_counter()
         for step in range(answer_tokens - 1):
@@ -184,8 +184,7 @@ def time_runner(
 
 
 def copy_bandwidth(device: Device, size: int = 256 * 2**20) -> float:
-    """Bytes read and written per second by a plain pass over `size` bytes on the device, in place: no memory is
-    allocated."""
+    """Bytes read and written per second by an in-place pass over `size` bytes on the device; allocates no memory."""
     with jax.default_device(device):
         x = jnp.zeros((size // 4,), jnp.float32)
         touch = jax.jit(lambda x: x + 1, donate_argnums=0)

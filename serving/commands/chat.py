@@ -23,9 +23,9 @@ _HELP = """\
 /help             this list
 /system TEXT      start over with a system message
 /clear            start over
-/adapter NAME     answer with one adapter, with "base" alone, or (without a NAME) as at the start
-/set NAME VALUE   change how answers are sampled: temperature, top_k, top_p, min_p, repetition_penalty, max_tokens, seed
-/exit             leave (so does Ctrl-D); Ctrl-C stops an answer"""
+/adapter NAME     use one adapter, "base" for none, or (without a NAME) the default
+/set NAME VALUE   change a sampling parameter: temperature, top_k, top_p, min_p, repetition_penalty, max_tokens, seed
+/exit             leave (so does Ctrl-D); Ctrl-C stops a completion"""
 
 _SETTABLE = {
     "temperature": float,
@@ -39,7 +39,7 @@ _SETTABLE = {
 
 
 class _Conversation:
-    """The messages so far and how answers are sampled."""
+    """The messages so far, and the sampling parameters."""
 
     def __init__(
         self, model: LanguageModel, *, system: str | None, max_tokens: int | None, freeze_after: int | None = None
@@ -55,7 +55,7 @@ class _Conversation:
         self._messages: list[dict[str, Any]] = [{"role": "system", "content": self._system}] if self._system else []
 
     def command(self, line: str) -> str | None:
-        """Run a line that begins with a slash. Returns what to print; None: leave."""
+        """Run a line that begins with a slash. Returns the text to print; None: leave."""
         name, _, rest = line.partition(" ")
         match name:
             case "/exit" | "/quit":
@@ -79,7 +79,7 @@ class _Conversation:
             there = ", ".join(self._model.adapters) or "none"
             return f"there is no adapter {name!r}; adapters: {there}; or {BASE_NAME} for the model alone"
         self._adapter = name
-        return f"(answers come from {name or 'what answered at the start'})"
+        return f"(using {name or 'the default'})"
 
     def _set(self, words: list[str]) -> str:
         if len(words) != 2 or words[0] not in _SETTABLE:
@@ -95,8 +95,8 @@ class _Conversation:
         self._sampling = changed
         return f"({words[0]} = {words[1]})"
 
-    def answer(self, text: str) -> None:
-        """Stream an answer to standard output and keep it in the conversation."""
+    def reply(self, text: str) -> None:
+        """Stream a completion to standard output and add it to the conversation."""
         self._messages.append({"role": "user", "content": text})
         pieces: list[str] = []
         start = time.perf_counter()
@@ -124,7 +124,7 @@ def run_chat(settings: Settings, *, system: str | None) -> int:
     """Load the model and talk until the input ends. Returns the exit status."""
     if not settings.xlora_kv_cache:
         raise SettingsError("--no-xlora-kv-cache: only a server can do without the cache")
-    settings = with_base_model(replace(settings, max_seqs=1))  # one conversation; the length is chosen for as many
+    settings = with_base_model(replace(settings, max_seqs=1))  # one conversation; the length is chosen for one slot
     use_compilation_cache(settings)
     description = describe(model_files(settings), chat_template=settings.chat_template)
     if description.chat is None:
@@ -168,4 +168,4 @@ def run_chat(settings: Settings, *, system: str | None) -> int:
                 return 0
             print(said)
         elif line:
-            conversation.answer(line)
+            conversation.reply(line)

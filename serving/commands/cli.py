@@ -1,6 +1,6 @@
 """The command `mistral-jax`: options, then a subcommand. See `serving.commands.options` for where options come from.
 
-Nothing heavy is imported before a command runs, so `--help` answers at once.
+Nothing heavy is imported before a command runs, so `--help` is fast.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ _EPILOG = (
 
 
 def main() -> NoReturn:
-    """Run the command line and exit: 0 for success, 1 for a failure, 2 for wrong input. Errors are one line each."""
+    """Run the command line and exit: 0 for success, 1 for a failure, 2 for invalid input. Errors are one line each."""
     try:
         code = cli.main(standalone_mode=False)
     except click.exceptions.NoArgsIsHelpError as error:
@@ -66,15 +66,14 @@ def _complain(error: Exception, *, code: int) -> int:
 
 
 def _debugging() -> bool:
-    """Whether debug logging was asked for, found without parsing: the error may be in the parsing."""
+    """Whether debug logging was requested; found without parsing, since the error may be in parsing."""
     arguments = sys.argv[1:]
     asked = "--log-level=debug" in arguments or ("--log-level", "debug") in itertools.pairwise(arguments)
     return asked or os.environ.get("MISTRAL_JAX_LOG_LEVEL", "").strip().lower() == "debug"
 
 
 def _settings(context: click.Context, given: Given, kind: ModelKind | None = None, *, check: bool = True) -> Settings:
-    """The settings of a command; with `check`, paths that are not there are refused before anything slow is
-    imported."""
+    """The settings of a command. With `check`, missing paths are refused before anything slow is imported."""
     merged: Given = {**cast("Given", context.obj or {})}
     merged.update({name: value for name, value in given.items() if value is not None and value != ()})
     settings = Settings.resolve(merged, kind=kind)
@@ -102,7 +101,7 @@ _SUB_EPILOG = "The options of `mistral-jax --help` may be given here too, by the
 
 
 def _add_serving(kind: Kind) -> None:
-    """Add the command that serves a kind of model, under both its names."""
+    """Add the command that serves a kind of model, under its name and its alias."""
 
     @cli.command(kind.name, help=kind.summary, epilog=_SUB_EPILOG)
     @takes_settings(*of_kind(kind))
@@ -135,7 +134,7 @@ def chat(context: click.Context, system: str | None, **given: Any) -> int:
 @click.option("--offline", is_flag=True, help="Do not ask the Hub about files that are not in the cache.")
 @click.pass_context
 def doctor(context: click.Context, as_json: bool, offline: bool, **given: Any) -> int:
-    """Show versions, devices, memory; would the model fit?"""
+    """Show versions, devices and memory, and whether the model fits."""
     return _later("commands.doctor", "run_doctor")(
         _settings(context, given, check=False), as_json=as_json, offline=offline
     )
@@ -179,14 +178,14 @@ def bench(
 def inspect(source: str, tensors: bool, as_json: bool) -> int:
     """Show what is in a model file or folder, or in a folder of LoRA or X-LoRA adapters.
 
-    Metadata, tensors, types, bits per weight, and what a model would need in memory. Only headers are read; the files
-    of a Hub id are downloaded first, unless they are in the cache.
+    Metadata, tensors, types, bits per weight, and the memory that a model needs. Only headers are read; the files of a
+    Hub id are downloaded first, unless they are in the cache.
     """
     return _later("commands.tools", "run_inspect")(source, as_json=as_json, tensors=tensors)
 
 
 class _Convert(click.Command):
-    """`convert`, which has a command of its own for what is no model: `convert ordering`."""
+    """`convert`, with the subcommand `convert ordering`."""
 
     def make_context(
         self, info_name: str | None, args: list[str], parent: click.Context | None = None, **extra: Any
@@ -214,8 +213,8 @@ def _convert_ordering(
 ) -> int:
     """Write the ordering file of an X-LoRA model.
 
-    It says which adapter each output of the classifier is for, and which module takes which of them. XLORA_FOLDER holds
-    the model in the layout of the original library or of PEFT. mistral-jax needs no such file; mistral.rs does.
+    It maps the classifier's outputs to adapters and to modules. XLORA_FOLDER holds the model in the layout of the
+    original library or of PEFT. mistral-jax needs no such file; mistral.rs does.
     """
     return _later("commands.tools", "run_convert_ordering")(
         xlora_folder,
@@ -229,7 +228,7 @@ def _convert_ordering(
 @cli.command(
     cls=_Convert,
     epilog="`mistral-jax convert ordering XLORA_FOLDER OUT.json` writes the ordering file of an X-LoRA model instead; "
-    "`mistral-jax convert ordering --help` says more. (A model folder of that name is ./ordering.)",
+    "see `mistral-jax convert ordering --help`. (For a model folder of that name, write ./ordering.)",
 )
 @click.argument("source")
 @click.argument("destination", type=click.Path(path_type=Path))
@@ -248,7 +247,7 @@ def convert(
     """Convert between model folders and GGUF files.
 
     SOURCE is a folder, a GGUF file or a Hub id. DESTINATION is a GGUF file if its name ends in .gguf, else a folder of
-    safetensors, configuration and tokenizer. A GGUF file can become one of another type, too.
+    safetensors, configuration and tokenizer. A GGUF file can also be converted to a GGUF file of another type.
     """
     cache = _settings(context, {}, check=False).compilation_cache_dir
     return _later("commands.tools", "run_convert")(
@@ -260,15 +259,15 @@ def convert(
 @click.argument("a")
 @click.argument("b")
 @click.option("--text", metavar="FILE", type=click.Path(path_type=Path), help="Compare predictions on this text.")
-@click.option("--logits/--no-logits", default=True, show_default=True, help="Compare predictions, too.")
-@click.option("--max-tokens", type=click.IntRange(min=2), default=1024, show_default=True, help="Of the text.")
-@click.option("--dtype", metavar="TEXT", default="float32", show_default=True, help="What the models compute in.")
+@click.option("--logits/--no-logits", default=True, show_default=True, help="Also compare predictions.")
+@click.option("--max-tokens", type=click.IntRange(min=2), default=1024, show_default=True, help="Most tokens of text.")
+@click.option("--dtype", metavar="TEXT", default="float32", show_default=True, help="Type to compute in.")
 @click.option(
     "--quant",
     metavar="TEXT",
     default="auto",
     show_default=True,
-    help="How weights are held meanwhile; auto: as each is stored.",
+    help="Quantisation of the weights in memory; auto: as stored.",
 )
 @click.option("--max-rms", metavar="NUMBER", type=float, help="Fail if a tensor's relative RMS difference is larger.")
 @click.option("--max-kl", metavar="NUMBER", type=float, help="Fail if the mean KL divergence (nats) is larger.")
@@ -291,8 +290,7 @@ def verify(context: click.Context, a: str, b: str, **given: Any) -> int:
 def train_lora(context: click.Context, training: dict[str, Any], **given: Any) -> int:
     """Train a LoRA adapter on chat data.
 
-    The model stays as it is. The folder that is written loads in PEFT, and is served by
-    `lora-mistral --lora NAME=FOLDER`.
+    The base model is not changed. PEFT can load the output folder, and `lora-mistral --lora NAME=FOLDER` serves it.
     """
     return _train("run_train_lora", _settings(context, given), training)
 
@@ -304,8 +302,8 @@ def train_lora(context: click.Context, training: dict[str, Any], **given: Any) -
 def train_xlora(context: click.Context, training: dict[str, Any], **given: Any) -> int:
     """Train the classifier that mixes LoRA adapters (X-LoRA) on chat data.
 
-    The model stays as it is; the adapters, too, unless they are trained along (--adapter-learning-rate). They are
-    written into the folder beside the classifier.
+    The base model is not changed, nor are the adapters, unless --adapter-learning-rate trains them too. They are
+    written to the output folder with the classifier.
     """
     return _train("run_train_xlora", _settings(context, given), training)
 
@@ -320,7 +318,7 @@ def _serve(settings: Settings) -> int:
 
 
 def _later(module: str, function: str) -> Callable[..., Any]:
-    """A command's implementation, imported when it is called, after its settings were checked: it may import JAX."""
+    """A command's implementation, imported when it is called, after the settings are checked: it may import JAX."""
 
     def run(*arguments: Any, **named: Any) -> Any:
         try:

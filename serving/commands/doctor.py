@@ -1,6 +1,6 @@
-"""`mistral-jax doctor`: versions, devices, memory, caches, and whether the model that the settings name would fit.
+"""`mistral-jax doctor`: versions, devices, memory, caches, and whether the model in the settings would fit.
 
-It never stops at the first problem: each part says what it found or why it found nothing. Weights are not read.
+It does not stop at the first problem: each section has findings or a problem. Weights are not read.
 """
 
 from __future__ import annotations
@@ -32,20 +32,20 @@ _PACKAGES = (
     "huggingface_hub",
 )
 _UNWANTED = 1
-"""Exit status where something is wrong."""
+"""Exit status if something is wrong."""
 
 
 def run_doctor(settings: Settings, *, as_json: bool, offline: bool) -> int:
     """Print the findings; the exit status is 0 if the model would load and fit, else 1."""
     if offline:
-        os.environ["HF_HUB_OFFLINE"] = "1"  # before huggingface_hub is imported, which reads it then
+        os.environ["HF_HUB_OFFLINE"] = "1"  # huggingface_hub reads it when it is imported
     findings = examine(settings)
     print(json.dumps(findings, indent=2) if as_json else report(findings))
     return _UNWANTED if any("problem" in section for section in findings.values()) else 0
 
 
 def examine(settings: Settings) -> dict[str, Section]:
-    """Everything, as plain data: sections by title; a section with a `problem` says what is wrong."""
+    """All findings as plain data: sections by title; `problem` in a section says what is wrong."""
     parts: dict[str, Callable[[], Section]] = {
         "versions": versions,
         "machine": machine,
@@ -67,7 +67,7 @@ def _try(part: Callable[[], Section]) -> Section:
 
 
 def versions() -> Section:
-    """Of Python and of the packages that matter."""
+    """Versions of Python and of the main dependencies."""
     found: Section = {"mistral-jax": version(), "python": platform.python_version()}
     for package in _PACKAGES:
         try:
@@ -91,7 +91,7 @@ def machine() -> Section:
 
 
 def devices(settings: Settings) -> Section:
-    """What JAX computes on, and which of it the settings choose."""
+    """The devices that JAX sees, and the one that the settings choose."""
     import jax
 
     from mistral_jax.placement import choose_placement
@@ -111,7 +111,7 @@ def devices(settings: Settings) -> Section:
 
 
 def caches(settings: Settings) -> Section:
-    """Where compiled programs and downloaded models are kept, and whether there is a Hub token (never the token)."""
+    """Folders of compiled programs and downloaded models, and whether there is a Hub token (never the token)."""
     from huggingface_hub import constants, get_token
 
     folder = settings.compilation_cache_dir
@@ -129,7 +129,7 @@ def caches(settings: Settings) -> Section:
 
 
 def model(settings: Settings) -> Section:
-    """What would be loaded, and whether it fits on the chosen device."""
+    """The model that would be loaded, and whether it fits on the chosen device."""
     from conversion.gguf.container.file import GGUFFile
     from mistral_jax.checkpoint.description import describe
     from mistral_jax.checkpoint.weights import choose_dtype
@@ -168,7 +168,7 @@ def model(settings: Settings) -> Section:
             paths = files.fetch_weights()
             if files.gguf is not None:
                 with GGUFFile(files.gguf) as gguf:
-                    paths = list(gguf.paths)  # all parts of one that is split
+                    paths = list(gguf.paths)  # all parts of a split file
             found["files"] = {path.name: path.stat().st_size for path in paths}
         else:
             found["files"] = "on the Hub"
@@ -196,7 +196,7 @@ def model(settings: Settings) -> Section:
 
 
 def report(findings: dict[str, Section]) -> str:
-    """The findings as text, sizes in units that people read."""
+    """The findings as text, with sizes in KiB, MiB, GiB."""
     lines: list[str] = []
     for title, section in findings.items():
         lines += ["", title.capitalize()] if lines else [title.capitalize()]

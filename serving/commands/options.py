@@ -1,4 +1,4 @@
-"""Options of commands, made from the declarations in `serving.settings.settings`; and which of them a command takes."""
+"""Command-line options, generated from the declarations in `serving.settings.settings`, and which command has which."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _Command = TypeVar("_Command", bound=Callable[..., Any])
 
 
 def of_kind(kind: Kind, **default_texts: str) -> tuple[SettingSpec, ...]:
-    """The options of a kind of model, with other words for the defaults of some."""
+    """The options of a kind of model; `default_texts` replaces the texts of some defaults."""
     defaults = {**kind.default_texts, **default_texts}
     found = (spec for spec in SPECS if spec.option.cli and kind.name in spec.option.kinds)
     return tuple(
@@ -35,8 +35,7 @@ MODEL_OR_DEMO = (
         if spec not in _MODEL
     ),
 )
-"""The options of a model, and those that name a GGUF file, for commands that take the bundled model where none
-is named."""
+"""The options of a model, and those that name a GGUF file, for commands that use the bundled model by default."""
 ANY_MODEL = (
     *MODEL_OR_DEMO,
     *(
@@ -47,11 +46,11 @@ ANY_MODEL = (
 )
 """The same, with adapters."""
 SEED_GENERAL = tuple(spec for spec in SPECS if spec.name == "xlora_kv_cache")
-"""Options of X-LoRA that may also come before the command."""
+"""X-LoRA options that may also come before the command."""
 
 
 def option_for(spec: SettingSpec, *, short: bool = True, hidden: bool = False) -> Callable[[_Command], _Command]:
-    """A click option for a setting. Its value stays text: `Settings.resolve` reads it, as it reads the variables."""
+    """A click option for a setting. Its value stays a string: `Settings.resolve` parses it, like the variables."""
     flags = [flag for flag in spec.option.flags if short or flag.startswith("--")]
     default = spec.option.default_text or spec.show(spec.default)
     arguments: dict[str, Any] = {
@@ -88,7 +87,7 @@ def options(*specs: SettingSpec, short: bool = True, hidden: bool = False) -> Ca
 
 
 def takes_settings(*specs: SettingSpec) -> Callable[[_Command], _Command]:
-    """A subcommand's own settings, and every general one by its long flag, for those who put options last."""
+    """Add a subcommand's own settings, and every general one by its long flag, so that options may come last."""
 
     def decorate(command: _Command) -> _Command:
         return options(*specs)(options(*GENERAL, short=False, hidden=True)(command))

@@ -1,6 +1,6 @@
-"""`mistral-jax inspect`, `convert` and `verify`: files of models, without a server.
+"""`mistral-jax inspect`, `convert` and `verify`: tools for model files, without a server.
 
-Each does what its Python entry point does and prints it; what takes long shows a bar on standard error.
+Each calls its Python entry point and prints the result; long operations show a progress bar on standard error.
 """
 
 from __future__ import annotations
@@ -26,11 +26,11 @@ if TYPE_CHECKING:
     from mistral_jax.quant.plan import Quantization
 
 _DIFFERENT = 1
-"""Exit status of `verify` where the checkpoints are not the same model."""
+"""Exit status of `verify` if the checkpoints are not the same model."""
 
 
 def run_inspect(source: str, *, as_json: bool, tensors: bool) -> int:
-    """Print what is in a file or folder; of a folder with several GGUF models, a line for each, broken ones
+    """Print what is in a file or folder; for a folder with several GGUF models, one line each, broken ones
     included."""
     path = _inspected_path(source)
     models = find_models(path)
@@ -57,7 +57,7 @@ def run_inspect(source: str, *, as_json: bool, tensors: bool) -> int:
 
 
 def _inspected_path(source: str) -> Path:
-    """The file or folder that is meant: one that is here, or the local copy of a bundled model or one on the Hub."""
+    """The file or folder to inspect: a local one, or the local copy of a bundled or Hub model."""
     from conversion.hub_id import is_hub_id
     from mistral_jax.hub.files import DEMO, DEMO_XLORA, find_adapter, find_model
 
@@ -91,7 +91,7 @@ def run_convert(
     overwrite: bool,
     compilation_cache: Path | None,
 ) -> int:
-    """Convert, in the direction that the names imply, and say what came out."""
+    """Convert, in the direction that the names imply, and print the result."""
     destination = destination.expanduser()
     to_gguf = destination.suffix.lower() == ".gguf"
     path = _local(source)
@@ -123,10 +123,10 @@ def run_convert(
 def run_convert_ordering(
     folder: Path, destination: Path, *, base_model_id: str | None, order: tuple[str, ...] | None, overwrite: bool
 ) -> int:
-    """Write the ordering file that follows from an X-LoRA model's own files, and say what is in it.
+    """Write the ordering file derived from an X-LoRA model's files, and print a summary.
 
     Args:
-      base_model_id, order: what else than the model's own files say; None: as they do.
+      base_model_id, order: override those in the model's files; None: keep them.
     """
     from conversion.adapters.xlora.files import open_xlora
     from conversion.adapters.xlora.ordering import derive_ordering, write_ordering
@@ -164,7 +164,7 @@ def run_verify(
     as_json: bool,
     compilation_cache: Path | None,
 ) -> int:
-    """Compare two checkpoints and print how they differ; 1 if their tensors do not match or a limit is exceeded."""
+    """Compare two checkpoints and print the differences; 1 if tensors do not match or a limit is exceeded."""
     from mistral_jax.checkpoint.progress import progress_bar
     from mistral_jax.checkpoint.weights import choose_dtype
     from mistral_jax.notebook.verify import verify
@@ -172,7 +172,7 @@ def run_verify(
 
     if quant not in QUANTIZATIONS:
         raise ValueError(f"--quant is {quant!r}; expected one of {', '.join(QUANTIZATIONS)}")
-    choose_dtype(dtype, None, "cpu")  # refuses what is none before minutes are spent on the tensors
+    choose_dtype(dtype, None, "cpu")  # refuses an invalid type before minutes are spent on the tensors
     _keep_programs(compilation_cache)
     with progress_bar("comparing") as bar:
 
@@ -208,7 +208,7 @@ def _text(path: Path) -> str:
 
 
 def _local(source: str) -> Path:
-    """The folder or GGUF file that is meant; of a model on the Hub, its local copy."""
+    """The folder or GGUF file of a model; for a Hub model, its local copy."""
     from mistral_jax.hub.files import find_model
 
     files = find_model(source)
@@ -221,7 +221,8 @@ def _local(source: str) -> Path:
 
 
 def _keep_programs(folder: Path | None) -> None:
-    """The second conversion to a type compiles nothing. Where the folder cannot be used, each does."""
+    """Enable the compilation cache, so that a second conversion to a type compiles nothing. Skipped if the folder
+    cannot be used."""
     from mistral_jax.runtime.compilation_cache import enable_compilation_cache
 
     if folder is not None:
@@ -244,7 +245,7 @@ def _byte_bar(title: str) -> Generator[Callable[[int, int], None]]:
 
 @contextmanager
 def _stopped_by_sigterm() -> Generator[None]:
-    """SIGTERM raises, as Ctrl-C does, so that what is half written is removed."""
+    """Make SIGTERM raise, like Ctrl-C, so that partly written files are removed."""
 
     def stop(number: int, _frame: FrameType | None) -> None:
         raise SystemExit(128 + number)
@@ -257,7 +258,7 @@ def _stopped_by_sigterm() -> Generator[None]:
 
 
 def _without_nan(value: Any) -> Any:
-    """JSON has no NaN and no infinity: null and a text."""
+    """Replace NaN by null and infinity by a string: JSON has neither."""
     if isinstance(value, dict):
         return {key: _without_nan(inner) for key, inner in value.items()}
     if isinstance(value, list | tuple):

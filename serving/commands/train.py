@@ -26,15 +26,15 @@ _INTERRUPTED = 130
 
 
 def run_train_lora(settings: Settings, training: dict[str, Any]) -> int:
-    """Train a LoRA and say what came out."""
+    """Train a LoRA and print the result."""
     chosen = _chosen(LoRATrainingSettings, training)
     base = _base(settings, training)
     trained = train_lora(base, settings=chosen, **_places(training))
-    return _tell(trained.run, training["output"])
+    return _print_result(trained.run, training["output"])
 
 
 def run_train_xlora(settings: Settings, training: dict[str, Any]) -> int:
-    """Train the classifier of a mixture and say what came out."""
+    """Train the classifier of a mixture and print the result."""
     adapters: dict[str, str] = {}
     for given in training["adapters"]:
         name, equals, path = given.partition("=")
@@ -48,7 +48,7 @@ def run_train_xlora(settings: Settings, training: dict[str, Any]) -> int:
     chosen = _chosen(XLoRATrainingSettings, training)
     base = _base(settings, training)
     trained = train_xlora(base, adapters, settings=chosen, **_places(training))
-    return _tell(trained.run, training["output"])
+    return _print_result(trained.run, training["output"])
 
 
 def _chosen[T: TrainingSettings](kind: type[T], training: dict[str, Any]) -> T:
@@ -60,11 +60,11 @@ def _places(training: dict[str, Any]) -> dict[str, Any]:
 
 
 def _base(settings: Settings, training: dict[str, Any]) -> BaseModel:
-    """The model, loaded; what can be refused before is."""
+    """Load the model, after all checks that do not need it."""
     logging.basicConfig(level=logging.WARNING, format="%(message)s", stream=sys.stderr)
     logging.getLogger("mistral_jax").setLevel(logging.INFO)
     if training["resume"] and training["overwrite"]:
-        raise ValueError("--resume goes on with what is in the folder and --overwrite replaces it; give one of them")
+        raise ValueError("--resume continues from what is in the folder, --overwrite replaces it; give one of them")
     use_compilation_cache(settings)
     prepare(training["output"], resume=training["resume"], overwrite=training["overwrite"])
     description = describe(model_files(settings), chat_template=settings.chat_template)
@@ -75,7 +75,7 @@ def _base(settings: Settings, training: dict[str, Any]) -> BaseModel:
     return BaseModel.described(description, module)
 
 
-def _tell(run: Fitted, output: Path) -> int:
+def _print_result(run: Fitted, output: Path) -> int:
     if not run.finished:
         print(f"Stopped after {run.steps} steps; the same command with --resume goes on.", file=sys.stderr)
         return _INTERRUPTED

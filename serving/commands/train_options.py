@@ -1,4 +1,4 @@
-"""Options of the training commands, made from the declarations in `mistral_jax.training.settings`."""
+"""Options of the training commands, generated from the declarations in `mistral_jax.training.settings`."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def xlora_training_options[C: Callable[..., Any]](command: C) -> C:
         "--adapter",
         metavar="NAME=PATH",
         multiple=True,
-        help="An expert and what it is to be called: a LoRA folder or Hub id; repeat it for several.",
+        help="An expert: its name, and a LoRA folder or Hub id; repeat it for several.",
     )
     return _collected(command, XLoRATrainingSettings, {"adapters": adapters})
 
@@ -51,7 +51,7 @@ def _collected[C: Callable[..., Any]](command: C, kind: type[TrainingSettings], 
             metavar="FOLDER",
             required=True,
             type=click.Path(path_type=Path),
-            help="Folder for what is trained, the log (training_log.jsonl) and checkpoints.",
+            help="Folder for the trained weights, the log (training_log.jsonl) and checkpoints.",
         ),
         "validation": click.option(
             "validation",
@@ -60,7 +60,7 @@ def _collected[C: Callable[..., Any]](command: C, kind: type[TrainingSettings], 
             type=click.Path(path_type=Path),
             help="JSON lines to validate on; not trained on.",
         ),
-        "resume": click.option("resume", "--resume", is_flag=True, help="Go on from the checkpoint in the folder."),
+        "resume": click.option("resume", "--resume", is_flag=True, help="Resume from the checkpoint in the folder."),
         "overwrite": click.option("overwrite", "--overwrite", is_flag=True, help="Replace what is in the folder."),
         **more,
     }

@@ -1,1 +1,1 @@
-"""The thread that owns the device: messages, the scheduler, rounds, output. Plain data goes in and out; no HTTP."""
+"""The engine thread that owns the device: messages, scheduler, rounds, output. Plain data in and out; no HTTP."""

@@ -1,11 +1,11 @@
-"""Every adapter of one server, from its loading until its place is free: the one answer to what may be used now.
+"""The adapters of one server, from loading until their place is freed: the single source for which may be used now.
 
-The HTTP side asks it for names, the loader for keys, and the engine, on its own thread, which requests it may take and
-which places it may free. Safe to use from any thread; it calls nobody.
+The HTTP side looks up names and the loader gets keys. The engine asks, on its own thread, which requests it may take
+and which places it may free. Thread-safe; calls no other component.
 
-    LOADING   read and put on the device; known by name already if the server starts with it
+    LOADING   being read and put on the device; already known by name if the server starts with it
     READY     requests may use it
-    DRAINING  no further request may; its name is free, its place is not
+    DRAINING  takes no new requests; its name is free, its place is not
     GONE      no request uses it any more
 """
 
@@ -29,38 +29,38 @@ class AdapterState(enum.StrEnum):
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class AdapterInfo:
-    """What is known of an adapter that is loaded, or that the server starts with."""
+    """An adapter that is loaded, or that the server starts with."""
 
     name: str
-    """What requests call it, in `adapter` and `adapters`."""
+    """Its name in the API (`adapter` and `adapters`)."""
     key: str
-    """Its name in the bank of adapters, which no later adapter has."""
+    """Its name in the adapter bank; never reused."""
     number: int
-    """Its place among the weights."""
+    """Its place in the adapter bank."""
     rank: int
     parts: tuple[str, ...] = ()
     """The kinds of linear layers that it changes."""
     source: str | None = None
-    """Hub id, or name of the folder, that it is from."""
+    """Hub id or folder name that it was loaded from."""
     created: int = 0
     """Unix time at which it was loaded."""
     expert: bool = False
     """Whether it is part of the X-LoRA mixture."""
     removable: bool = False
-    """Whether it was loaded by a request, and may be unloaded by one."""
+    """Whether a request loaded it; requests can unload only such adapters."""
 
 
 @dataclass(slots=True)
 class _Entry:
     state: AdapterState
     info: AdapterInfo | None = None
-    """None: nobody can name it."""
+    """None: requests cannot name it yet."""
     users: int = 0
-    """Requests that run or wait."""
+    """Requests running or waiting that use it."""
 
 
 class AdapterRegistry:
-    """See the module. Adapters are known by their keys.
+    """See the module. Adapters are identified by their keys.
 
     Args:
       adapters: those that the server starts with; they are ready once the engine has loaded them.
@@ -72,19 +72,19 @@ class AdapterRegistry:
         self._entries = {info.key: _Entry(AdapterState.LOADING, info) for info in adapters}
         self._by_name = {info.name: info for info in adapters}
         self._draining: set[str] = set()
-        """Asked before every round of the engine, so it is kept."""
+        """Stored, not computed: the engine checks it before every round."""
         self._keys_made = 0
 
     # --- names ---
 
     @property
     def named(self) -> list[AdapterInfo]:
-        """Those that requests may name, in the order in which they were loaded."""
+        """Adapters that requests may name, in loading order."""
         with self._lock:
             return list(self._by_name.values())
 
     def find(self, name: str) -> AdapterInfo | None:
-        """The adapter that requests call so."""
+        """The adapter with this name in the API, or None."""
         with self._lock:
             return self._by_name.get(name)
 
@@ -96,8 +96,8 @@ class AdapterRegistry:
     # --- loading and unloading ---
 
     def begin(self, name: str) -> str:
-        """A key for an adapter that is about to be loaded. A name may come again while an adapter that had it is still
-        in use; its key may not."""
+        """A new key for an adapter that is about to be loaded. A name can be reused while the previous adapter of that
+        name still drains; a key cannot."""
         with self._lock:
             while True:
                 self._keys_made += 1
@@ -125,8 +125,8 @@ class AdapterRegistry:
             self._by_name[info.name] = info
 
     def close(self, key: str) -> int:
-        """Let no further request name or use an adapter. Returns how many requests still do; closing again does no
-        more than that."""
+        """Let no further request name or use an adapter. Returns how many requests still use it. Closing twice is
+        harmless."""
         with self._lock:
             entry = self._entries.get(key)
             if entry is None:
@@ -141,10 +141,10 @@ class AdapterRegistry:
     # --- the engine ---
 
     def check(self, keys: Iterable[str]) -> None:
-        """Whether requests may use these adapters.
+        """Check that requests may use these adapters.
 
         Raises:
-          AdapterGoneError: it names those that they may not.
+          AdapterGoneError: some may not be used; the message names them.
         """
         with self._lock:
             self._check(keys)
@@ -155,7 +155,7 @@ class AdapterRegistry:
             raise AdapterGoneError(f"an adapter of the request was unloaded: {', '.join(sorted(gone))}")
 
     def enter(self, requests: Sequence[Sequence[str]]) -> None:
-        """Count requests as users of their adapters: all of them or none.
+        """Count requests as users of their adapters: all or none.
 
         Raises:
           AdapterGoneError: see `check`.
@@ -167,19 +167,19 @@ class AdapterRegistry:
                 self._entries[key].users += 1
 
     def leave(self, keys: Iterable[str]) -> None:
-        """Count a request that has ended as a user no more."""
+        """Stop counting a request that has ended as a user of its adapters."""
         with self._lock:
             for key in keys:
                 self._entries[key].users -= 1
 
     @property
     def has_unused(self) -> bool:
-        """Whether there is an adapter whose place can be freed."""
+        """Whether the place of any closed adapter can be freed."""
         with self._lock:
             return any(self._entries[key].users == 0 for key in self._draining)
 
     def take_unused(self) -> list[str]:
-        """The closed adapters that no request uses any more; they are gone, and the caller frees their places."""
+        """Remove and return the closed adapters that no request uses any more; the caller frees their places."""
         with self._lock:
             unused = [key for key in self._draining if self._entries[key].users == 0]
             for key in unused:
@@ -188,6 +188,6 @@ class AdapterRegistry:
             return unused
 
     def users(self) -> Mapping[str, int]:
-        """Requests that run or wait, by the keys of the adapters that they use."""
+        """Requests running or waiting, counted by the keys of the adapters that they use."""
         with self._lock:
             return Counter({key: entry.users for key, entry in self._entries.items() if entry.users})

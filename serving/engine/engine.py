@@ -3,16 +3,16 @@
 Life of a request here:
 1. `submit` puts it on the bounded queue (any thread).
 2. The device thread admits it to a slot and prefills its prompt in chunks, between the decode steps of the others.
-3. Each round dispatches one decode step for all sequences that are ready, *before* it reads the tokens of the round
-   before: the device computes round r while the host turns the tokens of round r - 1 into text. Sampled tokens feed the
-     next step on the device and do not wait for the host.
-4. Tokens become text and log-probabilities, stop strings are found, and events are handed over once for each round.
-5. A finished sequence frees its slot at once. A step that was already under way for it is ignored when it comes back,
-   because results belong to sequences, not to slots.
-6. Between rounds come tasks from elsewhere, such as loading an adapter, and adapters that were closed are unloaded once
-   the last sequence that used them has ended.
+3. Each round dispatches one decode step for all sequences that are ready, *before* it reads the tokens of the previous
+   round: the device computes round r while the host turns the tokens of round r - 1 into text. Sampled tokens feed the
+   next step on the device, without waiting for the host.
+4. Tokens become text and log-probabilities, stop strings are detected, and events are delivered once per round.
+5. A finished sequence frees its slot at once. The result of a step already in flight for it is dropped: results belong
+   to sequences, not to slots.
+6. Between rounds the thread runs tasks from other threads, such as loading an adapter, and unloads closed adapters
+   whose last sequence has ended.
 
-Whatever raises in the thread ends every live request with an error event and turns `status` to failed. Nothing hangs.
+An exception in the thread ends every live request with an error event and sets `status` to failed. Nothing hangs.
 """
 
 from __future__ import annotations
@@ -47,15 +47,15 @@ from serving.engine.shares import AdapterShares
 logger = logging.getLogger(__name__)
 
 Report = Callable[[str, float | None], None]
-"""Called with (what is being done, progress from 0 to 1 or None)."""
+"""Called with (current activity, progress from 0 to 1 or None)."""
 
 Observe = Callable[[EngineState, str, float | None], None]
-"""Called with every change of the state's detail and progress while loading and warming up; for progress bars."""
+"""Called with (state, detail, progress) on each change while loading and warming up; for progress bars."""
 
 
 @dataclass(frozen=True, slots=True)
 class _Task:
-    """What is to be run between two rounds."""
+    """A task to run between two rounds."""
 
     run: Callable[[Runner], Any]
     done: Future[Any]
@@ -66,12 +66,12 @@ class JaxEngine:
 
     Args:
       load: builds the runner; called on the engine's thread, so that loading and warming up do not block the server.
-      tokenizer: turns tokens to text.
-      eos_ids: tokens that end an answer.
+      tokenizer: decodes tokens to text.
+      eos_ids: end-of-sequence tokens.
       slots, queue_limit: sequences that run at once, and requests that may wait.
-      adapters: which of them requests may use, shared with whoever loads and names them.
+      adapters: registry of usable adapters, shared with the HTTP side and the loader.
       warm_up: compile every program before becoming ready.
-      observe: is told of the progress of loading and warming up.
+      observe: called with the progress of loading and warming up.
     """
 
     def __init__(
@@ -105,7 +105,7 @@ class JaxEngine:
         self._tasks: list[_Task] = []
         self._shares = AdapterShares()
         self._rounds: DeviceRounds | None = None
-        """The device thread's own, but for its count of tokens."""
+        """Used only by the device thread, except for its token count."""
         self._thread = threading.Thread(target=self._run, name="device", daemon=True)
 
     @property
@@ -129,9 +129,9 @@ class JaxEngine:
         return self._shares.ask(time.monotonic())
 
     def between_rounds[T](self, run: Callable[[Runner], T]) -> Future[T]:
-        """Have `run` called on the device thread, between two rounds; what it raises is the future's.
+        """Call `run` on the device thread, between two rounds; the future gets its result or exception.
 
-        Until then the future can be cancelled.
+        The future can be cancelled until `run` starts.
         """
         done: Future[T] = Future()
         with self._wake:
@@ -143,7 +143,7 @@ class JaxEngine:
         return done
 
     def unload_closed(self) -> None:
-        """Have the adapters that were closed in the registry unloaded, each when its last request has ended."""
+        """Unload the adapters that are closed in the registry, each when its last request has ended."""
         with self._wake:
             self._wake.notify()
 
@@ -166,7 +166,7 @@ class JaxEngine:
         """See `serving.engine.messages.Engine.submit`.
 
         Raises:
-          QueueFullError, EngineUnavailableError, AdapterGoneError: as there.
+          QueueFullError, EngineUnavailableError, AdapterGoneError: see there.
           ValueError: a prompt is empty or does not fit, or a request has no seed, or its id is in use.
         """
         with self._wake:
@@ -212,7 +212,7 @@ class JaxEngine:
             self._deadline = time.monotonic() + timeout
             self._wake.notify()
         if self._thread.is_alive():
-            # A load or a compilation cannot be interrupted; a daemon thread need not be waited for.
+            # A load or a compilation cannot be interrupted; the process can exit without joining a daemon thread.
             self._thread.join(timeout + 5.0)
 
     def _run(self) -> None:
@@ -221,7 +221,7 @@ class JaxEngine:
             try:
                 runner = self._load(self._report)
             except (ValueError, OSError) as error:
-                # Files that are missing or wrong: the message is for the user, and where it was raised is not.
+                # Files are missing or wrong: the user needs the message, not the traceback.
                 logger.debug("loading failed", exc_info=error)
                 message = f"the model could not be loaded: {error}"
                 self._end_all("error", "the engine failed; see the server's log", EngineState.FAILED, message)
@@ -278,7 +278,7 @@ class JaxEngine:
         self._hand_over([(s, Event(request_id=s.request.request_id, finish_reason=reason, error=error)) for s in live])
 
     def _serve(self, rounds: DeviceRounds) -> None:
-        """Rounds until told to stop."""
+        """Run rounds until `drain` ends them."""
         assert self._scheduler is not None
         pending: DispatchedRound | None = None
         while True:
@@ -320,7 +320,7 @@ class JaxEngine:
         return ended
 
     def _forget(self, sequence: EngineSequence) -> None:
-        """Free all that a sequence holds; the caller holds the lock."""
+        """Free everything that a sequence holds; the caller holds the lock."""
         if self._scheduler is not None:
             self._scheduler.retire(sequence)
         if self._by_id.pop(sequence.request.request_id, None) is not None:
@@ -329,7 +329,7 @@ class JaxEngine:
             self._rounds.forget(sequence)
 
     def _hand_over(self, news: Sequence[tuple[EngineSequence, Event]]) -> None:
-        """Give each receiver its events of this round, in one call."""
+        """Deliver to each receiver its events of this round, in one call."""
         by_receiver: dict[Deliver, list[Event]] = {}
         for sequence, event in news:
             by_receiver.setdefault(sequence.deliver, []).append(event)
@@ -337,12 +337,12 @@ class JaxEngine:
             try:
                 deliver(events)
             except Exception:
-                # A receiver that is gone (its event loop closed) must not end the others.
+                # A receiver whose event loop has closed must not affect the others.
                 logger.exception("events could not be delivered")
 
 
 def _run_between(runner: Runner, unused: Sequence[str], tasks: Sequence[_Task]) -> None:
-    """Unload adapters, and run tasks that nobody has cancelled. What a task raises is its own affair."""
+    """Unload adapters, and run tasks that were not cancelled. An exception in a task goes to its future."""
     for key in unused:
         assert runner.adapters is not None
         runner.adapters.unload(key)

@@ -19,12 +19,12 @@ ScalingsDetail = Literal["summary", "tokens", "full"]
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class WantedScalings:
-    """That a request wants to know the weights of the adapters, and how closely."""
+    """Which adapter weights a request asks for, and in what detail."""
 
     detail: ScalingsDetail
-    """summary: their mean over the answer; tokens: for each token; full: for each token and module."""
+    """summary: mean over the completion; tokens: for each token; full: for each token and module."""
     adapters: tuple[int, ...]
-    """Numbers of the adapters that are told of, in the order of the answer."""
+    """Numbers of the adapters to report, in the order of the response."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -36,31 +36,31 @@ class Request:
     prompt: tuple[int, ...]
     """Prompt token ids, at least one; control tokens included."""
     params: SamplingParams
-    """`seed` is set by the time a request is submitted."""
+    """`seed` must be set when the request is submitted."""
     at_start: bool = True
-    """Whether the answer begins a text of its own (after a control token, as in a chat) or continues the prompt's."""
+    """Whether the completion starts a new text (after a control token, as in a chat) or continues the prompt's."""
     choice: AdapterChoice = BASE
     """Which adapters it uses, by number."""
     adapters: tuple[str, ...] = ()
-    """Keys of these adapters, which tell an adapter from a later one with its number."""
+    """Keys of these adapters; unlike numbers, keys are never reused."""
     scalings: WantedScalings | None = None
     score_prompt: bool = False
-    """Whether the prompt's own log-probabilities are wanted; `params.logprobs` says with how many alternatives."""
+    """Whether to return log-probabilities of the prompt, with `params.logprobs` alternatives for each token."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class TokenScalings:
-    """The weights of the adapters that predicted one generated token."""
+    """The adapter weights that predicted one generated token."""
 
     text: str
     """The token's own bytes as text; U+FFFD where they are not UTF-8 by themselves."""
     weights: np.ndarray
-    """float32 [A], a mean over the modules, or for `full` [M, A]; A as in `WantedScalings.adapters`."""
+    """float32 [A], the mean over the modules, or [M, A] for `full`; A as in `WantedScalings.adapters`."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class TokenLogprob:
-    """Log-probability of one token, generated or of a prompt, and of the most likely tokens at its position."""
+    """Log-probability of one generated or prompt token, and of the most likely tokens at its position."""
 
     token: int
     text: str
@@ -69,34 +69,34 @@ class TokenLogprob:
     logprob: float
     """Natural logarithm; always finite: -9999.0 stands for a probability of zero."""
     top: tuple[TokenLogprob, ...] = ()
-    """The `params.logprobs` most likely tokens, most likely first; empty `top` in each."""
+    """The `params.logprobs` most likely tokens, most likely first; each with an empty `top`."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Event:
-    """News of one request. `text` of all its events, joined, is the answer; the last event has a `finish_reason`.
+    """Progress of one request. The joined `text` of its events is the completion; the last has a `finish_reason`.
 
-    An event may carry no text (a token that ends inside a UTF-8 character, or text that may begin a stop string): such
+    An event may carry no text (a token that ends inside a UTF-8 character, or text that may begin a stop string); that
     text comes with a later event.
     """
 
     request_id: str
     text: str = ""
     logprobs: tuple[TokenLogprob, ...] = ()
-    """One entry for each token whose text this event completes; empty unless the request asked for them. Where it has
-    `score_prompt`, an end-of-sequence token that was generated has an entry, too."""
+    """One entry for each token whose text this event completes; empty unless requested. With `score_prompt`, a
+    generated end-of-sequence token has an entry too."""
     prompt_logprobs: tuple[TokenLogprob, ...] = ()
-    """Of a request with `score_prompt`: an entry for each further token of the prompt, from its second on. They come
-    before all that is generated."""
+    """With `score_prompt`: entries for the next prompt tokens, from the second token on. They come before any generated
+    token."""
     scalings: tuple[TokenScalings, ...] = ()
-    """Likewise."""
+    """One entry for each token whose text this event completes; empty unless requested."""
     completion_tokens: int = 0
     """Tokens generated so far, an end-of-sequence token included."""
     finish_reason: FinishReason | None = None
     stop_string: str | None = None
-    """The stop string that ended the answer, if one did."""
+    """The stop string that ended the completion, if one did."""
     error: str | None = None
-    """What went wrong, where `finish_reason` is "error"."""
+    """Error message if `finish_reason` is "error"."""
 
 
 class EngineState(enum.StrEnum):
@@ -114,7 +114,7 @@ class EngineStatus:
     detail: str = ""
     """For people: what is being loaded, or why the engine failed."""
     progress: float | None = None
-    """0 to 1 within the present state, where it is known."""
+    """0 to 1 within the current state; None if unknown."""
     running: int = 0
     """Requests in slots."""
     waiting: int = 0
@@ -126,7 +126,7 @@ class EngineStatus:
 
 
 class QueueFullError(RuntimeError):
-    """The bounded queue cannot take the requests; none of them was taken. Try again in `retry_after` seconds."""
+    """The bounded queue has no room for all the requests; none was queued. Retry in `retry_after` seconds."""
 
     def __init__(self, message: str, *, retry_after: int) -> None:
         super().__init__(message)
@@ -147,11 +147,11 @@ class EngineUnavailableError(RuntimeError):
 
 
 Deliver = Callable[[Sequence[Event]], None]
-"""Takes the events of one engine round; called on the engine's thread, so it hands over and returns at once."""
+"""Receives the events of one engine round; called on the engine's thread, so it must not block."""
 
 
 class Engine(Protocol):
-    """All that the rest of the server needs of an engine, so that a fake can stand for it.
+    """The engine interface that the rest of the server uses; tests can implement it with a fake.
     `serving.engine.engine.JaxEngine` is the real one."""
 
     @property
@@ -159,55 +159,54 @@ class Engine(Protocol):
 
     @property
     def adapter_shares(self) -> tuple[float, ...]:
-        """The mean weight that X-LoRA gave each adapter lately, by number; empty where that is not known."""
+        """The recent mean X-LoRA weight of each adapter, by number; empty if unknown."""
         ...
 
     def start(self) -> None:
-        """Begin loading on the engine's own thread and return at once; `status` tells how far it is."""
+        """Begin loading on the engine's own thread and return at once; `status` shows the progress."""
         ...
 
     def submit(self, requests: Sequence[Request], deliver: Deliver) -> None:
-        """Queue all the requests or none. Each will get events, the last with a `finish_reason`, whatever happens.
+        """Queue all the requests or none. Each gets events, the last always with a `finish_reason`.
 
         Raises:
-          QueueFullError: the queue has not room for all of them.
+          QueueFullError: the queue has no room for all of them.
           EngineUnavailableError: the engine does not take requests now.
           AdapterGoneError: an adapter of one of them was unloaded.
         """
         ...
 
     def cancel(self, request_id: str) -> None:
-        """End a request early; its last event says "cancelled". Unknown and finished ids are ignored."""
+        """End a request early; its last event has `finish_reason` "cancelled". Unknown and finished ids are ignored."""
         ...
 
     def between_rounds[T](self, run: Callable[[Any], T]) -> Future[T]:
-        """Have `run` called with what the engine drives (the real one: a `mistral_jax.runtime.runner.Runner`), on the
-        engine's own thread, between two rounds. What it returns or raises is the future's; until it begins, the future
-        can be cancelled.
+        """Call `run` on the engine's thread, between two rounds, with what the engine drives (the real one: a
+        `mistral_jax.runtime.runner.Runner`). The future gets its result or exception, and can be cancelled until `run`
+        starts.
 
-        For work that needs the device and is no request, such as putting an adapter there.
+        For device work that is not a request, such as loading an adapter.
         """
         ...
 
     def unload_closed(self) -> None:
-        """Have the adapters that were closed in the registry unloaded, each when its last request has ended."""
+        """Unload the adapters that are closed in the registry, each when its last request has ended."""
         ...
 
     def drain(self, timeout: float) -> None:
-        """Refuse new requests, let the live ones finish for at most `timeout` seconds, end the rest, stop the
-        thread."""
+        """Refuse new requests, let live ones finish for at most `timeout` seconds, end the rest, stop the thread."""
         ...
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ModelCard:
-    """What holds for the served model with and without adapters."""
+    """Properties of the served model that do not depend on adapters."""
 
     max_model_len: int
-    """Most tokens of prompt and answer together."""
+    """Most tokens of prompt and completion together."""
     vocab_size: int
-    """The model's; logit_bias ids must be below it."""
+    """logit_bias ids must be below it."""
     fingerprint: str = ""
-    """Changes when weights, configuration or versions change (`system_fingerprint`)."""
+    """`system_fingerprint`: changes when weights, configuration or versions change."""
     defaults: dict[str, float] = field(default_factory=dict[str, float])
     """Sampling defaults from the model's generation_config.json."""

@@ -1,4 +1,4 @@
-"""One request's sampled tokens as events for the HTTP side."""
+"""Turns the sampled tokens of one request into events for the HTTP side."""
 
 from __future__ import annotations
 
@@ -30,42 +30,42 @@ class OutputProcessor:
         scalings: ScalingsTrack | None = None,
     ) -> None:
         """Args:
-        scalings: where the request wants to know the weights of the adapters.
+        scalings: set if the request asks for adapter weights.
         """
         self._request = request
         self._tokenizer = tokenizer
         self._scalings = scalings
-        self._answer = CompletionStream(
+        self._completion = CompletionStream(
             tokenizer, request.params, eos_ids=eos_ids, max_tokens=max_tokens, at_start=request.at_start
         )
 
     def push(self, sampled: Sampled, weights: np.ndarray | None = None) -> Event:
-        """Take the next token. The event is the last one if it has a `finish_reason`.
+        """Process the next token. The event is the last one if it has a `finish_reason`.
 
         Args:
           weights: see `ScalingsTrack.push`.
         """
         if self._scalings is not None:
             self._scalings.push(weights)
-        piece = self._answer.push(sampled)
+        piece = self._completion.push(sampled)
         wanted = self._request.params.logprobs is not None
         tokens = piece.tokens
         if self._request.score_prompt and piece.end is not None and piece.stop_string is None:
-            # Evaluations count on an entry for each token that they paid for: one that is missing shifts all others.
+            # Evaluations need an entry for each token in `usage`: a missing one shifts all the others.
             tokens = (*tokens, piece.end)
         return Event(
             request_id=self._request.request_id,
             text=piece.text,
             logprobs=tuple(self._logprob(token) for token in tokens) if wanted else (),
             scalings=self._taken(piece.tokens),
-            completion_tokens=self._answer.count,
+            completion_tokens=self._completion.count,
             finish_reason=piece.finish_reason,
             stop_string=piece.stop_string,
             error=_NOT_NUMBERS if piece.finish_reason == "error" else None,
         )
 
     def push_prompt(self, packed: np.ndarray) -> Event:
-        """Take the log-probabilities of the prompt's next tokens: int32 [T, PACKED_WIDTH], see
+        """Process the log-probabilities of the next prompt tokens: int32 [T, PACKED_WIDTH], see
         `mistral_jax.runtime.sampling.unpack`."""
         request = self._request
         tokens = [unpack(row, request.params.logprobs or 0) for row in packed]
@@ -74,11 +74,11 @@ class OutputProcessor:
         return Event(request_id=request.request_id, prompt_logprobs=tuple(self._logprob(s) for s in tokens))
 
     def end(self) -> Event:
-        """End an answer that is to have no tokens."""
+        """End a completion with no tokens (`max_tokens` 0)."""
         return Event(request_id=self._request.request_id, finish_reason="length")
 
     def _taken(self, tokens: tuple[Sampled, ...]) -> tuple[TokenScalings, ...]:
-        """The weights of tokens that are let go of, which is in the order in which they came."""
+        """The adapter weights of the tokens whose text is released, which happens in sampling order."""
         track = self._scalings
         if track is None:
             return ()

@@ -1,4 +1,4 @@
-"""What the device is given in a round, and what comes back. It belongs to the engine's device thread alone."""
+"""Dispatches rounds to the device and reads their results. Used only by the engine's device thread."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ EngineSequence = LiveSequence[PrefillChunk]
 
 
 def chunks_of(runner: Runner, request: Request) -> Iterator[PrefillChunk]:
-    """The chunks of a request's prompt; none where nothing would come of them."""
+    """The chunks of a request's prompt; none if the request neither generates nor scores tokens."""
     if request.params.max_tokens == 0 and not request.score_prompt:
         return iter(())
     return runner.chunks(len(request.prompt), score=request.score_prompt)
@@ -29,13 +29,13 @@ def chunks_of(runner: Runner, request: Request) -> Iterator[PrefillChunk]:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class DispatchedRound:
-    """A round whose results were not read yet."""
+    """A round whose results have not been read yet."""
 
     work: InFlight[EngineSequence]
     ends: tuple[EngineSequence, ...] = ()
-    """Sequences that end with it, without a token."""
+    """Sequences that end with this round without generating a token."""
     shared: bool = False
-    """Whether its adapter weights count for the shares of the adapters."""
+    """Whether its adapter weights are sampled for the adapter shares."""
 
 
 class DeviceRounds:
@@ -44,7 +44,7 @@ class DeviceRounds:
     Args:
       runner, state: see `mistral_jax.runtime.decode_loop.DecodeLoop`.
       tokenizer, eos_ids: see `serving.engine.output.OutputProcessor`.
-      shares: is told the weights of some rounds.
+      shares: gets the adapter weights of some rounds.
     """
 
     def __init__(
@@ -58,7 +58,7 @@ class DeviceRounds:
     ) -> None:
         self.runner = runner
         self.generated = 0
-        """Tokens that sequences got."""
+        """Tokens generated so far."""
         self._loop = DecodeLoop[EngineSequence](runner, state)
         self._tokenizer = tokenizer
         self._eos_ids = eos_ids
@@ -66,7 +66,7 @@ class DeviceRounds:
         self._outputs: dict[int, OutputProcessor] = {}
 
     def admit(self, sequence: EngineSequence) -> None:
-        """Put a sequence into its slot."""
+        """Set up a sequence in its slot."""
         request, runner = sequence.request, self.runner
         scalings = None
         if request.scalings is not None and runner.adapters is not None:
@@ -80,12 +80,12 @@ class DeviceRounds:
         self._loop.admit(sequence)
 
     def forget(self, sequence: EngineSequence) -> None:
-        """Drop what is kept of a sequence; safe for unknown ones."""
+        """Drop the state of a sequence; does nothing for unknown ones."""
         self._outputs.pop(id(sequence), None)
         self._loop.forget(sequence)
 
     def dispatch(self, planned: Round[PrefillChunk]) -> DispatchedRound:
-        """Start a round on the device and return at once. The scheduler has counted its decode step already."""
+        """Start a round on the device and return at once. The scheduler has already counted its decode step."""
         work = self._loop.dispatch(planned.prefills, planned.decodes)
         shared = work.weights is not None and self._shares.is_due(time.monotonic())
         return DispatchedRound(work=work.reading_weights() if shared else work, ends=planned.ends, shared=shared)
@@ -115,7 +115,7 @@ class DeviceRounds:
     def _token_news(
         self, tokens: Collection[LoopToken[EngineSequence]], ended: Collection[EngineSequence]
     ) -> list[tuple[EngineSequence, Event]]:
-        """What was sampled. `ended`: sequences that had their last event already."""
+        """Events for sampled tokens. `ended`: sequences that already had their last event."""
         news: list[tuple[EngineSequence, Event]] = []
         for sequence, sampled, weights in tokens:
             sequence.read += 1

@@ -1,6 +1,6 @@
-"""The weights of the adapters, beside the tokens of one answer.
+"""The adapter weights for each token of one completion.
 
-A token's text may leave the engine some steps after the token was sampled. Its weights wait here for as long.
+A token's text may leave the engine some steps after the token was sampled. Its weights are queued here until then.
 """
 
 from __future__ import annotations
@@ -14,11 +14,11 @@ from serving.engine.messages import WantedScalings
 
 
 class ScalingsTrack:
-    """What predicted the tokens of one answer.
+    """Queue of the adapter weights that predicted each token of one completion.
 
     Args:
-      columns: M, sets of weights of the model: one for each adapted module, or one for all.
-      adapters: adapters of the model, used and free.
+      columns: M, sets of weights: one for each adapted module, or one for all.
+      adapters: capacity of the adapter bank, used and free places.
     """
 
     def __init__(self, wanted: WantedScalings, choice: AdapterChoice, *, columns: int, adapters: int) -> None:
@@ -30,15 +30,15 @@ class ScalingsTrack:
         """Take the weights of the next token.
 
         Args:
-          weights: float32 [M, A]; None: they are as before.
+          weights: float32 [M, A]; None: unchanged since the last token.
         """
         if weights is not None:
             self._last = self._reduced(weights)
         self._waiting.append(self._last)
 
     def take(self) -> np.ndarray:
-        """Those of the oldest token that was not taken yet: float32 [A], or for `full` [M, A], of the adapters that are
-        wanted."""
+        """Remove and return the weights of the oldest token in the queue: float32 [A], or [M, A] for `full`, of the
+        requested adapters."""
         return self._waiting.popleft()
 
     def _reduced(self, weights: np.ndarray) -> np.ndarray:

@@ -1,8 +1,8 @@
-"""Who runs next: queue, slots and rounds. Pure Python, no JAX, no threads, no clock.
+"""The scheduler: queue, slots and rounds. Pure Python, no JAX, no threads, no clock.
 
-A round is what the device is given at once: chunks of prompts up to a budget of tokens, and one decode step for every
-sequence whose prompt is done. So the sequences that decode never stop for a newcomer; it catches up in chunks between
-their steps.
+A round is one unit of work for the device: prefill chunks up to a token budget, and one decode step for every sequence
+whose prefill is done. So decoding never stops for a new request: its prompt is prefilled in chunks between the decode
+steps.
 
     waiting --admit--> prefilling --its last chunk dispatched--> decoding --retire--> gone
        \\_________________________cancel, at any time________________________/
@@ -21,7 +21,7 @@ from serving.engine.messages import Deliver, Request
 
 
 class SizedChunk(Protocol):
-    """A stretch of a prompt; `size` is what it costs, padding included."""
+    """A chunk of a prompt; `size` is its cost in tokens, padding included."""
 
     @property
     def size(self) -> int: ...
@@ -29,26 +29,26 @@ class SizedChunk(Protocol):
 
 @dataclass(eq=False, kw_only=True, slots=True)
 class LiveSequence[C: SizedChunk]:
-    """A request on its way. Compared by identity: a slot's next tenant is another object, so nothing meant for one can
-    reach the other."""
+    """A request in the queue or in a slot. Compared by identity: the next sequence in a slot is another object, so
+    results of one cannot reach the other."""
 
     request: Request
     deliver: Deliver
     max_tokens: int
-    """Most tokens to sample: what the request asked for, at most what fits; 0 for one that ends with its prompt."""
+    """Most tokens to sample: the request's limit, or fewer if fewer fit; 0 if it ends with its prompt."""
     slot: int = -1
     chunks: deque[C] = field(default_factory=deque[C])
     """Still to be prefilled."""
     steps: int = 0
-    """Decode steps dispatched, read back or not; 1 as well for a sequence that ends with its prompt, once it was told
-    to end."""
+    """Decode steps dispatched, read back or not; also 1 for a sequence that ends with its prompt, once its end is
+    planned."""
     lockstep: bool = False
-    """Whether its next step is planned only once the token of the last one was read: for sequences whose next token
-    depends on what the host makes of the last one, such as a grammar's mask. The others do not wait for it."""
+    """Plan its next step only after the last token was read back: for sequences whose next token depends on host work
+    on the last one, such as a grammar's mask. Other sequences do not wait for it."""
     read: int = 0
-    """Decode steps whose tokens were read back."""
+    """Decode steps whose tokens have been read back."""
     gone: bool = False
-    """Retired or cancelled: whatever still comes back for it is dropped."""
+    """Retired or cancelled: results that still come back for it are dropped."""
 
     @property
     def prompt(self) -> tuple[int, ...]:
@@ -64,30 +64,30 @@ class LiveSequence[C: SizedChunk]:
 
     @property
     def is_ready(self) -> bool:
-        """Whether it may take part in the next decode step, or end with it."""
+        """Whether it can be in the next decode step, or end with it."""
         return (
             not self.chunks and self.steps < max(self.max_tokens, 1) and (not self.lockstep or self.read == self.steps)
         )
 
     @property
     def tokens_held(self) -> int:
-        """Tokens in the cache once the dispatched steps have run."""
+        """Tokens in the KV cache once the dispatched steps have run."""
         return len(self.prompt) - 1 + self.steps
 
     @property
     def wants_weights(self) -> bool:
-        """Whether the request wants to know the adapter weights that the X-LoRA classifier gives."""
+        """Whether the request asks for the adapter weights from the X-LoRA classifier."""
         return self.request.scalings is not None and self.request.choice.xlora
 
 
 @dataclass(frozen=True, slots=True)
 class Round[C: SizedChunk]:
-    """What to dispatch now, in this order."""
+    """Work to dispatch now, in this order."""
 
     prefills: tuple[tuple[LiveSequence[C], C], ...]
     decodes: tuple[LiveSequence[C], ...]
     ends: tuple[LiveSequence[C], ...] = ()
-    """Sequences that generate nothing, and end with this round."""
+    """Sequences that generate nothing and end with this round."""
 
     def __bool__(self) -> bool:
         return bool(self.prefills or self.decodes or self.ends)
@@ -99,8 +99,8 @@ class Scheduler[C: SizedChunk]:
     Args:
       slots: sequences that run at once.
       queue_limit: requests that may wait for a slot.
-      chunk_budget: most tokens of prompts in a round, padding included; a single chunk may exceed it.
-      chunks: the chunks of a request's prompt.
+      chunk_budget: most prefill tokens in a round, padding included; a single chunk may exceed it.
+      chunks: splits a request's prompt into chunks.
     """
 
     def __init__(
@@ -109,11 +109,11 @@ class Scheduler[C: SizedChunk]:
         self._chunks = chunks
         self._chunk_budget = chunk_budget
         self._queue_limit = queue_limit
-        # Kept sorted, lowest slot first: a decode step costs as much as its highest slot.
+        # Sorted, lowest slot first: the cost of a decode step depends on its highest slot.
         self._free = list(range(slots))
         self._waiting: deque[LiveSequence[C]] = deque()
         self._running: dict[int, LiveSequence[C]] = {}
-        """By slot, in the order of admission."""
+        """By slot, in admission order."""
         self._shortest_first = False
 
     @property
@@ -125,15 +125,15 @@ class Scheduler[C: SizedChunk]:
         return len(self._running)
 
     def has_room(self, count: int) -> bool:
-        """Whether `count` more requests may be submitted: those that a free slot takes at once do not wait."""
+        """Whether `count` more requests may be submitted; those that get a free slot do not count as waiting."""
         return len(self._waiting) + count <= self._queue_limit + len(self._free)
 
     def submit(self, sequences: Sequence[LiveSequence[C]]) -> None:
-        """Queue sequences; the caller has asked `has_room`."""
+        """Queue sequences; the caller has checked `has_room`."""
         self._waiting.extend(sequences)
 
     def admit(self) -> list[LiveSequence[C]]:
-        """Give free slots to those who wait longest."""
+        """Admit the longest-waiting sequences to free slots."""
         admitted: list[LiveSequence[C]] = []
         while self._free and self._waiting:
             sequence = self._waiting.popleft()
@@ -164,10 +164,10 @@ class Scheduler[C: SizedChunk]:
         )
 
     def _prefill_order(self) -> list[LiveSequence[C]]:
-        """Those whose prompts are not done: by admission in one round, in the next those first who have least left.
+        """Sequences with chunks left: alternately in admission order and fewest chunks left first.
 
-        So a short prompt does not wait for a long one, a long one is not held up for ever by short ones, and prompts of
-        one length are done one after another instead of all together at the end.
+        So a short prompt does not wait for a long one, short ones cannot starve a long one, and prompts of equal length
+        finish one after another instead of all together at the end.
         """
         prefilling = [sequence for sequence in self._running.values() if sequence.chunks]
         if len(prefilling) > 1:
@@ -177,7 +177,7 @@ class Scheduler[C: SizedChunk]:
         return prefilling
 
     def retire(self, sequence: LiveSequence[C]) -> None:
-        """Free a sequence's slot, or take it from the queue. Safe to call twice."""
+        """Free a sequence's slot, or remove it from the queue. Safe to call twice."""
         if sequence.gone:
             return
         sequence.gone = True

@@ -1,7 +1,6 @@
-"""How much of each adapter X-LoRA used lately, from a few rounds of decoding: for a gauge.
+"""Recent mean X-LoRA weight of each adapter, sampled from some decode rounds: for a gauge in /metrics.
 
-A round's weights are read from the device once in `INTERVAL` seconds, and only while somebody asks for the shares:
-nothing is read for a gauge that nobody looks at.
+Weights are read from the device once every `INTERVAL` seconds, and only while the gauge is being scraped.
 """
 
 from __future__ import annotations
@@ -12,11 +11,11 @@ from collections.abc import Sequence
 import numpy as np
 
 INTERVAL = 1.0
-"""Seconds between two rounds that are read."""
+"""Seconds between two sampled rounds."""
 ROUNDS = 60
 """Rounds over which the mean is taken."""
 ASKED_FOR = 300.0
-"""Seconds after a question in which rounds are read."""
+"""Seconds after a call of `ask` during which rounds are sampled."""
 
 
 class AdapterShares:
@@ -29,19 +28,19 @@ class AdapterShares:
         self._next = -np.inf
 
     def ask(self, now: float) -> tuple[float, ...]:
-        """The mean weight of each adapter, by number; empty as long as no round was read."""
+        """The mean weight of each adapter, by number; empty until a round has been sampled."""
         self._asked = now
         return self._mean
 
     def is_due(self, now: float) -> bool:
-        """Whether to read this round. If so, the next is due after `INTERVAL`."""
+        """Whether to sample this round. If so, the next is due after `INTERVAL`."""
         if now < self._next or now > self._asked + ASKED_FOR:
             return False
         self._next = now + INTERVAL
         return True
 
     def add(self, weights: np.ndarray, rows: Sequence[int]) -> None:
-        """Take a round: float32 [R, M, A], of which `rows` used X-LoRA. If none did, the next round is due."""
+        """Add a round's weights, float32 [R, M, A]; `rows` used X-LoRA. If there are none, the next round is due."""
         if not rows:
             self._next = -np.inf
         else:

@@ -1,1 +1,1 @@
-"""Every flag and environment variable, and whether the paths they name are there. Nothing else reads either."""
+"""All flags and environment variables, and the check that their paths exist. No other package reads either."""

@@ -14,12 +14,12 @@ from serving.settings.spec import Option, SettingsError, local_name
 
 DEFAULT_XLORA = "lamm-mit/x-lora"
 SPARE_LORAS = 4
-"""Adapters for which `--lora-folder` alone leaves room."""
+"""Default of `--spare-loras` with `--lora-folder`."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, repr=False)
 class AdapterSettings(ModelSettings):
-    """What is mixed into the base model, and what may be loaded later."""
+    """Adapters over the base model, and room for adapters loaded later."""
 
     xlora_model_id: Annotated[
         str | None,
@@ -36,8 +36,8 @@ class AdapterSettings(ModelSettings):
         Path | None,
         Option(
             flags=("--order", "-o"),
-            help="Ordering file: which adapter is which column of the classifier, and which module which row.",
-            default_text="both follow from the adapters",
+            help="Ordering file: the order of the adapters and of the modules in the classifier's output.",
+            default_text="derived from the adapters",
             kinds=XLORA,
         ),
     ] = None
@@ -45,8 +45,7 @@ class AdapterSettings(ModelSettings):
         bool,
         Option(
             flags=("--xlora-kv-cache",),
-            help="Keep the keys and values of both passes; without, every token is computed anew (slow, the same "
-            "text).",
+            help="Keep a KV cache for both passes; without it, every token is recomputed (slow, same text).",
             kinds=XLORA,
         ),
     ] = True
@@ -54,9 +53,9 @@ class AdapterSettings(ModelSettings):
         int | None,
         Option(
             flags=("--tgt-non-granular-index",),
-            help="Keep the weights of this answer token (1 is the first) for all that follow: faster, an "
+            help="Reuse the adapter weights of this completion token (1 is the first) for all later ones: faster, an "
             "approximation.",
-            default_text="weights of its own for each token",
+            default_text="new weights for each token",
             low=1,
             high=2**24,
             kinds=XLORA,
@@ -66,8 +65,7 @@ class AdapterSettings(ModelSettings):
         tuple[str, ...],
         Option(
             flags=("--lora",),
-            help="LoRA adapter to load, as NAME=PATH, PATH or Hub id (whose last part is the name); "
-            "repeat it for several.",
+            help="LoRA adapter to load: NAME=PATH, PATH or Hub id (the last part is the name); repeat it for several.",
             default_text="none",
             kinds=ADAPTED,
         ),
@@ -85,7 +83,7 @@ class AdapterSettings(ModelSettings):
         int | None,
         Option(
             flags=("--spare-loras",),
-            help="Adapters that can be loaded beside those of the start; device memory is set aside for them.",
+            help="Adapters that can be loaded in addition to those at start; device memory is reserved for them.",
             default_text=f"{SPARE_LORAS} with --lora-folder, else 0",
             low=1,
             high=256,
@@ -104,16 +102,16 @@ class AdapterSettings(ModelSettings):
     ] = 16
 
     def check_adapters(self) -> None:
-        """Whether these settings go together.
+        """Check that these settings are consistent.
 
         Raises:
-          SettingsError: it names those that do not.
+          SettingsError: they are not; the message names them.
         """
         if not self.xlora_kv_cache and self.tgt_non_granular_index is not None:
             raise SettingsError(
-                "--no-xlora-kv-cache and --tgt-non-granular-index exclude each other: "
-                "weights are kept from one token on, and without the cache the tokens before it would be computed anew "
-                "with them; leave out one of the two"
+                "--no-xlora-kv-cache and --tgt-non-granular-index exclude each other: the weights are reused from one "
+                "token on, and without the cache the tokens before it would be recomputed with them too; leave out one "
+                "of the two"
             )
         if self.spare_loras is not None and self.lora_folder is None:
             raise SettingsError("--spare-loras: adapters can be loaded only from a --lora-folder; give that, too")

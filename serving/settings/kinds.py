@@ -1,5 +1,5 @@
-"""The kinds of models that the server serves. A kind is two choices: where the weights come from, and what is mixed
-into them. Its command, the settings that belong to it and their defaults follow from its row here."""
+"""The kinds of models that the server serves. A kind is two choices: where the weights come from, and which adapters
+are used. Its command, its settings and their defaults follow from its row here."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ ModelKind = Literal[
 ]
 """Names of the kinds, for type checkers; `KINDS` has a row for each."""
 Weights = Literal["demo", "safetensors", "gguf"]
-"""The bundled model, files of a model that the user names, or a GGUF file."""
+"""The bundled model, a safetensors model that the user names, or a GGUF file."""
 Adapters = Literal["none", "lora", "x-lora"]
-"""What the user names: nothing, LoRA adapters, or an X-LoRA classifier and its adapters (and LoRA adapters beside). The
-demo brings adapters of its own."""
+"""Adapters that the user names: none, LoRA adapters, or an X-LoRA classifier with its adapters (and optionally further
+LoRA adapters). The demo has its own adapters."""
 
 DEFAULT_MODEL_ID = "mistralai/Mistral-7B-Instruct-v0.1"
 DEFAULT_GGUF = ("TheBloke/Mistral-7B-Instruct-v0.1-GGUF", "mistral-7b-instruct-v0.1.Q4_K_M.gguf")
-"""Hub id and file that GGUF kinds serve where they are told neither."""
+"""Hub id and file that GGUF kinds serve by default."""
 XLORA_GGUF = ("TheBloke/zephyr-7B-beta-GGUF", "zephyr-7b-beta.Q8_0.gguf")
 """The same for the base model of `serving.settings.adapters.DEFAULT_XLORA`."""
 
@@ -35,18 +35,18 @@ class Kind:
     """One kind of model."""
 
     name: ModelKind
-    """Of its command, too."""
+    """Also the name of its command."""
     weights: Weights
     adapters: Adapters
     summary: str
-    """What its command does."""
+    """One-line help of its command."""
     other_name: str | None = None
-    """A second name of the command, which `--help` does not list."""
+    """Alias of the command, not listed in `--help`."""
     default_model_id: str | None = None
-    """Served where no model is named; None: there is none, or the adapters say it."""
+    """Served if the user names no model; None: there is no default, or the adapters name it."""
     default_gguf: tuple[str, str] = DEFAULT_GGUF
     default_texts: Mapping[str, str] = field(default_factory=dict[str, str])
-    """Defaults in words, by setting, where they are not those of other kinds."""
+    """Help texts of defaults, by setting, where they differ from those of other kinds."""
 
 
 _ROWS = (
@@ -115,7 +115,7 @@ def _names(belongs: Callable[[Kind], bool]) -> tuple[ModelKind, ...]:
 
 
 LOADED = _names(lambda kind: kind.weights == "safetensors")
-"""Kinds that load the files of a model that the user names."""
+"""Kinds that load a safetensors model that the user names."""
 GGUF = _names(lambda kind: kind.weights == "gguf")
 """Kinds whose base model is a GGUF file."""
 XLORA = _names(lambda kind: kind.adapters == "x-lora")

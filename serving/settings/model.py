@@ -19,16 +19,16 @@ NOT_EMPTY_EXPECTS = "a name that is not empty"
 
 @dataclass(frozen=True, kw_only=True, slots=True, repr=False)
 class ModelSettings:
-    """The model, or the base model where there are adapters."""
+    """The model, or with adapters the base model."""
 
     model_kind: Annotated[
         ModelKind,
         Option(
             flags=(),
             cli=False,
-            help="What is served: the bundled model (demo), a model of yours (mistral), or a GGUF file (gguf-mistral); "
-            "these with LoRA adapters (lora-...) or an X-LoRA mixture (x-lora-...).",
-            default_text="demo, or what fits the model and the adapters that are named",
+            help="Kind of model: the bundled one (demo), one of yours (mistral), or a GGUF file (gguf-mistral); the "
+            "latter two also with LoRA adapters (lora-...) or an X-LoRA mixture (x-lora-...).",
+            default_text="demo, or what fits the given model and adapters",
         ),
     ] = "demo"
 
@@ -61,8 +61,8 @@ class ModelSettings:
             flags=("--quantized-filename", "-f"),
             pattern=NOT_EMPTY,
             expects=NOT_EMPTY_EXPECTS,
-            help="Name of the GGUF file there, or the path of one here.",
-            default_text=f"{DEFAULT_GGUF[1]}, or the only one that is there",
+            help="Name of the GGUF file there, or a local path.",
+            default_text=f"{DEFAULT_GGUF[1]}, or the only one there",
             kinds=GGUF,
         ),
     ] = None
@@ -99,7 +99,7 @@ class ModelSettings:
         int,
         Option(
             flags=("--repeat-last-n",),
-            help="How many of the last tokens a repetition penalty looks back on.",
+            help="Number of last tokens that repetition_penalty counts.",
             low=1,
             high=65536,
             kinds=LOADED + GGUF,
@@ -107,10 +107,10 @@ class ModelSettings:
     ] = 64
 
     def check_model(self) -> None:
-        """Whether these settings go together; a kind's default model is set.
+        """Check that these settings are consistent; sets the kind's default model if none is given.
 
         Raises:
-          SettingsError: it names those that do not.
+          SettingsError: they are not; the message names them.
         """
         if self.model_id is None and self.kind.default_model_id is not None:
             object.__setattr__(self, "model_id", self.kind.default_model_id)
@@ -124,17 +124,17 @@ class ModelSettings:
 
     @property
     def names_gguf(self) -> bool:
-        """Whether a GGUF file, or where it is, is named."""
+        """Whether the settings name a GGUF file or its repository."""
         return self.quantized_model_id is not None or self.quantized_filename is not None
 
     @property
     def default_gguf(self) -> tuple[str, str]:
-        """Hub id and file of the GGUF file where none is named."""
+        """Hub id and filename of the default GGUF file."""
         return self.kind.default_gguf
 
     @property
     def base_id(self) -> str:
-        """The name of the base model, as it is known before files are read."""
+        """The name of the base model, as far as it is known before files are read."""
         if self.kind.weights == "gguf":
             name = self.quantized_filename or ""
             if self.quantized_model_id is not None and not is_file(Path(name).expanduser()):

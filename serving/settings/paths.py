@@ -1,7 +1,6 @@
-"""Whether what the settings name on this machine is there: asked before JAX is imported and the port is opened.
+"""Checks that local paths in the settings exist, before JAX is imported and the port is opened.
 
-Only names, configurations and indexes are looked at, which takes milliseconds. What must be fetched from the Hub is
-found out later.
+Only names, configurations and indexes are read, which takes milliseconds. Hub repositories are checked later.
 """
 
 from __future__ import annotations
@@ -21,10 +20,10 @@ from serving.settings.settings import Settings, SettingsError
 
 
 def check_paths(settings: Settings) -> None:
-    """Look for the model, tokenizer, adapters, ordering file, chat template, Hub token and the folders to write to.
+    """Check the model, tokenizer, adapters, ordering file, chat template, Hub token and output folders.
 
     Raises:
-      SettingsError: something is not there, or is not what it should be; the message is one line that names the option.
+      SettingsError: something is missing or of the wrong kind; the message is one line that names the option.
     """
     _ = settings.token_source.token()
     (_check_gguf if settings.kind.weights == "gguf" else _check_model)(settings)
@@ -35,22 +34,24 @@ def check_paths(settings: Settings) -> None:
     for source in settings.lora_sources.values():
         _check_adapter("--lora", source, _lora_configuration)
     if settings.order is not None:
-        with _told_as("--order"):
+        with _errors_as("--order"):
             read_ordering(settings.order)
     if (template := settings.chat_template) is not None and "{{" not in template and "{%" not in template:
-        _expect(is_file(Path(template).expanduser()), "--chat-template", template, "file, and it is no Jinja template")
+        what = "file, and it is not a Jinja template"
+        _expect(is_file(Path(template).expanduser()), "--chat-template", template, what)
     if settings.log is not None:
         _expect(is_folder(settings.log.parent), "--log", str(settings.log), "folder")
     if (cache := settings.compilation_cache_dir) is not None:
         there = next(folder for folder in (cache, *cache.parents) if exists(folder))
-        _expect(is_folder(there), "--compilation-cache", str(cache), f"folder, and there cannot be: {there} is a file")
+        what = f"folder, and it cannot be made: {there} is a file"
+        _expect(is_folder(there), "--compilation-cache", str(cache), what)
 
 
 def check_training_files(training: Mapping[str, Any]) -> None:
-    """Look for the files of `--data` and `--validation`.
+    """Check the files of `--data` and `--validation`.
 
     Raises:
-      SettingsError: one is not there.
+      SettingsError: one does not exist.
     """
     for option, paths in (("--data", training["data"]), ("--validation", [training["validation"]])):
         for path in filter(None, paths):
@@ -62,14 +63,14 @@ def _check_model(settings: Settings) -> None:
     name = settings.model_id or DEMO
     if not _is_here(name):
         return
-    with _told_as("--model-id" if settings.model_id else "model"):
+    with _errors_as("--model-id" if settings.model_id else "model"):
         files = find_model(name, weight_files=settings.weight_files)
         if files.gguf is None and not has_configuration(files.folder):
-            # A config.json that says too little is told about by whoever reads it.
+            # An incomplete config.json is reported later, by the code that reads it.
             if not is_file(files.folder / "config.json"):
                 raise ValueError(f"{files.folder} has neither config.json nor params.json: is it a model folder?")
             return
-        files.fetch_weights()  # of a model that is here: finds the files and reads nothing
+        files.fetch_weights()  # for a local model: finds the files and reads nothing
 
 
 def _check_gguf(settings: Settings) -> None:
@@ -79,15 +80,15 @@ def _check_gguf(settings: Settings) -> None:
             _expect(is_file(Path(filename).expanduser()), "--quantized-filename", filename, "file")
         return
     if model_id is None and (filename is None or "/" not in filename):
-        return  # of the default repository, or a file here
-    with _told_as("--quantized-filename" if filename is not None else "--quantized-model-id"):
+        return  # a file of the default repository, or a local one
+    with _errors_as("--quantized-filename" if filename is not None else "--quantized-model-id"):
         find_gguf(model_id, filename, preferred=settings.default_gguf[1])
 
 
 def _check_adapter(option: str, source: str, look_into: Callable[[Path], object]) -> None:
     if source != DEMO_XLORA and not _is_here(source):
         return
-    with _told_as(option):
+    with _errors_as(option):
         look_into(find_adapter(source))
 
 
@@ -97,7 +98,7 @@ def _lora_configuration(folder: Path) -> None:
 
 
 def _is_here(name: str) -> bool:
-    """Whether a name is that of something on this machine, which may be missing, and not of a repository of the Hub."""
+    """Whether a name is a local path (which may not exist) and not a Hub id."""
     return exists(Path(name).expanduser()) or HUB_ID.fullmatch(name) is None
 
 
@@ -107,8 +108,8 @@ def _expect(condition: bool, option: str, value: str, what: str) -> None:
 
 
 @contextmanager
-def _told_as(option: str) -> Generator[None]:
-    """Errors as `SettingsError`s that name the option."""
+def _errors_as(option: str) -> Generator[None]:
+    """Turn errors into `SettingsError`s that name the option."""
     try:
         yield
     except (ValueError, OSError) as error:

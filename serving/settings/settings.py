@@ -24,7 +24,7 @@ _CACHED_TOKEN = TokenSource()
 
 @dataclass(frozen=True, kw_only=True, slots=True, repr=False)
 class Settings(AdapterSettings):
-    """One server's settings. Direct construction checks ranges too.
+    """One server's settings. The constructor checks ranges.
 
     Raises:
       SettingsError: a value is out of its range, or two values exclude each other.
@@ -42,7 +42,7 @@ class Settings(AdapterSettings):
         tuple[str, ...],
         Option(
             flags=("--allowed-host",),
-            help="Name under which clients may address the server (the Host header); repeat it for several; * for any.",
+            help="Host name that clients may use (the Host header); repeat it for several; * for any.",
             default_text="localhost and --host when listening on loopback, else any",
         ),
     ] = ()
@@ -50,8 +50,8 @@ class Settings(AdapterSettings):
         tuple[str, ...],
         Option(
             flags=("--allowed-origin",),
-            help="Web origin whose pages may call the server (CORS), such as https://example.org; "
-            "repeat it for several; * for any.",
+            help="Web origin whose pages may call the server (CORS), such as https://example.org; repeat it for "
+            "several; * for any.",
             default_text="none",
         ),
     ] = ()
@@ -60,8 +60,8 @@ class Settings(AdapterSettings):
         Option(
             flags=("--api-key",),
             help="Key that clients must send, as a Bearer token or in X-Api-Key; repeat it for several. "
-            "Prefer the variable: others can read a command line.",
-            default_text="none: everyone who reaches the port may use it",
+            "Prefer the variable: other users can read a command line.",
+            default_text="none: everyone who can reach the port may use it",
             secret=True,
             pattern=r"[\x21-\x7e]+",
             expects="printable characters without spaces",
@@ -74,7 +74,7 @@ class Settings(AdapterSettings):
         int,
         Option(
             flags=("--max-connections",),
-            help="Most connections at a time; beyond that a new one takes the place of an idle one.",
+            help="Most open connections; beyond this, a new one replaces an idle one.",
             low=8,
             high=10**6,
         ),
@@ -83,8 +83,7 @@ class Settings(AdapterSettings):
         int,
         Option(
             flags=("--max-idle-per-address",),
-            help="Most connections of one address without a request in progress; a proxy in front of the server is "
-            "one address.",
+            help="Most idle connections from one address; a proxy in front of the server is one address.",
             low=1,
             high=10**6,
         ),
@@ -105,23 +104,22 @@ class Settings(AdapterSettings):
         bool,
         Option(
             flags=("--truncate-sequence", "-t"),
-            help="Cut prompts that are too long from the left instead of refusing them.",
+            help="Truncate prompts that are too long from the left instead of refusing them.",
         ),
     ] = False
     strict_fields: Annotated[
         bool,
         Option(
             flags=("--strict-fields",),
-            help="Refuse requests with fields that are not known, instead of naming them in the response's headers "
-            "and the log.",
+            help="Refuse requests with unknown fields, instead of naming them in the response's headers and the log.",
         ),
     ] = False
     max_tokens: Annotated[
         int | None,
         Option(
             flags=("--max-tokens",),
-            help="Most tokens of an answer where the request does not say.",
-            default_text="as many as the context has room for",
+            help="Default max_tokens of requests.",
+            default_text="as many as fit in the context",
             low=1,
         ),
     ] = None
@@ -129,7 +127,7 @@ class Settings(AdapterSettings):
         float | None,
         Option(
             flags=("--request-timeout",),
-            help="Seconds after which a request is ended, waiting included.",
+            help="Deadline of a request in seconds, time in the queue included.",
             default_text="no limit",
             low=0.001,
             high=10**7,
@@ -139,7 +137,7 @@ class Settings(AdapterSettings):
         float,
         Option(
             flags=("--keep-alive",),
-            help="Seconds without a token after which a stream carries a comment, so that proxies keep it open.",
+            help="Seconds without a token after which a stream sends a comment, so that proxies keep it open.",
             low=0.01,
             high=10**7,
         ),
@@ -148,7 +146,7 @@ class Settings(AdapterSettings):
         float,
         Option(
             flags=("--drain-timeout",),
-            help="Seconds that running answers get to finish when the server stops.",
+            help="Seconds that running requests get to finish when the server stops.",
             low=0,
             high=10**7,
         ),
@@ -157,25 +155,25 @@ class Settings(AdapterSettings):
         Path | None,
         Option(
             flags=("--log", "-l"),
-            help="File that gets every request and response as JSON lines (prompts and answers included).",
-            default_text="no such file",
+            help="File to log every request and response to, as JSON lines (prompts and completions included).",
+            default_text="none",
         ),
     ] = None
     log_level: Annotated[
         Literal["debug", "info", "warning", "error"],
-        Option(flags=("--log-level",), help="Least severe messages that are written to standard error."),
+        Option(flags=("--log-level",), help="Log level of messages on standard error."),
     ] = "info"
 
     # The engine.
     max_seqs: Annotated[
-        int, Option(flags=("--max-seqs",), help="Answers generated at the same time (slots).", low=1, high=4096)
+        int, Option(flags=("--max-seqs",), help="Sequences generated at the same time (slots).", low=1, high=4096)
     ] = 8
     max_seq_len: Annotated[
         int | None,
         Option(
             flags=("--max-seq-len",),
-            help="Most tokens of prompt and answer together; the cache is sized for it.",
-            default_text="what the model was made for, within reason",
+            help="Most tokens of prompt and completion together; the KV cache is sized for it.",
+            default_text="the model's context, if it fits in memory",
             low=16,
             high=2**24,
         ),
@@ -201,15 +199,14 @@ class Settings(AdapterSettings):
     ] = None
     dtype: Annotated[
         Literal["auto", "float32", "bfloat16", "float16"],
-        Option(flags=("--dtype",), help="Type in which weights are held and multiplied; auto takes the files' own."),
+        Option(flags=("--dtype",), help="Type of weights and activations; auto: the type in the files."),
     ] = "auto"
     quant: Annotated[
         Literal["none", "auto", "q8_0", "q4_0", "q4_k", "int8"],
         Option(
             flags=("--quant",),
-            help="Form of the weights on the device: auto keeps what the file has, none unpacks it, the others "
-            "quantise "
-            "while loading.",
+            help="Quantisation of the weights on the device: auto keeps the file's, none dequantises, the others "
+            "quantise while loading.",
         ),
     ] = "auto"
     device: Annotated[
@@ -240,7 +237,7 @@ class Settings(AdapterSettings):
         str,
         Option(
             flags=("--compilation-cache",),
-            help="Folder that keeps compiled programs for the next start; none to keep none.",
+            help="Folder for compiled programs, reused at the next start; none: no such folder.",
             default_text="~/.cache/mistral-jax/xla",
         ),
     ] = "auto"
@@ -257,8 +254,8 @@ class Settings(AdapterSettings):
 
     @classmethod
     def from_env(cls, env: Mapping[str, str] | None = None) -> Settings:
-        """Settings from environment variables alone, for `litestar --app serving.app:create_app run`, whose address and
-        port are options of its own."""
+        """Settings from environment variables alone, for `litestar --app serving.app:create_app run`, which has its own
+        options for address and port."""
         return cls.resolve({}, env=env)
 
     @classmethod
@@ -269,13 +266,13 @@ class Settings(AdapterSettings):
         kind: ModelKind | None = None,
         env: Mapping[str, str] | None = None,
     ) -> Settings:
-        """Settings from `given` (by name, as texts from the command line), then the environment, then the defaults.
+        """Settings from `given` (by name, as command-line strings), then the environment, then the defaults.
 
-        Without a `kind`, what is named decides: nothing makes it "demo", a model id "mistral", and so on. Empty
-        variables count as not set, and variables that do not apply to the kind are not read.
+        Without a `kind`, it follows from the given options: "demo" from none, "mistral" from a model id, and so on.
+        Empty variables count as unset; variables that do not apply to the kind are ignored.
 
         Raises:
-          SettingsError: a value cannot be used.
+          SettingsError: a value is invalid.
         """
         env = os.environ if env is None else env
         found: dict[str, tuple[str, str | bool | Sequence[str]]] = {}
@@ -307,8 +304,8 @@ class Settings(AdapterSettings):
 
     @property
     def served_id(self) -> str:
-        """What the API calls that which answers by default: `served_name`, or else the name of the X-LoRA model, or of
-        the model (of a local path, its last part)."""
+        """The id of the default model in the API: `served_name`, or else the name of the X-LoRA model or of the model
+        (for a local path, its last part)."""
         if self.served_name:
             return self.served_name
         if self.kind.adapters == "x-lora":
@@ -317,7 +314,7 @@ class Settings(AdapterSettings):
 
     @property
     def compilation_cache_dir(self) -> Path | None:
-        """Where compiled programs are kept; None: nowhere."""
+        """Folder of compiled programs; None: they are not kept."""
         if self.compilation_cache.lower() == "none":
             return None
         if self.compilation_cache != "auto":
@@ -326,7 +323,7 @@ class Settings(AdapterSettings):
         return (Path(base) if base else Path.home() / ".cache") / "mistral-jax" / "xla"
 
     def described(self) -> dict[str, str]:
-        """The value of every setting that applies to the model kind, as text; secrets hidden."""
+        """The value of every setting that applies to the model kind, as text, with secrets hidden."""
         applicable = (spec for spec in SPECS if not spec.option.kinds or self.model_kind in spec.option.kinds)
         return {spec.name: spec.show(getattr(self, spec.name)) for spec in applicable}
 
@@ -335,21 +332,21 @@ class Settings(AdapterSettings):
 
 
 def _kind_of(found: Mapping[str, Any]) -> ModelKind:
-    """The kind of model that settings name, where no command says it."""
+    """The kind of model that follows from the given settings, if no command names it."""
     gguf = bool({"quantized_model_id", "quantized_filename"} & found.keys()) and "model_id" not in found
     adapters: Adapters = "none"
     if "xlora_model_id" in found:
         adapters = "x-lora"
     elif {"loras", "lora_folder"} & found.keys():
         adapters = "lora"
-    # The demo's adapters are its own: others belong to a model, even where that is the bundled one.
+    # The demo has its own adapters: naming others selects a kind with a named model, even if that is the bundled one.
     named = adapters != "none" or "model_id" in found
     weights: Weights = "gguf" if gguf else "safetensors" if named else "demo"
     return kind_of(weights, adapters).name
 
 
 def _other_kind(source: str, spec: SettingSpec, kind: str, found: Mapping[str, Any]) -> str:
-    """Why an option does not go with a kind of model."""
+    """Error message: why an option does not apply to a kind of model."""
     if spec.option.kinds == XLORA:
         return f"{source}: only an X-LoRA model has this option; give its --xlora-model-id too"
     if spec.option.kinds == ADAPTED:

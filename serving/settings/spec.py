@@ -1,5 +1,4 @@
-"""How one setting is described, read from text and checked. `serving.settings.settings` declares the settings
-themselves."""
+"""The description of one setting: parsing from text, and checks. `serving.settings.settings` declares the settings."""
 
 from __future__ import annotations
 
@@ -23,7 +22,7 @@ _FALSE = frozenset({"0", "false", "no", "off"})
 
 
 class SettingsError(ValueError):
-    """A flag or an environment variable has a value that cannot be used. The message is one line, meant for people."""
+    """A flag or an environment variable has an invalid value. The message is one line, for the user."""
 
 
 class TokenKind(enum.StrEnum):
@@ -36,7 +35,7 @@ class TokenKind(enum.StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class TokenSource:
-    """Where the Hugging Face Hub token comes from. Printing it never shows a token."""
+    """Where the Hugging Face Hub token comes from. `str` and `repr` never show the token."""
 
     kind: TokenKind = TokenKind.CACHE
     value: str = ""
@@ -88,28 +87,28 @@ class TokenSource:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Option:
-    """What a setting's declaration says beside its name, type and default."""
+    """A setting's declaration, apart from its name, type and default."""
 
     flags: tuple[str, ...]
     help: str
     default_text: str = ""
-    """The default in words, where the value itself (often None) says too little."""
+    """The default in words, for values (often None) that do not explain themselves."""
     low: float | None = None
     high: float | None = None
     pattern: str = ""
-    """What a text must match, whole; `expects` then says it in words."""
+    """Regular expression that the whole text must match; `expects` describes it in words."""
     expects: str = ""
     kinds: tuple[str, ...] = ()
     """The model kinds that the setting belongs to; empty: a general option, given before the command."""
     secret: bool = False
     """Never printed."""
     cli: bool = True
-    """False: the command itself chooses it, so only the environment variable exists."""
+    """False: the command determines it, so there is only an environment variable."""
 
 
 @dataclass(frozen=True, slots=True)
 class SettingSpec:
-    """One declared setting: the source of its flag, its environment variable, its help and its checks."""
+    """One declared setting. Its flag, environment variable, help and checks are derived from it."""
 
     name: str
     option: Option
@@ -131,7 +130,7 @@ class SettingSpec:
 
     @property
     def expected(self) -> str:
-        """What a value must be, in words: the end of the sentence "expected ..."."""
+        """A description of valid values, to follow "expected"."""
         option = self.option
         if option.expects:
             return option.expects
@@ -147,10 +146,11 @@ class SettingSpec:
         return "a text"
 
     def parse(self, text: str | bool | Sequence[str], *, source: str) -> Any:
-        """The value that `text` stands for. A list is comma-separated in one text, or a sequence of texts.
+        """Parse and check a value. A list is one comma-separated string or a sequence of strings.
 
         Raises:
-          SettingsError: it names `source` (the flag or variable), the value and what was expected.
+          SettingsError: it is invalid; the message names `source` (the flag or variable), the value and what is
+            expected.
         """
         try:
             return self.checked(self._convert(text))
@@ -160,7 +160,7 @@ class SettingSpec:
             raise SettingsError(f"{source}: {shown} is not valid; expected {detail}") from error
 
     def checked(self, value: Any) -> Any:
-        """The value itself.
+        """The value, unchanged.
 
         Raises:
           ValueError: it is out of range.
@@ -180,7 +180,7 @@ class SettingSpec:
         return value
 
     def show(self, value: Any) -> str:
-        """The value as text for people, secrets hidden."""
+        """The value as text for display, with secrets hidden."""
         if value is None or value == ():
             return self.option.default_text or "none"
         if self.option.secret:
@@ -216,7 +216,7 @@ class SettingSpec:
 
 
 class _RefusedError(ValueError):
-    """A value refused with words of its own."""
+    """An invalid value whose error message replaces `SettingSpec.expected`."""
 
 
 def specs_of(cls: type) -> tuple[SettingSpec, ...]:
@@ -238,10 +238,9 @@ def _without_none(annotation: Any) -> Any:
 
 
 def local_name(name: str) -> str:
-    """The last part of a path that exists, without the suffix of a GGUF file; other names as they are.
+    """The last part of an existing path, without a `.gguf` suffix; other names unchanged.
 
-    Of a file its own, of a folder that which links and dots lead to: in the cache of the Hub files link to others
-    without names.
+    Links are resolved for folders but not for files: in the Hub's cache, files are links to targets named by hashes.
     """
     path = Path(name).expanduser()
     try:

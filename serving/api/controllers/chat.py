@@ -1,4 +1,4 @@
-"""POST /v1/chat/completions: a conversation is continued."""
+"""POST /v1/chat/completions: generates the next message of a chat."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ CHAT_COMPLETIONS = Endpoint(
     path="/v1/chat/completions",
     method="POST",
     operation_id="createChatCompletion",
-    summary="Answer a conversation",
+    summary="Create a chat completion",
     request=ChatCompletionRequest,
     response=ChatCompletion,
     chunk=ChatCompletionChunk,

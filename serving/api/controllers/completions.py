@@ -1,4 +1,4 @@
-"""POST /v1/completions: one or several texts are continued, or scored."""
+"""POST /v1/completions: continues or scores one or more prompts."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ async def _encode(asked: Asked[CompletionRequest]) -> Sequence[Prompt]:
     )
     if len(prompts) * n > settings.max_queue:
         raise InvalidRequestError(
-            f"{len(prompts)} prompts with n = {n} make {len(prompts) * n} answers; one request may ask for "
+            f"{len(prompts)} prompts with n = {n} make {len(prompts) * n} completions; one request may ask for "
             f"{settings.max_queue} (--max-queue)",
             param="n",
         )
@@ -52,7 +52,7 @@ COMPLETIONS = Endpoint(
     path="/v1/completions",
     method="POST",
     operation_id="createCompletion",
-    summary="Continue texts",
+    summary="Create a completion",
     request=CompletionRequest,
     response=Completion,
     chunk=Completion,

@@ -1,4 +1,4 @@
-"""What the endpoints that generate text share: from a body to completions."""
+"""The handler shared by the endpoints that generate text: from a body to completions."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ GENERATION_ERRORS = (400, 401, 403, 404, 408, 413, 415, 500, 503)
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Asked[BodyT: SamplingFields]:
-    """What one call asks for, before its prompts are encoded."""
+    """The parsed contents of one call, before its prompts are encoded."""
 
     body: BodyT
     host: ServiceHost
@@ -45,19 +45,19 @@ class Asked[BodyT: SamplingFields]:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Generating[BodyT: SamplingFields]:
-    """The handler of an endpoint that generates text; its fields are what such endpoints do differently."""
+    """The handler of an endpoint that generates text; its fields are what differs between endpoints."""
 
     id_prefix: str
-    """Of the ids of its responses."""
+    """Prefix of response ids."""
     own_fields: OwnFields[BodyT]
     prompt_field: str
-    """The field that errors about prompts name."""
+    """The field to name in errors about prompts."""
     encode: Callable[[Asked[BodyT]], Awaitable[Sequence[Prompt]]]
-    """The body's prompts, which may still be too long."""
+    """Encodes the body's prompts, which may still be too long."""
     frame: Callable[[Asked[BodyT], CallFacts], Awaitable[Framing]]
-    """What makes the endpoint's JSON of the completions."""
+    """Makes the framing, which turns completions into the endpoint's JSON."""
     scores_prompts: Callable[[Asked[BodyT]], bool] = lambda _asked: False
-    """Whether the prompts' own log-probabilities are wanted."""
+    """Whether the call asks for log-probabilities of the prompts."""
 
     async def __call__(self, call: Call[BodyT]) -> Response[Any]:
         body, host = call.body, call.host
@@ -91,7 +91,7 @@ class Generating[BodyT: SamplingFields]:
             n=asked.n,
             usage=asked.usage,
             logprobs=asked.params.logprobs,
-            told=asked.use.told,
+            reported=asked.use.reported,
         )
         framing = await self.frame(asked, facts)
         requests = engine_requests(

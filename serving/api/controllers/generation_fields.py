@@ -1,5 +1,5 @@
-"""What becomes of every field that clients send to the generating endpoints, in the order in which the first wrong one
-is told. What becomes of a field that is not in these tables is in `serving.api.requests.unknown_fields`."""
+"""How the endpoints that generate text handle each known field. The order decides which of several refused fields the
+error names. `serving.api.requests.unknown_fields` handles fields that are not in these tables."""
 
 from __future__ import annotations
 
@@ -52,27 +52,27 @@ FIELDS: tuple[Field, ...] = (
     _honoured("prompt", "text, list of texts, list of token ids, list of lists of token ids", _TEXT),
     _honoured(
         "max_tokens",
-        "any positive integer, capped at the room that the prompt leaves; the answer then ends with `length`. "
+        "any positive integer, capped at the room that the prompt leaves; the completion then ends with `length`. "
         "0 generates nothing, on /v1/completions only",
     ),
-    _honoured("max_completion_tokens", "the same as max_tokens, and wins over it", _CHAT),
+    _honoured("max_completion_tokens", "the same as max_tokens, and takes precedence", _CHAT),
     _honoured("temperature", "0 to 2; 0 is exact argmax"),
     _honoured("top_p", "above 0, up to 1"),
     _honoured("presence_penalty", "-2 to 2"),
     _honoured("frequency_penalty", "-2 to 2"),
     _honoured(
-        "logit_bias", "-100 to 100 by token id, 16384 of them at most; ids outside the vocabulary are refused by name"
+        "logit_bias", "-100 to 100 by token id, at most 16384 ids; the error for ids outside the vocabulary names them"
     ),
     _honoured(
-        "seed", "any 64-bit integer; the answer depends on (seed, choice index, position) only, not on other requests"
+        "seed", "any 64-bit integer; sampling depends only on (seed, choice index, position), not on other requests"
     ),
-    _honoured("stop", "a text or any number of texts, of 16384 characters in all; not part of the answer"),
+    _honoured("stop", "a string or a list of strings, 16384 characters in total; not part of the completion"),
     _honoured("n", "1 to the server's --max-seqs"),
     _honoured("stream", "server-sent events"),
     _honoured("stream_options", "only together with stream"),
     _honoured("logprobs", "chat: true or false; completions: 0 to 20. Taken before penalties, bias and temperature"),
     _honoured("top_logprobs", "0 to 20; needs logprobs", _CHAT),
-    _honoured("echo", "with logprobs, the prompt's tokens have theirs", _TEXT),
+    _honoured("echo", "with logprobs, those of the prompt's tokens are returned too", _TEXT),
     _refused(
         "best_of",
         "only the value of n",
@@ -82,7 +82,7 @@ FIELDS: tuple[Field, ...] = (
     _refused("suffix", "no fill-in-the-middle yet", _TEXT, neutral=("",)),
     _refused(
         "tools",
-        "no tool calls yet; let through where tool_choice is none (the model is not shown them)",
+        "no tool calls yet; allowed if tool_choice is none (the model does not see them)",
         _CHAT,
         neutral=([],),
         unless=lambda body: _value(body, "tool_choice") == "none",
@@ -101,7 +101,7 @@ FIELDS: tuple[Field, ...] = (
     _accepted("user", "a label"),
     _accepted("safety_identifier", "a label", _CHAT),
     _accepted("metadata", "a label", _CHAT),
-    _accepted("store", "nothing is stored; the answer is the same", _CHAT),
+    _accepted("store", "nothing is stored; the completion is the same", _CHAT),
     _accepted("service_tier", "there is one tier", _CHAT),
     _accepted("prompt_cache_key", "a hint", _CHAT),
     _accepted("prompt_cache_retention", "a hint", _CHAT),
@@ -143,9 +143,9 @@ FIELDS: tuple[Field, ...] = (
     _refused("samplers", "extension of llama.cpp"),
     _honoured(
         "adapter",
-        "extension; a LoRA adapter by name, or `base` for none; not beside a model that names another adapter",
+        "extension; a LoRA adapter by name, or `base` for none; not together with a model that names another adapter",
     ),
-    _honoured("adapters", "extension; a mixture by hand: weights from -100 to 100 by the names of adapters"),
+    _honoured("adapters", "extension; a mixture with fixed weights: from -100 to 100, by adapter name"),
     _honoured(
         "xlora",
         "extension; scalings (summary, tokens or full) and non_granular_index; unknown fields in it are refused",
@@ -155,18 +155,18 @@ FIELDS: tuple[Field, ...] = (
 
 OBJECTS: dict[str, tuple[Field, ...]] = {
     "stream_options": (
-        _honoured("include_usage", "one more chunk at the end, without choices, has the token counts of the call"),
+        _honoured("include_usage", "an additional last chunk, without choices, has the token counts of the call"),
         _honoured(
             "continuous_usage_stats",
-            "extension of vLLM; every chunk of a choice has the token counts of that choice so far, from its prompt on",
+            "extension of vLLM; every chunk of a choice has the token counts of that choice so far, prompt included",
         ),
     ),
     "messages[]": (
         _honoured("role", "see above", _CHAT),
-        _honoured("content", "a text, or a list of text parts, which are joined by line breaks", _CHAT),
-        _honoured("name", "given to the chat template", _CHAT),
-        _honoured("tool_calls", "given to the chat template", _CHAT),
-        _honoured("tool_call_id", "given to the chat template", _CHAT),
+        _honoured("content", "a string, or a list of text parts, which are joined by line breaks", _CHAT),
+        _honoured("name", "passed to the chat template", _CHAT),
+        _honoured("tool_calls", "passed to the chat template", _CHAT),
+        _honoured("tool_call_id", "passed to the chat template", _CHAT),
         _accepted("cache_control", "a hint that some clients add", _CHAT),
     ),
     "messages[].content[]": (
@@ -179,16 +179,16 @@ OBJECTS: dict[str, tuple[Field, ...]] = {
         _refused("refusal", "text only", _CHAT),
     ),
 }
-"""The objects in a body whose fields are looked at, by where they are."""
+"""The objects in a body whose fields are checked, by path."""
 
 
 def fields_of(endpoint: str) -> tuple[Field, ...]:
-    """Those of `FIELDS` that an endpoint has."""
+    """The entries of `FIELDS` for an endpoint."""
     return tuple(field for field in FIELDS if endpoint in field.endpoints)
 
 
 def objects_of(endpoint: str) -> dict[str, tuple[Field, ...]]:
-    """Those of `OBJECTS` that an endpoint has."""
+    """The entries of `OBJECTS` for an endpoint."""
     found = {
         where: tuple(field for field in fields if endpoint in field.endpoints) for where, fields in OBJECTS.items()
     }

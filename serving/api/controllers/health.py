@@ -1,4 +1,4 @@
-"""GET /health: whether requests are taken now."""
+"""GET /health: whether the server takes requests now."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from serving.engine.messages import EngineState
 
 
 async def _health(call: Call[None]) -> Response[Health]:
-    """200 when requests are taken; 503 with the state while loading, warming up, draining, and after a failure."""
+    """200 when ready; 503 with the state while loading, warming up or draining, and after a failure."""
     status = call.host.status
     if status.state is EngineState.READY:
         return Response(Health(status="ok", running=status.running, waiting=status.waiting), status_code=200)
@@ -32,7 +32,7 @@ HEALTH = Endpoint(
     method="GET",
     takes_head=True,
     operation_id="health",
-    summary="Whether requests are taken now",
+    summary="Whether the server takes requests now",
     response=Health,
     other_responses={503: ("loading, warming up, stopping, or failed", Health)},
     public=True,

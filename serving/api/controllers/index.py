@@ -1,4 +1,4 @@
-"""GET /: what this server is. GET /docs and GET /openapi.json: what its endpoints are. All are public."""
+"""GET /: name, version and links. GET /docs and GET /openapi.json: the endpoints. All are public."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ INDEX = Endpoint(
     method="GET",
     takes_head=True,
     operation_id="index",
-    summary="What this server is",
+    summary="Name, version and links",
     response=Index,
     public=True,
     handler=_index,

@@ -1,4 +1,4 @@
-"""The adapters: what is loaded, and loading and unloading while the server runs, where it allows that."""
+"""LoRA adapters: listing, and loading and unloading while the server runs, if `--lora-folder` allows it."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ async def _list(call: Call[None]) -> LoraAdapterList:
 
 
 async def _load(call: Call[LoadLoraRequest]) -> LoraAdapter:
-    """It can be used once this has answered."""
+    """The adapter can be used once this returns."""
     body, service = call.body, call.host.service
     loader = _loader(service)
     if not re.fullmatch(MODEL_NAME, body.lora_name):
@@ -43,7 +43,7 @@ async def _load(call: Call[LoadLoraRequest]) -> LoraAdapter:
 
 
 async def _unload(call: Call[UnloadLoraRequest]) -> UnloadedLora:
-    """Requests that use it finish; new ones are refused."""
+    """Requests that use the adapter finish; new ones are refused."""
     service = call.host.service
     loader = _loader(service)
     async with call.host.changing_adapters:
@@ -106,7 +106,7 @@ LORA_ADAPTERS = Endpoint(
     path="/v1/lora_adapters",
     method="GET",
     operation_id="listLoraAdapters",
-    summary="The adapters",
+    summary="List the adapters",
     response=LoraAdapterList,
     errors=(401, 503),
     link="adapters",

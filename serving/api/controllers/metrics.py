@@ -1,4 +1,4 @@
-"""GET /metrics: what the server does, in the text format of Prometheus."""
+"""GET /metrics: metrics in the Prometheus text format."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ METRICS = Endpoint(
     path="/metrics",
     method="GET",
     operation_id="metrics",
-    summary="What the server does, for Prometheus",
-    response=Text("metrics in the text format"),
+    summary="Metrics for Prometheus",
+    response=Text("metrics in the Prometheus text format"),
     quiet=True,
     link="metrics",
     handler=_metrics,

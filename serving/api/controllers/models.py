@@ -10,13 +10,13 @@ from serving.engine.messages import ModelCard
 
 
 async def _list(call: Call[None]) -> ModelList:
-    """That which answers by default first, then the others of base model, adapters and X-LoRA mixture."""
+    """The default model first, then the other ones of base model, adapters and X-LoRA mixture."""
     service = call.host.loaded_service
     return ModelList(data=[_model(model, service.card) for model in service.models.listed])
 
 
 async def _retrieve(call: Call[None]) -> Model:
-    """Ids may contain slashes."""
+    """One model by id, which may contain slashes."""
     service = call.host.loaded_service
     name = call.request.path_params["model"].removeprefix("/")
     return _model(find_model(service.models, name), service.card)
@@ -37,7 +37,7 @@ MODELS = Endpoint(
     path="/v1/models",
     method="GET",
     operation_id="listModels",
-    summary="The served models",
+    summary="List the served models",
     response=ModelList,
     errors=(401, 503),
     link="models",
@@ -47,7 +47,7 @@ MODEL = Endpoint(
     path="/v1/models/{model:path}",
     method="GET",
     operation_id="retrieveModel",
-    summary="One served model",
+    summary="Get one served model",
     response=Model,
     errors=(401, 404, 503),
     handler=_retrieve,

@@ -1,4 +1,4 @@
-"""The OpenAPI document, made from the endpoints' records and their schemas."""
+"""The OpenAPI document, generated from the endpoints' records and their schemas."""
 
 from __future__ import annotations
 
@@ -14,15 +14,15 @@ from serving.version import version
 REFERENCE = "#/components/schemas/"
 
 _ERRORS = {
-    400: "a wrong or unsupported value; `error.param` names the field",
-    401: "no valid API key, where the server asks for one",
-    403: "not allowed: the host name, the web page, or a change of adapters",
-    404: "no such model or address",
+    400: "an invalid or unsupported value; `error.param` names the field",
+    401: "no valid API key, if the server requires one",
+    403: "not allowed: the host name, the web origin, or a change of adapters",
+    404: "no such model or path",
     408: "the body did not arrive in time",
     409: "the name is taken, or the adapter cannot be unloaded",
     413: "the body is too large",
     415: "the body is not sent as JSON (Content-Type: application/json)",
-    500: "the answer could not be finished",
+    500: "the completion could not be finished",
     503: "loading, stopping, or the queue is full; see Retry-After",
     507: "there is no room for another adapter",
 }
@@ -31,12 +31,12 @@ _ERRORS = {
 @cache
 def document(endpoints: tuple[Endpoint[Any], ...]) -> dict[str, Any]:
     """The OpenAPI 3.1 document of these endpoints."""
-    told = [endpoint for endpoint in endpoints if endpoint.documented]
-    schemas = [schema for endpoint in told for schema in _schemas(endpoint)]
+    documented = [endpoint for endpoint in endpoints if endpoint.documented]
+    schemas = [schema for endpoint in documented for schema in _schemas(endpoint)]
     distinct = dict.fromkeys([*schemas, ErrorResponse])
     _, components = msgspec.json.schema_components(distinct, ref_template=REFERENCE + "{name}")
     paths: dict[str, Any] = {}
-    for endpoint in told:
+    for endpoint in documented:
         paths.setdefault(endpoint.template, {})[endpoint.method.lower()] = _operation(endpoint)
     return {
         "openapi": "3.1.0",

@@ -1,4 +1,4 @@
-"""The OpenAPI document as a page that needs no file from anywhere else."""
+"""The OpenAPI document as a self-contained HTML page."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ code { font-family: ui-monospace, monospace }
 
 
 def page(openapi: Mapping[str, Any]) -> str:
-    """An OpenAPI document as one HTML page without scripts."""
+    """Render an OpenAPI document as one HTML page without scripts."""
     schemas = openapi["components"]["schemas"]
     parts = [
         '<!doctype html><html lang="en"><head><meta charset="utf-8"><title>mistral-jax API</title>',
@@ -67,7 +67,7 @@ def _schema(name: str, schema: Mapping[str, Any]) -> str:
 
 
 def _type(schema: Mapping[str, Any]) -> str:
-    """A schema's type in few words, with links to named ones."""
+    """A short text for a schema's type, with links to named schemas."""
     if "$ref" in schema:
         name = _text(schema["$ref"].removeprefix(REFERENCE))
         return f'<a href="#{name}">{name}</a>'

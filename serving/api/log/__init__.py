@@ -1,1 +1,1 @@
-"""What is known of one request and its response, and the file of `--log`."""
+"""The record of one request and its response, and the file of `--log`."""

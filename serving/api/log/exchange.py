@@ -1,4 +1,4 @@
-"""What is known of one request and its response: for the log, and for what has to end with them."""
+"""The record of one request and its response, for the log and for cleanup at the end."""
 
 from __future__ import annotations
 
@@ -14,25 +14,25 @@ from serving.api.schemas import Usage
 
 @dataclass(slots=True)
 class Exchange:
-    """One request and its response, filled in by whoever knows the parts."""
+    """One request and its response; each part is filled in by the code that has it."""
 
     is_wanted: bool = False
-    """Whether the file is to get the body. Nothing else keeps it."""
+    """Whether the log file needs the body. It is not kept otherwise."""
     request: bytes | None = None
-    """The body as it came, until the file has it."""
+    """The raw body, until it is passed to the file."""
     response: Any = None
-    """The response as a Struct; of a stream, what assembles the answer, which is not done unless the file wants it."""
+    """The response as a Struct; for a stream, a function that assembles it, called only if the file needs it."""
     usage: Usage | None = None
     error: str | None = None
-    """What went wrong on our side, before the response had begun or after."""
+    """A server-side error, before or after the start of the response."""
     status: int | None = None
     started: float = field(default_factory=time.monotonic)
     at_end: list[Callable[[], None]] = field(default_factory=list[Callable[[], None]])
-    """Called once the response is sent, or cannot be."""
+    """Called once the response has been sent, or has failed."""
 
 
 def exchange_of(scope: Scope) -> Exchange:
-    """The record of this request; the first call makes it."""
+    """The record of this request; the first call creates it."""
     state = scope.setdefault("state", {})
     if "exchange" not in state:
         state["exchange"] = Exchange()

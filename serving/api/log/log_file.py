@@ -1,8 +1,8 @@
-"""The file of `--log`: JSON lines, written by a thread of its own.
+"""The file of `--log`: JSON lines, written by a separate thread.
 
-The file holds what people asked, so only its owner can read it. A disk that does not keep up costs lines, which are
-counted, and never holds up a request. The file may be rotated at any time: renamed (it is made again at its path) or
-emptied in place.
+The file holds users' prompts, so only its owner can read it. If the disk does not keep up, lines are dropped and
+counted; requests are never delayed. The file may be rotated at any time: renamed (a new one is made at its path) or
+truncated in place.
 """
 
 from __future__ import annotations
@@ -21,23 +21,23 @@ logger = logging.getLogger("mistral_jax.server")
 
 MAX_WAITING_LINES = 16_384
 MAX_WAITING_BYTES = 64 * 2**20
-"""Lines that wait for the disk; further ones are dropped."""
+"""Limits of the write queue; further lines are dropped."""
 
 CLOSE_TIMEOUT = 5.0
-"""Seconds that lines get to be written when the server stops."""
+"""Seconds to finish writing when the server stops."""
 
-_TELL_EVERY = 60.0
+_REPORT_EVERY = 60.0
 """Seconds between two messages about lost lines."""
 
 
 class LogFile:
-    """Appends lines to a file from a thread of its own."""
+    """Appends lines to a file from a separate thread."""
 
     def __init__(self, path: Path) -> None:
-        """Open the file, or make it.
+        """Open or create the file.
 
         Raises:
-          OSError: it cannot be opened, or is no file; the message is one line that names it.
+          OSError: it cannot be opened, or is not a file; the message is one line that names it.
         """
         self._path = path
         try:
@@ -51,10 +51,10 @@ class LogFile:
         self._closing = False
         self._reopen = False
         self._cut = False
-        """Whether the last write ended inside a line."""
+        """Whether the last write ended in the middle of a line."""
         self._lost = 0
-        self._told = 0
-        self._told_at = -_TELL_EVERY
+        self._reported = 0
+        self._reported_at = -_REPORT_EVERY
         self._cannot_reopen = False
         self._thread = threading.Thread(target=self._run, name="request-log", daemon=True)
         self._thread.start()
@@ -68,8 +68,8 @@ class LogFile:
         """Queue one line and return at once.
 
         Args:
-          line: makes its text, without the line break; called on the file's thread.
-          size: bytes that the line holds in memory until then, about.
+          line: makes the text, without the line break; called on the file's thread.
+          size: approximate bytes that the line holds in memory until then.
         """
         with self._changed:
             fits = len(self._waiting) < MAX_WAITING_LINES and self._size + size <= MAX_WAITING_BYTES
@@ -79,14 +79,14 @@ class LogFile:
                 self._changed.notify()
                 return
             self._lost += 1
-        self._tell_lost("the disk does not keep up")
+        self._report_lost("the disk does not keep up")
 
     def reopen(self) -> None:
-        """Open the path again before the next line, whether or not the file was renamed. Safe in a signal handler."""
+        """Reopen the path before the next line, whether or not the file was renamed. Safe in a signal handler."""
         self._reopen = True
 
     def close(self, timeout: float = CLOSE_TIMEOUT) -> None:
-        """Write what is queued, for so many seconds at most, then close the file."""
+        """Write the queued lines, for at most `timeout` seconds, then close the file."""
         with self._changed:
             self._closing = True
             self._changed.notify()
@@ -94,7 +94,7 @@ class LogFile:
         left = len(self._waiting)
         if self._thread.is_alive():
             self._lost += left
-        if self._lost > self._told:
+        if self._lost > self._reported:
             logger.error("--log %s: %d lines were lost", self._path, self._lost)
 
     def _run(self) -> None:
@@ -109,7 +109,7 @@ class LogFile:
                 self._append(line())
             except Exception as error:
                 self._lost += 1
-                self._tell_lost(f"cannot write: {_reason(error)}")
+                self._report_lost(f"cannot write: {_reason(error)}")
             with self._changed:
                 self._waiting.popleft()
                 self._size -= size
@@ -126,8 +126,7 @@ class LogFile:
             self._cut = bool(data)
 
     def _follow(self) -> None:
-        """Open the path again where it is another file by now, or none. As long as that fails, the old file gets the
-        lines."""
+        """Reopen the path if it is now another file, or none. While that fails, lines go to the old file."""
         ours = os.fstat(self._descriptor)
         if not stat.S_ISREG(ours.st_mode):
             return
@@ -152,20 +151,20 @@ class LogFile:
         self._descriptor = descriptor
         logger.info("--log %s: opened again", self._path)
 
-    def _tell_lost(self, reason: str) -> None:
+    def _report_lost(self, reason: str) -> None:
         now = time.monotonic()
-        if now - self._told_at >= _TELL_EVERY:
-            self._told_at, self._told = now, self._lost
+        if now - self._reported_at >= _REPORT_EVERY:
+            self._reported_at, self._reported = now, self._lost
             logger.error("--log %s: %s; lines are being lost (%d so far)", self._path, reason, self._lost)
 
 
 def _open(path: Path) -> int:
-    """A descriptor that appends to the file; a new file is its owner's only.
+    """A descriptor that appends to the file; a new file is readable only by its owner.
 
     Raises:
-      OSError: it cannot be opened, is a folder, or a FIFO that nobody reads.
+      OSError: it cannot be opened, is a folder, or is a FIFO without a reader.
     """
-    # Not blocking while it is opened: a FIFO without a reader would hold up the start.
+    # Non-blocking open: a FIFO without a reader would block the start.
     descriptor = os.open(
         path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOCTTY, 0o600
     )
@@ -174,8 +173,8 @@ def _open(path: Path) -> int:
 
 
 def _keep_private(descriptor: int, path: Path) -> None:
-    """Take away what all users of the machine may do with a file that was there before. A group's permissions stay:
-    somebody who collects logs has given them."""
+    """Remove all other users' permissions from an existing file. Those of the group stay: they were granted on purpose,
+    to collect logs."""
     status = os.fstat(descriptor)
     mode = stat.S_IMODE(status.st_mode)
     if os.name != "posix" or not stat.S_ISREG(status.st_mode) or not mode & 0o007:

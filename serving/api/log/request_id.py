@@ -1,4 +1,4 @@
-"""An id for every request: its own `X-Request-Id`, or a new one. It is on every response and in every log line."""
+"""The id of a request: the client's `X-Request-Id`, or a new one. Every response and every log line has it."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ _ACCEPTED = re.compile(rb"[\x21-\x7e]{1,128}")
 
 
 def request_id_of(scope: Scope) -> str:
-    """The request's id; the first call decides it."""
+    """The request's id; the first call sets it."""
     state = scope.setdefault("state", {})
     if "request_id" not in state:
         given = next((value for name, value in scope["headers"] if name == HEADER), b"")
@@ -22,7 +22,7 @@ def request_id_of(scope: Scope) -> str:
 
 
 async def add_request_id(message: Message, scope: Scope) -> None:
-    """A `before_send` hook: adds the header to every response, those for unknown addresses and errors included."""
+    """A `before_send` hook: adds the header to every response, including errors and unknown paths."""
     if message["type"] == "http.response.start":
         headers = [*message.get("headers", ()), (HEADER, request_id_of(scope).encode("ascii"))]
         message["headers"] = headers

@@ -1,10 +1,9 @@
-"""What is told of every request: one line on standard error, and with `--log FILE` the whole exchange as JSON lines.
+"""The request log: one line on standard error for each request, and with `--log FILE` request and response as JSON.
 
 The file gets two lines for each request, joined by `request_id`: {"type": "request", ...} when its body has arrived and
-{"type": "response", ...} when the last byte is sent; of a stream, the response is the assembled answer. The file's
-thread makes the lines and writes them (`serving.api.log.log_file`), so neither a long answer nor a slow disk holds up
-the event loop. Headers are not
-written: they carry keys.
+{"type": "response", ...} when the last byte is sent; a streamed response is logged assembled. The file's thread makes
+and writes the lines (`serving.api.log.log_file`), so neither a long completion nor a slow disk blocks the event loop.
+Headers are not logged: they carry keys.
 """
 
 from __future__ import annotations
@@ -28,11 +27,11 @@ access_logger = logging.getLogger("mistral_jax.access")
 
 
 class RequestLog:
-    """The outermost layer around the application: sees every request and response, errors and refusals included."""
+    """The outermost middleware: sees every request and response, including errors."""
 
     def __init__(self, app: ASGIApp, *, quiet_paths: Collection[str] = ()) -> None:
         """Args:
-        quiet_paths: what is asked there is not in the file, and logged at debug level only.
+        quiet_paths: requests to these are not in the file, and logged at debug level only.
         """
         self.app = app
         self._quiet_paths = frozenset(quiet_paths)
@@ -46,24 +45,24 @@ class RequestLog:
         exchange = exchange_of(scope)
         exchange.is_wanted = self.file is not None and scope["path"] not in self._quiet_paths
         body = bytearray()
-        told, sent = False, 0
+        logged, sent = False, 0
 
-        def tell_request() -> None:
-            nonlocal told
-            if self.file is not None and exchange.is_wanted and not told:
-                told = True
-                _tell_request(self.file, scope, exchange)
+        def log_request() -> None:
+            nonlocal logged
+            if self.file is not None and exchange.is_wanted and not logged:
+                logged = True
+                _log_request(self.file, scope, exchange)
 
         async def watched_receive() -> Any:
             if exchange.request is not None:
-                tell_request()
+                log_request()
             return await receive()
 
         async def watched_send(message: Message) -> None:
             nonlocal sent
             if message["type"] == "http.response.start":
                 exchange.status = message["status"]
-                tell_request()
+                log_request()
             elif message["type"] == "http.response.body" and exchange.is_wanted:
                 sent += len(message["body"])
                 if exchange.response is None:
@@ -75,10 +74,10 @@ class RequestLog:
         finally:
             for call in exchange.at_end:
                 call()
-            tell_request()
-            self._tell_response(scope, exchange, bytes(body), sent)
+            log_request()
+            self._log_response(scope, exchange, bytes(body), sent)
 
-    def _tell_response(self, scope: Scope, exchange: Exchange, body: bytes, sent: int) -> None:
+    def _log_response(self, scope: Scope, exchange: Exchange, body: bytes, sent: int) -> None:
         duration = time.monotonic() - exchange.started
         status = exchange.status if exchange.status is not None else 499
         quiet = scope["path"] in self._quiet_paths
@@ -118,13 +117,13 @@ class RequestLog:
 
 
 LINE_SIZE = 1024
-"""Bytes that a line's other parts take beside the body, about."""
+"""Approximate bytes of a line without the body."""
 
 MAX_RAW_RESPONSE = 65536
-"""Bytes kept of a response that is not an answer (errors, lists, pages)."""
+"""Bytes kept of a response that is not a completion (errors, lists, pages)."""
 
 
-def _tell_request(file: LogFile, scope: Scope, exchange: Exchange) -> None:
+def _log_request(file: LogFile, scope: Scope, exchange: Exchange) -> None:
     client = scope.get("client")
     entry = {
         "type": "request",
@@ -141,12 +140,12 @@ def _tell_request(file: LogFile, scope: Scope, exchange: Exchange) -> None:
 
 
 def _json_or_text(body: bytes | None) -> msgspec.Raw | str | None:
-    """JSON as it came, but on one line; anything else as text, and not all of it."""
+    """Valid JSON as it came, but on one line; anything else as text, truncated."""
     if body is None:
         return None
     try:
         check_bounds(body)
-        body.decode("utf-8")  # which is not looked at in what follows
+        body.decode("utf-8")  # checked here, because the next line does not
         return msgspec.Raw(msgspec.json.format(msgspec.json.decode(body, type=msgspec.Raw), indent=-1))
     except (InvalidRequestError, msgspec.DecodeError, UnicodeDecodeError, RecursionError):
         return body[:MAX_RAW_RESPONSE].decode("utf-8", errors="replace")

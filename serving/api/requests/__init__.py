@@ -1,2 +1,2 @@
-"""From the bytes of a body to requests for the engine: reading within limits, fields known and unknown, prompts,
-sampling, adapters."""
+"""From the bytes of a body to engine requests: reading within limits, known and unknown fields, prompts, sampling,
+adapters."""

@@ -1,4 +1,4 @@
-"""From what a request says of adapters to the choice that its sequences run with."""
+"""From a request's fields about adapters to the `AdapterChoice` of its sequences."""
 
 from __future__ import annotations
 
@@ -9,22 +9,22 @@ from dataclasses import replace
 from mistral_jax.adapters.choice import BASE_NAME, AdapterChoice
 from serving.api.errors import InvalidRequestError, NotFoundError
 from serving.api.schemas import SamplingFields, XLoRAOptions
-from serving.api.service.asked import AdapterUse, ToldScalings
+from serving.api.service.asked import AdapterUse, ReportedScalings
 from serving.api.service.served_models import ServedModel, ServedModels, weights_by_hand
 from serving.engine.adapter_registry import AdapterInfo
 from serving.engine.messages import ModelCard, WantedScalings
 
 MAX_WEIGHT = 100.0
-"""Largest weight of an adapter, either way. Those of use are about 1."""
+"""Largest absolute weight of an adapter. Useful weights are about 1."""
 _SHOWN = 20
-"""Names in a message."""
+"""Most names listed in an error message."""
 
 
 def find_model(models: ServedModels, name: str | None) -> ServedModel:
-    """The model, adapter or mixture of a name; without a name, the default.
+    """The model, adapter or mixture with this name; the default if `name` is None.
 
     Raises:
-      NotFoundError: there is none; the message lists those that there are.
+      NotFoundError: there is none; the message lists the served ones.
     """
     found = models.find(name)
     if found is not None:
@@ -40,11 +40,11 @@ def find_model(models: ServedModels, name: str | None) -> ServedModel:
 
 
 def adapter_use(request: SamplingFields, models: ServedModels, card: ModelCard) -> AdapterUse:
-    """Which adapters a request uses, and what it wants to know of them.
+    """The adapters that a request uses, and the weights that its response reports.
 
     Raises:
       NotFoundError: its model is not served.
-      InvalidRequestError: names, weights or options that cannot be, or that contradict each other.
+      InvalidRequestError: names, weights or options are invalid or contradict each other.
     """
     model = find_model(models, request.model)
     if request.adapter is not None and request.adapters is not None:
@@ -130,15 +130,15 @@ def _with_options(use: AdapterUse, options: XLoRAOptions, models: ServedModels, 
         return use
     if not models.has_mixture:
         raise InvalidRequestError(
-            "xlora.scalings: this server has no X-LoRA mixture, so there are no weights to tell", param="xlora.scalings"
+            "xlora.scalings: this server has no X-LoRA mixture, so it has no weights to return", param="xlora.scalings"
         )
     by_number = {adapter.number: adapter for adapter in models.adapters}
     used = [by_number[number] for number, _ in use.choice.weights if number in by_number]
-    told = list(dict.fromkeys([*models.experts, *used]))
-    wanted = WantedScalings(detail=options.scalings, adapters=tuple(adapter.number for adapter in told))
-    names = tuple(adapter.name for adapter in told)
+    reported = list(dict.fromkeys([*models.experts, *used]))
+    wanted = WantedScalings(detail=options.scalings, adapters=tuple(adapter.number for adapter in reported))
+    names = tuple(adapter.name for adapter in reported)
     return replace(
-        use, scalings=wanted, told=ToldScalings(detail=options.scalings, adapters=names, modules=models.modules)
+        use, scalings=wanted, reported=ReportedScalings(detail=options.scalings, adapters=names, modules=models.modules)
     )
 
 
@@ -150,12 +150,12 @@ def _frozen(choice: AdapterChoice, index: int, models: ServedModels, card: Model
         )
     if not models.can_freeze:
         raise InvalidRequestError(
-            f"{param}: this server computes every token anew (--no-xlora-kv-cache), and cannot keep weights",
+            f"{param}: this server recomputes every token (--no-xlora-kv-cache), and cannot freeze weights",
             param=param,
         )
     if not 1 <= index <= card.max_model_len:
         raise InvalidRequestError(
-            f"{param} is {index}; expected the number of an answer token, from 1 to {card.max_model_len}", param=param
+            f"{param} is {index}; expected a token of the completion, from 1 to {card.max_model_len}", param=param
         )
     return AdapterChoice(xlora=True, freeze_after=index)
 

@@ -1,4 +1,4 @@
-"""Reads the bytes of a request's body, within limits of size, time, and of what all bodies take together."""
+"""Reads the bytes of a request's body, within limits on size, time, and the memory of all bodies together."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ BODY_TIMEOUT = 60.0
 
 
 async def read_body(request: Request[Any, Any, Any], reservation: Reservation) -> bytes:
-    """The body's bytes. They are counted as they arrive, so that a length that is only announced takes no room.
+    """Read the body. Bytes are counted as they arrive, so that a Content-Length alone reserves no memory.
 
     Raises:
       BodyTimeoutError: it did not arrive in time.
-      ClientGoneError: the client left before it was complete.
-      UnavailableError: other bodies take all the room.
+      ClientGoneError: the client disconnected before it was complete.
+      UnavailableError: other bodies take all the memory.
       RequestEntityTooLarge: it is larger than the application reads.
     """
     body = bytearray()

@@ -1,4 +1,4 @@
-"""Long prompts are encoded a slice of time at a time: between two slices whoever waits for a place gets one."""
+"""Encodes long prompts in time slices, so that other requests get a turn in between."""
 
 from __future__ import annotations
 
@@ -12,15 +12,15 @@ from mistral_jax.chat.encoding import PromptPieces
 from serving.api.errors import ContextLengthError
 
 SLICE = 0.05
-"""Seconds after which a place is passed on. One piece of a text takes about ten milliseconds."""
+"""Seconds of a time slice. One piece of a text takes about ten milliseconds."""
 
 
 async def in_turns[T](work: Generator[None, None, T], limiter: anyio.CapacityLimiter) -> T:
-    """Runs a generator to its end in worker threads and returns what it returns.
+    """Run a generator to its end in worker threads and return its result.
 
     Args:
       work: yields wherever others may have a turn.
-      limiter: of the places; waiting for one is first come, first served.
+      limiter: bounds the concurrency; waiting is first come, first served.
     """
     while True:
         ended = await anyio.to_thread.run_sync(_slice, work, limiter=limiter)
@@ -40,15 +40,15 @@ def _slice[T](work: Generator[None, None, T]) -> tuple[T] | None:
 
 
 def gather(prompt: PromptPieces, *, most: int | None, param: str) -> Generator[None, None, list[int]]:
-    """All tokens of a prompt. Yields between pieces.
+    """Collect all tokens of a prompt. Yields between pieces.
 
     Args:
-      most: tokens that it may have; None: any number.
+      most: most tokens that it may have; None: any number.
       param: the field that errors name.
 
     Raises:
-      ContextLengthError: it has more than `most`: before anything is encoded where its length alone says so, else as
-        soon as that many are.
+      ContextLengthError: it has more than `most`; raised before encoding if its length alone shows it, else as soon as
+        that many are encoded.
       ValueError: it cannot be encoded.
     """
     tokens: list[int] = []

@@ -1,4 +1,4 @@
-"""From what a request says to prompt token ids, cut or refused so that they fit the model's context."""
+"""From chat messages or prompts to prompt token ids, truncated or refused if they do not fit the model's context."""
 
 from __future__ import annotations
 
@@ -22,8 +22,8 @@ from serving.engine.messages import ModelCard
 
 ROLES = ("system", "developer", "user", "assistant", "tool")
 
-RESERVED_FOR_ANSWER = 10
-"""Room that truncation leaves for an answer of unstated length."""
+RESERVED_FOR_COMPLETION = 10
+"""Tokens that truncation leaves for a completion without `max_tokens`."""
 
 
 async def encode_chat(
@@ -34,17 +34,16 @@ async def encode_chat(
     rendering: anyio.CapacityLimiter,
     truncate: bool = False,
 ) -> Prompt:
-    """The conversation through the model's chat template, off the event loop.
+    """Render chat messages with the model's chat template and encode them, off the event loop.
 
     Args:
-      limiter: bounds how many prompts are encoded at a time, and is passed on every few milliseconds.
-      rendering: bounds how many are rendered, in processes of their own.
-      truncate: whether a prompt that is too long is wanted all the same.
+      limiter: bounds how many prompts are encoded at a time; released and taken again every few milliseconds.
+      rendering: bounds how many are rendered at a time, in separate processes.
+      truncate: whether to encode prompts that are too long.
 
     Raises:
-      InvalidRequestError: a message cannot be used, the template refuses the conversation, or the model has no
-      template.
-      ContextLengthError: it is certainly longer than the context; how much longer is not found out.
+      InvalidRequestError: a message is invalid, the template refuses the messages, or the model has no template.
+      ContextLengthError: it is certainly longer than the context; the exact length is not computed.
     """
     if service.chat is None:
         raise InvalidRequestError(
@@ -102,16 +101,16 @@ async def encode_prompts(
     echo: bool = False,
     truncate: bool = False,
 ) -> list[Prompt]:
-    """The prompts of a completion request, off the event loop.
+    """Encode the prompts of a completion request, off the event loop.
 
     Args:
-      most: how many there may be.
+      most: most prompts that it may have.
       limiter, truncate: see `encode_chat`.
 
     Raises:
       InvalidRequestError: the list is empty, too long or mixed, a token id is outside the vocabulary, or a text cannot
         be encoded.
-      ContextLengthError: one is certainly longer than the context; how much longer is not found out.
+      ContextLengthError: one is certainly longer than the context; the exact length is not computed.
     """
     return await in_turns(_encode_prompts(service, prompt, most, echo, truncate), limiter)
 
@@ -158,14 +157,14 @@ def _encode_text(service: Service, text: str, truncate: bool) -> Generator[None,
         raise InvalidRequestError(f"prompt: {error}", param="prompt", code="invalid_prompt") from error
     if not tokens:
         raise InvalidRequestError(
-            "prompt: an empty text is no prompt for this model, whose prompts have no BOS token", param="prompt"
+            "prompt: an empty text is not valid for this model, whose prompts have no BOS token", param="prompt"
         )
     return Prompt(tokens, text, begins_text(tokenizer, tokens))
 
 
 def _check_tokens(tokenizer: Tokenizer, card: ModelCard, tokens: Sequence[int], echo: bool) -> Prompt:
     if not tokens:
-        raise InvalidRequestError("prompt: an empty list of token ids is no prompt", param="prompt")
+        raise InvalidRequestError("prompt: an empty list of token ids is not a valid prompt", param="prompt")
     limit = min(card.vocab_size, tokenizer.vocab_size) if echo else card.vocab_size
     wrong = list(itertools.islice((token for token in tokens if not 0 <= token < limit), 10))
     if wrong:
@@ -176,15 +175,15 @@ def _check_tokens(tokenizer: Tokenizer, card: ModelCard, tokens: Sequence[int], 
 def fit(
     prompt: Prompt, card: ModelCard, *, max_tokens: int | None, truncate: bool, bos_id: int | None, param: str
 ) -> Prompt:
-    """The prompt, cut from the left where it is too long and `truncate` allows it. `param` is the field that errors
+    """The prompt, truncated from the left if it is too long and `truncate` allows it. `param` is the field that errors
     name.
 
     Raises:
-      ContextLengthError: it leaves no room for an answer, of which one is wanted unless `max_tokens` is 0.
+      ContextLengthError: it leaves no room for a completion, and `max_tokens` is not 0.
     """
     length, context = len(prompt.tokens), card.max_model_len
     if truncate:
-        wanted = RESERVED_FOR_ANSWER if max_tokens is None else max_tokens
+        wanted = RESERVED_FOR_COMPLETION if max_tokens is None else max_tokens
         reserved = min(wanted, max(1, context // 2))
         keep = context - reserved
         if length <= keep:

@@ -1,4 +1,4 @@
-"""A request's body: read within limits of size and time, decoded into its schema, with errors that name the field."""
+"""Reads a request's body within limits on size and time, and decodes it into its schema. Errors name the field."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from serving.api.json_bounds import UNCOUNTED, check_bounds, check_fields
 from serving.api.log.exchange import exchange_of
 from serving.api.log.request_id import request_id_of
 from serving.api.requests.body_reading import read_body
-from serving.api.requests.unknown_fields import UnknownFields, tell_ignored, unknown_fields
+from serving.api.requests.unknown_fields import UnknownFields, report_ignored, unknown_fields
 from serving.api.requests.unsupported_fields import refuse_unsupported
 from serving.api.service.body_budget import Reservation
 from serving.api.service.lifecycle import ServiceHost
@@ -31,19 +31,19 @@ _number = msgspec.json.Decoder(float)
 async def read_request[BodyT](
     request: Request[Any, Any, Any], endpoint: Endpoint[BodyT], host: ServiceHost, *, strict: bool = False
 ) -> BodyT:
-    """The decoded body. Fields that are not known are told in the response's headers and the log.
+    """Read and decode the body. Unknown fields are reported in the response's headers and the log.
 
     Args:
-      endpoint: whose unsupported and unknown fields are looked for, where its record has fields.
+      endpoint: has the schema, and the fields by which unsupported and unknown ones are found.
       strict: refuse unknown fields.
 
     Raises:
-      InvalidRequestError: it is not JSON, has a wrong type somewhere, asks for what is not implemented, or has an
-        unknown field and may have none.
+      InvalidRequestError: it is not JSON, has a wrong type, has an unsupported field, or, with `strict`, an unknown
+        one.
       UnsupportedMediaTypeError: its content type is not JSON.
-      UnavailableError: other bodies take all the room.
+      UnavailableError: other bodies take all the memory.
       BodyTimeoutError: it did not arrive in time.
-      ClientGoneError: the client left before it was complete.
+      ClientGoneError: the client disconnected before it was complete.
       RequestEntityTooLarge: it is larger than the application reads.
     """
     check_content_type(request.headers.get("content-type"))
@@ -60,19 +60,19 @@ async def read_request[BodyT](
     if unknown:
         if strict:
             raise unknown.refusal()
-        tell_ignored(request.scope, unknown)
+        report_ignored(request.scope, unknown)
         logger.warning("request %s: ignored fields: %s", request_id_of(request.scope), unknown)
     return schema
 
 
 def check_content_type(content_type: str | None) -> None:
-    """Refuse a body that does not say that it is JSON.
+    """Refuse a body whose content type is not JSON.
 
-    A page of any site can make a browser post a body without a type, or as a form or plain text, and no browser asks
-    before. For JSON it asks first (a CORS preflight), and is told no.
+    A page of any site can make a browser post a body without a type, or as a form or plain text, without a preflight.
+    For JSON the browser first sends a CORS preflight, which is refused.
 
     Raises:
-      UnsupportedMediaTypeError: it says something else, or nothing.
+      UnsupportedMediaTypeError: the type is another, or missing.
     """
     given = (content_type or "").partition(";")[0].strip().lower()
     if not given:
@@ -84,10 +84,10 @@ def check_content_type(content_type: str | None) -> None:
 
 
 def decode[BodyT](body: bytes, endpoint: Endpoint[BodyT]) -> tuple[BodyT, UnknownFields]:
-    """A body's text as its schema, and the fields that are not known.
+    """Decode a body into its schema, and find its unknown fields.
 
     Raises:
-      InvalidRequestError: as for `read_request`.
+      InvalidRequestError: see `read_request`.
     """
     try:
         check_bounds(body)
@@ -106,21 +106,21 @@ def decode[BodyT](body: bytes, endpoint: Endpoint[BodyT]) -> tuple[BodyT, Unknow
 
 
 def _wrong_type(message: str, body: bytes) -> InvalidRequestError:
-    """The refusal for a validation error of msgspec, which ends in the path of the wrong value."""
+    """The error for a validation error of msgspec, whose message ends in the path of the wrong value."""
     match = _FIELD.search(message)
     path = match.group(1) if match else ""
     what = message[: match.start()] if match else message
     field, of_map, _rest = path.partition("[...]")
     if not of_map:
         return InvalidRequestError(f"{path}: {what}" if path else what, param=path or None, code="invalid_type")
-    # A path says `[...]` for any key of a map; keys are the client's own text, so they are told in the message only.
+    # msgspec's path has `[...]` for any key of a map. Keys are client input, so only the message shows them.
     key = _first_wrong_number(body, field)
     where = field if key is None else f"{field}[{key[:50]!r}]"
     return InvalidRequestError(f"{where}: {what}", param=field, code="invalid_type")
 
 
 def _first_wrong_number(body: bytes, field: str) -> str | None:
-    """The first key of a map of numbers whose value is none; None where `field` is another kind of map."""
+    """The first key of a map whose value is not a number; None if there is none."""
     value = _shallow.decode(body).get(field)
     if value is None:
         return None

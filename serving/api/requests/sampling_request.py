@@ -1,4 +1,4 @@
-"""From the fields of a request to the engine's sampling parameters, and to one engine request for each answer."""
+"""From the fields of a request to sampling parameters, and to one engine request for each choice."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ from serving.api.service.asked import AdapterUse, Prompt, UsageInStream
 from serving.engine.messages import ModelCard, Request
 
 _TOKEN_ID = re.compile(r"0|[1-9][0-9]{0,11}")
-"""One way of writing each number, so that no id can be given twice."""
+"""Only one spelling of each number, so that no id can be given twice."""
 
 MAX_BIASES = 16_384
 """Most token ids in `logit_bias`."""
 
 
 def choices_of(request: SamplingFields, *, most: int) -> int:
-    """The number of answers for each prompt.
+    """The number of choices for each prompt.
 
     Raises:
       InvalidRequestError: it is below 1 or above `most`.
@@ -32,16 +32,16 @@ def choices_of(request: SamplingFields, *, most: int) -> int:
     n = 1 if request.n is None else request.n
     if not 1 <= n <= most:
         raise InvalidRequestError(
-            f"n is {n}; expected a number from 1 to {most}, the answers this server makes at a time", param="n"
+            f"n is {n}; expected a number from 1 to {most}, the completions this server makes at a time", param="n"
         )
     return n
 
 
 def usage_in_stream(request: SamplingFields) -> UsageInStream:
-    """Where the stream is to have token counts.
+    """Which chunks of the stream have token counts.
 
     Raises:
-      InvalidRequestError: stream options without a stream.
+      InvalidRequestError: `stream_options` without `stream`.
     """
     options = request.stream_options
     if options is None:
@@ -53,14 +53,14 @@ def usage_in_stream(request: SamplingFields) -> UsageInStream:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class OwnFields[BodyT: SamplingFields]:
-    """Where an endpoint's body has what each endpoint calls by a name of its own."""
+    """Access to fields whose names differ between endpoints."""
 
     token_limit: Callable[[BodyT], tuple[str, int | None]]
-    """Name and value of the field with the most tokens of a completion."""
+    """Name and value of the field that limits the completion's tokens."""
     logprobs: Callable[[BodyT], int | None]
-    """How many of the most likely tokens are told with each token; None: no log-probabilities are."""
+    """Number of most likely tokens to return with each token; None: no log-probabilities."""
     logprobs_count: str
-    """The field with that number."""
+    """Name of the field with that number."""
     may_be_empty: bool = False
     """Whether a completion may have no tokens."""
 
@@ -91,12 +91,12 @@ def sampling_params[BodyT: SamplingFields](
     limit_name, limit = own.token_limit(request)
     if limit == 0 and not own.may_be_empty:
         raise InvalidRequestError(
-            f"{limit_name} is 0; expected at least 1 (answers without tokens are made on /v1/completions only)",
+            f"{limit_name} is 0; expected at least 1 (only /v1/completions makes completions without tokens)",
             param=limit_name,
         )
     try:
         return SamplingParams(
-            # More than the context holds is as good as all that it holds.
+            # A limit beyond the context is the same as the context.
             max_tokens=default_max_tokens if limit is None else min(limit, card.max_model_len),
             logit_bias=_logit_bias(request.logit_bias, card),
             stop=_stop(request.stop),
@@ -110,7 +110,7 @@ def sampling_params[BodyT: SamplingFields](
 
 
 def _top_k(top_k: int | None, card: ModelCard) -> int | None:
-    """Of -1, and of more tokens than there are, the number that keeps all."""
+    """0, which keeps all tokens, for -1 and for values of at least the vocabulary size."""
     if top_k is None:
         return None
     return 0 if top_k == -1 or top_k >= card.vocab_size else top_k
@@ -150,10 +150,10 @@ def engine_requests(
     max_model_len: int,
     score_prompts: bool = False,
 ) -> list[Request]:
-    """One engine request for each answer, prompt by prompt: answer i of prompt p has the index p * n + i.
+    """One engine request for each choice, prompt by prompt: choice i of prompt p has the index p * n + i.
 
-    `max_tokens` becomes what was asked, or less where the context has less room. Without a seed each answer gets a
-    random one; with a seed answer 0 of each prompt gets the seed itself and the others get seeds derived from it.
+    `max_tokens` is the request's, limited to the room in the context. Without a seed, each choice gets a random one;
+    with a seed, choice 0 of each prompt gets the seed itself and the others get seeds derived from it.
     """
     requests: list[Request] = []
     for prompt in prompts:
@@ -179,7 +179,7 @@ def engine_requests(
 
 
 def derived_seed(seed: int, index: int) -> int:
-    """The seed of answer `index`: the seed itself for answer 0."""
+    """The seed of choice `index`: the seed itself for choice 0."""
     if index == 0:
         return seed
     digest = hashlib.blake2b(f"{seed}/{index}".encode("ascii"), digest_size=8).digest()

@@ -1,10 +1,10 @@
-"""Fields of a request that this server does not know: found and told, or refused.
+"""Unknown fields of a request: found, and reported or refused.
 
-Without `--strict-fields` they change nothing, so the response names them in the header `X-Ignored-Fields` and a log
-line does, each with the nearest name that is known: `tempreature;nearest=temperature`.
+Without `--strict-fields` they are ignored; the response header `X-Ignored-Fields` and a log line name them, each with
+the nearest known name: `tempreature;nearest=temperature`.
 
-Names come from clients. Whatever they are, at most `MOST_NAMED` are told, cut and with everything but letters, digits
-and `[]._-` percent-encoded, so that neither a header nor a log line can be broken out of or be made long.
+Names come from clients. At most `MOST_NAMED` are reported, truncated and with everything but letters, digits and
+`[]._-` percent-encoded, so that they can neither inject into a header or a log line nor make it long.
 """
 
 from __future__ import annotations
@@ -25,10 +25,10 @@ from serving.api.errors import InvalidRequestError
 HEADER = "X-Ignored-Fields"
 MOST_NAMED = 8
 LONGEST_NAME = 48
-"""Bytes of a name that are told."""
+"""Bytes of a name that are reported."""
 
 _NOTHING = frozenset({b"null", b"[]", b"{}", b'""'})
-"""Values that ask for nothing: clients that send a whole object back send many of them."""
+"""Values without effect: clients that send a whole object back send many of them."""
 
 _object = msgspec.json.Decoder(dict[str, msgspec.Raw])
 _objects = msgspec.json.Decoder(list[dict[str, msgspec.Raw]])
@@ -39,7 +39,7 @@ class UnknownFields:
     """The unknown fields of one request."""
 
     named: tuple[tuple[str, str | None], ...] = ()
-    """Path of each (the first `MOST_NAMED` of them), fit for a header, and the nearest known name, if one is near."""
+    """Of the first `MOST_NAMED`: path, encoded for a header, and the nearest known name, if one is near."""
     count: int = 0
 
     def __bool__(self) -> bool:
@@ -60,20 +60,20 @@ class UnknownFields:
         return ", ".join(items)
 
     def refusal(self) -> InvalidRequestError:
-        """What a server with `--strict-fields` answers."""
+        """The error with `--strict-fields`."""
         return InvalidRequestError(
-            f"unknown fields: {self}; this server refuses what it does not know (--strict-fields), leave them out",
+            f"unknown fields: {self}; this server refuses unknown fields (--strict-fields), leave them out",
             param=self.named[0][0],
             code="unknown_field",
         )
 
 
 def unknown_fields(endpoint: Endpoint[Any], fields: Body, decoded: Any) -> UnknownFields:
-    """The unknown fields of a body and of the objects in it, null and empty ones apart.
+    """The unknown fields of a body and of the objects in it, except null and empty ones.
 
     Args:
       fields: the body's fields.
-      decoded: the same body in the endpoint's schema, which says where the objects are.
+      decoded: the same body in the endpoint's schema, which has the nested objects.
     """
     named: list[tuple[str, str | None]] = []
     count = 0
@@ -89,11 +89,11 @@ def unknown_fields(endpoint: Endpoint[Any], fields: Body, decoded: Any) -> Unkno
 def _unknown(
     endpoint: Endpoint[Any], where: str, prefix: str, fields: Body, decoded: Any
 ) -> Iterator[tuple[str, frozenset[str], str]]:
-    """Path of the object, its known names, and the name, of each unknown field of an object and of those in it.
+    """For each unknown field of an object and of those nested in it: the object's path, its known names, the name.
 
     Args:
       where: the object, as a key of `endpoint.known`.
-      prefix: the same as it is told, with the numbers of list entries.
+      prefix: the reported path of the object, with list indices.
     """
     names = endpoint.known[where]
     for name, value in fields.items():
@@ -116,7 +116,7 @@ def _asks_nothing(value: msgspec.Raw) -> bool:
 
 @functools.lru_cache(maxsize=1024)
 def _nearest(name: str, known: frozenset[str]) -> str | None:
-    """The known name that is most like `name`."""
+    """The known name most similar to `name`, if one is near."""
     plain = name.lower().replace("-", "_")
     lookalikes = difflib.get_close_matches(plain, sorted(known), n=1, cutoff=0.7)
     if lookalikes:
@@ -125,13 +125,13 @@ def _nearest(name: str, known: frozenset[str]) -> str | None:
     return next((other for other in sorted(known) if other.replace("_", "") == squeezed), None)
 
 
-def tell_ignored(scope: Scope, fields: UnknownFields) -> None:
-    """Have the response to this request name the fields."""
+def report_ignored(scope: Scope, fields: UnknownFields) -> None:
+    """Store the fields for the header of this request's response."""
     scope.setdefault("state", {})["ignored_fields"] = fields.header
 
 
 async def add_ignored_fields(message: Message, scope: Scope) -> None:
-    """A `before_send` hook: adds the header to every response, streams and errors included, of a request that had such
-    fields."""
+    """A `before_send` hook: adds the header to the response of a request with unknown fields, also to streams and
+    errors."""
     if message["type"] == "http.response.start" and (header := scope.setdefault("state", {}).get("ignored_fields")):
         message["headers"] = [*message.get("headers", ()), (HEADER.lower().encode(), header.encode("ascii"))]

@@ -1,4 +1,4 @@
-"""Fields that are known and not implemented: refused, unless their values ask for nothing."""
+"""Fields that are known but not implemented: refused, unless their values have no effect."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ from serving.api.errors import InvalidRequestError
 
 
 def refuse_unsupported(endpoint: Endpoint[Any], body: Body) -> None:
-    """Refuse a body that asks for something that is known and not implemented.
+    """Refuse a body that uses a field that is not implemented.
 
     Raises:
-      InvalidRequestError: it names the field and says what is possible.
+      InvalidRequestError: the message names the field and what is possible.
     """
     for field in endpoint.refused:
         if field.name not in body:

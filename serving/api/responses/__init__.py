@@ -1,1 +1,1 @@
-"""From the events of the engine to JSON: whole, or as a stream of server-sent events."""
+"""From engine events to JSON responses: whole, or as a stream of server-sent events."""

@@ -1,5 +1,4 @@
-"""What a completion begins with where its prompt is echoed: the text, and where in it each token of the prompt
-begins."""
+"""The echoed prompt at the start of a completion: its text, and the offset of each of its tokens."""
 
 from __future__ import annotations
 
@@ -15,26 +14,25 @@ from serving.api.errors import InvalidRequestError
 from serving.api.service.asked import Prompt
 
 MAX_SCORES = 2**21
-"""Most log-probabilities of prompts that one request may ask for, alternatives included: some fifty megabytes of JSON,
-which take a tenth of a second to put together."""
+"""Most log-probabilities of prompts in one request, alternatives included: about fifty megabytes of JSON, which take a
+tenth of a second to build."""
 
 
 @dataclass(frozen=True, slots=True)
 class Echo:
-    """The beginning of an answer."""
+    """The echoed prompt."""
 
     text: str = ""
     first: str = ""
-    """The prompt's first token, of which no probability is told."""
+    """The prompt's first token, which has no log-probability."""
     offsets: tuple[int, ...] = ()
-    """Where the tokens of the prompt begin in `text`, in characters; empty where their log-probabilities are not
-    told."""
+    """Offsets of the prompt's tokens in `text`, in characters; empty if their log-probabilities are not returned."""
 
 
 async def echo_prompts(
     tokenizer: Tokenizer, prompts: Sequence[Prompt], *, n: int, logprobs: int | None, limiter: anyio.CapacityLimiter
 ) -> list[Echo]:
-    """What the answers to each prompt begin with; with `logprobs` each token's place is found, off the event loop.
+    """The echo of each prompt; with `logprobs`, token offsets are computed, off the event loop.
 
     Raises:
       InvalidRequestError: there would be too many log-probabilities.
@@ -59,12 +57,11 @@ def _echoes(tokenizer: Tokenizer, prompts: Sequence[Prompt]) -> list[Echo]:
 def _echo(tokenizer: Tokenizer, prompt: Prompt) -> Echo:
     """A token that begins inside a character has the offset of that character.
 
-    A tokenizer that does not keep a text as it is (it normalises, say) gives the places in the text that it made of it.
+    If the tokenizer changes the text (by normalising it, say), offsets refer to the changed text.
     """
     detokenizer = IncrementalDetokenizer(tokenizer, at_start=not prompt.cut)
     lengths = [len(detokenizer.push(token)) for token in prompt.tokens]
-    # Of a prompt that was cut from the left, the tokens are the end of the text, but for a BOS token, which has no
-    # text.
+    # The tokens of a prompt truncated from the left are the end of its text, except a BOS token, which has no text.
     place = max(0, len(prompt.text) - sum(lengths)) if prompt.cut else 0
     offsets: list[int] = []
     for length in lengths:

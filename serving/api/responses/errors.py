@@ -1,4 +1,4 @@
-"""What is raised, as the response that tells it."""
+"""Turns exceptions into error responses."""
 
 from __future__ import annotations
 

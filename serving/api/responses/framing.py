@@ -1,7 +1,7 @@
-"""Completions in OpenAI's JSON, built event by event: as chunks for a stream, and whole.
+"""Completions in OpenAI's JSON, built event by event: as chunks of a stream, and whole.
 
-A framing keeps what it has seen, so the whole completion of a stream (for the log) is built by the code that builds
-unstreamed ones.
+A framing keeps what it has seen, so the same code builds unstreamed responses and the whole response of a stream (for
+the log).
 """
 
 from __future__ import annotations
@@ -35,45 +35,45 @@ from serving.api.schemas import (
     Usage,
     XLoRAScalings,
 )
-from serving.api.service.asked import Prompt, ToldScalings, UsageInStream
+from serving.api.service.asked import Prompt, ReportedScalings, UsageInStream
 from serving.api.service.generation import ChoiceEvent
 from serving.engine.messages import Event, ModelCard, TokenLogprob
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class CallFacts:
-    """What the responses of one call say beside the completions."""
+    """The contents of one call's response besides the completions."""
 
     call_id: str
-    """Its id, such as `chatcmpl-...`."""
+    """Id of the response, such as `chatcmpl-...`."""
     card: ModelCard
     model_id: str
-    """What is named as the `model`."""
+    """`model` in the response."""
     prompts: Sequence[Prompt]
     n: int
     """Completions of each prompt."""
     usage: UsageInStream
     logprobs: int | None
-    """How many of the most likely tokens are told with each token, if log-probabilities are told."""
-    told: ToldScalings | None = None
+    """Number of most likely tokens to return with each token; None: no log-probabilities."""
+    reported: ReportedScalings | None = None
 
 
 def new_id(prefix: str) -> str:
-    """A fresh id for a call."""
+    """A new id for a response."""
     return f"{prefix}-{uuid.uuid4().hex}"
 
 
 @dataclass(slots=True)
 class Choice:
-    """What is known of one choice so far."""
+    """One choice so far."""
 
     text: list[str] = field(default_factory=list[str])
     length: int = 0
-    """Characters so far, of an echoed prompt, too."""
+    """Characters so far, an echoed prompt included."""
     completion_tokens: int = 0
     finish_reason: FinishReason | None = None
     scalings: ScalingsReport | None = None
-    """Where the call wants to know the weights of the adapters."""
+    """Set if the call asks for adapter weights."""
 
     def take(self, event: Event) -> None:
         if event.scalings and self.scalings is not None:
@@ -86,20 +86,20 @@ class Choice:
             self.finish_reason = cast("FinishReason", event.finish_reason)
 
     def xlora_of(self, event: Event) -> XLoRAScalings | UnsetType:
-        """What the chunk of an event, which was taken before, tells of the adapters' weights."""
+        """The adapter weights in the chunk of an event, which must have been taken before."""
         return UNSET if self.scalings is None or not event.scalings else self.scalings.chunk(event.scalings)
 
     def xlora_at_end(self) -> XLoRAScalings | UnsetType:
-        """The same of a stream's last chunk."""
+        """The adapter weights in a stream's last chunk."""
         return UNSET if self.scalings is None else self.scalings.last_chunk() or UNSET
 
     def xlora(self) -> XLoRAScalings | UnsetType:
-        """The same of the whole completion."""
+        """The adapter weights of the whole completion."""
         return UNSET if self.scalings is None else self.scalings.whole()
 
 
 def token_offsets(tokens: Sequence[TokenLogprob], *, start: int, end: int) -> list[int]:
-    """Where tokens begin, given that their text is the characters from `start` to `end`.
+    """Offsets of tokens whose text is the characters from `start` to `end`.
 
     A token that begins inside a character has the offset of that character.
     """
@@ -113,14 +113,14 @@ def token_offsets(tokens: Sequence[TokenLogprob], *, start: int, end: int) -> li
 
 
 class Framing(Protocol):
-    """The completions of one call in the JSON of one endpoint: whole, and as chunks of a stream."""
+    """Builds the JSON of one call's completions for one endpoint: whole, and as chunks of a stream."""
 
     def opening(self) -> list[msgspec.Struct]:
         """Chunks that a stream begins with."""
         ...
 
     def chunks(self, choice_event: ChoiceEvent) -> list[msgspec.Struct]:
-        """Chunks that tell an event, which is also kept."""
+        """Chunks for an event, which is also kept."""
         ...
 
     def closing(self) -> list[msgspec.Struct]:
@@ -136,12 +136,12 @@ class Framing(Protocol):
         ...
 
     def whole(self) -> msgspec.Struct:
-        """The response as if it were not streamed; of an unfinished one, what there is."""
+        """The unstreamed response; if unfinished, as far as it is."""
         ...
 
 
 class _Common[ChoiceT: msgspec.Struct, ChunkT: (ChatCompletionChunk, Completion)]:
-    """What both framings share."""
+    """Base of both framings."""
 
     def __init__(self, facts: CallFacts) -> None:
         self.call_id = facts.call_id
@@ -151,9 +151,10 @@ class _Common[ChoiceT: msgspec.Struct, ChunkT: (ChatCompletionChunk, Completion)
         self._prompt_lengths = [len(prompt.tokens) for prompt in facts.prompts]
         self.prompt_tokens = sum(self._prompt_lengths)
         self._n = facts.n
-        told = facts.told
+        reported = facts.reported
         self.choices = [
-            Choice(scalings=None if told is None else ScalingsReport(told)) for _ in range(len(facts.prompts) * facts.n)
+            Choice(scalings=None if reported is None else ScalingsReport(reported))
+            for _ in range(len(facts.prompts) * facts.n)
         ]
         self._in_stream = facts.usage
 
@@ -176,7 +177,7 @@ class _Common[ChoiceT: msgspec.Struct, ChunkT: (ChatCompletionChunk, Completion)
         return [chunk]
 
     def _usage_of(self, choices: Sequence[ChatChunkChoice | CompletionChoice]) -> Usage | UnsetType | None:
-        """What a chunk with these choices has as its `usage`."""
+        """`usage` of a chunk with these choices."""
         if not self._in_stream.in_each_chunk or len(choices) != 1:
             return None if self._in_stream.at_end else UNSET
         index = choices[0].index
@@ -194,11 +195,11 @@ class ChatFraming(_Common[ChatChunkChoice, ChatCompletionChunk]):
     def __init__(self, facts: CallFacts) -> None:
         super().__init__(facts)
         self._top = facts.logprobs
-        self._told: list[list[TokenLogprob]] = [[] for _ in self.choices]
+        self._token_logprobs: list[list[TokenLogprob]] = [[] for _ in self.choices]
 
     def take(self, choice_event: ChoiceEvent) -> None:
         super().take(choice_event)
-        self._told[choice_event.index] += choice_event.event.logprobs
+        self._token_logprobs[choice_event.index] += choice_event.event.logprobs
 
     def opening(self) -> list[msgspec.Struct]:
         return [
@@ -231,7 +232,7 @@ class ChatFraming(_Common[ChatChunkChoice, ChatCompletionChunk]):
                 ChatChoice(
                     index=index,
                     message=AssistantMessage(content="".join(choice.text)),
-                    logprobs=None if self._top is None else self._logprobs(self._told[index]),
+                    logprobs=None if self._top is None else self._logprobs(self._token_logprobs[index]),
                     finish_reason=choice.finish_reason,
                     xlora=choice.xlora(),
                 )
@@ -273,19 +274,19 @@ class CompletionFraming(_Common[CompletionChoice, Completion]):
 
     def __init__(self, facts: CallFacts, *, echoes: Sequence[Echo] = ()) -> None:
         """Args:
-        echoes: what the completions of each prompt begin with.
+        echoes: the echo of each prompt.
         """
         super().__init__(facts)
         top = facts.logprobs
         self._echoes = [echo for echo in echoes or [Echo() for _ in facts.prompts] for _ in range(facts.n)]
-        self._told = [None if top is None else LegacyLogprobs(echo, top) for echo in self._echoes]
+        self._legacy = [None if top is None else LegacyLogprobs(echo, top) for echo in self._echoes]
         for choice, echo in zip(self.choices, self._echoes, strict=True):
             choice.length = len(echo.text)
 
     def opening(self) -> list[msgspec.Struct]:
         chunks: list[msgspec.Struct] = []
-        for index, (echo, told) in enumerate(zip(self._echoes, self._told, strict=True)):
-            text, logprobs = (echo.text, None) if told is None or told.opening is None else told.opening
+        for index, (echo, legacy) in enumerate(zip(self._echoes, self._legacy, strict=True)):
+            text, logprobs = (echo.text, None) if legacy is None or legacy.opening is None else legacy.opening
             if text or logprobs is not None:
                 chunks.append(self._chunk(CompletionChoice(index=index, text=text, logprobs=logprobs)))
         return chunks
@@ -296,18 +297,18 @@ class CompletionFraming(_Common[CompletionChoice, Completion]):
     def _take(self, choice_event: ChoiceEvent) -> list[CompletionChoice]:
         """Keep an event. Returns what it adds to its choice."""
         index, event = choice_event.index, choice_event.event
-        choice, told = self.choices[index], self._told[index]
+        choice, legacy = self.choices[index], self._legacy[index]
         added: list[CompletionChoice] = []
-        if event.prompt_logprobs and told is not None:
-            text, logprobs = told.prompt(event.prompt_logprobs)
+        if event.prompt_logprobs and legacy is not None:
+            text, logprobs = legacy.prompt(event.prompt_logprobs)
             added.append(CompletionChoice(index=index, text=text, logprobs=logprobs))
         start = choice.length
         choice.take(event)
         if event.text or event.logprobs or event.scalings:
             logprobs = None
-            if event.logprobs and told is not None:
+            if event.logprobs and legacy is not None:
                 offsets = token_offsets(event.logprobs, start=start, end=choice.length)
-                logprobs = told.answer(event.logprobs, offsets)
+                logprobs = legacy.completion(event.logprobs, offsets)
             xlora = choice.xlora_of(event)
             added.append(CompletionChoice(index=index, text=event.text, logprobs=logprobs, xlora=xlora))
         return added
@@ -327,11 +328,11 @@ class CompletionFraming(_Common[CompletionChoice, Completion]):
                 CompletionChoice(
                     index=index,
                     text=self._echoes[index].text + "".join(choice.text),
-                    logprobs=None if told is None else told.whole(),
+                    logprobs=None if legacy is None else legacy.whole(),
                     finish_reason=choice.finish_reason,
                     xlora=choice.xlora(),
                 )
-                for index, (choice, told) in enumerate(zip(self.choices, self._told, strict=True))
+                for index, (choice, legacy) in enumerate(zip(self.choices, self._legacy, strict=True))
             )
         )
         whole.usage = self.usage()

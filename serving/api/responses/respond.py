@@ -1,4 +1,4 @@
-"""Runs a prepared call: submits it, then streams its completion or waits for it, and gives up when the client does."""
+"""Runs a prepared call: submits it, then streams or awaits its completions. Cancels it if the client disconnects."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from serving.api.errors import ClientGoneError
 from serving.api.log.exchange import exchange_of
 from serving.api.responses.framing import Framing
 from serving.api.responses.streaming import EventStream, disconnected
-from serving.api.service.generation import Generation
+from serving.api.service.generation import GenerationCall
 from serving.api.service.lifecycle import ServiceHost
 from serving.api.service.service import Service
 from serving.engine.messages import Request as EngineRequest
@@ -31,18 +31,18 @@ async def respond(
     *,
     stream: bool,
 ) -> Response[Any]:
-    """The response to a call. It is admitted, or refused, before the first header is sent.
+    """The response to a call, which is queued or refused before the first header is sent.
 
     Raises:
-      QueueFullError: the engine's queue has not room for it.
+      QueueFullError: the engine's queue has no room for it.
       EngineUnavailableError: the engine takes no requests now.
-      ApiError: an unstreamed completion failed, took too long, or has lost its client.
+      ApiError: an unstreamed completion failed or took too long, or its client disconnected.
     """
     exchange = exchange_of(request.scope)
     limit = host.settings.request_timeout
     if limit is not None:
         limit = max(0.0, limit - (time.monotonic() - exchange.started))
-    generation = Generation(service.engine, host.router, engine_requests)
+    generation = GenerationCall(service.engine, host.router, engine_requests)
     generation.submit()
     if stream:
         return EventStream(generation, framing, exchange, keep_alive=host.settings.keep_alive, limit=limit)
@@ -64,7 +64,7 @@ async def respond(
     return Response(body, status_code=200, media_type="application/json")
 
 
-async def _collect(generation: Generation, framing: Framing, limit: float | None) -> msgspec.Struct:
+async def _collect(generation: GenerationCall, framing: Framing, limit: float | None) -> msgspec.Struct:
     async with contextlib.aclosing(generation.events(limit=limit)) as events:
         async for choice_event in events:
             if choice_event is not None:

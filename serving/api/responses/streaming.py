@@ -1,7 +1,7 @@
-"""Server-sent events: a completion as a stream of `data:` lines, each sent as soon as it is made.
+"""Server-sent events: a completion as a stream of `data:` lines, each sent as soon as it is ready.
 
-A stream is `data: {chunk}` events, comments while there is nothing to tell, and `data: [DONE]`. An error after the
-headers is one event `data: {"error": ...}` before it.
+A stream has `data: {chunk}` events, comments as keep-alive while there are none, and `data: [DONE]` at the end. An
+error after the headers is one event `data: {"error": ...}` before that.
 """
 
 from __future__ import annotations
@@ -21,12 +21,12 @@ from serving.api.errors import api_error
 from serving.api.log.exchange import Exchange
 from serving.api.log.request_id import request_id_of
 from serving.api.responses.framing import Framing
-from serving.api.service.generation import Generation
+from serving.api.service.generation import GenerationCall
 
 logger = logging.getLogger("mistral_jax.server")
 
 SEND_TIMEOUT = 60.0
-"""Seconds that a client may take to accept one event before its stream is ended."""
+"""Seconds that a client may take to read one event before its stream is ended."""
 
 _DONE = b"data: [DONE]\n\n"
 _KEEP_ALIVE = b": keep-alive\n\n"
@@ -38,7 +38,7 @@ def _data(payload: msgspec.Struct) -> bytes:
 
 
 async def event_stream(
-    generation: Generation,
+    generation: GenerationCall,
     framing: Framing,
     exchange: Exchange,
     *,
@@ -46,7 +46,7 @@ async def event_stream(
     limit: float | None,
     request_id: str = "",
 ) -> AsyncGenerator[bytes]:
-    """The bytes of a submitted generation, an event at a time."""
+    """The bytes of a submitted call's stream, one event at a time."""
     try:
         for chunk in framing.opening():
             yield _data(chunk)
@@ -69,10 +69,16 @@ async def event_stream(
 
 
 class EventStream(Response[None]):
-    """A streamed framing. However it ends (the client leaves or reads too slowly), the generation ends with it."""
+    """A streaming response. However it ends (the client disconnects or reads too slowly), the call ends with it."""
 
     def __init__(
-        self, generation: Generation, framing: Framing, exchange: Exchange, *, keep_alive: float, limit: float | None
+        self,
+        generation: GenerationCall,
+        framing: Framing,
+        exchange: Exchange,
+        *,
+        keep_alive: float,
+        limit: float | None,
     ) -> None:
         super().__init__(None, media_type="text/event-stream", headers=_HEADERS)
         self._generation = generation
@@ -117,7 +123,7 @@ class _EventStreamResponse(ASGIResponse):
             if not sending.done():
                 self._exchange.error = "the client closed the connection"
         finally:
-            # The generation first: it must end even if closing the connection takes its time.
+            # End the call first: closing the connection may take a while.
             self._end()
             leaving.cancel()
             sending.cancel()

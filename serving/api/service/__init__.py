@@ -1,2 +1,2 @@
-"""The model that is served, as the HTTP side sees it: its names and adapters, its life, its live generations, and what
-is counted. Knows no endpoint and no body."""
+"""The served model as the HTTP side sees it: names and adapters, lifecycle, live generations, and metrics. Independent
+of endpoints and bodies."""

@@ -1,4 +1,4 @@
-"""What a request asks for, once its body is read: prompts, adapters, and what its response is to tell beside the text.
+"""The contents of a request after its body is parsed: prompts, adapters, and what the response has besides the text.
 `requests/` makes these values, and `responses/` uses them."""
 
 from __future__ import annotations
@@ -11,27 +11,27 @@ from serving.engine.messages import ScalingsDetail, WantedScalings
 
 @dataclass(frozen=True, slots=True)
 class Prompt:
-    """One prompt, encoded, with its text where the request may want it echoed."""
+    """One encoded prompt, with its text if it may be echoed."""
 
     tokens: tuple[int, ...]
     text: str = ""
     at_start: bool = True
     """See `serving.engine.messages.Request.at_start`."""
     cut: bool = False
-    """Whether tokens were left out at its beginning; `text` is whole all the same."""
+    """Whether it was truncated from the left; `text` is still the whole text."""
 
 
 @dataclass(frozen=True, slots=True)
 class UsageInStream:
-    """Where a stream has token counts."""
+    """Which chunks of a stream have token counts."""
 
     at_end: bool = False
     in_each_chunk: bool = False
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class ToldScalings:
-    """The weights of adapters that the response is to tell."""
+class ReportedScalings:
+    """The adapter weights to report in the response."""
 
     detail: ScalingsDetail
     adapters: tuple[str, ...]
@@ -45,11 +45,11 @@ class AdapterUse:
     """The model and the adapters that a request runs with."""
 
     model_id: str
-    """What the response names as its `model`."""
+    """`model` in the response."""
     choice: AdapterChoice = BASE
     keys: tuple[str, ...] = ()
     """See `serving.engine.messages.Request.adapters`."""
     scalings: WantedScalings | None = None
-    told: ToldScalings | None = None
+    reported: ReportedScalings | None = None
     label: str = ""
-    """For counting: the adapter, "mixture", "weights" where they are fixed by hand, or nothing."""
+    """For the metrics: the adapter, "mixture", "weights" if the request fixes them, or empty."""

@@ -1,21 +1,21 @@
-"""How much memory the bodies of all requests take together."""
+"""A limit on the memory that the bodies of all requests take together."""
 
 from __future__ import annotations
 
 from serving.api.errors import UnavailableError
 
 SMALL_BODY = 65_536
-"""Bytes of each body that are not counted: a small request is read however much memory large ones take."""
+"""Bytes of each body that are not counted: small requests are read however much memory large ones take."""
 
 MIN_BUDGET = 128 * 2**20
 RETRY_AFTER = 1
 
 
 class BodyBudget:
-    """How many bytes the bodies of all requests may take at a time, from their arrival until their responses are done.
+    """Limits the bytes of the bodies of all requests in progress, from arrival until the response is done.
 
     Args:
-      largest: the largest body that is read. There is always room for two of them.
+      largest: bytes of the largest body that is read. There is always room for two such bodies.
     """
 
     def __init__(self, largest: int) -> None:
@@ -23,7 +23,7 @@ class BodyBudget:
         self.taken = 0
 
     def take(self, size: int) -> None:
-        """Count so many more bytes.
+        """Reserve this many more bytes.
 
         Raises:
           UnavailableError: there is no room for them.
@@ -42,14 +42,14 @@ class BodyBudget:
 
 
 class Reservation:
-    """What one body takes of the budget."""
+    """The part of the budget that one body takes."""
 
     def __init__(self, budget: BodyBudget) -> None:
         self._budget = budget
         self._size = 0
 
     def grow_to(self, size: int) -> None:
-        """Count a body of so many bytes.
+        """Reserve room for a body of this many bytes.
 
         Raises:
           UnavailableError: there is no room for it.
@@ -60,6 +60,6 @@ class Reservation:
             self._size += more
 
     def end(self) -> None:
-        """Give everything back; safe to call more than once."""
+        """Release the reservation; safe to call more than once."""
         self._budget.give_back(self._size)
         self._size = 0

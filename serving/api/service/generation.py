@@ -1,4 +1,4 @@
-"""The bridge from the engine's thread to asyncio: submits sequences and hands their events to the waiting call."""
+"""The bridge from the engine's thread to asyncio: submits sequences and passes their events to the waiting call."""
 
 from __future__ import annotations
 
@@ -12,42 +12,40 @@ from serving.api.errors import ApiError, DeadlineError, GenerationError, Unavail
 from serving.engine.messages import Engine, Event, Request
 
 MAX_PENDING_EVENTS = 8192
-"""Events that one call holds for a client that reads too slowly, before the call is ended."""
+"""Events buffered for one call whose client reads slowly; beyond this, the call is ended."""
 
 MAX_PENDING_ITEMS = 2**19
-"""Likewise, events and log-probabilities, with all alternatives, of about 200 bytes each."""
+"""The same limit in items: events and log-probabilities, alternatives included, of about 200 bytes each."""
 
 MAX_HELD_ITEMS = 1_000_000
-"""What all calls hold for their clients together, in such items. Beyond that the call that holds most is ended."""
+"""Items buffered for all calls together; beyond this, the call with the most is ended."""
 
 
 @dataclass(frozen=True, slots=True)
 class ChoiceEvent:
-    """An event of one of a call's answers."""
+    """An event of one choice of a call."""
 
     index: int
     event: Event
 
 
 class EventRouter:
-    """Gives each event to the call that it belongs to. One for the whole server, so one engine round wakes the loop
-    once.
-
-    Every submission passes the same `deliver`: an engine that groups a round's events by it calls it once.
+    """Passes each event to its call. There is one for the whole server, so an engine round wakes the event loop once:
+    every submission passes the same `deliver`, and the engine groups a round's events by it.
     """
 
     def __init__(self) -> None:
         self._loop: asyncio.AbstractEventLoop | None = None
-        self._routes: dict[str, tuple[Generation, int]] = {}
-        self._held: dict[Generation, int] = {}
+        self._routes: dict[str, tuple[GenerationCall, int]] = {}
+        self._held: dict[GenerationCall, int] = {}
         self._items = 0
         self.deliver = self._deliver
 
     def attach(self, loop: asyncio.AbstractEventLoop) -> None:
-        """Say which loop the calls run on."""
+        """Set the event loop that the calls run on."""
         self._loop = loop
 
-    def add(self, generation: Generation, requests: Sequence[Request]) -> None:
+    def add(self, generation: GenerationCall, requests: Sequence[Request]) -> None:
         self._routes.update({request.request_id: (generation, index) for index, request in enumerate(requests)})
 
     def remove(self, requests: Sequence[Request]) -> None:
@@ -55,12 +53,12 @@ class EventRouter:
             self._routes.pop(request.request_id, None)
 
     def fail_all(self, message: str) -> None:
-        """End every live answer with an error: for an engine that died without saying so to its requests."""
+        """End every live choice with an error, after the engine died without ending its requests."""
         self._route([Event(request_id=key, finish_reason="error", error=message) for key in list(self._routes)])
 
-    def hold(self, generation: Generation, items: int) -> None:
-        """Count what a call holds for its client: so many items more, or less. The call that holds most is ended if
-        that is too much."""
+    def hold(self, generation: GenerationCall, items: int) -> None:
+        """Add `items` (negative to subtract) to the count of a call's buffered items. If the total is too large, the
+        call with the most is ended."""
         now = self._held.get(generation, 0) + items
         if now:
             self._held[generation] = now
@@ -72,23 +70,23 @@ class EventRouter:
 
     @property
     def held(self) -> int:
-        """Items that all calls hold for their clients."""
+        """Items buffered for all calls."""
         return self._items
 
     @property
     def live(self) -> int:
-        """Answers whose last event has not arrived."""
+        """Choices whose last event has not arrived."""
         return len(self._routes)
 
     def _deliver(self, events: Sequence[Event]) -> None:
         """Called on the engine's thread."""
         if self._loop is not None:
-            # A loop that is closed has nobody left to tell.
+            # RuntimeError: the loop is closed, so no call is waiting.
             with contextlib.suppress(RuntimeError):
                 self._loop.call_soon_threadsafe(self._route, tuple(events))
 
     def _route(self, events: Sequence[Event]) -> None:
-        woken: dict[int, Generation] = {}
+        woken: dict[int, GenerationCall] = {}
         for event in events:
             route = self._routes.get(event.request_id)
             if route is None:
@@ -102,8 +100,8 @@ class EventRouter:
             generation.wake()
 
 
-class Generation:
-    """The live answers of one call. Iterate over `events()` once; leaving it early cancels what is unfinished."""
+class GenerationCall:
+    """The choices of one call in progress. Iterate over `events()` once; leaving it early cancels unfinished ones."""
 
     def __init__(self, engine: Engine, router: EventRouter, requests: Sequence[Request]) -> None:
         self._engine = engine
@@ -117,10 +115,10 @@ class Generation:
         self._overflowed = False
 
     def submit(self) -> None:
-        """Queue all the answers or none.
+        """Queue all the choices or none.
 
         Raises:
-          QueueFullError: the engine's queue has not room for all of them.
+          QueueFullError: the engine's queue has no room for all of them.
           EngineUnavailableError: the engine takes no requests now.
         """
         self._router.add(self, self._requests)
@@ -131,7 +129,7 @@ class Generation:
             raise
 
     def cancel(self) -> None:
-        """End what is unfinished; safe to call at any time and more than once. It does not wait."""
+        """End unfinished choices, without waiting; safe to call at any time and more than once."""
         self._router.remove(self._requests)
         for request_id in self._unfinished.values():
             self._engine.cancel(request_id)
@@ -149,7 +147,7 @@ class Generation:
         self._router.hold(self, items)
 
     def overflow(self) -> None:
-        """Drop what is held: the client is too slow, and will be told."""
+        """Drop buffered events: the client is too slow, and gets an error."""
         self._overflowed = True
         self._drop()
         self._ready.set()
@@ -165,19 +163,19 @@ class Generation:
     async def events(
         self, *, idle: float | None = None, limit: float | None = None
     ) -> AsyncGenerator[ChoiceEvent | None]:
-        """Events in order of arrival until every answer is finished; None after each `idle` seconds without any.
+        """Events in order of arrival until every choice is finished; None after each `idle` seconds without any.
 
         Raises:
-          DeadlineError: `limit` seconds were not enough.
-          GenerationError: the engine gave up an answer; the others are cancelled.
-          UnavailableError: the server is stopping and ended an answer.
+          DeadlineError: `limit` seconds have passed.
+          GenerationError: a choice failed, or the client reads too slowly; the other choices are cancelled.
+          UnavailableError: the server is stopping and ended a choice.
         """
         now = asyncio.get_running_loop().time
         deadline = None if limit is None else now() + limit
         try:
             while self._unfinished:
-                # Before every event, not only after waiting: a slow reader never waits, and what was dropped for it may
-                # have been the last event, after which nothing would wake us.
+                # Checked before every event, not only after waiting: a slow reader never waits, and the last event may
+                # be among those dropped, after which nothing would wake us.
                 if self._overflowed:
                     raise GenerationError("the client read too slowly", code="client_too_slow")
                 if limit is not None and deadline is not None and now() >= deadline:
@@ -206,7 +204,7 @@ class Generation:
 
 
 def _items_of(event: Event) -> int:
-    """How much an event holds, about."""
+    """Approximate number of items in an event."""
     logprobs = sum(1 + len(token.top) for token in event.logprobs)
     scores = len(event.prompt_logprobs) * (1 + len(event.prompt_logprobs[0].top)) if event.prompt_logprobs else 0
     return 1 + logprobs + scores + sum(1 + token.weights.size // 32 for token in event.scalings)
@@ -215,9 +213,9 @@ def _items_of(event: Event) -> int:
 def _raise_for(event: Event) -> None:
     error: ApiError
     if event.finish_reason == "error":
-        error = GenerationError(without_paths(event.error or "the engine could not finish the answer"))
+        error = GenerationError(without_paths(event.error or "the engine could not finish the completion"))
     elif event.finish_reason == "cancelled":
-        error = UnavailableError("the answer was ended because the server is stopping", code="cancelled")
+        error = UnavailableError("the completion was ended because the server is stopping", code="cancelled")
     else:
         return
     raise error

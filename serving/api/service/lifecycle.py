@@ -1,4 +1,4 @@
-"""The life of the served model: built and loaded in the background, watched, drained at the end."""
+"""The lifecycle of the served model: built and loaded in the background, watched, drained at the end."""
 
 from __future__ import annotations
 
@@ -25,31 +25,32 @@ logger = logging.getLogger("mistral_jax.server")
 
 WATCH_INTERVAL = 0.1
 RETRY_AFTER_LOADING = 5
-"""Seconds that clients are told to wait while the model is not ready."""
+"""Retry-After in seconds while the model is not ready."""
 
 
 class ServiceHost:
-    """Holds the service while it is built, loaded, ready and drained. All but the build runs on the event loop."""
+    """Holds the service while it is built, loaded, ready and drained. Everything but the build runs on the event
+    loop."""
 
     def __init__(self, settings: Settings, build: Callable[[Settings], Service]) -> None:
         self.settings = settings
         self.router = EventRouter()
         self.encoding = anyio.CapacityLimiter(2)
-        """Prompts encoded at the same time; more would take the interpreter from the engine's thread."""
+        """Prompts encoded at the same time; more would starve the engine's thread of the interpreter lock."""
         self.rendering = anyio.CapacityLimiter(4)
-        """Conversations that wait for the processes that render them."""
+        """Chats rendered at the same time, in processes."""
         self.decoding = anyio.CapacityLimiter(1)
-        """Large bodies decoded at the same time. Each holds the interpreter meanwhile, so more would not be faster."""
+        """Large bodies decoded at the same time; decoding holds the interpreter lock, so more would not be faster."""
         self.bodies = BodyBudget(settings.max_body_bytes)
         self.changing_adapters = asyncio.Lock()
         """Held while adapters are loaded or unloaded."""
         self.log_file: LogFile | None = None
-        """Of `--log`, while the application runs."""
+        """The file of `--log`, while the application runs."""
         self.metrics = Metrics(
             lambda: self.status, lambda: self._service, lambda: self.log_file.lost if self.log_file else None
         )
         self.failure: str | None = None
-        """Why the server cannot go on, once it cannot. Whoever runs the process ends it."""
+        """Why the server failed; None: it has not. The code that runs the process then ends it."""
         self._build = build
         self._service: Service | None = None
         self._watcher: asyncio.Task[None] | None = None
@@ -57,7 +58,7 @@ class ServiceHost:
 
     @property
     def status(self) -> EngineStatus:
-        """The engine's status, or what stands for it before there is an engine and after a failure."""
+        """The engine's status, or a substitute before there is an engine and after a failure."""
         if self.failure is not None:
             return EngineStatus(state=EngineState.FAILED, detail=self.failure)
         if self._service is None:
@@ -72,7 +73,7 @@ class ServiceHost:
         """The service, ready to take requests.
 
         Raises:
-          UnavailableError: it is not ready yet, or not any more.
+          UnavailableError: it is not ready yet, or no longer.
         """
         status = self.status
         if self._service is not None and status.state is EngineState.READY:
@@ -81,7 +82,7 @@ class ServiceHost:
 
     @property
     def loaded_service(self) -> Service:
-        """The service as soon as its card is known, whether or not the engine is ready.
+        """The service once it is built, whether or not the engine is ready.
 
         Raises:
           UnavailableError: it is not built yet.
@@ -94,7 +95,7 @@ class ServiceHost:
         """Begin building and loading, and return at once."""
         loop = asyncio.get_running_loop()
         self.router.attach(loop)
-        # Not a pool's thread: the interpreter would wait for it at exit, and a build cannot be interrupted.
+        # Not a pool thread: the interpreter would wait for it at exit, and a build cannot be interrupted.
         threading.Thread(target=self._build_and_start, args=(loop,), name="build", daemon=True).start()
         self._watcher = loop.create_task(self._watch())
 
@@ -122,36 +123,36 @@ class ServiceHost:
             logger.error("%s", reason)
 
     async def _watch(self) -> None:
-        """Tell changes of state, and notice the engine's death."""
-        told: EngineState | None = None
+        """Log changes of state, and detect a failure of the engine."""
+        logged: EngineState | None = None
         started = time.monotonic()
         while True:
             status = self.status
-            if status.state is not told:
-                told = status.state
-                if told is EngineState.READY:
+            if status.state is not logged:
+                logged = status.state
+                if logged is EngineState.READY:
                     seconds = time.monotonic() - started
                     names = [model.id for model in self.loaded_service.models.listed]
                     others = f" (and {len(names) - 1} more: GET /v1/models)" if names[1:] else ""
                     logger.info("ready: %s takes requests%s, after %.1f s", names[0], others, seconds)
                 else:
-                    logger.debug("%s%s", told, f": {status.detail}" if status.detail else "")
+                    logger.debug("%s%s", logged, f": {status.detail}" if status.detail else "")
             if status.state is EngineState.FAILED:
                 self._fail(status.detail or "the engine failed")
-                # Its live requests have been told by the engine itself, if it still could.
+                # The engine ends its live requests itself if it still can; this ends the rest.
                 await asyncio.sleep(1)
                 self.router.fail_all("the engine failed")
                 return
             await asyncio.sleep(WATCH_INTERVAL)
 
     def refuse_new(self) -> None:
-        """Take no new requests from now on."""
+        """Refuse new requests from now on."""
         self._stopping = True
 
     async def drain(self, timeout: float) -> None:
         """Refuse new requests and give the live ones `timeout` seconds to finish; then the engine stops."""
         self._stopping = True
-        # A load cannot be interrupted, and has nothing to drain: the process just ends.
+        # A load cannot be interrupted and has nothing to drain: the process just exits.
         loading = self._service is None or self._service.engine.status.state in (
             EngineState.LOADING,
             EngineState.WARMING_UP,
@@ -169,7 +170,7 @@ class ServiceHost:
 
 
 def unavailable(status: EngineStatus) -> UnavailableError:
-    """The refusal of a request while the engine is in this state."""
+    """The error for a request while the engine is in this state."""
     match status.state:
         case EngineState.LOADING | EngineState.WARMING_UP:
             percent = "" if status.progress is None else f", {status.progress:.0%}"

@@ -1,7 +1,7 @@
-"""What the server does, as Prometheus metrics.
+"""Prometheus metrics.
 
-All but the count of requests is read when somebody asks, so that nothing is done for metrics that nobody looks at. The
-registry belongs to one server; there is none for the process.
+All but the request counter are read at scrape time, so that unused metrics cost nothing. Each server has its own
+registry; the process-wide one is not used.
 """
 
 from __future__ import annotations
@@ -24,9 +24,9 @@ class Metrics:
     """The metrics of one server.
 
     Args:
-      status: of the engine.
-      service: as soon as there is one.
-      lost_lines: of the request log; None where there is no such log.
+      status: returns the engine's status.
+      service: returns the service, or None before it is built.
+      lost_lines: returns the lines lost by the request log, or None without `--log`.
     """
 
     def __init__(
@@ -38,25 +38,24 @@ class Metrics:
         self._registry = CollectorRegistry(auto_describe=False)
         self._requests = Counter(
             "mistral_jax_requests",
-            "Answers that were asked for, by the model that answers and the adapter (mixture: "
-            "X-LoRA; weights: fixed by hand)",
+            "Completions requested, by model and adapter (mixture: X-LoRA; weights: fixed by the request)",
             ["model", "adapter"],
             registry=self._registry,
         )
         self._registry.register(_Engine(status, service))
         self._registry.register(_Log(lost_lines))
 
-    def count(self, use: AdapterUse, answers: int) -> None:
-        """Count a request for so many answers."""
-        self._requests.labels(use.model_id, use.label).inc(answers)
+    def count(self, use: AdapterUse, completions: int) -> None:
+        """Count a request for this many completions."""
+        self._requests.labels(use.model_id, use.label).inc(completions)
 
     def text(self) -> bytes:
-        """All of them, in the text format."""
+        """All metrics, in the Prometheus text format."""
         return generate_latest(self._registry)
 
 
 class _Engine(Collector):
-    """What the engine tells when it is asked."""
+    """Metrics read from the engine at scrape time."""
 
     def __init__(self, status: Callable[[], EngineStatus], service: Callable[[], Service | None]) -> None:
         self._status, self._service = status, service
@@ -64,20 +63,18 @@ class _Engine(Collector):
     def collect(self) -> Iterable[Metric]:
         status = self._status()
         ready = status.state is EngineState.READY
-        yield GaugeMetricFamily("mistral_jax_ready", "1 while requests are taken", value=float(ready))
-        yield GaugeMetricFamily("mistral_jax_requests_running", "Answers in slots", value=status.running)
-        yield GaugeMetricFamily("mistral_jax_requests_waiting", "Answers in the queue", value=status.waiting)
-        yield GaugeMetricFamily("mistral_jax_slots", "Answers that can run at once", value=status.slots)
-        yield CounterMetricFamily(
-            "mistral_jax_generated_tokens", "Tokens that the model generated", value=status.generated_tokens
-        )
+        yield GaugeMetricFamily("mistral_jax_ready", "1 while the server takes requests", value=float(ready))
+        yield GaugeMetricFamily("mistral_jax_requests_running", "Completions in slots", value=status.running)
+        yield GaugeMetricFamily("mistral_jax_requests_waiting", "Completions in the queue", value=status.waiting)
+        yield GaugeMetricFamily("mistral_jax_slots", "Completions that can run at once", value=status.slots)
+        yield CounterMetricFamily("mistral_jax_generated_tokens", "Tokens generated", value=status.generated_tokens)
         service = self._service()
         if service is None or not service.models.has_mixture:
             return
         shares = GaugeMetricFamily(
             "mistral_jax_adapter_share",
-            "Mean weight that X-LoRA gave an adapter, over modules and over tokens of one decoding step in each of the "
-            "last 60 seconds with X-LoRA; measured from the first question on, as long as questions keep coming",
+            "Mean X-LoRA weight of an adapter over modules and tokens, sampled from one decode step in each of the "
+            "last 60 seconds with X-LoRA; sampled from the first scrape on, while scrapes continue",
             labels=["adapter"],
         )
         measured = service.engine.adapter_shares
@@ -88,7 +85,7 @@ class _Engine(Collector):
 
 
 class _Log(Collector):
-    """What became of the lines of `--log`."""
+    """Metrics of the file of `--log`."""
 
     def __init__(self, lost_lines: Callable[[], int | None]) -> None:
         self._lost_lines = lost_lines

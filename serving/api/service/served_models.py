@@ -1,4 +1,4 @@
-"""What requests may call the models and adapters that are served, and what each name stands for.
+"""The names of the served models and adapters in the API, and what each refers to.
 
     a plain model      id, default                            the model
     LoRA adapters      id, default, base                      the base model
@@ -8,7 +8,7 @@
                        each adapter's name                    that adapter
     the demo           demo, base; demo-<skill>; demo-xlora, default
 
-Used by the event loop alone.
+Used only on the event loop.
 """
 
 from __future__ import annotations
@@ -26,14 +26,14 @@ DEFAULT_NAME = "default"
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ServedModel:
-    """What one `model` of the API stands for."""
+    """What one `model` of the API refers to."""
 
     id: str
     kind: ServedKind
     choice: AdapterChoice = BASE
     aliases: tuple[str, ...] = ()
     adapter: AdapterInfo | None = None
-    """Of kind "adapter"."""
+    """For kind "adapter"."""
     root: str | None = None
     """What it was loaded from."""
     parent: str | None = None
@@ -46,24 +46,24 @@ class ServedModel:
 
 
 class NameTakenError(ValueError):
-    """A name stands for something else already."""
+    """A name is already in use."""
 
 
 @dataclass(kw_only=True)
 class ServedModels:
-    """All names. Those of adapters are in the registry, which knows which adapters there are."""
+    """All names. Those of adapters come from the registry of adapters."""
 
     base: ServedModel
     mixture: ServedModel | None = None
     registry: AdapterRegistry = field(default_factory=AdapterRegistry)
     modules: tuple[str, ...] = ("*",)
-    """What the M sets of weights of X-LoRA are for: names of linear layers; "*" for all of them."""
+    """Names of the linear layers that X-LoRA's M sets of weights apply to; "*" for all layers."""
     adapter_prefix: str = ""
-    """Before the name of an adapter in the id of its model."""
+    """Prefix of an adapter's name in the id of its model."""
     can_freeze: bool = True
-    """Whether X-LoRA's weights can be kept from one token on."""
+    """Whether X-LoRA's weights can be frozen from one token on."""
     _of_adapters: dict[str, ServedModel] = field(default_factory=dict[str, ServedModel], init=False, repr=False)
-    """The models that are one adapter, by its key."""
+    """The models that are one adapter, by the adapter's key."""
 
     def __post_init__(self) -> None:
         fixed = [self.base] if self.mixture is None else [self.base, self.mixture]
@@ -71,7 +71,7 @@ class ServedModels:
 
     @property
     def models(self) -> list[ServedModel]:
-        """Those of the start come first, then adapters in the order in which they were loaded."""
+        """All models: those loaded at start, then later adapters in loading order."""
         adapters = self.adapters
         mixture = [] if self.mixture is None else [self.mixture]
         at_start = [self.model_of(adapter) for adapter in adapters if not adapter.removable]
@@ -80,7 +80,7 @@ class ServedModels:
 
     @property
     def adapters(self) -> list[AdapterInfo]:
-        """Those that requests may use now."""
+        """The adapters that requests may use now."""
         return self.registry.named
 
     @property
@@ -94,16 +94,16 @@ class ServedModels:
 
     @property
     def default(self) -> ServedModel:
-        """What answers where a request names nothing."""
+        """The model of requests that name none."""
         return self._fixed[DEFAULT_NAME]
 
     @property
     def listed(self) -> list[ServedModel]:
-        """All, the default first: many clients take the first of a list."""
+        """All models, the default first: many clients use the first of the list."""
         return sorted(self.models, key=lambda model: model is not self.default)
 
     def find(self, name: str | None) -> ServedModel | None:
-        """The model of a name; None: there is none. Without a name, the default."""
+        """The model with this name, or None; the default if `name` is None."""
         name = DEFAULT_NAME if name is None else name
         if name in self._fixed:
             return self._fixed[name]
@@ -111,14 +111,14 @@ class ServedModels:
         return None if adapter is None else self.model_of(adapter)
 
     def find_adapter(self, name: str) -> AdapterInfo | None:
-        """The adapter of a name: its own, or the id of its model."""
+        """The adapter with this name or model id, or None."""
         found = self.registry.find(name)
         if found is None and self.adapter_prefix and name.startswith(self.adapter_prefix):
             found = self.registry.find(name.removeprefix(self.adapter_prefix))
         return found
 
     def model_of(self, adapter: AdapterInfo) -> ServedModel:
-        """The model that is an adapter alone: always the same object."""
+        """The model that is this adapter alone; always the same object."""
         if adapter.key not in self._of_adapters:
             model = adapter_model(adapter, prefix=self.adapter_prefix, parent=self.base.id)
             self._of_adapters[adapter.key] = model
@@ -128,22 +128,22 @@ class ServedModels:
         """Let requests use an adapter that was loaded.
 
         Raises:
-          NameTakenError: something else has its name.
+          NameTakenError: its name is in use.
         """
         self.check_free(adapter.name)
         self.registry.ready(adapter)
         return self.model_of(adapter)
 
     def remove(self, adapter: AdapterInfo) -> None:
-        """Let no further request use an adapter."""
+        """Let no new request use an adapter."""
         self.registry.close(adapter.key)
         self._of_adapters.pop(adapter.key, None)
 
     def check_free(self, name: str) -> None:
-        """Whether an adapter may have this name.
+        """Check that an adapter may have this name.
 
         Raises:
-          NameTakenError: something else has it.
+          NameTakenError: it is in use.
         """
         for taken in _adapter_names(name, self.adapter_prefix):
             if (found := self.find(taken)) is not None or taken in (BASE_NAME, DEFAULT_NAME):
@@ -173,10 +173,11 @@ def adapted_models(
     """The names of a model with adapters.
 
     Args:
-      mixture_id: of the X-LoRA mixture, which is then the default.
-      freeze_after: see `AdapterChoice.freeze_after`, where a request does not say.
+      mixture_id: id of the X-LoRA mixture, which is then the default.
+      freeze_after: default of `AdapterChoice.freeze_after` for requests that do not set it.
+
     Raises:
-      NameTakenError: two have one name.
+      NameTakenError: two have the same name.
     """
     own = (BASE_NAME,) if base_id != BASE_NAME else ()
     base_names = own if mixture_id is not None else (DEFAULT_NAME, *own)
@@ -219,7 +220,7 @@ def _check_distinct(models: Iterable[ServedModel]) -> None:
 
 
 def adapter_model(adapter: AdapterInfo, *, prefix: str, parent: str) -> ServedModel:
-    """What the name of an adapter stands for: it alone, as it was trained."""
+    """The model of an adapter's name: the adapter alone, with weight 1."""
     model_id, *aliases = _adapter_names(adapter.name, prefix)
     return ServedModel(
         id=model_id,

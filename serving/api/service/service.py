@@ -1,4 +1,4 @@
-"""What the controllers need of a loaded model: an engine, a card, a tokenizer and a chat format."""
+"""The parts of a served model that controllers use: engine, model card, tokenizer and chat format."""
 
 from __future__ import annotations
 
@@ -14,7 +14,8 @@ from serving.engine.messages import Engine, ModelCard
 
 
 class ChatEncoder(Protocol):
-    """Renders a conversation with the model's chat template and encodes it. `mistral_jax.chat.ChatFormatter` does."""
+    """Renders chat messages with the model's chat template and encodes them. Implemented by
+    `mistral_jax.chat.ChatFormatter`."""
 
     def encode_pieces(
         self,
@@ -24,43 +25,43 @@ class ChatEncoder(Protocol):
         tools: Sequence[dict[str, Any]] | None = None,
         **kwargs: Any,
     ) -> PromptPieces:
-        """Token ids of the whole prompt, control tokens and BOS included, a piece at a time. Rendered before this
+        """Token ids of the whole prompt, control tokens and BOS included, in pieces. Rendering is done when this
         returns.
 
         Raises:
-          ValueError: the template refuses the conversation, or cannot be rendered.
+          ValueError: the template refuses the messages, or cannot be rendered.
         """
         ...
 
 
 class AdapterLoader(Protocol):
-    """Loads and unloads adapters while the engine runs. `serving.build.adapter_loader.FolderLoader` does. It does
-    not manage names."""
+    """Loads and unloads adapters while the engine runs; does not manage names. Implemented by
+    `serving.build.adapter_loader.FolderLoader`."""
 
     def load(self, name: str, path: str) -> AdapterInfo:
-        """Read an adapter and put it on the device; takes its time. Requests may use it once it is among the served
-        models.
+        """Read an adapter and load it on the device; blocks. Requests may use it once it is in the served models.
 
         Raises:
-          ApiError: it cannot be; the message is for the client.
+          ApiError: it cannot be loaded; the message is for the client.
         """
         ...
 
     def unload(self, adapter: AdapterInfo) -> int:
-        """Refuse requests for an adapter, and free its room when the last that runs has ended: how many still do."""
+        """Refuse new requests for an adapter, and free its room when its last one has ended. Returns how many still
+        use it."""
         ...
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Service:
-    """A model that is served, or is being loaded by its engine."""
+    """A served model; its engine may still be loading it."""
 
     engine: Engine
     card: ModelCard
     models: ServedModels
-    """What requests may call it, and its adapters."""
+    """The names of the model and its adapters."""
     tokenizer: Tokenizer
     chat: ChatEncoder | None
-    """None: the model has no chat template, so /v1/chat/completions is refused with an explanation."""
+    """None: the model has no chat template, so /v1/chat/completions returns an error."""
     loader: AdapterLoader | None = None
     """None: adapters are fixed."""

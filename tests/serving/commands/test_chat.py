@@ -46,8 +46,8 @@ def conversation(model: FakeModel) -> _Conversation:
 def test_answers_are_printed_and_kept(
     conversation: _Conversation, model: FakeModel, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    conversation.answer("hi")
-    conversation.answer("again")
+    conversation.reply("hi")
+    conversation.reply("again")
     assert capsys.readouterr().out.split() == ["Hello", "Hello"]
     messages, params = model.asked[1]
     assert [m["content"] for m in messages] == ["Be brief.", "hi", "Hello", "again"]
@@ -57,13 +57,13 @@ def test_answers_are_printed_and_kept(
 def test_a_message_that_failed_is_not_kept(
     conversation: _Conversation, model: FakeModel, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    conversation.answer("hi")
+    conversation.reply("hi")
     for error in (ValueError("the prompt has 99 tokens"), FloatingPointError("not numbers")):
         model.error = error
-        conversation.answer("long")
+        conversation.reply("long")
         assert f"({error}; /clear starts over)" in capsys.readouterr().out
     model.error = None
-    conversation.answer("short")
+    conversation.reply("short")
     assert [m["content"] for m in model.asked[-1][0]] == ["Be brief.", "hi", "Hello", "short"]
 
 
@@ -88,7 +88,7 @@ def test_leaving_and_changed_settings(conversation: _Conversation, model: FakeMo
     conversation.command("/set temperature 9")
     conversation.command("/set seed 3")
     conversation.command("/system Sing.")
-    conversation.answer("x")
+    conversation.reply("x")
     messages, params = model.asked[0]
     assert (messages[0]["content"], params.temperature, params.seed) == ("Sing.", 0.5, 3)
 
@@ -98,9 +98,9 @@ def test_an_adapter_answers_until_another_does(model: FakeModel) -> None:
     for line in ("", "/adapter cook", "/adapter base", "/adapter"):
         if line:
             conversation.command(line)
-        conversation.answer("hi")
+        conversation.reply("hi")
     # The weights of a mixture can be kept; those of an adapter are fixed anyway.
     assert model.used == [(None, 3), ("cook", None), ("base", None), (None, 3)]
     assert "there is no adapter 'nobody'; adapters: poet, cook" in str(conversation.command("/adapter nobody"))
-    conversation.answer("hi")
+    conversation.reply("hi")
     assert model.used[-1] == (None, 3)

@@ -9,7 +9,7 @@ from mistral_jax.adapters.choice import BASE, AdapterChoice
 from mistral_jax.runtime.sampling import Sampled
 from mistral_jax.runtime.sampling_params import SamplingParams
 from serving.api.responses.xlora_scalings import ScalingsReport
-from serving.api.service.asked import ToldScalings
+from serving.api.service.asked import ReportedScalings
 from serving.engine.messages import Request, TokenScalings, WantedScalings
 from serving.engine.output import OutputProcessor
 from serving.engine.scalings import ScalingsTrack
@@ -88,7 +88,7 @@ def test_weights_leave_with_the_text_of_their_token_and_not_with_what_is_no_part
 
 
 def test_a_report_tells_the_mean_so_far_and_at_the_end() -> None:
-    report = ScalingsReport(ToldScalings(detail="summary", adapters=("a", "b"), modules=("*",)))
+    report = ScalingsReport(ReportedScalings(detail="summary", adapters=("a", "b"), modules=("*",)))
     assert report.whole().scalings is None
     tokens = [TokenScalings(text="x", weights=np.array(w, np.float32)) for w in ([1, 0], [0, 0.5], [0.1234567, 1])]
     report.take(tokens[:1])
@@ -100,7 +100,7 @@ def test_a_report_tells_the_mean_so_far_and_at_the_end() -> None:
 
 
 def test_modules_are_named_once() -> None:
-    report = ScalingsReport(ToldScalings(detail="full", adapters=("a",), modules=("m", "n")))
+    report = ScalingsReport(ReportedScalings(detail="full", adapters=("a",), modules=("m", "n")))
     token = [TokenScalings(text="x", weights=np.array([[0.25], [1]], np.float32))]
     report.take(token)
     assert report.chunk(token).modules == ["m", "n"]

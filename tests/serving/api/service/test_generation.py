@@ -11,17 +11,17 @@ import pytest
 import serving.api.service.generation
 from mistral_jax.runtime.sampling_params import SamplingParams
 from serving.api.errors import DeadlineError, GenerationError
-from serving.api.service.generation import ChoiceEvent, EventRouter, Generation
+from serving.api.service.generation import ChoiceEvent, EventRouter, GenerationCall
 from serving.engine.messages import Event, Request
 from tests.serving.fakes import FakeEngine, prompt_logprob, token_logprob
 
 pytestmark = pytest.mark.anyio
 
 
-def submitted(router: EventRouter, engine: FakeEngine) -> Generation:
+def submitted(router: EventRouter, engine: FakeEngine) -> GenerationCall:
     router.attach(asyncio.get_running_loop())
     requests = [Request(request_id="a", prompt=(1,), params=SamplingParams(seed=0, max_tokens=9))]
-    generation = Generation(engine, router, requests)
+    generation = GenerationCall(engine, router, requests)
     generation.submit()
     return generation
 
@@ -84,10 +84,10 @@ async def test_what_slow_readers_hold_together_is_bounded_and_the_slowest_is_end
     monkeypatch.setattr(serving.api.service.generation, "MAX_HELD_ITEMS", 1000)
     router, engine = EventRouter(), FakeEngine()
     router.attach(asyncio.get_running_loop())
-    calls: dict[str, Generation] = {}
+    calls: dict[str, GenerationCall] = {}
     for name in "abc":
         request = Request(request_id=name, prompt=(1,), params=SamplingParams(seed=0, max_tokens=9))
-        calls[name] = Generation(engine, router, [request])
+        calls[name] = GenerationCall(engine, router, [request])
         calls[name].submit()
 
     async def told(name: str, events: int, *, last: bool = False) -> None:
