@@ -40,9 +40,10 @@ from serving.engine.messages import (
     QueueFullError,
     Request,
 )
-from serving.engine.rounds import DeviceRounds, DispatchedRound, EngineSequence, chunks_of
+from serving.engine.rounds import DeviceRounds, DispatchedRound, EngineSequence
 from serving.engine.scheduler import LiveSequence, Scheduler
 from serving.engine.shares import AdapterShares
+from serving.engine.work import KINDS
 
 logger = logging.getLogger(__name__)
 
@@ -237,7 +238,7 @@ class JaxEngine:
                     slots=self._slots,
                     queue_limit=self._queue_limit,
                     chunk_budget=runner.chunk_sizes[-1],
-                    chunks=lambda request: chunks_of(runner, request),
+                    chunks=lambda request: KINDS[request.work].chunks(runner, request),
                 )
                 self._rounds, self._max_len = rounds, runner.length
                 if runner.adapters is not None:

@@ -27,9 +27,18 @@ class WantedScalings:
     """Numbers of the adapters to report, in the order of the response."""
 
 
+class Work(enum.Enum):
+    """What a request asks for. `serving.engine.work` says what the engine does for each."""
+
+    GENERATE = enum.auto()
+    """A completion."""
+    SCORE = enum.auto()
+    """Log-probabilities of the prompt, with `params.logprobs` alternatives for each token; then a completion."""
+
+
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Request:
-    """One sequence to generate. A call with n > 1 or several prompts is several requests."""
+    """One sequence to run. A call with n > 1 or several prompts is several requests."""
 
     request_id: str
     """Unique among live requests."""
@@ -44,8 +53,7 @@ class Request:
     adapters: tuple[str, ...] = ()
     """Keys of these adapters; unlike numbers, keys are never reused."""
     scalings: WantedScalings | None = None
-    score_prompt: bool = False
-    """Whether to return log-probabilities of the prompt, with `params.logprobs` alternatives for each token."""
+    work: Work = Work.GENERATE
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -83,10 +91,10 @@ class Event:
     request_id: str
     text: str = ""
     logprobs: tuple[TokenLogprob, ...] = ()
-    """One entry for each token whose text this event completes; empty unless requested. With `score_prompt`, a
+    """One entry for each token whose text this event completes; empty unless requested. With `Work.SCORE`, a
     generated end-of-sequence token has an entry too."""
     prompt_logprobs: tuple[TokenLogprob, ...] = ()
-    """With `score_prompt`: entries for the next prompt tokens, from the second token on. They come before any generated
+    """With `Work.SCORE`: entries for the next prompt tokens, from the second token on. They come before any generated
     token."""
     scalings: tuple[TokenScalings, ...] = ()
     """One entry for each token whose text this event completes; empty unless requested."""

@@ -8,7 +8,7 @@ from collections.abc import Collection
 import numpy as np
 
 from mistral_jax.runtime.sampling import LOWEST_LOGPROB, Sampled, unpack
-from mistral_jax.text.completion import CompletionStream
+from mistral_jax.text.completion import CompletionStream, Piece
 from mistral_jax.text.detokenizer import shown_token
 from mistral_jax.tokenizer.base import Tokenizer
 from serving.engine.messages import Event, Request, TokenLogprob, TokenScalings
@@ -17,8 +17,8 @@ from serving.engine.scalings import ScalingsTrack
 _NOT_NUMBERS = "the model produced values that are not numbers for this request; its weights may be damaged"
 
 
-class OutputProcessor:
-    """Turns the tokens of one request into events."""
+class CompletionOutput:
+    """Output of `Work.GENERATE`: the text of the sampled tokens and their log-probabilities."""
 
     def __init__(
         self,
@@ -49,14 +49,10 @@ class OutputProcessor:
             self._scalings.push(weights)
         piece = self._completion.push(sampled)
         wanted = self._request.params.logprobs is not None
-        tokens = piece.tokens
-        if self._request.score_prompt and piece.end is not None and piece.stop_string is None:
-            # Evaluations need an entry for each token in `usage`: a missing one shifts all the others.
-            tokens = (*tokens, piece.end)
         return Event(
             request_id=self._request.request_id,
             text=piece.text,
-            logprobs=tuple(self._logprob(token) for token in tokens) if wanted else (),
+            logprobs=tuple(self._logprob(token) for token in self._with_logprobs(piece)) if wanted else (),
             scalings=self._taken(piece.tokens),
             completion_tokens=self._completion.count,
             finish_reason=piece.finish_reason,
@@ -64,18 +60,17 @@ class OutputProcessor:
             error=_NOT_NUMBERS if piece.finish_reason == "error" else None,
         )
 
-    def push_prompt(self, packed: np.ndarray) -> Event:
-        """Process the log-probabilities of the next prompt tokens: int32 [T, PACKED_WIDTH], see
-        `mistral_jax.runtime.sampling.unpack`."""
-        request = self._request
-        tokens = [unpack(row, request.params.logprobs or 0) for row in packed]
-        if any(sampled.token < 0 for sampled in tokens):
-            return Event(request_id=request.request_id, finish_reason="error", error=_NOT_NUMBERS)
-        return Event(request_id=request.request_id, prompt_logprobs=tuple(self._logprob(s) for s in tokens))
+    def push_prompt(self, results: np.ndarray) -> Event:
+        """Its chunks are run without results."""
+        raise TypeError("a completion has no results of its prompt")
 
     def end(self) -> Event:
         """End a completion with no tokens (`max_tokens` 0)."""
         return Event(request_id=self._request.request_id, finish_reason="length")
+
+    def _with_logprobs(self, piece: Piece) -> tuple[Sampled, ...]:
+        """The tokens of a piece that get an entry in `logprobs`."""
+        return piece.tokens
 
     def _taken(self, tokens: tuple[Sampled, ...]) -> tuple[TokenScalings, ...]:
         """The adapter weights of the tokens whose text is released, which happens in sampling order."""
@@ -92,3 +87,22 @@ class OutputProcessor:
         raw, text = shown_token(self._tokenizer, token)
         finite = logprob if math.isfinite(logprob) else LOWEST_LOGPROB
         return TokenLogprob(token=token, text=text, raw=raw, logprob=finite, top=top)
+
+
+class ScoreOutput(CompletionOutput):
+    """Output of `Work.SCORE`: the log-probabilities of the prompt's tokens as well."""
+
+    def push_prompt(self, results: np.ndarray) -> Event:
+        """Process the log-probabilities of the next prompt tokens: int32 [T, PACKED_WIDTH], see
+        `mistral_jax.runtime.sampling.unpack`."""
+        request = self._request
+        tokens = [unpack(row, request.params.logprobs or 0) for row in results]
+        if any(sampled.token < 0 for sampled in tokens):
+            return Event(request_id=request.request_id, finish_reason="error", error=_NOT_NUMBERS)
+        return Event(request_id=request.request_id, prompt_logprobs=tuple(self._logprob(s) for s in tokens))
+
+    def _with_logprobs(self, piece: Piece) -> tuple[Sampled, ...]:
+        # Evaluations need an entry for each token in `usage`: a missing one shifts all the others.
+        if piece.end is None or piece.stop_string is not None:
+            return piece.tokens
+        return (*piece.tokens, piece.end)

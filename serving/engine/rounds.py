@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Collection, Iterator
+from collections.abc import Collection
 from dataclasses import dataclass
 
 from mistral_jax.runtime.buckets import PrefillChunk
@@ -11,20 +11,13 @@ from mistral_jax.runtime.calls import RunnerState
 from mistral_jax.runtime.decode_loop import DecodeLoop, InFlight, LoopToken
 from mistral_jax.runtime.runner import Runner
 from mistral_jax.tokenizer.base import Tokenizer
-from serving.engine.messages import Event, Request
-from serving.engine.output import OutputProcessor
+from serving.engine.messages import Event
 from serving.engine.scalings import ScalingsTrack
 from serving.engine.scheduler import LiveSequence, Round
 from serving.engine.shares import AdapterShares
+from serving.engine.work import KINDS, Output
 
 EngineSequence = LiveSequence[PrefillChunk]
-
-
-def chunks_of(runner: Runner, request: Request) -> Iterator[PrefillChunk]:
-    """The chunks of a request's prompt; none if the request neither generates nor scores tokens."""
-    if request.params.max_tokens == 0 and not request.score_prompt:
-        return iter(())
-    return runner.chunks(len(request.prompt), score=request.score_prompt)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -43,7 +36,7 @@ class DeviceRounds:
 
     Args:
       runner, state: see `mistral_jax.runtime.decode_loop.DecodeLoop`.
-      tokenizer, eos_ids: see `serving.engine.output.OutputProcessor`.
+      tokenizer, eos_ids: see `serving.engine.work.MakeOutput`.
       shares: gets the adapter weights of some rounds.
     """
 
@@ -63,7 +56,7 @@ class DeviceRounds:
         self._tokenizer = tokenizer
         self._eos_ids = eos_ids
         self._shares = shares
-        self._outputs: dict[int, OutputProcessor] = {}
+        self._outputs: dict[int, Output] = {}
 
     def admit(self, sequence: EngineSequence) -> None:
         """Set up a sequence in its slot."""
@@ -74,7 +67,7 @@ class DeviceRounds:
             scalings = ScalingsTrack(
                 request.scalings, request.choice, columns=columns, adapters=runner.adapters.capacity
             )
-        self._outputs[id(sequence)] = OutputProcessor(
+        self._outputs[id(sequence)] = KINDS[request.work].output(
             request, self._tokenizer, eos_ids=self._eos_ids, max_tokens=sequence.max_tokens, scalings=scalings
         )
         self._loop.admit(sequence)

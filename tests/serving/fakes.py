@@ -25,6 +25,7 @@ from serving.engine.messages import (
     QueueFullError,
     Request,
     TokenLogprob,
+    Work,
 )
 
 BOS, EOS, OFFSET = 1, 2, 3
@@ -244,7 +245,7 @@ class FakeEngine:
             del self._live[request_id]
             return [Event(request_id=request_id, finish_reason="error", error="NaN in /opt/model/weights.bin")]
         prompt = live.request.prompt
-        if live.request.score_prompt and live.scored < len(prompt):
+        if live.request.work is Work.SCORE and live.scored < len(prompt):
             part = prompt[live.scored : live.scored + SCORED_AT_ONCE]
             live.scored += len(part)
             told = tuple(prompt_logprob(token, params.logprobs or 0) for token in part)

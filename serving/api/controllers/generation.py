@@ -25,6 +25,7 @@ from serving.api.schemas import SamplingFields
 from serving.api.service.asked import AdapterUse, Prompt, UsageInStream
 from serving.api.service.lifecycle import ServiceHost
 from serving.api.service.service import Service
+from serving.engine.messages import Work
 
 GENERATION_ERRORS = (400, 401, 403, 404, 408, 413, 415, 500, 503)
 
@@ -101,7 +102,7 @@ class Generating[BodyT: SamplingFields]:
             asked.use,
             n=asked.n,
             max_model_len=card.max_model_len,
-            score_prompts=self.scores_prompts(asked),
+            work=Work.SCORE if self.scores_prompts(asked) else Work.GENERATE,
         )
         host.metrics.count(asked.use, len(requests))
         return await respond(call.request, host, service, requests, framing, stream=bool(body.stream))

@@ -10,11 +10,11 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from mistral_jax.runtime.sampling_params import SamplingParams, SamplingParamsError
+from mistral_jax.runtime.sampling_params import SamplingParams, SamplingParamsError, completion_limit
 from serving.api.errors import InvalidRequestError
 from serving.api.schemas import SamplingFields
 from serving.api.service.asked import AdapterUse, Prompt, UsageInStream
-from serving.engine.messages import ModelCard, Request
+from serving.engine.messages import ModelCard, Request, Work
 
 _TOKEN_ID = re.compile(r"0|[1-9][0-9]{0,11}")
 """Only one spelling of each number, so that no id can be given twice."""
@@ -148,17 +148,16 @@ def engine_requests(
     *,
     n: int,
     max_model_len: int,
-    score_prompts: bool = False,
+    work: Work = Work.GENERATE,
 ) -> list[Request]:
     """One engine request for each choice, prompt by prompt: choice i of prompt p has the index p * n + i.
 
-    `max_tokens` is the request's, limited to the room in the context. Without a seed, each choice gets a random one;
+    Without a seed, each choice gets a random one;
     with a seed, choice 0 of each prompt gets the seed itself and the others get seeds derived from it.
     """
     requests: list[Request] = []
     for prompt in prompts:
-        room = max_model_len - len(prompt.tokens)
-        max_tokens = room if params.max_tokens is None else min(params.max_tokens, room)
+        max_tokens = completion_limit(params.max_tokens, prompt_tokens=len(prompt.tokens), length=max_model_len)
         for index in range(n):
             seed = secrets.randbits(63) if params.seed is None else derived_seed(params.seed, index)
             own = params.for_sequence(max_tokens=max_tokens, seed=seed)
@@ -172,7 +171,7 @@ def engine_requests(
                     choice=use.choice,
                     adapters=use.keys,
                     scalings=use.scalings,
-                    score_prompt=score_prompts,
+                    work=work,
                 )
             )
     return requests

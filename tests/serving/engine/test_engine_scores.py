@@ -15,7 +15,7 @@ from mistral_jax.model.mistral import Mistral
 from mistral_jax.quant.array import padded
 from mistral_jax.runtime.runner import Runner
 from serving.engine.engine import JaxEngine
-from serving.engine.messages import EngineState, Event, Request
+from serving.engine.messages import EngineState, Event, Request, Work
 from tests.serving.engine.test_engine import CONFIG, LENGTH, Inbox, make_engine, request, run, wait_for
 from tests.serving.fakes import EOS, VOCAB
 
@@ -44,7 +44,7 @@ DAMAGED = 200
 def scored(name: str, length: int = 60, **params) -> Request:
     plain = request(name, length, **{"logprobs": 2, "max_tokens": 0, **params})
     prompt = tuple(token if token != DAMAGED else 100 for token in plain.prompt)
-    return replace(plain, prompt=prompt, score_prompt=True)
+    return replace(plain, prompt=prompt, work=Work.SCORE)
 
 
 def entries(events: list[Event]) -> tuple:
@@ -90,7 +90,7 @@ def test_scores_have_the_same_bits_alone_and_beside_others(engine: JaxEngine) ->
 
 def test_what_follows_a_scored_prompt_is_what_follows_it_otherwise(engine: JaxEngine) -> None:
     asked = scored("scored", max_tokens=9)
-    plain = replace(asked, request_id="plain", score_prompt=False)
+    plain = replace(asked, request_id="plain", work=Work.GENERATE)
     with_scores, without = run(engine, asked)["scored"], run(engine, plain)["plain"]
     assert told(with_scores)[0] == told(without)[0]
     assert told(with_scores)[2:] == told(without)[2:]
@@ -109,7 +109,7 @@ def test_a_prompt_that_is_not_scored_and_followed_by_nothing_is_not_run(
     engine: JaxEngine, runner: Runner, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(runner, "prefill_call", None)
-    asked = replace(scored("nothing"), score_prompt=False)
+    asked = replace(scored("nothing"), work=Work.GENERATE)
     events = run(engine, asked)["nothing"]
     assert told(events) == ("", (), (), "length", 0)
     assert (engine.status.running, engine.status.waiting) == (0, 0)

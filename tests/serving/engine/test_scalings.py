@@ -11,7 +11,7 @@ from mistral_jax.runtime.sampling_params import SamplingParams
 from serving.api.responses.xlora_scalings import ScalingsReport
 from serving.api.service.asked import ReportedScalings
 from serving.engine.messages import Request, TokenScalings, WantedScalings
-from serving.engine.output import OutputProcessor
+from serving.engine.output import CompletionOutput
 from serving.engine.scalings import ScalingsTrack
 from serving.engine.shares import ASKED_FOR, INTERVAL, ROUNDS, AdapterShares
 from tests.serving.fakes import EOS, OFFSET, FakeTokenizer
@@ -69,7 +69,7 @@ def test_weights_leave_with_the_text_of_their_token_and_not_with_what_is_no_part
         choice=XLORA,
         scalings=WantedScalings(detail="full", adapters=tuple(range(A))),
     )
-    processor = OutputProcessor(
+    processor = CompletionOutput(
         request,
         FakeTokenizer(),
         eos_ids={EOS},

@@ -13,6 +13,7 @@ import pytest
 from serving.api.responses.echo import MAX_SCORES, Echo, echo_prompts
 from serving.api.responses.legacy_logprobs import LegacyLogprobs
 from serving.api.service.asked import Prompt
+from serving.engine.messages import Work
 from tests.serving.fakes import CARD, OFFSET, FakeEngine, FakeTokenizer, prompt_logprob
 from tests.serving.harness import CHAT, MESSAGES, TEXT, events_of, running
 
@@ -73,7 +74,7 @@ async def test_an_answer_of_no_tokens_is_empty(body: dict[str, Any]) -> None:
     empty = {"tokens": [], "token_logprobs": [], "top_logprobs": [], "text_offset": []}
     assert choice["logprobs"] == (empty if "logprobs" in body else None)
     assert answer["usage"] == {"prompt_tokens": 4, "completion_tokens": 0, "total_tokens": 4}
-    assert not engine.submitted[0].score_prompt
+    assert engine.submitted[0].work is not Work.SCORE
 
 
 @pytest.mark.parametrize("field", ["max_tokens", "max_completion_tokens"])
