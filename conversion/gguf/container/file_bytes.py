@@ -16,6 +16,9 @@ from conversion.weights.tensor_source import WeightFileError
 
 _PIECE = 64 * 2**20
 
+FileState = tuple[int, int, int, int, int]
+"""Device, inode, size, and the times of the last changes of contents and inode in nanoseconds."""
+
 
 class GGUFError(WeightFileError):
     """A GGUF file is missing, broken, truncated, or of a kind that is not implemented."""
@@ -52,7 +55,10 @@ class OpenedFile:
                     f"{self.path} is no regular file; a GGUF file is read at any position, so save it first"
                 )
             self._descriptor: _Descriptor | None = _Descriptor(self.path)
-            self.size = os.fstat(self._descriptor.fd).st_size
+            found = os.fstat(self._descriptor.fd)
+            self.size = found.st_size
+            self.state: FileState = (found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns, found.st_ctime_ns)
+            """Changes with the contents, but for changes within the resolution of the file system's clock."""
         except (OSError, ValueError) as error:
             if isinstance(error, GGUFError):
                 raise

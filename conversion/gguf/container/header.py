@@ -12,11 +12,12 @@ from __future__ import annotations
 
 import math
 import struct
+import time
 from dataclasses import dataclass
 from typing import Any
 
 from conversion.files.regular_file import shortened
-from conversion.gguf.container.file_bytes import GGUFError, OpenedFile
+from conversion.gguf.container.file_bytes import FileState, GGUFError, OpenedFile
 from conversion.gguf.container.metadata import ARRAY, FORMATS, NAMES, STRING, Value, decode, string_runs
 from conversion.gguf.container.not_gguf import what_it_is
 from conversion.weights.ggml_types import BY_ID, GGMLType
@@ -124,13 +125,31 @@ _Row = tuple[int, str, tuple[int, ...], int, int]
 """The position of a tensor's entry, its name, shape, type and offset in the data."""
 
 
+_recent: dict[tuple[str, FileState, int], Header] = {}
+"""Headers read so far, oldest first: a start opens a file to describe it, to plan its memory and to load it, and each
+time parsing takes milliseconds. A header holds positions, not values."""
+_MOST_RECENT = 64
+_SETTLED = 2 * 10**9
+"""Nanoseconds since the last change after which a file's times are taken to show the next one."""
+
+
 def read_header(file: OpenedFile, part: int = 0) -> Header:
-    """
+    """The header of a file; read once for as long as the file stays as it is.
+
     Raises:
       GGUFError: the file is not a GGUF file, is of a version or byte order that is not implemented, or its header
         contradicts itself or the size of the file.
     """
-    return _HeadReader(file, part).header()
+    key = (str(file.path), file.state, part)
+    header = _recent.get(key)
+    if header is None:
+        header = _HeadReader(file, part).header()
+        *_, modified, changed = file.state
+        if time.time_ns() - max(modified, changed) > _SETTLED:
+            while len(_recent) >= _MOST_RECENT:
+                _recent.pop(next(iter(_recent)), None)
+            _recent[key] = header
+    return header
 
 
 class _HeadReader:
