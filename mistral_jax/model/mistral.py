@@ -1,9 +1,9 @@
 """The decoder of the dense Mistral and Llama families, as Flax NNX modules. Names and shapes of its weights are
 declared in `conversion.weights.decoder_weights`.
 
-One stack of layers is run in two ways, which differ in where attention finds its keys:
+One stack of layers runs in two ways, which differ in where attention reads its keys:
 - `Mistral.__call__` reads and writes a `KVCache` (serving: prefill chunks and decode steps);
-- `Mistral.hidden_states` sees a whole text at once and keeps nothing (training, scoring, and the yardstick of the
+- `Mistral.hidden_states` processes a whole text at once, without a cache (training, scoring, and the reference of the
   tests).
 
 Axis letters: B rows, T tokens, N query heads, K kv heads, H head dim, D model dim, F ffn dim, V vocabulary.
@@ -34,7 +34,7 @@ Attend = Callable[[jax.Array, jax.Array, jax.Array], jax.Array]
 
 
 class Positions:
-    """What all layers need to know of the positions of a batch: computed once, used in each."""
+    """What all layers derive from the positions of a batch, computed once."""
 
     def __init__(self, config: MistralConfig, positions: jax.Array) -> None:
         self.cos, self.sin = rotation(config, positions)
@@ -43,7 +43,7 @@ class Positions:
 
 
 def _linear(name: str, config: MistralConfig, *, dtype: jax.typing.DTypeLike, rngs: nnx.Rngs) -> Linear:
-    """The linear layer of a weight, as it is declared."""
+    """The linear layer of a declared weight."""
     weight = weight_named(name)
     out_features, in_features = weight.shape(config)
     return Linear(in_features, out_features, bias=weight.has_bias(config), dtype=dtype, rngs=rngs)
@@ -54,7 +54,7 @@ def _norm(name: str, config: MistralConfig, *, dtype: jax.typing.DTypeLike) -> R
 
 
 class Attention(nnx.Module):
-    """Projections round an attention that the caller supplies; q, k and v are one matrix `[(N + 2K) * H, D]`."""
+    """Projections around an attention that the caller supplies; q, k and v are one matrix `[(N + 2K) * H, D]`."""
 
     def __init__(self, config: MistralConfig, *, dtype: jax.typing.DTypeLike, rngs: nnx.Rngs) -> None:
         self.heads = (config.num_heads, config.num_kv_heads, config.head_dim)
@@ -77,8 +77,8 @@ class Attention(nnx.Module):
         return _adapted(mixture, "o_proj", out, self.o_proj(out))
 
     def _heads(self, x: jax.Array, mixture: LayerMixture | None) -> Iterator[jax.Array]:
-        """Queries [B, T, N, H], keys and values [B, T, K, H], each cut where it is used: the order of operations is
-        part of a program."""
+        """Queries [B, T, N, H], keys and values [B, T, K, H]. An iterator, so that each is sliced where it is used: the
+        order of operations is part of a program."""
         N, K, H = self.heads
         B, T, _ = x.shape
         if mixture is None and (parts := self.qkv_proj.by_part(x)) is not None:
@@ -108,10 +108,10 @@ class MLP(nnx.Module):
 
 
 class DecoderLayer(nnx.Module):
-    """Attention and MLP, each with its normalisation before and its residual after.
+    """Attention and MLP, each with normalisation before and the residual after.
 
-    Products stay in float32 until the operations that follow them are done; only what the next product reads is rounded
-    to the model's type. That is fewer roundings than the reference makes, and fewer conversions.
+    Products stay in float32 through the operations that follow them; only the inputs of the next product are rounded to
+    the model's type. This takes fewer roundings and conversions than the reference.
     """
 
     def __init__(self, config: MistralConfig, *, dtype: jax.typing.DTypeLike, rngs: nnx.Rngs) -> None:
@@ -130,10 +130,10 @@ class DecoderLayer(nnx.Module):
 class Mistral(nnx.Module):
     """The whole decoder. Parameters and activations have the type `param_dtype`; logits are float32.
 
-    Weights of linear layers and embeddings may be packed (see `mistral_jax.quant`); `param_dtype` is then that of the
-    activations and of the norms.
+    Weights of linear layers and embeddings may be packed (see `mistral_jax.quant`); `param_dtype` is then the type of
+    activations and norms.
 
-    In a hot path do not call the module through `nnx.jit`, which walks it in Python at every call: split it once and
+    Do not call the module through `nnx.jit` in a hot path: that traverses it in Python at every call. Split it once and
     pass its leaves to `jax.jit` (see `mistral_jax.runtime.step`).
     """
 
@@ -149,7 +149,7 @@ class Mistral(nnx.Module):
 
     @property
     def dtype(self) -> jnp.dtype:
-        """The type of the activations, and of the cache that goes with them."""
+        """The type of activations and KV cache."""
         return self.embed_tokens.dtype
 
     def __call__(
@@ -159,23 +159,22 @@ class Mistral(nnx.Module):
 
         Args:
           tokens: int32 [B, T].
-          cache: holds what came before; donate it in the jit around this call.
-          view: of `cache`: which blocks the rows own, and the positions of these tokens. Hidden states of tokens that
-            are not valid mean nothing.
+          cache: holds the earlier tokens; donate it in the jit around this call.
+          view: of `cache`: which blocks the rows own, and the positions of these tokens.
           mixture: adapters and their weights for these tokens; None: the base model.
-        Returns: hidden states after the final norm [B, T, D], and the cache.
+        Returns: hidden states after the final norm [B, T, D] (undefined for tokens that are not valid), and the cache.
         """
         attends, new_layers = cached_attends(self.config, cache, view)
         hidden = self.run(tokens, view.positions, attends, mixture)
         return hidden, replace(cache, layers=tuple(new_layers))
 
     def hidden_states(self, tokens: jax.Array, mixture: Mixture | None = None, *, remat: bool = False) -> jax.Array:
-        """Hidden states after the final norm of whole texts: int32 [B, T] -> [B, T, D]. Causal; nothing is kept.
+        """Hidden states after the final norm of whole texts: int32 [B, T] -> [B, T, D]. Causal, without a cache.
 
         Memory grows with T squared.
 
         Args:
-          remat: compute each layer again when gradients are taken, instead of keeping what is inside it.
+          remat: recompute each layer's intermediates in the backward pass instead of storing them.
         """
         positions = jnp.broadcast_to(jnp.arange(tokens.shape[1]), tokens.shape)
         attends = [_causal_attention(positions, window) for window in self.config.layer_windows]
@@ -196,12 +195,11 @@ class Mistral(nnx.Module):
         *,
         remat: bool = False,
     ) -> jax.Array:
-        """The stack of layers round attentions that the caller supplies, one for each layer: hidden states [B, T,
-        D]."""
+        """Run the stack of layers with the caller's attentions, one for each layer: hidden states [B, T, D]."""
         at = Positions(self.config, positions)
         x = self.embed_tokens(tokens)
         if mixture is not None:
-            # Computed here, for all layers: inside one that is rematerialised it would be that layer's own.
+            # Computed here, once for all layers: inside a rematerialised layer it would be local to that layer.
             _ = mixture.by_rank_row
         for index, (layer, attend_in_layer) in enumerate(zip(self.layers, attends, strict=True)):
             with jax.named_scope(f"layer{index}"):
@@ -213,9 +211,9 @@ class Mistral(nnx.Module):
 
 
 def cached_attends(config: MistralConfig, cache: KVCache, view: CacheView) -> tuple[list[Attend], list[LayerCache]]:
-    """Attentions that store the keys and values of their tokens in a cache, and see what it holds.
+    """Attentions that write their tokens' keys and values to a cache, and attend to its contents.
 
-    Returns: an attention for each layer, and a list that gets each layer's new cache as the attentions are run.
+    Returns: an attention for each layer, and a list to which each attention appends its layer's new cache when it runs.
     """
     new_layers: list[LayerCache] = []
 
@@ -223,7 +221,7 @@ def cached_attends(config: MistralConfig, cache: KVCache, view: CacheView) -> tu
         at = {"table": view.table(index), "positions": view.positions}
 
         def run(queries: jax.Array, keys: jax.Array, values: jax.Array) -> jax.Array:
-            # Write first, then read the updated buffer: XLA then needs the old one no more and updates in place.
+            # Write first, then read the updated buffer: XLA no longer needs the old one and updates in place.
             updated = write(layer, keys, values, **at, valid=view.valid)
             new_layers.append(updated)
             return attend(queries, updated, **at, last=view.last, window=window, plan=view.plan)
@@ -235,7 +233,7 @@ def cached_attends(config: MistralConfig, cache: KVCache, view: CacheView) -> tu
 
 
 def _causal_attention(positions: jax.Array, window: int | None) -> Attend:
-    """Attention among the tokens of a whole text, written the plain way."""
+    """Causal attention over a whole text, in its plain form."""
 
     def run(queries: jax.Array, keys: jax.Array, values: jax.Array) -> jax.Array:
         B, T, N, H = queries.shape
