@@ -1,10 +1,10 @@
-"""Mistral-family language models in JAX: load, generate, look inside.
+"""Mistral-family language models in JAX: load, generate, inspect.
 
     import mistral_jax
     model = mistral_jax.load("demo")
     print(model.chat("Hello!"))
 
-Names are imported when they are first used, so that what needs no JAX does not load it.
+Names are imported at first use, so that code that needs no JAX does not load it.
 """
 
 from importlib import import_module

@@ -1,7 +1,7 @@
-"""Where arrays lie: on one device, or divided over several.
+"""Placement of arrays: on one device, or sharded over several.
 
-Over several devices only outputs are divided (rows of matrices, heads of caches), and gathered before they are summed
-over, so that each sum is taken whole, by one device. What does not divide evenly lies whole on each of them.
+Over several devices only output axes are sharded (rows of matrices, heads of caches), and gathered before they are
+summed over, so that one device computes each whole sum. Arrays that do not divide evenly are replicated.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ import psutil
 from jax.sharding import Mesh, NamedSharding, PartitionSpec, Sharding, SingleDeviceSharding
 
 if TYPE_CHECKING:
-    # jax.Device is this class, under a name that type checkers take for a variable.
+    # jax.Device is this class, but type checkers take that name for a variable.
     from jaxlib._jax import Device
 else:
     Device = Any
@@ -30,7 +30,7 @@ AXIS = "devices"
 
 @dataclass(frozen=True)
 class Placement:
-    """The devices of a model: of its weights, caches, adapters and everything else that its programs take."""
+    """The devices of a model's arrays: weights, caches, adapters and all other inputs of its programs."""
 
     devices: tuple[Device, ...]
 
@@ -41,7 +41,7 @@ class Placement:
 
     @classmethod
     def of(cls, arrays: Any) -> Placement:
-        """Where the arrays of a pytree are: the devices of the first of them, in the order of their mesh."""
+        """The placement of a pytree: the devices of its first array, in the order of their mesh."""
         sharding = jax.tree.leaves(arrays)[0].sharding
         if isinstance(sharding, NamedSharding) and isinstance(sharding.mesh, Mesh):
             return cls(tuple(sharding.mesh.devices.flat))
@@ -57,39 +57,38 @@ class Placement:
 
     @property
     def device(self) -> Device:
-        """The first."""
+        """The first device."""
         return self.devices[0]
 
     @property
     def platform(self) -> str:
-        """Such as cpu or gpu."""
+        """For example cpu or gpu."""
         return self.device.platform
 
     def divides(self, length: int) -> bool:
-        """Whether an axis of this length is divided over the devices."""
+        """Whether an axis of this length is sharded over the devices."""
         return self.count > 1 and length % self.count == 0
 
     def sharding(self, axis: int | None = None) -> Sharding:
         """Args:
-        axis: which of an array's axes is divided over the devices; None: each has the whole array.
+        axis: the axis to shard over the devices; None: replicate.
         """
         if self.count == 1:
             return SingleDeviceSharding(self.device)
         return NamedSharding(self.mesh, PartitionSpec() if axis is None else PartitionSpec(*[None] * axis, AXIS))
 
     def put(self, arrays: Any, axis: int | None = None) -> Any:
-        """A pytree of arrays, of the host or of a device, on these devices. Args: see `sharding`."""
+        """Copy a pytree of host or device arrays to these devices. Args: see `sharding`."""
         return jax.device_put(arrays, self.sharding(axis))
 
     def put_pieces(self, pieces: Sequence[jax.Array]) -> jax.Array:
-        """Arrays of one shape [n, ...], one for each device, as one array [devices * n, ...] divided along its first
-        axis."""
+        """Join arrays of equal shape [n, ...], one for each device, to one [devices * n, ...] sharded along axis 0."""
         first, *rest = pieces[0].shape
         placed = [jax.device_put(piece, device) for piece, device in zip(pieces, self.devices, strict=True)]
         return jax.make_array_from_single_device_arrays((self.count * first, *rest), self.sharding(0), placed)
 
     def free_memory(self) -> int:
-        """Bytes that can still be allocated on each device: on that which has least."""
+        """Bytes that can still be allocated on every device: the minimum over devices."""
         return min(map(_free_memory, self.devices))
 
 
@@ -97,7 +96,7 @@ def choose_placement(wanted: str) -> Placement:
     """The device for `auto`, `cpu`, `gpu` or `gpu:N`.
 
     Raises:
-      ValueError: there is no such device.
+      ValueError: the device does not exist.
     """
     platform, _, number = wanted.partition(":")
     if platform == "auto":
@@ -107,7 +106,7 @@ def choose_placement(wanted: str) -> Placement:
     except RuntimeError as error:
         raise ValueError(
             f"device {wanted}: JAX finds no {platform} here (found: {jax.default_backend()}). For NVIDIA GPUs install "
-            "mistral-jax-server[cuda13] or mistral-jax-server[cuda12]; `mistral-jax doctor` shows what is there."
+            "mistral-jax-server[cuda13] or mistral-jax-server[cuda12]; `mistral-jax doctor` lists the devices."
         ) from error
     index = int(number or 0)
     if index >= len(devices):

@@ -1,4 +1,3 @@
-"""LoRA adapters and X-LoRA on the device: the bank that holds them, the classifier, and which of them a request uses.
+"""LoRA adapters and X-LoRA on the device: the adapter bank, the classifier, and the choice of adapters of a request.
 
-Reading their files is `conversion.adapters`; the low-rank operation is part of the model
-(`mistral_jax.model.low_rank`)."""
+`conversion.adapters` reads their files; the low-rank operation is part of the model (`mistral_jax.model.low_rank`)."""

@@ -1,7 +1,7 @@
-"""The adapters of a model by name: which numbers and rank rows of the bank each has, and how they get there.
+"""The adapters of a model by name, with the number and rank rows of each in the bank; loading and unloading them.
 
-The bank has a fixed size, `capacity` adapters and `R` rank rows, part of which may be free. An adapter that is loaded
-later takes free rank rows, wherever they are: programs that were compiled stay as they are.
+The bank has a fixed size, `capacity` adapters and `R` rank rows, some of which may be free. An adapter that is loaded
+later takes any free rank rows, so compiled programs stay valid.
 """
 
 from __future__ import annotations
@@ -24,14 +24,14 @@ from mistral_jax.quant.dot import storable_axis, storable_shape
 
 
 class Factors(Protocol):
-    """An adapter's factors, read one module at a time. `conversion.adapters.lora.files.LoRAFiles` is one."""
+    """An adapter's factors, read one module at a time; for example `conversion.adapters.lora.files.LoRAFiles`."""
 
     @property
     def name(self) -> str: ...
 
     @property
     def rank(self) -> int:
-        """The largest of its modules."""
+        """The largest rank of its modules."""
         ...
 
     @property
@@ -56,30 +56,30 @@ class AdapterEntry:
 
     name: str
     number: int
-    """Its place among the weights of a `Mixture`."""
+    """Its index on axis A of a `Mixture`'s weights."""
     rows: tuple[int, ...]
     """Its rank rows."""
     rank: int
     parts: tuple[str, ...]
-    """What it changes, in the order of `PARTS`."""
+    """The parts that it changes, in the order of `PARTS`."""
 
 
 SPARE_RANK = 16
-"""Largest rank of an adapter that is loaded later, where nobody says."""
+"""Default for the largest rank of an adapter that is loaded later."""
 
 ONE_PRODUCT_BYTES = 2**20
-"""Largest B of a projection with several parts that is kept as one matrix, zeros included: below this, fewer products
-are faster than fewer bytes."""
+"""Largest B, zeros included, of a projection with several parts that is stored as one matrix: up to this size fewer
+products are faster than fewer bytes."""
 
 
 class BankFullError(ValueError):
-    """An adapter needs more than is free."""
+    """An adapter needs more room than is free."""
 
 
 class AdapterSet:
-    """Names, and the bank that belongs to them. The bank is replaced (its arrays donated) by `load` and `unload`.
+    """Adapters by name, and their bank. `load` and `unload` replace the bank and donate its arrays.
 
-    Not thread-safe: one owner, who also owns the device.
+    Not thread-safe: owned by the thread that owns the device.
     """
 
     def __init__(
@@ -93,15 +93,15 @@ class AdapterSet:
         spare_rank: int = SPARE_RANK,
         apart: bool = False,
     ) -> None:
-        """Put adapters on the device, the first as number 0.
+        """Put adapters on the device, numbered from 0.
 
         Args:
-          loras: checked to fit the model (`conversion.adapters.lora.files.check_fits`).
+          loras: already checked to fit the model (`conversion.adapters.lora.files.check_fits`).
           dtype: of the factors.
-          spare: adapters of at most `spare_rank` for which room is left in every part.
-          apart: keep the B of each part by itself: zeros between them would not stay zero if the bank were trained.
+          spare: number of further adapters, of at most `spare_rank`, to reserve room for in every part.
+          apart: store the B of each part separately, for training: the zeros of a common matrix would not stay zero.
         Raises:
-          ValueError: two adapters have one name.
+          ValueError: two adapters have the same name.
           WeightFileError: see `Factors.read`.
         """
         names = [lora.name for lora in loras]
@@ -138,7 +138,7 @@ class AdapterSet:
         return AdapterBank(owner=self._put(owner), layers=layers)
 
     def _projection(self, loras: Sequence[Factors], layer: int, projection: str, adapted: tuple[str, ...]) -> LowRank:
-        """One projection's factors, filled on the host. Host memory: these."""
+        """One projection's factors, built on the host. Host memory: these factors."""
         R, features = self.rank_rows, part_features(self.config)
         P, columns = len(adapted), features[adapted[0]][1]
         a = np.zeros((P, R, columns), self.dtype)
@@ -169,7 +169,7 @@ class AdapterSet:
         return self._placement.put(x)
 
     def room_for(self, lora: Factors) -> tuple[int, tuple[int, ...]]:
-        """The number and the rank rows that an adapter would get.
+        """The number and rank rows that an adapter would get.
 
         Raises:
           BankFullError: there is not enough room; the message says what is free.
@@ -189,22 +189,22 @@ class AdapterSet:
         return min(numbers), tuple(free[: lora.rank])
 
     def load(self, lora: Factors) -> AdapterEntry:
-        """Add an adapter, checked to fit the model. Nothing is compiled that `warm_up` did not compile.
+        """Add an adapter that was checked to fit the model. Compiles nothing after `warm_up`.
 
         Raises:
           BankFullError, ValueError: see `room_for`.
-          WeightFileError: see `Factors.read`; the bank is then as it was.
+          WeightFileError: see `Factors.read`; the bank is unchanged.
         """
         number, rows = self.room_for(lora)
         entry = _entry(lora, number, rows)
-        # Read all before the first write: a broken file must leave nothing behind.
+        # Read everything before the first write: a broken file must leave the bank unchanged.
         read = {key: lora.read(key) for key in lora.modules}
         self._replace(entry, {key: (lora.modules[key].scale, *pair) for key, pair in read.items()})
         self.entries[lora.name] = entry
         return entry
 
     def unload(self, name: str) -> None:
-        """Free what an adapter holds. No sequence may still use it.
+        """Free an adapter's number and rank rows. No sequence may still use it.
 
         Raises:
           KeyError: there is no such adapter.
@@ -213,15 +213,15 @@ class AdapterSet:
         del self.entries[name]
 
     def warm_up(self) -> None:
-        """Compile what `load` and `unload` run; the bank stays as it is."""
-        nobody = AdapterEntry(name="", number=0, rows=(), rank=0, parts=())
-        self._replace(nobody, {})
+        """Compile what `load` and `unload` run; the bank's contents do not change."""
+        empty = AdapterEntry(name="", number=0, rows=(), rank=0, parts=())
+        self._replace(empty, {})
         jax.block_until_ready(self.bank)
 
     def _replace(self, entry: AdapterEntry, factors: Mapping[ModuleKey, tuple[float, Array, Array]]) -> None:
-        """Overwrite the rank rows of an entry: with factors where it has some, with zeros elsewhere."""
+        """Overwrite the rank rows of an entry with its factors, and with zeros where it has none."""
         width = max(self.largest_spare_rank, 1)
-        # Rows beyond the bank are dropped by the scatter.
+        # The scatter drops rows beyond the bank.
         rows = np.full((width,), self.rank_rows, np.int32)
         rows[: len(entry.rows)] = entry.rows
         layers: list[dict[str, LowRank]] = []
@@ -252,7 +252,7 @@ def bank_bytes(
     spare: int = 0,
     spare_rank: int = SPARE_RANK,
 ) -> int:
-    """Bytes of the bank of an `AdapterSet` with these arguments."""
+    """Bytes of the bank that an `AdapterSet` with these arguments allocates."""
     features, itemsize = part_features(config), np.dtype(dtype).itemsize
     R = _rank_rows(loras, spare, spare_rank)
     layer = 0
@@ -266,21 +266,21 @@ def bank_bytes(
 
 
 def _rank_rows(loras: Sequence[Factors], spare: int, spare_rank: int) -> int:
-    """Rank rows for adapters and the room beside them: a number that products need no padding for."""
+    """Number of rank rows for the adapters and the spare ones, rounded up so that products need no padding."""
     wanted = sum(lora.rank for lora in loras) + spare * spare_rank
-    # They are outputs of the product with A, and what the product with B sums over.
+    # They are the outputs of the product with A, and the product with B sums over them.
     return storable_axis(wanted)
 
 
 def _adapted_parts(loras: Sequence[Factors], spare: int) -> dict[str, tuple[str, ...]]:
-    """The parts that some adapter may change, by projection; any, where some may be loaded later."""
+    """The parts that some adapter may change, by projection: all parts if adapters may be loaded later."""
     parts = PARTS if spare else parts_of(key for lora in loras for key in lora.modules)
     adapted = {name: tuple(part for part in fused if part in parts) for name, fused in PROJECTIONS.items()}
     return {name: chosen for name, chosen in adapted.items() if chosen}
 
 
 def _is_one_product(out_features: Sequence[tuple[str, int]], parts: int, rank_rows: int, itemsize: int) -> bool:
-    """Whether the B of a projection's parts are kept as one matrix."""
+    """Whether the B of a projection's parts are stored as one matrix."""
     rows = sum(size for _, size in out_features)
     return len(out_features) > 1 and rows * parts * rank_rows * itemsize <= ONE_PRODUCT_BYTES
 
@@ -295,7 +295,7 @@ def _write_rows(
     """Overwrite rank rows. `low_rank` is donated.
 
     Args:
-      rows: int32 [r]; those out of bounds are not written.
+      rows: int32 [r]; rows out of bounds are not written.
       a, b, scale: [P, r, in], [out_p, r] for each part, and [P, r].
     """
     P, R = low_rank.scale.shape
@@ -318,7 +318,7 @@ def _write_rows(
 
 
 def _one_matrix(b: Sequence[Array], parts: Sequence[str], out_features: Sequence[tuple[str, int]]) -> Array:
-    """The B of several parts, [out_p, R] each, as one [out, P * R] with zeros between."""
+    """The B of several parts, [out_p, R] each, as one block-diagonal [out, P * R]."""
     P, R = len(b), b[0].shape[1]
     out = sum(size for _, size in out_features)
     cube = np.zeros((out, P, R), b[0].dtype)

@@ -1,11 +1,11 @@
-"""Adapters from files to the device: opened and checked against the model first, then loaded.
+"""Loads adapters from files to the device: opens and checks them against the model, then reads their weights.
 
     files = open_adapters(description.config, xlora="lamm-mit/x-lora", loras={"poet": "./poet"})
     adapters, xlora = load_adapters(files, dtype=model.dtype)
     runner = Runner(model, slots=8, length=2048, adapters=adapters, xlora=xlora)
 
-Opening reads headers, configurations and the classifier, so that what does not belong together is known before
-gigabytes of weights are read.
+Opening reads headers, configurations and the classifier, so that mismatches are found before gigabytes of weights are
+read.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ logger = logging.getLogger("mistral_jax")
 
 @dataclass(frozen=True, kw_only=True)
 class AdapterFiles:
-    """Adapters on disk that fit a base model: the experts of an X-LoRA mixture first, in the order of its columns."""
+    """Adapters on disk that fit a base model; experts of an X-LoRA mixture first, in the order of its columns."""
 
     config: MistralConfig
     """The base model's."""
@@ -58,7 +58,7 @@ class AdapterFiles:
 
 
 class LoadedAdapters(NamedTuple):
-    """Adapters on the device: what a `Runner` takes."""
+    """Adapters on the device, for a `Runner`."""
 
     adapters: AdapterSet
     xlora: XLoRA | None
@@ -74,20 +74,20 @@ def open_adapters(
     revision: str | None = None,
     token: str | bool | None = None,
 ) -> AdapterFiles:
-    """Find adapters, fetch them where they are missing, and check that they fit the base model.
+    """Find adapters, download missing ones, and check that they fit the base model.
 
     Args:
       config: the base model's.
       xlora: Hub id or folder of an X-LoRA model with its adapters.
-      ordering: its ordering file; adapters that this preloads are loaded, too.
-      loras: Hub ids or folders by the names that the adapters are to have.
-      base_model: the base model's name; where it is a Hub id, the X-LoRA model must not name another one.
+      ordering: its ordering file; adapters that this preloads are loaded as well.
+      loras: Hub ids or folders by adapter name.
+      base_model: the base model's name; if it is a Hub id, the X-LoRA model must not name another one.
       revision: of `xlora` on the Hub.
       token: see `mistral_jax.hub.files.find_model`.
     Raises:
-      ModelNotFoundError: an adapter is not there, or cannot be fetched.
+      ModelNotFoundError: an adapter does not exist, or cannot be downloaded.
       AdapterError, WeightFileError: files are broken, not implemented, or do not fit the model or each other; two
-        adapters have one name.
+        adapters have the same name.
     """
     wanted: dict[str, str | Path] = {}
     experts: tuple[LoRAFiles, ...] = ()
@@ -113,7 +113,7 @@ def open_adapters(
                 raise AdapterError(f"an adapter of the X-LoRA model is called {name!r}; choose another name")
             opened.append(open_lora(find_adapter(str(source), token=token), name=name))
             check_fits(opened[-1], num_layers=config.num_layers, features=part_features(config))
-            _tell_other_base(opened[-1], base_model)
+            _warn_other_base(opened[-1], base_model)
     except BaseException:
         for lora in opened:
             lora.close()
@@ -125,14 +125,14 @@ def _check_xlora(files: XLoRAFiles, config: MistralConfig, base_model: str | Non
     try:
         check_base_model({**files.base_models, "the base model that was chosen": base_model})
     except AdapterError as error:
-        raise AdapterError(f"{error}; to use the model nevertheless, give a folder that holds it") from error
+        raise AdapterError(f"{error}; to use the model anyway, give a folder that holds it") from error
     check_xlora_fits(
         files, hidden_size=config.hidden_size, num_layers=config.num_layers, features=part_features(config)
     )
 
 
-def _tell_other_base(lora: LoRAFiles, base_model: str | None) -> None:
-    """Adapters of a base model are often used with models that were tuned from it, so this is no error."""
+def _warn_other_base(lora: LoRAFiles, base_model: str | None) -> None:
+    """Warn if an adapter names another base model. No error: adapters are often used with fine-tuned models."""
     theirs = lora.base_model
     if base_model is None or theirs is None or not is_hub_id(base_model) or not is_hub_id(theirs):
         return
@@ -148,14 +148,14 @@ def load_adapters(
     spare: int = 0,
     spare_rank: int = SPARE_RANK,
 ) -> LoadedAdapters:
-    """Put adapters, and the classifier over them, on the device.
+    """Put adapters and their classifier on the device.
 
     Args:
-      dtype: of the factors: the model's. The classifier is float32.
+      dtype: of the factors, normally the model's; the classifier is float32.
       placement: None: JAX's default device.
-      spare: adapters of at most `spare_rank` for which room is left.
+      spare: number of further adapters, of at most `spare_rank`, to reserve room for.
     Raises:
-      WeightFileError: a value is not finite, or a file was cut.
+      WeightFileError: a value is not finite, or a file is truncated.
     """
     target = placement or Placement.default()
     adapters = AdapterSet(files.config, files.loras, dtype=dtype, placement=target, spare=spare, spare_rank=spare_rank)
@@ -182,7 +182,7 @@ def load_classifier(files: XLoRAFiles, placement: Placement | None = None) -> XL
 def adapter_bytes(
     files: AdapterFiles, *, dtype: jax.typing.DTypeLike, spare: int = 0, spare_rank: int = SPARE_RANK
 ) -> int:
-    """Bytes that `load_adapters` will take on the device."""
+    """Device bytes that `load_adapters` will use."""
     bank = bank_bytes(files.config, files.loras, dtype=dtype, spare=spare, spare_rank=spare_rank)
     return bank + (0 if files.xlora is None else _classifier_bytes(files.xlora))
 

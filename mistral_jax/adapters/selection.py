@@ -1,4 +1,4 @@
-"""From what a person says of adapters, by name, to the choice that a sequence runs with."""
+"""From adapter names, as a caller gives them, to an `AdapterChoice`."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ from mistral_jax.adapters.choice import BASE, BASE_NAME, AdapterChoice
 
 
 class AdapterSelectionError(ValueError):
-    """Adapters were asked for that are not there, or in a way that makes no sense."""
+    """The requested adapters do not exist, or the request contradicts itself."""
 
 
 def numbered(available: AdapterSet) -> list[AdapterEntry]:
-    """The adapters by number, the experts of an X-LoRA mixture first."""
+    """The adapters in the order of their numbers; the experts of an X-LoRA mixture come first."""
     return sorted(available.entries.values(), key=lambda entry: entry.number)
 
 
@@ -26,17 +26,17 @@ def select(
     adapters: Mapping[str, float] | None = None,
     freeze_after: int | None = None,
 ) -> AdapterChoice:
-    """Which adapters a sequence uses.
+    """Choose the adapters of a sequence.
 
     Args:
-      available: those of the model.
+      available: the model's adapters.
       xlora: whether the model has an X-LoRA classifier.
       adapter: the name of one adapter, or `BASE_NAME`.
-      adapters: a mixture by hand: the weight of each adapter by name; those that are not named have none.
+      adapters: a mixture by hand: adapter weights by name; all others are 0.
       freeze_after: see `AdapterChoice.freeze_after`.
-    Returns: what was asked for; where nothing was, the X-LoRA mixture if there is one, else the base model.
+    Returns: the choice; without `adapter` and `adapters` the X-LoRA mixture if there is one, else the base model.
     Raises:
-      AdapterSelectionError: a name is not known, or a weight is no finite number, or two things were asked for at once.
+      AdapterSelectionError: a name is unknown, a weight is not finite, or both `adapter` and `adapters` are given.
     """
     if adapter is not None and adapters is not None:
         raise AdapterSelectionError(f"adapter={adapter!r} and adapters={dict(adapters)}: expected one of the two")
@@ -44,7 +44,7 @@ def select(
     if freeze_after is None:
         return chosen
     if not chosen.xlora:
-        raise AdapterSelectionError("freeze_after keeps what the X-LoRA classifier said, which decides nothing here")
+        raise AdapterSelectionError("freeze_after keeps what the X-LoRA classifier said, and is not used here")
     if freeze_after < 1:
         raise AdapterSelectionError(
             f"freeze_after is {freeze_after}; expected the number of an answer token, from 1 on"

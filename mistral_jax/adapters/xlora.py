@@ -1,19 +1,19 @@
-"""X-LoRA: adapters mixed anew for each token and layer, by a classifier that reads the model's own hidden states.
+"""X-LoRA: for each token and layer a classifier mixes the adapters, from the model's own hidden states.
 
-A token takes two passes through the decoder, each with a KV cache of its own:
+A token takes two passes through the decoder, each with its own KV cache:
 
-1. The *scaling pass* runs the base model (or, where `scaling_pass_value` is not 0, the base with all adapters at that
-   weight) and gives the hidden state after the final norm. The classifier turns it into *scalings*: one number for each
-   adapter, for the whole model or (`layerwise`) for each adapted module.
-2. The *scaled pass* runs the decoder with the adapters weighted by the scalings. Its logits are the answer.
+1. The *scaling pass* runs the base model (if `scaling_pass_value` is not 0, with all adapters at that weight) and gives
+   the hidden state after the final norm. The classifier turns it into *scalings*: one number for each adapter, for the
+   whole model or (`layerwise`) for each adapted module.
+2. The *scaled pass* runs the decoder with the adapters weighted by the scalings. Its logits predict the next token.
 
-Both caches are exact: the scalings of a token depend on no later token, so its keys and values in either pass never
+Both caches are exact: a token's scalings do not depend on later tokens, so its keys and values in either pass never
 change.
 
 Source: X-LoRA (arXiv 2402.07148), in the form of PEFT's implementation, in evaluation mode.
 
-Axis letters: B rows, T tokens, M scaling columns, A adapters of the bank, D model dim. The classifier knows the first
-`E` adapters of the bank, its experts.
+Axis letters: B rows, T tokens, M scaling columns, A adapters of the bank, D model dim, E experts: the first adapters of
+the bank, which the classifier mixes.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ from mistral_jax.model.mistral import Mistral
 
 
 class XLoRA(nnx.Module):
-    """The classifier, and what its output means. Parameters are float32, whatever the model's type."""
+    """The classifier, and the adapter weights from its output. Parameters are float32 for all types of the model."""
 
     def __init__(
         self, config: XLoRAConfig, *, num_experts: int, columns: ScalingColumns = SHARED, rngs: nnx.Rngs
@@ -41,8 +41,8 @@ class XLoRA(nnx.Module):
         """A classifier with random weights.
 
         Args:
-          num_experts: E; the adapters 0 to E - 1 of the bank, in the order of the classifier's columns.
-          columns: of a layerwise classifier, else the default.
+          num_experts: E; adapters 0 to E - 1 of the bank, in the order of the classifier's columns.
+          columns: for layerwise classifiers only.
         """
         if not config.layerwise_scalings and columns.count != 1:
             raise ValueError(f"{columns.count} columns for a classifier that is not layerwise; expected one")
@@ -55,10 +55,10 @@ class XLoRA(nnx.Module):
         )
 
     def scalings(self, hidden: jax.Array, *, dropout: jax.Array | None = None) -> jax.Array:
-        """What the classifier says: hidden states [B, T, D] of the scaling pass -> float32 [B, T, M, E].
+        """The classifier's output: hidden states [B, T, D] of the scaling pass -> float32 [B, T, M, E].
 
         Args:
-          dropout: a key, in training; None: no dropout.
+          dropout: a PRNG key, for training; None: no dropout.
         """
         x = hidden.astype(jnp.float32)
         for i, layer in enumerate(self.layers):
@@ -75,7 +75,7 @@ class XLoRA(nnx.Module):
         return scalings
 
     def weights(self, scalings: jax.Array, adapters: int) -> jax.Array:
-        """The weights that scalings amount to: float32 [..., M, E] -> [..., M, A] for a bank of `adapters`."""
+        """Adapter weights from scalings: float32 [..., M, E] -> [..., M, A] for a bank of `adapters` adapters."""
         config = self.config
         weights = scalings
         if config.top_k_lora is not None and config.top_k_lora < self.num_experts:
@@ -90,7 +90,7 @@ class XLoRA(nnx.Module):
         return jnp.pad(weights, [(0, 0)] * (weights.ndim - 1) + [(0, spare)])
 
     def scaling_mixture(self, bank: AdapterBank, adapters: int) -> Mixture | None:
-        """The mixture of the scaling pass; None where it is the base model alone."""
+        """The mixture of the scaling pass; None if it runs the base model alone."""
         value = self.config.scaling_pass_value
         if value == 0:
             return None
@@ -109,11 +109,11 @@ class XLoRA(nnx.Module):
     ) -> tuple[jax.Array, jax.Array]:
         """Both passes over whole texts, without caches: int32 [B, T] -> hidden states [B, T, D], scalings [B, T, M, E].
 
-        Gradients flow through the scaled pass to the classifier; none flow through the scaling pass.
+        Gradients flow through the scaled pass to the classifier, and not through the scaling pass.
 
         Args:
-          adapters: A, where the bank holds more than the experts.
-          dropout: a key, in training.
+          adapters: A; None: the bank holds the experts only.
+          dropout: a PRNG key, for training; None: no dropout.
           remat: see `Mistral.hidden_states`.
         """
         mixture, scalings = self.mixture(model, bank, tokens, adapters=adapters, dropout=dropout)
@@ -128,7 +128,7 @@ class XLoRA(nnx.Module):
         adapters: int | None = None,
         dropout: jax.Array | None = None,
     ) -> tuple[Mixture, jax.Array]:
-        """The first of the passes of `hidden_states`: the mixture for the second, and the scalings."""
+        """The scaling pass of `hidden_states`: returns the mixture for the scaled pass, and the scalings."""
         adapters = self.num_experts if adapters is None else adapters
         first = lax.stop_gradient(model.hidden_states(tokens, self.scaling_mixture(bank, adapters)))
         scalings = self.scalings(first, dropout=dropout)
@@ -136,8 +136,8 @@ class XLoRA(nnx.Module):
 
 
 def _softmax(x: jax.Array) -> jax.Array:
-    """Over the last axis, which is short: term by term in one fixed order, so that the bits do not depend on the number
-    of rows."""
+    """Softmax over the last, short axis; term by term in a fixed order, so that the bits do not depend on the number of
+    rows."""
     terms = [x[..., i] for i in range(x.shape[-1])]
     largest = reduce(jnp.maximum, terms)
     powers = [jnp.exp(term - largest) for term in terms]

@@ -1,3 +1,3 @@
-"""From the files of a model to weights on the device and back, and what the files say of a model beside its weights.
+"""Loading weights from files to the device and saving them, and reading the rest of a model's files.
 
-Formats are read by `conversion`; here arrays are placed, fused and packed."""
+`conversion` reads the formats; this package places, fuses and packs arrays."""

@@ -1,4 +1,4 @@
-"""What is known of a model before its weights are read: configuration, tokenizer, chat format, sampling defaults.
+"""A model without its weights: configuration, tokenizer, chat format, sampling defaults.
 
 All of it comes from a model folder, or from the metadata of a GGUF file.
 """
@@ -32,12 +32,12 @@ _GGUF_SAMPLING = {
     "min_p": "min_p",
     "repetition_penalty": "penalty_repeat",
 }
-"""Our names of sampling defaults, and those in metadata under `general.sampling.`."""
+"""Our names of sampling defaults, and their names in GGUF metadata under `general.sampling.`."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class ModelDescription:
-    """What is known of a model before its weights are read."""
+    """A model's files, configuration, tokenizer, chat format and sampling defaults."""
 
     files: ModelFiles
     config: MistralConfig
@@ -52,8 +52,8 @@ def describe(files: ModelFiles, *, chat_template: str | None = None) -> ModelDes
     """Read configuration, tokenizer and chat template.
 
     Raises:
-      ConfigError, TokenizerError, ChatTemplateError: a file is missing, broken or not implemented; or the tokenizer has
-        more tokens than the model.
+      ConfigError, TokenizerError, ChatTemplateError: a file is missing, broken or not implemented; or the tokenizer's
+        vocabulary is larger than the model's.
       WeightFileError: a GGUF file is broken.
     """
     described = _describe_folder(files, chat_template) if files.gguf is None else _describe_gguf(files, chat_template)
@@ -86,7 +86,7 @@ def _describe_folder(files: ModelFiles, chat_template: str | None) -> ModelDescr
 
 
 def _describe_gguf(files: ModelFiles, chat_template: str | None) -> ModelDescription:
-    """All from the file, but for the tokenizer and its chat template where the user names others."""
+    """Read everything from the file, except a tokenizer or chat template that the user overrides."""
     assert files.gguf is not None
     with GGUFFile(files.gguf) as gguf:
         config = MistralConfig.from_hf(hf_config(gguf))
@@ -119,9 +119,9 @@ def _eos_ids(generation: dict[str, Any], path: Path) -> list[int]:
 
 
 def _sampling_defaults(generation: dict[str, Any], path: Path) -> dict[str, Any]:
-    """What the file says of sampling, refused now if it is out of range, not at the first request."""
+    """The file's sampling defaults; values out of range are refused now, not at the first request."""
     defaults = {key: value for key in SAMPLING_DEFAULT_FIELDS if (value := generation.get(key)) is not None}
-    if defaults.get("top_k") == -1:  # another way of saying: all
+    if defaults.get("top_k") == -1:  # means the same: no limit
         defaults["top_k"] = 0
     for key, value in defaults.items():
         expected = (int,) if key == "top_k" else (int, float)

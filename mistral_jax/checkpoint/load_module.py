@@ -1,4 +1,4 @@
-"""The Flax module of a model, with its weights on the device."""
+"""Loads a model: its Flax module with the weights on the device."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def load_module(
     placement: Placement | None = None,
     progress: Progress | None = None,
 ) -> Mistral:
-    """Fetch the weights where they are missing, and load them to the device.
+    """Download missing weights, and load them to the device.
 
     Args:
       dtype: see `mistral_jax.checkpoint.weights.choose_dtype`.

@@ -1,4 +1,4 @@
-"""How far something is: a bar in a terminal or a notebook; in a file or a pipe whole lines, and few of them."""
+"""Progress: a bar in a terminal or a notebook; a few whole lines in a file or a pipe."""
 
 from __future__ import annotations
 
@@ -9,18 +9,18 @@ from tqdm import tqdm
 from tqdm.auto import tqdm as auto_tqdm
 
 LINE_EVERY = 10.0
-"""Seconds before the first line, and between two lines, where there is no terminal."""
+"""Seconds before the first line, and between lines, without a terminal."""
 
 
 def progress_bar(
     description: str, *, total: float | None = None, initial: float = 0, unit: str = "it", shown: bool = True
 ) -> tqdm[Any]:
-    """A bar on standard error, or what stands for one there.
+    """A progress bar on standard error, or lines of text if it is not a terminal.
 
     Args:
-      total: None: set later, as the `total` of what is returned.
-      initial: how much was done before.
-      unit: "B" writes sizes as MB and GB.
+      total: None: set later, as the bar's `total`.
+      initial: how much is done already.
+      unit: "B" shows sizes in MB and GB.
       shown: False: nothing is written.
     """
     settings: dict[str, Any] = {
@@ -44,7 +44,7 @@ def progress_bar(
 
 
 def draws_bars(stream: TextIO | None) -> bool:
-    """Whether a stream leads to a terminal, where a line can be written over."""
+    """Whether a stream is a terminal, where a line can be overwritten."""
     try:
         return stream is not None and stream.isatty()
     except ValueError:  # it is closed
@@ -52,15 +52,14 @@ def draws_bars(stream: TextIO | None) -> bool:
 
 
 def in_notebook() -> bool:
-    """Whether this process is the kernel of a notebook."""
+    """Whether this process is a notebook kernel."""
     ipython = sys.modules.get("IPython")
     shell = None if ipython is None else ipython.get_ipython()
     return shell is not None and hasattr(shell, "kernel")
 
 
 class WholeLines:
-    """A stream for tqdm that ends each state of a bar with a line break, instead of going back to the line's
-    beginning."""
+    """A stream for tqdm that ends each state of a bar with a newline in place of a carriage return."""
 
     def __init__(self, stream: TextIO) -> None:
         self._stream = stream

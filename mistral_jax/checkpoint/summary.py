@@ -1,4 +1,4 @@
-"""What a model's weights weigh on the device."""
+"""How many bytes a model's weights take on the device, by form."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ from mistral_jax.quant.array import Int8Array, QuantizedArray, RowStack, Weight
 
 @dataclass(frozen=True, kw_only=True)
 class WeightSummary:
-    """How many weights there are, how many bytes they take, and in which forms."""
+    """Number of weights, their bytes on the device, and the bytes of each form."""
 
     weights: int
     nbytes: int
     bytes_by_form: dict[str, int]
-    """By ggml type, "int8", or the type of plain arrays; the largest first."""
+    """By ggml type, "int8", or dtype of plain arrays; largest first."""
 
     @property
     def bits_per_weight(self) -> float:
@@ -30,7 +30,7 @@ class WeightSummary:
 
 
 def summarize(model: Mistral) -> WeightSummary:
-    """Add up the weights of a model."""
+    """Sum up the weights of a model."""
     sizes: Counter[str] = Counter()
     weights = 0
     for _, variable in nnx.to_flat_state(nnx.state(model)):

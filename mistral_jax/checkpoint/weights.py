@@ -1,7 +1,7 @@
-"""Weights from files to the device, tensor by tensor, and back.
+"""Loads weights from files to the device, tensor by tensor, and saves them.
 
-Host memory while loading: the weights that are on the device already, and one tensor (on a CPU the buffer that a tensor
-was read into *becomes* the device's array).
+Host memory while loading: one tensor; on a CPU also the weights loaded so far (the buffer that a tensor is read into
+*becomes* the device's array).
 """
 
 from __future__ import annotations
@@ -37,17 +37,17 @@ from mistral_jax.quant.plan import Quantization, stored_kind
 from mistral_jax.quant.split import split_rows
 
 Progress = Callable[[int, int], None]
-"""Called with (bytes loaded so far, bytes in all)."""
+"""Called with (bytes loaded so far, total bytes)."""
 
 
 def choose_dtype(wanted: str, stored: str | None, platform: str) -> jnp.dtype:
     """The type to compute in.
 
-    `auto` takes the checkpoint's own type, but bfloat16 for float16 checkpoints on a CPU (XLA has no float16 dot there)
-    and for checkpoints of 64 bits or of types that are no float.
+    `auto` takes the checkpoint's type, but bfloat16 for float16 checkpoints on a CPU (XLA has no float16 dot there) and
+    for checkpoints in 64 bits or in types that are not floating point.
 
     Raises:
-      ValueError: `wanted` is none of auto, float32, bfloat16, float16.
+      ValueError: `wanted` is not auto, float32, bfloat16 or float16.
     """
     names = {"float32": jnp.float32, "bfloat16": jnp.bfloat16, "float16": jnp.float16}
     if wanted in names:
@@ -60,11 +60,11 @@ def choose_dtype(wanted: str, stored: str | None, platform: str) -> jnp.dtype:
 
 
 def open_weights(config: MistralConfig, paths: Iterable[Path | str]) -> TensorSource:
-    """Open weight files: GGUF (one, or the parts of one), or safetensors of either format, told apart by their tensor
+    """Open weight files: GGUF (one file, or its parts), or safetensors of either format, recognised by their tensor
     names."""
     found = [Path(path) for path in paths]
     if found and is_gguf(found[0]):
-        gguf = GGUFFile(found[0])  # which opens the other parts, if there are
+        gguf = GGUFFile(found[0])  # opens the other parts, too
         if surplus := [path for path in found[1:] if path.resolve() not in {part.resolve() for part in gguf.paths}]:
             raise WeightFileError(f"{found[0]} is a whole model; leave out {', '.join(map(str, surplus))}")
         return GGUFSource(gguf)
@@ -75,8 +75,10 @@ def open_weights(config: MistralConfig, paths: Iterable[Path | str]) -> TensorSo
 
 
 def stored_dtype(source: TensorSource) -> str | None:
-    """The type of the largest tensor: what the checkpoint as a whole is stored in. For packed blocks that is bfloat16:
-    their values have fewer bits."""
+    """The type of the checkpoint: that of its largest tensor; bfloat16 for packed blocks, whose values have fewer bits.
+
+    Returns: None if there are no tensors.
+    """
     largest = max(source.names(), key=lambda name: int(np.prod(source.shape(name))), default=None)
     if largest is None:
         return None
@@ -85,24 +87,24 @@ def stored_dtype(source: TensorSource) -> str | None:
 
 @dataclass(frozen=True, kw_only=True)
 class PlannedWeight:
-    """One parameter: which tensors it is read from, and in which form each will be held."""
+    """One parameter: the tensors that it is read from, and the form that each is stored in."""
 
     parameter: Parameter
     parts: tuple[tuple[str, Form], ...]
-    """Tensors in the order of their rows."""
+    """(tensor name, form) pairs in the order of their rows."""
     nbytes: int
-    """On the device."""
+    """Bytes on the device."""
 
     @property
     def name(self) -> str:
-        """Ours, such as `layers.0.self_attn.qkv_proj.weight`."""
+        """Our name, such as `layers.0.self_attn.qkv_proj.weight`."""
         return self.parameter.name
 
 
 def plan_weights(
     config: MistralConfig, source: TensorSource, *, dtype: jax.typing.DTypeLike, quant: Quantization
 ) -> list[PlannedWeight]:
-    """What `load_weights` will load, in its order. Nothing is read.
+    """What `load_weights` will load, in its order; reads no tensors.
 
     Raises:
       WeightFileError: see `load_weights`.
@@ -124,7 +126,7 @@ def plan_weights(
 
 
 def _stored_shapes(source: TensorSource, parts: list[tuple[str, Form]]) -> list[tuple[Form, tuple[int, ...]]]:
-    """What the tensors of one weight are held in: plain matrices padded, those that lie below each other together."""
+    """Forms and shapes that one weight is stored in: adjacent plain matrices are joined and padded."""
     stored: list[tuple[Form, tuple[int, ...]]] = []
     for form, group in groupby(parts, key=lambda part: part[1]):
         shapes = [source.shape(name) for name, _ in group]
@@ -136,7 +138,7 @@ def _stored_shapes(source: TensorSource, parts: list[tuple[str, Form]]) -> list[
 
 
 def _check_layers(config: MistralConfig, source: TensorSource) -> None:
-    """Whether it is worth making the model's structure, which takes its time for each layer."""
+    """Refuse a number of layers far from that of the files, before building a structure whose time grows with it."""
     found = (read_name(name, Format.HF) for name in source.names())
     numbers = {tensor.layer for tensor in found if tensor is not None and tensor.layer is not None}
     if config.num_layers > 2 * len(numbers) + 8:
@@ -155,15 +157,14 @@ def load_weights(
     placement: Placement | None = None,
     progress: Progress | None = None,
 ) -> Mistral:
-    """Build the model and fill it from `source`. Its `config` says what was built: see `settle_tying`.
+    """Build the model and fill it from `source`. Its `config` may differ in `tie_word_embeddings`: see `settle_tying`.
 
     Args:
       dtype: of activations, norms and plain weights.
       quant: see `mistral_jax.quant.plan.Quantization`.
       placement: None: JAX's default device.
     Raises:
-      WeightFileError: names every tensor that is missing, that no parameter wants, or that has another shape than the
-        configuration gives it.
+      WeightFileError: lists the tensors that are missing, unknown, or of another shape than the configuration's.
     """
     placement = placement or Placement.default()
     first = Placement((placement.device,))
@@ -173,7 +174,7 @@ def load_weights(
     done = 0
     loaded: dict[str, Weight] = {}
     for weight in planned:
-        # Waits for the copy, so that no more than one weight is on its way.
+        # Waits for the copy, so that at most one weight is in flight.
         array = load_weight(source, weight.parts, dtype=np.dtype(dtype), placement=first)
         loaded[weight.name] = _placed(config, weight.parameter, array, placement)
         done += weight.nbytes
@@ -186,7 +187,7 @@ def load_weights(
 
 
 def _placed(config: MistralConfig, parameter: Parameter, weight: Undivided, placement: Placement) -> Weight:
-    """A weight that lies on the first device, where it belongs: divided if its declaration and its size allow it."""
+    """Move a weight from the first device to all: sharded if its declaration and size allow it, else replicated."""
     if placement.count == 1:
         return weight
     declared = parameter.weight
@@ -198,28 +199,27 @@ def _placed(config: MistralConfig, parameter: Parameter, weight: Undivided, plac
 
 @lru_cache(maxsize=4)
 def _abstract(config: MistralConfig, dtype: jnp.dtype) -> tuple[Any, Any]:
-    """The model's structure, and its state without values. Flax takes a tenth of a second to make them."""
+    """The model's structure and its state without values. Cached: Flax takes a tenth of a second."""
     return nnx.split(nnx.eval_shape(lambda: Mistral(config, param_dtype=dtype, rngs=nnx.Rngs(0))))
 
 
 def settle_tying(config: MistralConfig, source: TensorSource) -> MistralConfig:
-    """The configuration with `tie_word_embeddings` as the files have it: off where they hold another output matrix.
+    """The configuration with `tie_word_embeddings` turned off if the files hold another output matrix.
 
-    The wrappers of some models claim tied embeddings by a default of their class; the reference implementation
-    compares, too.
+    Wrappers of some models claim tied embeddings by a class default; the reference implementation compares, too.
     """
     if not config.tie_word_embeddings or not {EMBEDDING, HEAD} <= set(source.names()):
         return config
     if source.shape(EMBEDDING) == source.shape(HEAD) and source.dtype(EMBEDDING) == source.dtype(HEAD):
         ours, theirs = read_array(source, EMBEDDING), read_array(source, HEAD)
-        # Some rows at a time: a comparison makes an array of its own.
+        # A few rows at a time: each comparison allocates an array.
         if all(np.array_equal(ours[i : i + 256], theirs[i : i + 256]) for i in range(0, len(ours), 256)):
             return config
     return replace(config, tie_word_embeddings=False)
 
 
 def check_tensors(config: MistralConfig, source: TensorSource, declared: Iterable[Parameter]) -> None:
-    """One error for all that does not fit. See `load_weights`."""
+    """Raise one error for all tensors that do not fit. See `load_weights`."""
     present = set(source.names())
     wanted: set[str] = set()
     problems: list[str] = []
@@ -245,7 +245,7 @@ def check_tensors(config: MistralConfig, source: TensorSource, declared: Iterabl
 
 
 def hf_tensors(model: Mistral) -> dict[str, Array]:
-    """The model's weights as host arrays under Hugging Face names; fused matrices taken apart, packed ones unpacked."""
+    """The model's weights as host arrays under Hugging Face names; fused matrices are split, packed ones unpacked."""
     held = {".".join(map(str, path)): value.get_value() for path, value in nnx.to_flat_state(nnx.state(model))}
     tensors: dict[str, Array] = {}
     for parameter in parameters(model.config, num_layers=model.config.num_layers):
@@ -257,10 +257,10 @@ def hf_tensors(model: Mistral) -> dict[str, Array]:
 
 
 def save_pretrained(model: Mistral, folder: Path | str, *, dtype: Any = None) -> None:
-    """Write `model.safetensors` and `config.json` in the ordinary Hugging Face layout.
+    """Write `model.safetensors` and `config.json` in the usual Hugging Face layout.
 
     Args:
-      dtype: type to store in; None keeps the model's own.
+      dtype: type to store in; None: the model's.
     """
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
@@ -274,10 +274,10 @@ def save_pretrained(model: Mistral, folder: Path | str, *, dtype: Any = None) ->
 
 
 def hf_config(config: MistralConfig, *, dtype: str) -> dict[str, Any]:
-    """The `config.json` of a model of ours; the inverse of `MistralConfig.from_hf` for plain and linear rope.
+    """The `config.json` of a model; the inverse of `MistralConfig.from_hf` for plain and linear rope.
 
     Raises:
-      WeightFileError: the configuration has a feature that this writer does not express.
+      WeightFileError: the configuration has a feature that this writer does not support.
     """
     rope, windows = config.rope, set(config.layer_windows)
     if rope.kind not in ("default", "linear") or len(windows) != 1 or config.attention_temperature_beta:
@@ -287,7 +287,7 @@ def hf_config(config: MistralConfig, *, dtype: str) -> dict[str, Any]:
     scaling = {"rope_type": "linear", "factor": rope.factor} if rope.kind == "linear" else None
     is_llama = config.attention_bias or config.mlp_bias
     if is_llama and windows != {None}:
-        raise WeightFileError("a config.json has no form for biases of projections together with a sliding window")
+        raise WeightFileError("config.json cannot express projection biases together with a sliding window")
     return {
         "architectures": ["LlamaForCausalLM" if is_llama else "MistralForCausalLM"],
         "model_type": "llama" if is_llama else "mistral",

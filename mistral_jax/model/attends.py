@@ -39,7 +39,7 @@ class Attend(Protocol):
 )
 @dataclass(frozen=True, kw_only=True)
 class CachedAttend:
-    """Stores keys and values in the layer's cache and attends to what that then holds; keeps the new cache."""
+    """Writes keys and values to the layer's cache, and attends to its contents. Keeps the new cache."""
 
     layer: LayerCache
     table: jax.Array
@@ -51,7 +51,7 @@ class CachedAttend:
 
     def __call__(self, queries: jax.Array, keys: jax.Array, values: jax.Array) -> tuple[jax.Array, LayerCache]:
         at = {"table": self.table, "positions": self.positions}
-        # Write first, then read the updated buffer: XLA then needs the old one no more and updates in place.
+        # Write first, then read the updated buffer: XLA no longer needs the old one and updates in place.
         updated = write(self.layer, keys, values, **at, valid=self.valid)
         return attend(queries, updated, **at, last=self.last, window=self.window, plan=self.plan), updated
 
@@ -75,7 +75,7 @@ def cached_attends(config: MistralConfig, cache: KVCache, view: CacheView) -> li
 @partial(jax.tree_util.register_dataclass, data_fields=["positions"], meta_fields=["window"])
 @dataclass(frozen=True, kw_only=True)
 class CausalAttend:
-    """Attention among the tokens of a whole text, written the plain way. Keeps nothing."""
+    """Causal attention over a whole text, in its plain form. Keeps nothing."""
 
     positions: jax.Array
     """int32 [B, T]"""

@@ -1,16 +1,15 @@
 """Grouped-query attention over the KV cache, in key blocks of one fixed length.
 
-Every query attends to the blocks of its row; each block gives a partial result (its maximum, its sum, its weighted
-values), and partial results are merged one after another. A block that is masked in full leaves the merged result as it
-was, bit for bit: therefore how far *other* rows make us read cannot change a row's answer, and there is nothing to pad
-or to mask by bucket. On a CPU the loop's result does not depend on the number of rows or tokens either:
+Every query attends to the blocks of its row. Each block gives a partial result (maximum, sum, weighted values), and
+partial results are merged one after another. A fully masked block leaves the merged result unchanged, bit for bit. So a
+row's result does not depend on how many blocks *other* rows make the program read, and nothing is padded or masked by
+bucket. On a CPU the loop's result does not depend on the number of rows or tokens either:
 `tests/mistral_jax/runtime/test_bit_identity.py`.
 
-Two forms give the same arithmetic:
-- `loop`: a loop whose trip count is the number of blocks in use *now*. One compiled program serves all lengths. For
-  CPUs.
+Two forms do the same arithmetic:
+- `loop`: a loop over the blocks in use at run time. One compiled program serves all lengths. For CPUs.
 - `parallel`: the first `ReadPlan.blocks` blocks at once (a static number, one program for each length bucket). For
-  GPUs, where a loop of unknown length returns to the host at each turn.
+  GPUs, where a loop of unknown length returns to the host in each iteration.
 
 Axis letters: B rows, T query tokens, N heads, K kv heads, G = N/K, H head dim, J keys of one block, C blocks.
 """
@@ -27,22 +26,22 @@ from jax import lax
 from mistral_jax.model.kv_cache import LOOP, LayerCache, ReadPlan, key_positions, read_block, read_blocks
 from mistral_jax.quant.dot import batched_dot, precision_of, row_sum
 
-# Stands for minus infinity: finite, so that a block without any visible key gives 0 and never NaN.
+# In place of minus infinity: finite, so that a block without any visible key gives 0 and never NaN.
 _MASKED = -1e30
 
-# Queries of a chunk that go through the loop together: more of them spill out of the processor's cache, and the first
-# ones would read blocks that only the last ones see.
+# Queries of a chunk that run through the loop together. More would exceed the processor's cache, and the first queries
+# would read blocks that only the last ones see.
 _PIECE = 128
 
 Visible = Callable[[jax.Array], tuple[jax.Array, jax.Array]]
-"""Of cache indices [J]: what to add to the scores of each query, float32 [B, T, J] (0, or `_MASKED` where it does not
-see the key), and which indices hold a token of the row, bool [B, J]."""
+"""From cache indices [J]: a bias for each query's scores, float32 [B, T, J] (0, or `_MASKED` where it does not see the
+key), and which indices hold a token of the row, bool [B, J]."""
 
 Partial = tuple[jax.Array, jax.Array, jax.Array]
 """Maximum [B, K, M], sum [B, K, M], weighted values [B, K, M, H]; M = G * T."""
 
 
-# Traced once for layers of one shape: inlining makes it the same program as if each were traced.
+# Traced once for all layers of one shape; inlined, so the program is the same as if each layer were traced.
 @partial(jax.jit, static_argnames=("window", "plan"), inline=True)
 def attend(
     queries: jax.Array,
@@ -54,14 +53,14 @@ def attend(
     window: int | None,
     plan: ReadPlan = LOOP,
 ) -> jax.Array:
-    """Attention of T queries in each of B rows to what their blocks hold.
+    """Attention of T queries in each of B rows to the keys and values in their blocks.
 
     Args:
       queries: [B, T, N, H], rotated and already multiplied by the softmax scale.
-      layer: the pool, with the keys of these queries written.
+      layer: the pool; the keys and values of these queries' tokens are already written.
       table: int32 [B, C], the blocks of each row.
       positions: int32 [B, T] of the queries.
-      last: int32 [B], the last position written in each row; negative for rows to leave out (they give zeros).
+      last: int32 [B], the last position written in each row; negative for rows to skip, which give zeros.
       window: sliding window of the layer, or None.
       plan: static.
     Returns: float32 [B, T, N, H].
@@ -84,7 +83,7 @@ def attend(
     G = N // K
     grouped = queries.reshape(B, T, K, G, H).transpose(0, 2, 3, 1, 4).reshape(B, K, G * T, H)
     M = G * T
-    # Without groups, and for one token, there is a single query: it gets a second beside it, as it has among others.
+    # A single query (G = T = 1) is padded to two rows: with two or more rows products have the same bits.
     spare = ((0, 0), (0, 0), (0, 1 if M == 1 else 0), (0, layer.head_dim - H))
     grouped = jnp.pad(grouped.astype(layer.keys.dtype), spare)
 
@@ -93,11 +92,11 @@ def attend(
         seen = (held[:, None] >= 0) & (held[:, None] <= positions[:, :, None])
         if window is not None:
             seen = seen & (positions[:, :, None] - held[:, None] < window)
-        # The barrier has it computed once, and not again for every head.
+        # The barrier makes XLA compute it once, not for every head.
         return lax.optimization_barrier(jnp.where(seen, 0.0, _MASKED)), held >= 0
 
     if plan == LOOP:
-        # No further than the last query sees, whatever was written after it.
+        # Read only as far as the last query sees, even if later tokens are written.
         longest = jnp.max(jnp.minimum(last, positions[:, -1]))
         in_use = jnp.minimum(longest // J + 1, C)
         merged = _loop(grouped, layer, table=table, in_use=in_use, visible=visible)
@@ -145,14 +144,14 @@ def _parallel(grouped: jax.Array, layer: LayerCache, *, table: jax.Array, count:
 
 
 def _only(held: jax.Array, x: jax.Array) -> jax.Array:
-    """Zero in place of what a former tenant of the slot left: masking adds and multiplies, and NaN survives both."""
+    """Zero what the slot's previous sequence left: masking adds and multiplies, and a NaN survives both."""
     return jnp.where(held, x, jnp.zeros((), x.dtype))
 
 
 def _softmax_parts(
     scores: jax.Array, bias: jax.Array, dtype: jax.typing.DTypeLike
 ) -> tuple[jax.Array, jax.Array, jax.Array]:
-    """Unnormalised weights of a block, rounded to `dtype`, their maximum and their sum, over the last axis.
+    """Unnormalised weights of a block, rounded to `dtype`; the maximum score and the sum of weights over the last axis.
 
     Args:
       scores: float32 [B, K, M, ..., J], M = heads of the group * T.
@@ -161,10 +160,10 @@ def _softmax_parts(
     B, K, M, *rest = scores.shape
     T = bias.shape[1]
     scores = (scores.reshape(B, K, M // T, T, *rest) + bias[:, None, None]).reshape(scores.shape)
-    # The barrier keeps XLA's CPU backend from fusing maximum and exponential, which it does from 4096 scores on with
+    # The barrier keeps XLA's CPU backend from fusing maximum and exponential: from 4096 scores on it would, and with
     # another exp.
     high = lax.optimization_barrier(jnp.max(scores, axis=-1))
-    # Where everything is masked the maximum is itself a mask; held above it, the weights are exact zeros there too.
+    # If everything is masked, the maximum is `_MASKED` itself. The larger lower bound makes the weights exact zeros.
     weights = jnp.exp(scores - jnp.maximum(high, _MASKED / 10)[..., None]).astype(dtype)
     return weights, high, row_sum(weights)
 
@@ -174,10 +173,10 @@ def _nothing(B: int, K: int, M: int, H: int) -> Partial:
 
 
 def _merge(a: Partial, b: Partial) -> Partial:
-    """Join two partial results. Where `b` is masked in full, `a` comes back bit for bit.
+    """Merge two partial results. If `b` is fully masked, the result is `a`, bit for bit.
 
-    The part with the greater maximum stays as it is and the other is scaled to it: one product and one sum, which
-    compilers can fuse in one way only. Of two products and a sum they may fuse either, and choose by the shapes.
+    The part with the greater maximum is kept, and the other is scaled to it: one product and one sum, which compilers
+    can fuse in one way only. Of two products and a sum they may fuse either product, and choose by the shapes.
     """
     ahead = a[0] >= b[0]
     scale = jnp.exp(-jnp.abs(a[0] - b[0]))

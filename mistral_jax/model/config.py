@@ -1,7 +1,7 @@
 """The shape of a model, read from `config.json` (Hugging Face) or `params.json` (Mistral's own format).
 
-One configuration describes the dense Mistral and Llama families. What a file asks for and we do not implement is
-refused by name: a model that loads is the model that the file describes.
+One configuration describes the dense Mistral and Llama families. Features that are not implemented are refused by
+name: a model that loads is the model that the file describes.
 """
 
 from __future__ import annotations
@@ -46,8 +46,8 @@ class MistralConfig:
     max_position_embeddings: int = 32768
     rope: RopeConfig = PLAIN_ROPE
     layer_windows: tuple[int | None, ...] = ()
-    """Sliding window of each layer: a query sees itself and the `window - 1` keys before it. None: all keys before
-    it."""
+    """Sliding window of each layer: a query sees itself and the `window - 1` keys before it; None: all earlier
+    keys."""
     attention_temperature_beta: float = 0.0
     """Ministral 3: queries at position p are multiplied by `1 + beta * log(1 + floor(p / original context))`."""
     attention_temperature_length: int = 0
@@ -59,7 +59,7 @@ class MistralConfig:
     bos_token_id: int | None = 1
     eos_token_ids: tuple[int, ...] = (2,)
     dtype: str | None = None
-    """The checkpoint's own type as its configuration states it, such as "bfloat16"."""
+    """The checkpoint's type according to its configuration, such as "bfloat16"."""
 
     def __post_init__(self) -> None:
         for name in (
@@ -103,7 +103,7 @@ class MistralConfig:
         return count_parameters(self, num_layers=self.num_layers)
 
     def kv_bytes_per_token(self, itemsize: int) -> int:
-        """Bytes that one token takes in the KV cache with elements of `itemsize` bytes (windows not counted)."""
+        """Bytes of one token in a KV cache with elements of `itemsize` bytes; sliding windows are ignored."""
         return 2 * self.num_layers * self.num_kv_heads * self.head_dim * itemsize
 
     @classmethod
@@ -113,13 +113,13 @@ class MistralConfig:
         Args:
           raw: the JSON object; for `Mistral3ForConditionalGeneration` its `text_config` is used.
         Raises:
-          ConfigError: an architecture or field that is not implemented, or a missing or contradictory one.
+          ConfigError: an architecture or field is not implemented, missing or contradictory.
         """
         return cls(**hf_fields(raw))
 
     @classmethod
     def from_mistral(cls, raw: Mapping[str, Any]) -> MistralConfig:
-        """Read a parsed `params.json` of Mistral's own format (beside `consolidated.safetensors`).
+        """Read a parsed `params.json` of Mistral's own format (next to `consolidated.safetensors`).
 
         Raises:
           ConfigError: as `from_hf`.
@@ -128,10 +128,10 @@ class MistralConfig:
 
     @classmethod
     def from_folder(cls, folder: Path | str) -> MistralConfig:
-        """Read `config.json`, or else `params.json`, of a model folder.
+        """Read a model folder's `config.json`, or `params.json` if there is none.
 
         Raises:
-          ConfigError: as `from_hf`; also where the folder has neither file, or the file is not a JSON object.
+          ConfigError: as `from_hf`; also if the folder has neither file, or the file is not a JSON object.
         """
         folder = Path(folder)
         for name, read in (("config.json", cls.from_hf), ("params.json", cls.from_mistral)):
@@ -142,7 +142,7 @@ class MistralConfig:
 
 
 def _about(path: Path, read: Callable[[Mapping[str, Any]], MistralConfig], raw: Mapping[str, Any]) -> MistralConfig:
-    """Errors say which file they are about."""
+    """Read a configuration; errors name its file."""
     try:
         return read(raw)
     except ConfigError as error:

@@ -1,4 +1,4 @@
-"""What goes wrong with the configuration of a model."""
+"""The error for unusable model configurations."""
 
 from __future__ import annotations
 

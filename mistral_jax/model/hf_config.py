@@ -1,9 +1,8 @@
-"""A parsed `config.json` as the fields of a `MistralConfig`.
+"""Reads the fields of a `MistralConfig` from a parsed `config.json`.
 
-Which keys count depends on `model_type`, as in the reference implementation (transformers): only Llama's projections
-may have biases, only Ministral's layers may differ in their windows, only Ministral 3's queries have a temperature, and
-none of the classes reads `use_sliding_window`. A key that another class would obey is ignored there, and therefore
-here; the log names it.
+Which keys are used depends on `model_type`, as in the reference implementation (transformers): only Llama's projections
+may have biases, only Ministral's layers may have different windows, only Ministral 3's queries have a temperature, and
+no class reads `use_sliding_window`. Keys that only another class uses are ignored, as in transformers, and logged.
 """
 
 from __future__ import annotations
@@ -36,8 +35,8 @@ SUPPORTED_ARCHITECTURES = (
     "Mistral3ForConditionalGeneration",
 )
 
-# What the reference implementation of these architectures would act on and we do not. A key is refused unless its value
-# is one of those listed (None always passes).
+# Keys that the reference implementation of these architectures uses and we do not implement: refused unless the value
+# is None or listed here.
 _UNIMPLEMENTED: dict[str, tuple[Any, ...]] = {
     "quantization_config": (),
     "partial_rotary_factor": (1, 1.0),
@@ -101,7 +100,7 @@ def hf_fields(outer: Mapping[str, Any]) -> dict[str, Any]:
         "layer_windows": _windows(raw, model_type, num_layers),
         "attention_temperature_beta": beta,
         "attention_temperature_length": length,
-        # Either may say so; `load_weights` has the last word when the files hold another output matrix.
+        # Either may set it; `load_weights` overrides it if the files hold another output matrix.
         "tie_word_embeddings": raw.flag("tie_word_embeddings", False) or wrapper.flag("tie_word_embeddings", False),
         "attention_bias": is_llama and raw.flag("attention_bias", False),
         "mlp_bias": is_llama and raw.flag("mlp_bias", False),
@@ -114,8 +113,7 @@ def hf_fields(outer: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _text_model(wrapper: JSONFields) -> tuple[str, str, JSONFields]:
-    """Architecture, model type, and the part of the configuration that describes the text model, with its class's
-    defaults."""
+    """Architecture, model type, and the text model's part of the configuration with the defaults of its class."""
     architectures = wrapper.list("architectures") or [None]
     architecture = architectures[0]
     if architecture not in SUPPORTED_ARCHITECTURES:
@@ -135,7 +133,7 @@ def _text_model(wrapper: JSONFields) -> tuple[str, str, JSONFields]:
 
 
 def _token_ids(raw: JSONFields, wrapper: JSONFields, key: str, default: int) -> tuple[int, ...]:
-    """Null is none; where the text model's part does not say, the wrapper may."""
+    """Token ids from the text model's part, else the wrapper, else the default; null means none."""
     for fields in (raw, wrapper):
         if key in fields.values:
             return fields.token_ids(key)
@@ -161,8 +159,8 @@ def _windows(raw: JSONFields, model_type: str, num_layers: int) -> tuple[int | N
 
 
 def _temperature(raw: JSONFields, parameters: JSONFields, of_rope: int) -> tuple[float, int]:
-    """Beta and length of Ministral 3's attention temperature. The reference reads both among the parameters of the
-    rope, where its yarn and llama3 put the context of the pre-training."""
+    """Beta and length of Ministral 3's attention temperature. The reference reads both from the rope parameters, where
+    its yarn and llama3 keep the pre-training context."""
     beta = parameters.number("llama_4_scaling_beta", above=-1, most=MOST_TEMPERATURE)
     if not beta:
         return 0.0, 0
@@ -170,13 +168,13 @@ def _temperature(raw: JSONFields, parameters: JSONFields, of_rope: int) -> tuple
         return beta, of_rope
     if "original_max_position_embeddings" not in parameters:
         raise ConfigError(
-            "attention temperature (llama_4_scaling_beta) needs original_max_position_embeddings beside it"
+            "attention temperature (llama_4_scaling_beta) needs original_max_position_embeddings next to it"
         )
     return beta, original_context(parameters, parameters)
 
 
 def _log_ignored(raw: JSONFields, parameters: JSONFields, model_type: str) -> None:
-    """Names the keys that would matter to another class."""
+    """Log the keys that only another class uses."""
     ignored = {
         "use_sliding_window": raw.values.get("use_sliding_window") is False
         and raw.values.get("sliding_window") is not None,

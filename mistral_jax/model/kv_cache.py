@@ -1,25 +1,24 @@
-"""The KV cache: a preallocated pool of blocks for each layer, and tables that say which blocks a row owns.
+"""The KV cache: a preallocated pool of blocks for each layer, and tables that map rows to blocks.
 
-A layer's pool holds keys `[P, K, J, H]` and values `[P, K, H, J]`, `P` blocks of `J = BLOCK` tokens: in both products
-of attention the axis that is summed over then comes last. So nothing is transposed when the cache is read, which is
-often, at the price of a scattered write, which is once for each token. Every step donates the cache, and XLA updates it
-in place.
+A layer's pool holds keys `[P, K, J, H]` and values `[P, K, H, J]`, `P` blocks of `J = BLOCK` tokens. Both products of
+attention then sum over the last axis, so the frequent reads need no transpose; the price is a scattered write, once for
+each token. Every step donates the cache, and XLA updates it in place.
 
 A row's table lists its blocks in the order of its tokens. The token at position p is written to index `p % S`, where
-`S` is the length of the table in tokens: a layer with a sliding window has a table only a little longer than its
-window, a ring, and nothing is ever shifted. With blocks of two tokens, window 4 and S = 6, after nine tokens (positions
-0 to 8):
+`S` is the length of the table in tokens. For a layer with a sliding window the table is a ring, a little longer than
+the window, and nothing is ever shifted. With blocks of two tokens, window 4 and S = 6, after nine tokens (positions 0
+to 8):
 
-    table        7     2     4        blocks 7, 2 and 4 of the pool, wherever they are
+    table        7     2     4        blocks 7, 2 and 4 of the pool
     index      0  1  2  3  4  5
     position   6  7  8  3  4  5       the query at 8 sees 5 6 7 8; 3 and 4 are masked by their position, not erased
 
-Which position an index holds follows from the last position written, see `key_positions`; which block it lies in, the
-table says. Two rows may have a block in common as long as neither writes to it. `KVCache.allocate` gives each slot
-blocks of its own; `KVCache.assign` gives it others.
+The position that an index holds follows from the last position written (`key_positions`); the table gives its block.
+Two rows may share a block as long as neither writes to it. `KVCache.allocate` gives each slot its own blocks;
+`KVCache.assign` replaces them.
 
-Layers of one window share a table. A `CacheView` is all that a call needs to know beside the pools: the tables of its
-rows, the positions of its tokens, and the plan by which attention reads.
+Layers with the same window share a table. A `CacheView` holds what a call needs besides the pools: the tables of its
+rows, the positions of its tokens, and how attention reads.
 
 Axis letters: B rows, T tokens, P blocks of the pool, C blocks of a table, J tokens of a block, S = C * J, K kv heads,
 H head dim.
@@ -41,7 +40,7 @@ from mistral_jax.placement import Placement
 from mistral_jax.quant.dot import storable_axis
 
 BLOCK = 128
-"""Tokens of a block: the unit in which the cache is allocated, and in which attention reads it."""
+"""Tokens of a block: the unit of allocation and of attention's reads."""
 
 
 @dataclass(frozen=True)
@@ -49,7 +48,7 @@ class ReadPlan:
     """How attention reads the blocks of a row. Static: part of a compiled program."""
 
     blocks: int = 0
-    """The first so many blocks at once; 0: a loop over the blocks that are in use when the program runs."""
+    """Read this many blocks at once, the first of the table; 0: loop over the blocks that are in use at run time."""
 
 
 LOOP = ReadPlan()
@@ -74,7 +73,7 @@ class LayerCache:
 
     @property
     def head_dim(self) -> int:
-        """H as it is stored."""
+        """H as stored, see `stored_head_dim`."""
         return self.keys.shape[-1]
 
 
@@ -85,16 +84,16 @@ class LayerCache:
 )
 @dataclass(frozen=True, kw_only=True)
 class CacheView:
-    """The rows of one call, as every layer sees them. Made by `KVCache.view`, inside a jitted program."""
+    """The rows of one call. Made by `KVCache.view`, inside a jitted program."""
 
     tables: tuple[jax.Array, ...]
     """int32 [B, C] for each kind of layer."""
     positions: jax.Array
     """int32 [B, T], consecutive in each row."""
     valid: jax.Array
-    """bool [B, T]; other tokens (padding, idle rows) leave no trace."""
+    """bool [B, T]; other tokens (padding, idle rows) are not stored."""
     last: jax.Array
-    """int32 [B], the last position that a row holds with this call; negative for idle rows."""
+    """int32 [B], the last position that a row holds after this call's write; negative for idle rows."""
     kinds: tuple[int, ...]
     """Static: which of the tables each layer uses."""
     plan: ReadPlan = LOOP
@@ -107,8 +106,8 @@ class CacheView:
 @partial(jax.tree_util.register_dataclass, data_fields=["layers", "tables"], meta_fields=["kinds"])
 @dataclass(frozen=True)
 class KVCache:
-    """The pools of all layers and the tables of all slots: a pytree to pass to a jitted step, donated, and replace by
-    what the step returns."""
+    """The pools of all layers and the tables of all slots. A pytree: donate it to a jitted step, and replace it by the
+    one that the step returns."""
 
     layers: tuple[LayerCache, ...]
     tables: tuple[jax.Array, ...]
@@ -116,7 +115,7 @@ class KVCache:
     kinds: tuple[int, ...]
     """Static: which of the tables each layer uses."""
     HEAD_AXIS: ClassVar[int] = 1
-    """The axis of kv heads in the pools: over several devices they are divided along it."""
+    """The axis of kv heads in the pools: they are sharded along it over several devices."""
 
     @property
     def slots(self) -> int:
@@ -124,16 +123,16 @@ class KVCache:
 
     @property
     def nbytes(self) -> int:
-        """Bytes of keys and values; the tables take a few more."""
+        """Bytes of keys and values, without the small tables."""
         return sum(x.nbytes for x in jax.tree.leaves(self.layers))
 
     @classmethod
     def allocate(
         cls, config: MistralConfig, *, slots: int, length: int, chunk: int, dtype: jax.typing.DTypeLike
     ) -> KVCache:
-        """Zeros for `slots` sequences of at most `length` tokens, written at most `chunk` tokens at a time.
+        """A cache for `slots` sequences of at most `length` tokens, written at most `chunk` tokens at a time.
 
-        Zeros, not uninitialised memory: a masked key is multiplied by zero, and zero times a stray NaN is NaN.
+        Zero-initialised: a masked value is multiplied by zero, and zero times a NaN of uninitialised memory is NaN.
         """
         K, H = config.num_kv_heads, stored_head_dim(config)
         counts = [size // BLOCK for size in layer_lengths(config, length=length, chunk=chunk)]
@@ -146,8 +145,7 @@ class KVCache:
         )
 
     def places(self, placement: Placement) -> KVCache:
-        """The sharding of each array, in its place: pools are divided by kv heads where that is even, tables are whole
-        on each device."""
+        """A pytree of shardings: pools are sharded by kv heads if these divide evenly, tables are replicated."""
         divided = placement.divides(self.layers[0].keys.shape[self.HEAD_AXIS])
         pool: Any = placement.sharding(self.HEAD_AXIS if divided else None)
         whole: Any = placement.sharding()
@@ -155,7 +153,7 @@ class KVCache:
         return replace(self, layers=layers, tables=tuple(whole for _ in self.tables))
 
     def view(self, slots: jax.Array, *, positions: jax.Array, valid: jax.Array, plan: ReadPlan = LOOP) -> CacheView:
-        """The view of a call.
+        """Make the view for a call.
 
         Args:
           slots: int32 [B], the slot of each row.
@@ -171,30 +169,30 @@ class KVCache:
         )
 
     def assign(self, slot: jax.Array, blocks: Sequence[jax.Array]) -> KVCache:
-        """Give a slot other blocks.
+        """Replace a slot's blocks.
 
         Args:
           slot: int32 scalar.
-          blocks: int32 [C] for each kind of layer. The last block that the slot will write to, and all after it, must
-            be its own.
+          blocks: int32 [C] for each kind of layer. The block that the slot writes to next, and all after it, must not
+            be shared.
         """
         tables = tuple(table.at[slot].set(own) for table, own in zip(self.tables, blocks, strict=True))
         return replace(self, tables=tables)
 
 
 def stored_head_dim(config: MistralConfig) -> int:
-    """H of the cache: the model's, with zeros beside it where products need them."""
+    """H of the cache: the model's H, zero-padded where products need it."""
     return storable_axis(config.head_dim)
 
 
 def layer_lengths(config: MistralConfig, *, length: int, chunk: int) -> list[int]:
-    """S of each layer: the whole length, or the window and one chunk (its first query still sees a full window)."""
+    """S of each layer: the whole length, or window + chunk (a chunk's first query still sees a full window)."""
     wanted = [length if window is None else min(length, window + chunk) for window in config.layer_windows]
     return [-(-size // BLOCK) * BLOCK for size in wanted]
 
 
 def cache_bytes(config: MistralConfig, *, slots: int, length: int, chunk: int, dtype: jax.typing.DTypeLike) -> int:
-    """`KVCache.nbytes` of what `KVCache.allocate` with these arguments allocates."""
+    """`KVCache.nbytes` of a cache allocated with these arguments."""
     tokens = slots * sum(layer_lengths(config, length=length, chunk=chunk))
     return 2 * tokens * config.num_kv_heads * stored_head_dim(config) * np.dtype(dtype).itemsize
 
@@ -212,15 +210,15 @@ def write(
     """Store the keys and values of T tokens for B rows.
 
     Args:
-      keys, values: [B, T, K, H], T at most the `chunk` of the allocation, H that of the model.
-      table: int32 [B, C]. Blocks that are written to belong to one row alone.
+      keys, values: [B, T, K, H], T at most the `chunk` of the allocation, H the model's.
+      table: int32 [B, C]. Blocks that are written to must belong to one row only.
       positions: int32 [B, T].
       valid: bool [B, T]; other tokens (padding, idle rows) are not stored.
     """
     spare = ((0, 0), (0, 0), (0, 0), (0, layer.head_dim - keys.shape[-1]))
     keys, values = jnp.pad(keys, spare), jnp.pad(values, spare)
     index = positions % (table.shape[1] * layer.block)
-    # A block out of bounds is dropped by the scatter: that is how invalid tokens leave no trace.
+    # Invalid tokens get a block out of bounds, which the scatter drops.
     block = jnp.where(valid, jnp.take_along_axis(table, index // layer.block, axis=1), layer.blocks)
     offset = index % layer.block
     return LayerCache(
@@ -247,7 +245,7 @@ def read_blocks(layer: LayerCache, table: jax.Array, count: int) -> tuple[jax.Ar
 
 
 def key_positions(index: jax.Array, last: jax.Array, S: int) -> jax.Array:
-    """Position held at each cache index, negative where nothing was written yet.
+    """Position held at each cache index; negative where nothing was written yet.
 
     Args:
       index: int32 [J], cache indices.

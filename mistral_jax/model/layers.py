@@ -1,7 +1,7 @@
-"""The small modules: linear, embedding, normalisation. All weights are stored `[out, in]`, as checkpoints have them.
+"""The basic modules: linear, embedding, normalisation. All weights are stored `[out, in]`, as in checkpoints.
 
-`mistral_jax.quant.product` has the two places where a weight meets activations. A weight is a plain array, padded where
-products need it, or one of the packed forms of `mistral_jax.quant`, which the loader puts in its place.
+The two operations on weights, products and row lookups, are in `mistral_jax.quant.product`. A weight is a plain array,
+padded where products need it, or one of the packed forms of `mistral_jax.quant`, which the loader puts in its place.
 """
 
 from __future__ import annotations
@@ -19,8 +19,8 @@ from mistral_jax.quant.product import matmul, matmul_by_part, take_rows
 
 
 class Linear(nnx.Module):
-    """`y = x Wᵀ + b`, float32 whatever the types of `x` and `W`: the caller rounds once, after what follows the
-    product.
+    """`y = x Wᵀ + b`. The result is float32 for all types of `x` and `W`: the caller rounds once, after the operations
+    that follow the product.
 
     With `bias=False` the attribute `bias` is None.
     """
@@ -37,9 +37,9 @@ class Linear(nnx.Module):
         return y if self.bias is None else y + self.bias[...].astype(jnp.float32)
 
     def by_part(self, x: jax.Array) -> list[jax.Array] | None:
-        """The outputs of each part of a fused matrix, divided over the devices as its rows are: float32 [..., out_p].
+        """The outputs of each part of a fused matrix, sharded over the devices like its rows: float32 [..., out_p].
 
-        None where the matrix is not divided.
+        Returns: None if the matrix is not sharded.
         """
         weight = self.weight.get_value()
         if not isinstance(weight, SplitRows):
@@ -51,13 +51,13 @@ class Linear(nnx.Module):
         return [y + bias for y, bias in zip(parts, biases, strict=True)]
 
     def gathered(self, x: jax.Array) -> jax.Array:
-        """What was computed from this layer's outputs, whole on each device: before it is summed over."""
+        """Replicate `x`, computed from this layer's outputs, on every device before its last axis is summed over."""
         weight = self.weight.get_value()
         return weight.whole(x) if isinstance(weight, SplitRows) else x
 
 
 class Embedding(nnx.Module):
-    """A row of `weight` [V, D] for each token, in the type `dtype` whatever form the weight is kept in."""
+    """A row of `weight` [V, D] for each token, in the type `dtype` for every form of the weight."""
 
     def __init__(self, vocab_size: int, features: int, *, dtype: jax.typing.DTypeLike, rngs: nnx.Rngs) -> None:
         self.dtype = jnp.dtype(dtype)

@@ -1,22 +1,21 @@
-"""Low-rank adapters: all of them stacked, and one weight for each adapter, row and token.
+"""Low-rank adapters: all adapters stacked, and one adapter weight for each adapter, row and token.
 
 A linear layer `y = W x` with adapters becomes
 
     y = W x + sum_j w_j * scale_j * B_j A_j x
 
-where `w` is what a request, or the X-LoRA classifier, says of each token: all zero is the base model, one-hot a LoRA,
+where the request or the X-LoRA classifier gives `w` for each token: all zero is the base model, one-hot a LoRA, and
 anything else a mixture. Rows of one batch may differ, so one program serves them all.
 
-The factors of all adapters lie side by side along one axis of `R` *rank rows*. An adapter owns as many of them as its
-largest rank; `owner` says whose each row is. Adapters with different ranks, scales and target modules thus need no
-padding to a common rank, and an adapter without a factor somewhere has zeros there. To the device an adapter is nothing
-but numbers in rank rows, so adapters can come and go without a new program.
+The factors of all adapters are stacked along one axis of `R` *rank rows*. An adapter owns as many rank rows as its
+largest rank; `owner` maps each rank row to its adapter. So adapters with different ranks, scales and target modules
+need no padding to a common rank; an adapter has zeros where it has no factor. Loading or unloading an adapter changes
+only numbers in rank rows, and needs no new program.
 
     rank rows R   0 1 2 3 | 4 5 6 7 8 9 | 10 11      A_all [R, in], B_all [out, R]
     owner         0 0 0 0 | 1 1 1 1 1 1 |  2  2      (A x) is multiplied by w[owner] * scale, then by B
 
-Source: LoRA (arXiv 2106.09685); the stacking follows the observation of Punica (arXiv 2310.18547) that requests may
-share the base product.
+Source: LoRA (arXiv 2106.09685). Stacking: requests can share the base product, as Punica observed (arXiv 2310.18547).
 
 Axis letters: B rows, T tokens, M scaling columns, A adapters, R rank rows, P parts of a fused projection.
 """
@@ -38,8 +37,8 @@ from mistral_jax.quant.product import matmul
 PROJECTIONS: dict[str, tuple[str, ...]] = {
     weight.projection: tuple(part.name for part in weight.parts) for weight in ADAPTABLE
 }
-"""The matrices of a decoder layer of `mistral_jax.model.mistral`, and the parts of which each is fused, in the order of
-their rows."""
+"""The matrices of a decoder layer of `mistral_jax.model.mistral`, each with its fused parts in the order of their
+rows."""
 
 
 def part_features(config: MistralConfig) -> dict[str, tuple[int, int]]:
@@ -54,15 +53,14 @@ def part_features(config: MistralConfig) -> dict[str, tuple[int, int]]:
 @partial(jax.tree_util.register_dataclass, data_fields=["a", "b", "scale"], meta_fields=["parts", "out_features"])
 @dataclass(frozen=True, kw_only=True)
 class LowRank:
-    """The factors of all adapters for one projection. Only parts that some adapter may change are in it."""
+    """The factors of all adapters for one projection, limited to the parts that some adapter may change."""
 
     a: Plain
-    """[P * R, in]: the A of every part, one below the other, so that one product serves all."""
+    """[P * R, in]: the A of all parts, stacked, so that one product computes them all."""
     b: tuple[Plain, ...] | Plain
-    """[out_p, R] for each part; or, where that is small, all in one [out, P * R] whose other entries are zero: one
-    product instead of several."""
+    """[out_p, R] for each part; if small, one block-diagonal [out, P * R] instead: one product for all parts."""
     scale: jax.Array
-    """float32 [P, R]: alpha / r or alpha / sqrt(r) of the owner; zero where it has no factor here."""
+    """float32 [P, R]: the owner's alpha / r or alpha / sqrt(r); zero where it has no factor."""
     parts: tuple[str, ...]
     """Static: names of the P parts, in the order of the projection's rows."""
     out_features: tuple[tuple[str, int], ...]
@@ -70,7 +68,7 @@ class LowRank:
 
     @property
     def apart(self) -> tuple[Plain, ...]:
-        """The B of each part, of factors whose B are apart."""
+        """The B of each part; only if they are stored separately."""
         assert isinstance(self.b, tuple)
         return self.b
 
@@ -78,8 +76,8 @@ class LowRank:
         """What the adapters add to the projection of `x` [B, T, in]: float32 [B, T, out].
 
         Args:
-          weights: for each part float32 [B, T, R], the weight of each rank row's owner (axes of length one are
-            broadcast).
+          weights: for each part float32 [B, T, R], the adapter weight of each rank row's owner; axes of length 1 are
+            broadcast.
         """
         P, R = self.scale.shape
         z = matmul(x, self.a).reshape(*x.shape[:-1], P, R)
@@ -101,10 +99,9 @@ class AdapterBank:
     """All adapters of a model, on the device."""
 
     owner: jax.Array
-    """int32 [R]: the adapter that each rank row belongs to; any number for a free row, whose scales are zero."""
+    """int32 [R]: the adapter that owns each rank row; arbitrary for free rows, whose scales are zero."""
     layers: tuple[dict[str, LowRank], ...]
-    """For each decoder layer the factors of its projections, by name; a projection that no adapter may change is not in
-    it."""
+    """For each decoder layer the factors by projection; projections that no adapter may change are absent."""
 
     @property
     def nbytes(self) -> int:
@@ -113,15 +110,15 @@ class AdapterBank:
 
 @dataclass(frozen=True, kw_only=True)
 class ScalingColumns:
-    """Which of the M columns of the weights each module reads. Static: part of a compiled program."""
+    """Which of the M scaling columns each module reads. Static: part of a compiled program."""
 
     count: int = 1
     """M"""
     index: tuple[tuple[ModuleKey, int], ...] = ()
-    """Column of each adapted module; modules that are not in it read column 0."""
+    """Column of each adapted module; other modules read column 0."""
 
     def of(self, key: ModuleKey) -> int:
-        # Modules without a column have no factors of the adapters that the columns are for.
+        # The adapters that have columns have no factors in modules without one.
         return dict(self.index).get(key, 0)
 
 
@@ -131,7 +128,7 @@ SHARED = ScalingColumns()
 
 @dataclass(frozen=True, kw_only=True)
 class Mixture:
-    """Adapters and how much of each: what a pass through the model needs, inside a jitted program."""
+    """Adapters and their weights for one pass through the model, inside a jitted program."""
 
     bank: AdapterBank
     weights: jax.Array
@@ -140,7 +137,7 @@ class Mixture:
 
     @cached_property
     def by_rank_row(self) -> tuple[jax.Array, ...]:
-        """The weight of each rank row's owner, in each of the M columns: float32 [B, T, R]."""
+        """The adapter weight of each rank row's owner, for each of the M columns: float32 [B, T, R]."""
         weights = jnp.take(self.weights, self.bank.owner, axis=-1, mode="clip")
         return tuple(weights[:, :, m] for m in range(weights.shape[2]))
 
@@ -157,7 +154,7 @@ class Mixture:
 @partial(jax.tree_util.register_dataclass, data_fields=["factors", "weights"], meta_fields=[])
 @dataclass(frozen=True, kw_only=True)
 class LayerMixture:
-    """What a mixture is in one decoder layer. A pytree of the same structure for layers with the same factors."""
+    """A mixture as one decoder layer uses it. A pytree with the same structure for layers with the same factors."""
 
     factors: dict[str, LowRank]
     """Of each projection that an adapter may change."""
@@ -165,7 +162,7 @@ class LayerMixture:
     """For each part of these the weights of the rank rows' owners: float32 [B, T, R]."""
 
     def add(self, projection: str, x: jax.Array, y: jax.Array) -> jax.Array:
-        """`y` float32 [B, T, out], the base model's product of `x` [B, T, in], with what the adapters add."""
+        """Add the adapters' contribution to `y` float32 [B, T, out], the base model's product of `x` [B, T, in]."""
         factors = self.factors.get(projection)
         if factors is None:
             return y

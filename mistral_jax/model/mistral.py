@@ -1,9 +1,9 @@
 """The decoder of the dense Mistral and Llama families, as Flax NNX modules. Names and shapes of its weights are
 declared in `conversion.weights.decoder_weights`.
 
-One stack of layers is run in two ways, which differ in where attention finds its keys:
+One stack of layers runs in two ways, which differ in where attention reads its keys:
 - `Mistral.__call__` reads and writes a `KVCache` (serving: prefill chunks and decode steps);
-- `Mistral.hidden_states` sees a whole text at once and keeps nothing (training, scoring, and the yardstick of the
+- `Mistral.hidden_states` processes a whole text at once, without a cache (training, scoring, and the reference of the
   tests).
 
 Axis letters: B rows, T tokens, N query heads, K kv heads, H head dim, D model dim, F ffn dim, V vocabulary.
@@ -34,7 +34,7 @@ from mistral_jax.quant.product import matmul
 @partial(jax.tree_util.register_dataclass, data_fields=["cos", "sin", "temperature"], meta_fields=["query_scale"])
 @dataclass(frozen=True)
 class Positions:
-    """What all layers need to know of the positions of a batch: computed once, used in each."""
+    """What all layers derive from the positions of a batch, computed once."""
 
     cos: jax.Array
     sin: jax.Array
@@ -47,7 +47,7 @@ class Positions:
 
 
 def _linear(name: str, config: MistralConfig, *, dtype: jax.typing.DTypeLike, rngs: nnx.Rngs) -> Linear:
-    """The linear layer of a weight, as it is declared."""
+    """The linear layer of a declared weight."""
     weight = weight_named(name)
     out_features, in_features = weight.shape(config)
     return Linear(in_features, out_features, bias=weight.has_bias(config), dtype=dtype, rngs=rngs)
@@ -58,7 +58,7 @@ def _norm(name: str, config: MistralConfig, *, dtype: jax.typing.DTypeLike) -> R
 
 
 class Attention(nnx.Module):
-    """Projections round an attention that the caller supplies; q, k and v are one matrix `[(N + 2K) * H, D]`."""
+    """Projections around an attention that the caller supplies; q, k and v are one matrix `[(N + 2K) * H, D]`."""
 
     def __init__(self, config: MistralConfig, *, dtype: jax.typing.DTypeLike, rngs: nnx.Rngs) -> None:
         self.heads = (config.num_heads, config.num_kv_heads, config.head_dim)
@@ -83,8 +83,8 @@ class Attention(nnx.Module):
         return _adapted(mixture, "o_proj", out, self.o_proj(out)), kept
 
     def _heads(self, x: jax.Array, mixture: LayerMixture | None) -> Iterator[jax.Array]:
-        """Queries [B, T, N, H], keys and values [B, T, K, H], each cut where it is used: the order of operations is
-        part of a program."""
+        """Queries [B, T, N, H], keys and values [B, T, K, H]. An iterator, so that each is sliced where it is used: the
+        order of operations is part of a program."""
         N, K, H = self.heads
         B, T, _ = x.shape
         if mixture is None and (parts := self.qkv_proj.by_part(x)) is not None:
@@ -114,10 +114,10 @@ class MLP(nnx.Module):
 
 
 class DecoderLayer(nnx.Module):
-    """Attention and MLP, each with its normalisation before and its residual after.
+    """Attention and MLP, each with normalisation before and the residual after.
 
-    Products stay in float32 until the operations that follow them are done; only what the next product reads is rounded
-    to the model's type. That is fewer roundings than the reference makes, and fewer conversions.
+    Products stay in float32 through the operations that follow them; only the inputs of the next product are rounded to
+    the model's type. This takes fewer roundings and conversions than the reference.
     """
 
     def __init__(self, config: MistralConfig, *, dtype: jax.typing.DTypeLike, rngs: nnx.Rngs) -> None:
@@ -154,10 +154,10 @@ def _run_layer(
 class Mistral(nnx.Module):
     """The whole decoder. Parameters and activations have the type `param_dtype`; logits are float32.
 
-    Weights of linear layers and embeddings may be packed (see `mistral_jax.quant`); `param_dtype` is then that of the
-    activations and of the norms.
+    Weights of linear layers and embeddings may be packed (see `mistral_jax.quant`); `param_dtype` is then the type of
+    activations and norms.
 
-    In a hot path do not call the module through `nnx.jit`, which walks it in Python at every call: split it once and
+    Do not call the module through `nnx.jit` in a hot path: that traverses it in Python at every call. Split it once and
     pass its leaves to `jax.jit` (see `mistral_jax.runtime.step`).
     """
 
@@ -173,7 +173,7 @@ class Mistral(nnx.Module):
 
     @property
     def dtype(self) -> jnp.dtype:
-        """The type of the activations, and of the cache that goes with them."""
+        """The type of activations and KV cache."""
         return self.embed_tokens.dtype
 
     def __call__(
@@ -183,22 +183,21 @@ class Mistral(nnx.Module):
 
         Args:
           tokens: int32 [B, T].
-          cache: holds what came before; donate it in the jit around this call.
-          view: of `cache`: which blocks the rows own, and the positions of these tokens. Hidden states of tokens that
-            are not valid mean nothing.
+          cache: holds the earlier tokens; donate it in the jit around this call.
+          view: of `cache`: which blocks the rows own, and the positions of these tokens.
           mixture: adapters and their weights for these tokens; None: the base model.
-        Returns: hidden states after the final norm [B, T, D], and the cache.
+        Returns: hidden states after the final norm [B, T, D] (undefined for tokens that are not valid), and the cache.
         """
         hidden, layers = self.run(tokens, view.positions, cached_attends(self.config, cache, view), mixture)
         return hidden, replace(cache, layers=tuple(layers))
 
     def hidden_states(self, tokens: jax.Array, mixture: Mixture | None = None, *, remat: bool = False) -> jax.Array:
-        """Hidden states after the final norm of whole texts: int32 [B, T] -> [B, T, D]. Causal; nothing is kept.
+        """Hidden states after the final norm of whole texts: int32 [B, T] -> [B, T, D]. Causal, without a cache.
 
         Memory grows with T squared.
 
         Args:
-          remat: compute each layer again when gradients are taken, instead of keeping what is inside it.
+          remat: recompute each layer's intermediates in the backward pass instead of storing them.
         """
         positions = jnp.broadcast_to(jnp.arange(tokens.shape[1]), tokens.shape)
         attends = [CausalAttend(positions=positions, window=window) for window in self.config.layer_windows]
@@ -219,7 +218,7 @@ class Mistral(nnx.Module):
         *,
         remat: bool = False,
     ) -> tuple[jax.Array, list[Any]]:
-        """Run the stack of layers around attentions that the caller supplies, one for each layer.
+        """Run the stack of layers with the caller's attentions, one for each layer.
 
         Returns: hidden states after the final norm [B, T, D], and what each attention keeps.
         """

@@ -1,4 +1,4 @@
-"""A parsed `params.json`, of Mistral's own format, as the fields of a `MistralConfig`."""
+"""Reads the fields of a `MistralConfig` from a parsed `params.json` (Mistral's own format)."""
 
 from __future__ import annotations
 

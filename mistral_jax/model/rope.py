@@ -1,4 +1,4 @@
-"""Rotary position embeddings: inverse frequencies of each kind of stretching, and the rotation itself.
+"""Rotary position embeddings: inverse frequencies of each kind of context extension, and the rotation itself.
 
 Axis letters: B rows, T tokens, N heads, H head dim.
 Source: `transformers.modeling_rope_utils` (halves layout: dimension i is paired with i + H/2); YaRN: arXiv 2309.00071.
@@ -31,7 +31,7 @@ def inverse_frequencies(rope: RopeConfig, head_dim: int) -> np.ndarray:
 
 
 def _llama3(plain: np.ndarray, rope: RopeConfig) -> np.ndarray:
-    """Long wavelengths are stretched, short ones kept, those between blended."""
+    """Long wavelengths are stretched, short ones kept, those in between blended."""
     context = rope.original_max_position_embeddings
     wavelength = 2 * math.pi / plain
     blend = (context / wavelength - rope.low_freq_factor) / (rope.high_freq_factor - rope.low_freq_factor)
@@ -42,7 +42,7 @@ def _llama3(plain: np.ndarray, rope: RopeConfig) -> np.ndarray:
 
 
 def _yarn(plain: np.ndarray, rope: RopeConfig, head_dim: int) -> np.ndarray:
-    """Blend between kept and stretched frequencies over a ramp given in rotations within the original context."""
+    """Blend kept and stretched frequencies along a ramp, given in rotations within the original context."""
 
     def dimension_of(rotations: float) -> float:
         context = rope.original_max_position_embeddings
@@ -77,6 +77,6 @@ def attention_temperature(config: MistralConfig, positions: jax.Array) -> jax.Ar
     """Ministral 3's scale of the queries, float32 [B, T, 1, 1]; None for models without it."""
     if not config.attention_temperature_beta:
         return None
-    # In integers: XLA may multiply by a reciprocal, which is a step off at multiples of lengths such as 41.
+    # Integer division: in floats XLA may multiply by a reciprocal, which is off by one at multiples of e.g. 41.
     steps = (positions // config.attention_temperature_length).astype(jnp.float32)
     return (1.0 + config.attention_temperature_beta * jnp.log1p(steps))[..., None, None]

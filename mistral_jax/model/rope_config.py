@@ -1,4 +1,4 @@
-"""How positions turn into angles: the parameters of a rotary embedding, as configurations give them."""
+"""The parameters of a rotary embedding, read from configurations."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ class RopeConfig:
 
     theta: float = 10000.0
     kind: Literal["default", "linear", "llama3", "yarn", "factors"] = "default"
-    """factors: nothing but `frequency_factors`."""
+    """factors: `frequency_factors` alone."""
     factor: float = 1.0
     """Stretch of the context (linear, llama3, yarn)."""
     original_max_position_embeddings: int = 0
@@ -35,13 +35,12 @@ class RopeConfig:
     beta_slow: float = 1.0
     """yarn only: rotations below which a dimension is interpolated in full."""
     attention_factor: float = 1.0
-    """yarn only: multiplies cosines and sines. Resolved from mscale and mscale_all_dim when the file does not give
-    it."""
+    """yarn only: multiplies cosines and sines. Derived from mscale and mscale_all_dim if the file does not give it."""
     truncate: bool = True
     """yarn only: round the borders of the ramp to whole dimensions."""
     frequency_factors: tuple[float, ...] = ()
-    """What each of the H/2 frequencies is divided by, as GGUF files list it. Of a llama3 rope they go before what its
-    parameters give, which differs by roundings; () where there are none."""
+    """Divisors of the H/2 frequencies, as in GGUF files; () if there are none. In a llama3 rope they replace those that
+    its parameters give, which differ by roundings."""
 
 
 PLAIN_ROPE = RopeConfig()
@@ -55,7 +54,7 @@ def hf_rope(raw: JSONFields, max_positions: int) -> tuple[RopeConfig, JSONFields
       max_positions: its `max_position_embeddings`.
     Returns: the rope, and the parameters that it was read from.
     Raises:
-      ConfigError: a kind that is not implemented, or a parameter that is missing or out of range.
+      ConfigError: the kind is not implemented, or a parameter is missing or out of range.
     """
     given = raw.object("rope_scaling")
     if given is None or not given.values:
@@ -64,7 +63,7 @@ def hf_rope(raw: JSONFields, max_positions: int) -> tuple[RopeConfig, JSONFields
     nested = [key for key, value in parameters.values.items() if isinstance(value, dict)]
     if nested:
         raise ConfigError(
-            f"rope parameters of their own for {nested[0]!r} are not implemented; one rope for all layers is"
+            f"rope parameters of their own for {nested[0]!r} are not implemented; only one rope for all layers is"
         )
     theta = _theta(parameters if "rope_theta" in parameters else raw)
     kind = parameters.text("rope_type") or parameters.text("type") or "default"
@@ -93,7 +92,7 @@ def hf_rope(raw: JSONFields, max_positions: int) -> tuple[RopeConfig, JSONFields
 
 
 def original_context(raw: JSONFields, parameters: JSONFields, default: int | None = None) -> int:
-    """The context of the pre-training of a llama3 or yarn rope: beside the parameters, or else among them."""
+    """Pre-training context of a llama3 or yarn rope: next to the rope parameters, or else among them."""
     key = "original_max_position_embeddings"
     return raw.whole(key) if key in raw else parameters.whole(key, default)
 
@@ -114,7 +113,7 @@ def params_rope(model: MistralParams) -> RopeConfig:
 
 
 def _theta(fields: JSONFields, default: float = 10000.0) -> float:
-    # At 1 all frequencies are the same, and the ramp of yarn has no borders.
+    # At 1 all frequencies are equal, and yarn's ramp has no borders.
     return fields.number("rope_theta", default, above=1, most=MOST_THETA)
 
 
@@ -153,7 +152,7 @@ def _yarn(parameters: JSONFields, theta: float, original: int, max_positions: in
 
 
 def _multiplier(parameters: JSONFields, key: str) -> float | None:
-    """mscale or mscale_all_dim; 0 is as good as none."""
+    """mscale or mscale_all_dim; 0 counts as absent."""
     if key not in parameters or parameters.values[key] == 0:
         return None
     return parameters.number(key, above=-MOST_FACTOR, most=MOST_FACTOR)

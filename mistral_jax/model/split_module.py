@@ -1,4 +1,4 @@
-"""A module taken apart for `jax.jit`: a static structure, and its weights as a plain list."""
+"""A module split for `jax.jit`: static structure, and weights as a plain list."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ class Structure:
     treedef: Any
 
     def merge(self, weights: list[jax.Array]) -> Any:
-        """The module around other (traced) weights."""
+        """The module with other (traced) weights."""
         return nnx.merge(self.graphdef, jax.tree.unflatten(self.treedef, weights))
 
 
@@ -36,5 +36,5 @@ class SplitModule:
         return cls(Structure(graphdef, treedef), weights)
 
     def merge(self, weights: list[jax.Array]) -> Any:
-        """The module around other (traced) weights."""
+        """The module with other (traced) weights."""
         return self.structure.merge(weights)

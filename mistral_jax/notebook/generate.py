@@ -27,26 +27,26 @@ class TextRequest:
     """With a seed."""
     completion: CompletionStream
     choice: AdapterChoice = BASE
-    """Which adapters it uses."""
+    """Its adapters."""
     keep_weights: bool = False
-    """Whether the weights that X-LoRA gave the adapters are wanted."""
+    """Whether to return the adapter weights of X-LoRA."""
 
 
 class Generated(NamedTuple):
     """A token of a completion."""
 
     request: int
-    """Its place among the requests."""
+    """Index of the request."""
     piece: Piece
     sampled: Sampled
     weights: np.ndarray | None
-    """float32 [M, A]: the adapters' weights that predicted the token, where they are wanted and came from the X-LoRA
-    classifier; None after they were frozen."""
+    """float32 [M, A]: the adapter weights that predicted the token, if requested and from the X-LoRA classifier; None
+    after they were frozen."""
 
 
 @dataclass(slots=True, eq=False)
 class _Running:
-    """A request in a slot; compared by identity, for each token."""
+    """A request in a slot. Compared by identity, as it is compared for each token."""
 
     index: int
     request: TextRequest
@@ -76,11 +76,11 @@ class _Running:
 
 
 def generate(runner: Runner, state: RunnerState, requests: Sequence[TextRequest]) -> Iterator[Generated]:
-    """Run all requests to their ends; slots that become free take the next one.
+    """Run all requests to completion; freed slots take the next request.
 
     Args:
-      state: donated; of no use afterwards.
-    Yields: tokens as they come, those of all requests mixed.
+      state: donated; must not be used afterwards.
+    Yields: tokens as they are generated, interleaved over all requests.
     """
     loop = DecodeLoop[_Running](runner, state)
     waiting = deque(enumerate(requests))
@@ -95,14 +95,14 @@ def generate(runner: Runner, state: RunnerState, requests: Sequence[TextRequest]
             loop.admit(sequence)
             prefills += [(sequence, chunk) for chunk in runner.chunks(len(request.tokens))]
             running.append(sequence)
-        # A sequence may be one step further than what was read; it must not run out of its slot.
+        # A sequence may be one step ahead of the tokens read; it must not exceed its slot.
         ready = [sequence for sequence in running if sequence.tokens_held < runner.length]
         for sequence in ready:
             sequence.steps += 1
         dispatched = loop.dispatch(prefills, ready) if ready else None
         for sequence, sampled, weights in () if in_flight is None else loop.collect(in_flight).tokens:
             if sequence.ended:
-                continue  # with the step before
+                continue  # it ended in the previous step
             piece = sequence.request.completion.push(sampled)
             if piece.finish_reason is not None:
                 sequence.ended = True

@@ -1,4 +1,4 @@
-"""Heat maps of what an X-LoRA classifier says, for notebooks.
+"""Heat maps of X-LoRA scalings, for notebooks.
 
     scalings = model.scalings("The silk of spiders is")
     tokens_by_adapters(scalings)
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 TOKENS_PER_LINE = 40
-"""Longer texts go on in a further line."""
+"""Longer texts continue on further lines."""
 
 _CELL = 0.25
 """Inches."""
@@ -31,19 +31,19 @@ _BAR = 0.16
 _CHARACTER = 0.067
 """Inches of a character of a label (8 points, monospace)."""
 _SYMBOLS = str.maketrans({"▁": "␣", "Ġ": "␣", " ": "␣", "\n": "↵", "\t": "⇥", "\r": "↵"})
-"""Signs for what cannot be seen, and for how vocabularies write a space."""
+"""Visible signs for whitespace, and for the ways in which vocabularies write a space."""
 
 
 def tokens_by_adapters(scalings: Scalings, part: str | None = None, *, after_top_k: bool = False) -> list[Axes]:
-    """Draw how much of each adapter each token of a text gets: the mean over the adapted modules.
+    """Draw the scaling of each adapter for each token of a text: the mean over the adapted modules.
 
     Args:
       scalings: see `LanguageModel.scalings`; `scalings[10:20]` draws some of the tokens.
       part: only modules of this part, such as "q_proj", in all layers.
-      after_top_k: draw the weights that are used instead of what the classifier says.
-    Returns: the axes of each line of tokens; `axes[0].figure` is the figure they are in, to be saved or changed.
+      after_top_k: draw the adapter weights instead of the classifier's scalings.
+    Returns: the axes of each line of tokens; `axes[0].figure` is their figure, to save or change.
     Raises:
-      ValueError: no adapter changes such a part, or there is no token.
+      ValueError: no adapter changes this part, or there are no tokens.
     """
     _check_tokens(scalings)
     table = _values(scalings, after_top_k)
@@ -65,7 +65,7 @@ def tokens_by_adapters(scalings: Scalings, part: str | None = None, *, after_top
     limits = _limits(scalings, means, after_top_k)
     image = None
     for axis, line in zip(axes[:, 0], lines, strict=True):
-        # A last line that is shorter keeps the size of the cells.
+        # A shorter last line keeps the size of the cells.
         padded = np.full((E, min(len(means), TOKENS_PER_LINE)), np.nan, np.float32)
         padded[:, : len(means[line])] = means[line].T
         image = _draw(axis, padded, limits)
@@ -77,17 +77,17 @@ def tokens_by_adapters(scalings: Scalings, part: str | None = None, *, after_top
 
 
 def layers_by_adapters(scalings: Scalings, part: str | None = None, *, after_top_k: bool = False) -> list[Axes]:
-    """Draw how much of each adapter each layer gets, a panel for each adapted part: the mean over the tokens.
+    """Draw the scaling of each adapter in each layer, a panel for each adapted part: the mean over the tokens.
 
     Args: as for `tokens_by_adapters`.
     Returns: the axes of each panel.
     Raises:
-      ValueError: the classifier is not layerwise, or no adapter changes such a part, or there is no token.
+      ValueError: the classifier is not layerwise, no adapter changes this part, or there are no tokens.
     """
     _check_tokens(scalings)
     if not scalings.modules:
         raise ValueError(
-            "this classifier has one set of scalings for all layers (it is not layerwise); see tokens_by_adapters"
+            "this classifier has one set of scalings for all layers (it is not layerwise); use tokens_by_adapters"
         )
     if part is not None:
         _columns_of(scalings, part)
@@ -120,7 +120,7 @@ def layers_by_adapters(scalings: Scalings, part: str | None = None, *, after_top
 
 def _check_tokens(scalings: Scalings) -> None:
     if not len(scalings):
-        raise ValueError("there is no token to draw; give a text that is not empty, or another stretch of it")
+        raise ValueError("there are no tokens to draw; give a text or a slice of tokens that is not empty")
 
 
 def _columns_of(scalings: Scalings, part: str) -> list[int]:
@@ -143,7 +143,7 @@ def _meaning(after_top_k: bool) -> str:
 
 
 def _limits(scalings: Scalings, means: np.ndarray, after_top_k: bool) -> tuple[float, float]:
-    """What the ends of the colours mean: 0 and 1 where values are shares of a whole, so that maps can be compared."""
+    """The ends of the colour scale: 0 and 1 if values are shares of a whole, so that maps are comparable."""
     if scalings.softmax and not after_top_k:
         return 0.0, 1.0
     low, high = float(means.min()), float(means.max())
@@ -171,15 +171,15 @@ def _subplots(
     """A figure of panels with square cells, and room for labels.
 
     Args:
-      cells: of a panel, across and down.
-      labels: along the x axis, where they are upright, and the y axis.
-      title: its first panel is to have.
+      cells: number of columns and rows of a panel.
+      labels: of the x axis, where they are vertical, and of the y axis.
+      title: of the first panel.
     """
-    upright, beside = (max(map(len, texts)) * _CHARACTER + 0.1 for texts in labels)
-    left, below, right, top, between = beside + 0.1, upright + 0.2, 1.0, 0.4, 0.15
+    below_labels, left_labels = (max(map(len, texts)) * _CHARACTER + 0.1 for texts in labels)
+    left, below, right, top, between = left_labels + 0.1, below_labels + 0.2, 1.0, 0.4, 0.15
     cells_wide, cells_high = cells
     width = left + columns * cells_wide * _CELL + (columns - 1) * between + right
-    # In a figure that is widened for its title, the cells keep their size.
+    # If the title widens the figure, the cells keep their size.
     right += max(left + 1.3 * len(title) * _CHARACTER - width, 0)
     width = max(width, left + 1.3 * len(title) * _CHARACTER)
     height = top + rows * (cells_high * _CELL + below)
@@ -201,7 +201,7 @@ def _subplots(
 
 
 def _draw(axis: Axes, table: np.ndarray, limits: tuple[float, float]) -> Any:
-    """The cells: [y, x]."""
+    """Draw the cells, [y, x]."""
     image = axis.imshow(
         table, aspect="auto", cmap="magma" if limits[0] == 0 else "RdBu_r", vmin=limits[0], vmax=limits[1]
     )
@@ -212,7 +212,7 @@ def _draw(axis: Axes, table: np.ndarray, limits: tuple[float, float]) -> Any:
 
 
 def _label(axis: Any, texts: Any, *, rotation: int = 0) -> None:
-    """Names of the cells along an axis, exactly as they are: a dollar sign begins no formula."""
+    """Label the cells along an axis, verbatim: a dollar sign does not start a formula."""
     axis.set_ticks(
         range(len(texts)), labels=list(texts), fontsize=8, family="monospace", rotation=rotation, parse_math=False
     )
@@ -228,7 +228,7 @@ def _add_bar(figure: Figure, axes: Any, image: Any, meaning: str) -> None:
 
 
 def _shown(text: str) -> str:
-    """A token as a label: characters that the font lacks are replaced."""
+    """A token as a label; characters that the font lacks are replaced."""
     from matplotlib.font_manager import FontProperties, findfont, get_font
 
     font = get_font(findfont(FontProperties(family="monospace")))

@@ -1,4 +1,4 @@
-"""The door for notebooks: a loaded model with its tokenizer, in plain calls.
+"""The notebook API: a loaded model with its tokenizer.
 
     import mistral_jax
     model = mistral_jax.load("demo")
@@ -12,7 +12,7 @@ With adapters:
     print(model.chat("What is silk made of?"))
     print(model.chat("What is silk made of?", adapter="base"))
 
-Everything underneath is open too: `model.runner` holds the jitted programs and `model.module` the Flax module.
+Lower levels are accessible, too: `model.runner` holds the jitted programs and `model.module` the Flax module.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ from mistral_jax.text.completion import CompletionStream
 from mistral_jax.text.detokenizer import begins_text
 
 DEFAULT_LENGTH = 4096
-"""Length of a sequence where the caller does not say: long enough for a conversation, small enough to allocate."""
+"""Default length of a sequence: long enough for a conversation, small enough to allocate."""
 
 
 Text = str | Sequence[int] | list[dict[str, Any]]
@@ -56,18 +56,17 @@ Text = str | Sequence[int] | list[dict[str, Any]]
 class LanguageModel:
     """A model ready to generate. Not thread-safe: for several callers use the server.
 
-    Where a model has adapters, what generates takes three arguments more. By default the X-LoRA classifier mixes the
-    adapters anew for each token; a model without a classifier answers as its base, whatever adapters it has, until one
-    is named.
+    Methods that generate take three arguments for models with adapters. By default the X-LoRA classifier mixes the
+    adapters for each token; a model without a classifier runs as its base model until an adapter is named.
 
-      adapter: the name of one adapter, which answers alone; or "base", the model without any. adapters: a mixture by
-      hand: weights of adapters by name. freeze_after: keep the mixture of this answer token (1: the first) for all that
-      follow; faster, and not the same.
+      adapter: the name of one adapter to use alone; or "base", the model without adapters.
+      adapters: a mixture by hand: adapter weights by name.
+      freeze_after: keep the mixture of this completion token (1: the first) for all later ones; faster, but an
+        approximation.
 
     Attributes:
       module: the Flax module.
-      runner: the jitted programs; see `mistral_jax.runtime.runner` for how to drive them by hand. It holds adapters and
-        classifier, too.
+      runner: the jitted programs, adapters and classifier; see `mistral_jax.runtime.runner` for driving it by hand.
       tokenizer, chat_formatter, config, description.
     """
 
@@ -83,7 +82,7 @@ class LanguageModel:
         adapters: AdapterSet | None = None,
         xlora: XLoRA | None = None,
     ) -> None:
-        """Args: see `mistral_jax.load`, and `mistral_jax.runtime.runner.Runner` for the others."""
+        """Args: see `mistral_jax.load` and `mistral_jax.runtime.runner.Runner`."""
         if adapters is not None:
             _check_name(*adapters.entries)
         self.description = description
@@ -103,23 +102,23 @@ class LanguageModel:
 
     @property
     def adapters(self) -> tuple[str, ...]:
-        """Names of the adapters, the experts of the X-LoRA mixture first."""
+        """Names of the adapters; the experts of the X-LoRA mixture come first."""
         available = self.runner.adapters
         return () if available is None else tuple(entry.name for entry in numbered(available))
 
     def load_adapter(self, name: str, source: str | Path) -> None:
-        """Add a LoRA adapter, for which `load` left room (`spare_adapters`).
+        """Add a LoRA adapter, in the room that `load` reserved (`spare_adapters`).
 
         Args:
-          source: its folder, or Hub id.
+          source: its folder or Hub id.
         Raises:
           BankFullError: there is no room.
-          ValueError, AdapterError, ModelNotFoundError: the name is taken, or the adapter is broken, does not fit or is
-            not there.
+          ValueError, AdapterError, ModelNotFoundError: the name is taken, or the adapter is broken, does not fit or
+            does not exist.
         """
         available = self.runner.adapters
         if available is None or not available.largest_spare_rank:
-            raise BankFullError("no room was left for more adapters; load the model with spare_adapters=1 or more")
+            raise BankFullError("no room is reserved for more adapters; load the model with spare_adapters=1 or more")
         _check_name(name)
         opened = open_adapters(self.config, loras={name: source})
         try:
@@ -128,7 +127,7 @@ class LanguageModel:
             opened.close()
 
     def unload_adapter(self, name: str) -> None:
-        """Forget an adapter, and make room for another one. No stream that uses it may go on.
+        """Remove an adapter, and free its room. No stream that uses it may continue.
 
         Raises:
           AdapterSelectionError: there is no such adapter, or it is an expert of the X-LoRA mixture.
@@ -143,16 +142,16 @@ class LanguageModel:
         available.unload(name)
 
     def encode(self, text: str) -> list[int]:
-        """Token ids of a raw prompt, with BOS where the model wants one."""
+        """Token ids of a raw prompt, with BOS if the model uses one."""
         bos = [self.tokenizer.bos_id] if self.tokenizer.add_bos and self.tokenizer.bos_id is not None else []
         return bos + self.tokenizer.encode(text)
 
     def encode_chat(self, messages: str | list[dict[str, Any]]) -> list[int]:
-        """Token ids of a conversation as the chat template writes it, up to where the assistant is to speak, or has
-        spoken.
+        """Token ids of a conversation in the model's chat template, with the prompt for the assistant's next message
+        unless the last message is the assistant's.
 
         Args:
-          messages: OpenAI-style messages, or a single one of the user.
+          messages: OpenAI-style messages, or a single user message.
         """
         if self.chat_formatter is None:
             raise ConfigError("this model has no chat template; use generate, or load it with chat_template=…")
@@ -180,15 +179,14 @@ class LanguageModel:
         keep_weights: bool = False,
         **settings: Any,
     ) -> Generation | list[Generation]:
-        """Continue a raw prompt, or many at once; or answer a conversation.
+        """Complete a raw prompt, several at once, or a conversation.
 
         Args:
-          prompt: a text, its token ids, a conversation, or a list of texts (which run together, as many at a time as
-            there are slots).
-          params: how to sample; without it, the model's defaults.
+          prompt: a text, its token ids, a conversation, or a list of texts, which run in batches of up to `slots`.
+          params: sampling parameters; None: the model's defaults.
           adapter, adapters, freeze_after: see the class.
-          keep_weights: return the weights of the adapters with the answer, token by token.
-          settings: single fields of `SamplingParams` to change, such as `temperature=0.7, max_tokens=50`.
+          keep_weights: return the adapter weights with the completion, token by token.
+          settings: fields of `SamplingParams` to override, such as `temperature=0.7, max_tokens=50`.
         Returns: a `Generation`; a list of them for a list of texts.
         """
         chosen, choice = self._params(params, settings), self._choice(adapter, adapters, freeze_after)
@@ -208,13 +206,12 @@ class LanguageModel:
         freeze_after: int | None = None,
         **settings: Any,
     ) -> Iterator[str]:
-        """As `generate`, piece by piece."""
+        """As `generate`, yielding pieces of text."""
         request, chosen = self._encoded(prompt), self._params(params, settings)
         yield from self._stream(request, chosen, self._choice(adapter, adapters, freeze_after))
 
     def chat(self, messages: str | list[dict[str, Any]], params: SamplingParams | None = None, **settings: Any) -> str:
-        """Answer a conversation: a single user message, or OpenAI-style messages. Adapters are chosen as in
-        `stream`."""
+        """The assistant's reply to a user message or OpenAI-style messages. Adapters are chosen as in `stream`."""
         return "".join(self.stream_chat(messages, params, **settings))
 
     def stream_chat(
@@ -227,21 +224,21 @@ class LanguageModel:
         freeze_after: int | None = None,
         **settings: Any,
     ) -> Iterator[str]:
-        """As `chat`, piece by piece."""
+        """As `chat`, yielding pieces of text."""
         request, chosen = (self.encode_chat(messages), True), self._params(params, settings)
         yield from self._stream(request, chosen, self._choice(adapter, adapters, freeze_after))
 
     def logits(
         self, text: Text, *, adapter: str | None = None, adapters: Mapping[str, float] | None = None
     ) -> jax.Array:
-        """The model's logits after each token of a text: float32 [T, V], from one pass without a cache (two with
-        X-LoRA)."""
+        """The model's logits after each token of a text: float32 [T, V], from one pass (two with X-LoRA) without a
+        cache."""
         return self._whole_texts.logits(self._encoded(text)[0], self._choice(adapter, adapters, None))
 
     def logprobs(
         self, text: Text, *, adapter: str | None = None, adapters: Mapping[str, float] | None = None
     ) -> TextLogprobs:
-        """Log-probability of each token of a text, given those before it."""
+        """The log-probability of each token of a text, given those before it."""
         tokens = self._encoded(text)[0]
         table = np.asarray(jax.nn.log_softmax(self.logits(tokens, adapter=adapter, adapters=adapters), axis=-1))
         chosen = table[np.arange(len(tokens) - 1), tokens[1:]]
@@ -252,7 +249,7 @@ class LanguageModel:
         )
 
     def scalings(self, text: Text) -> Scalings:
-        """What the X-LoRA classifier says of each token of a text, from one pass without a cache.
+        """X-LoRA scalings after each token of a text, from one pass without a cache.
 
         Raises:
           ValueError: the model has no classifier.
@@ -276,7 +273,7 @@ class LanguageModel:
         return WholeTexts(self.runner)
 
     def _encoded(self, text: Text) -> tuple[list[int], bool]:
-        """Its token ids, and whether an answer to it begins a text of its own."""
+        """Token ids, and whether a completion starts a new text."""
         if not isinstance(text, str) and any(isinstance(message, dict) for message in text):
             return self.encode_chat(cast("list[dict[str, Any]]", text)), True
         tokens = self.encode(text) if isinstance(text, str) else [int(t) for t in cast("Sequence[int]", text)]

@@ -1,4 +1,4 @@
-"""From a name to a model that is ready to generate: files are found, checked, and loaded to the device."""
+"""Loads a model by name for generation: finds and checks its files, and loads them to the device."""
 
 from __future__ import annotations
 
@@ -37,20 +37,20 @@ def load(
     spare_rank: int = SPARE_RANK,
     progress: bool = True,
 ) -> LanguageModel:
-    """Load a model: the bundled "demo", a folder, a GGUF file, a safetensors file, or a Hub id; and adapters for it.
+    """Load a model and its adapters: the bundled "demo", a folder, a GGUF file, a safetensors file, or a Hub id.
 
     "demo-xlora" is the bundled model with its bundled mixture of adapters.
 
     Args:
       device: one of `jax.devices()`, or a `Placement`; None: JAX's default device.
-      slots: sequences that are generated at the same time.
-      length: most tokens of prompt and answer together; None: the model's own, at most
+      slots: maximum number of concurrent sequences.
+      length: maximum tokens of prompt and completion together; None: the model's, at most
         `mistral_jax.notebook.language_model.DEFAULT_LENGTH`.
-      tokenizer: Hub id or folder whose tokenizer and chat template are used instead of the model's own.
+      tokenizer: Hub id or folder whose tokenizer and chat template replace the model's.
       xlora: Hub id or folder of an X-LoRA model: its adapters, and the classifier that mixes them.
-      ordering: its ordering file, where it has one.
-      loras: Hub ids or folders of LoRA adapters, by the names that they are to have; without names, the folders' own.
-      spare_adapters: how many adapters, of at most `spare_rank`, `LanguageModel.load_adapter` may add later.
+      ordering: its ordering file, if it has one.
+      loras: Hub ids or folders of LoRA adapters by adapter name; in a list, folder names are the adapter names.
+      spare_adapters: number of adapters, of at most `spare_rank`, that `LanguageModel.load_adapter` may add later.
       Others: see `find_model`, `describe`, `load_module` and `mistral_jax.adapters.load_adapters.open_adapters`.
     """
     if name == DEMO_XLORA:
@@ -62,9 +62,9 @@ def load(
     placement = device if isinstance(device, Placement | None) else Placement((device,))
     files = find_model(str(name), revision=revision, token=token, weight_files=weight_files, tokenizer_id=tokenizer)
     description = describe(files, chat_template=chat_template)
-    # A GGUF file has another name than the model that it was made from.
+    # A GGUF file's name is not that of the model that it was made from.
     base_model = files.name if files.gguf is None else None
-    # Before the weights are read: adapters that do not fit should be known at once.
+    # Before the weights are read, so that adapters that do not fit fail early.
     opened = open_adapters(
         description.config, xlora=xlora, ordering=ordering, loras=_named(loras), base_model=base_model, token=token
     )
@@ -86,7 +86,7 @@ def load(
 
 def _named(loras: Mapping[str, str | Path] | Sequence[str | Path]) -> dict[str, str | Path]:
     if isinstance(loras, str | Path):
-        raise TypeError(f"loras is {loras!r}; expected a list of folders or Hub ids, or an object of them by name")
+        raise TypeError(f"loras is {loras!r}; expected a list of folders or Hub ids, or a mapping of names to them")
     if isinstance(loras, Mapping):
         return dict(loras)
     named = {Path(source).name: source for source in loras}

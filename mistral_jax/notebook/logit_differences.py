@@ -1,6 +1,6 @@
-"""How the predictions of two models differ on a text, token by token.
+"""Compares the predictions of two models on a text, token by token.
 
-One model is in memory at a time: the logits of the first wait in a temporary file.
+One model is in memory at a time: the logits of the first are kept in a temporary file.
 """
 
 from __future__ import annotations
@@ -18,9 +18,9 @@ from conversion.weights.tensor_source import Array
 from mistral_jax.notebook.language_model import LanguageModel
 
 CHUNK_TOKENS = 512
-"""Texts are cut into pieces of so many tokens, each of which begins anew (after BOS where the model wants one)."""
+"""Texts are cut into pieces of this many tokens, each a text of its own (after BOS if the model uses one)."""
 _ROWS = 32
-"""Predictions that are compared at a time, in float64."""
+"""Number of predictions that are compared at a time, in float64."""
 
 
 class VocabularyMismatchError(ValueError):
@@ -29,19 +29,18 @@ class VocabularyMismatchError(ValueError):
 
 @dataclass(frozen=True, kw_only=True)
 class LogitDifference:
-    """How the predictions of B differ from those of A. Probabilities are those at temperature 1; logarithms are
-    natural."""
+    """How the predictions of B differ from those of A, at temperature 1, with natural logarithms."""
 
     tokens: int
-    """Tokens of the text that were predicted by both."""
+    """Number of predicted tokens of the text."""
     max_abs: float
-    """Largest difference of two logits."""
+    """Largest absolute difference of two logits."""
     mean_abs: float
     mean_kl: float
     """Mean Kullback-Leibler divergence of B's predictions from A's, in nats: sum of p_a * (log p_a - log p_b)."""
     max_kl: float
     top1_agreement: float
-    """Share of tokens for which both find the same next token likeliest."""
+    """Share of tokens for which both have the same most likely next token."""
     perplexity_a: float
     perplexity_b: float
 
@@ -61,7 +60,10 @@ class _Sums:
     loss_b: float = 0.0
 
     def add(self, a: Array, b: Array, following: Array) -> None:
-        """Logits of both [T, V], and the tokens that do follow [T]."""
+        """Args:
+        a, b: the logits of both [T, V].
+        following: the tokens that follow [T].
+        """
         difference = np.abs(a - b)
         log_p, log_q = _log_softmax(a), _log_softmax(b)
         kl = np.sum(np.exp(log_p) * (log_p - log_q), axis=-1)
@@ -81,7 +83,7 @@ class _Sums:
             tokens=self.tokens,
             max_abs=self.max_abs,
             mean_abs=self.sum_abs / self.logits,
-            # Rounding can leave a sum of zeros a little below zero.
+            # Rounding can make a sum of zeros slightly negative.
             mean_kl=max(0.0, self.sum_kl / self.tokens),
             max_kl=self.max_kl,
             top1_agreement=self.agreed / self.tokens,
@@ -95,19 +97,19 @@ def compare_logits(
 ) -> LogitDifference:
     """Run both models over a text, one after the other.
 
-    Disk: `max_tokens` times the vocabulary times 4 bytes in the folder for temporary files.
+    Disk: `max_tokens` times the vocabulary times 4 bytes in the temporary folder.
 
     Args:
-      load_a, load_b: each is called once, and what it returns is let go before the other is called.
-      max_tokens: of the text; the rest is left out.
+      load_a, load_b: each is called once; the first model is freed before the second is loaded.
+      max_tokens: maximum tokens of the text; the rest is ignored.
     Raises:
-      VocabularyMismatchError: the models have vocabularies of different sizes, or turn the text into different tokens.
+      VocabularyMismatchError: the models' vocabularies differ in size, or they tokenize the text differently.
       ValueError: the text has fewer than two tokens.
     """
     with tempfile.TemporaryDirectory(prefix="mistral-jax-verify-") as folder:
         path = Path(folder) / "logits"
         pieces, shape = _run_first(load_a(), text, max_tokens, path)
-        gc.collect()  # weights may hang in reference cycles, and B needs their room
+        gc.collect()  # weights may be in reference cycles, and B needs their memory
         return _run_second(load_b(), text, max_tokens, pieces, np.memmap(path, np.float32, "r", shape=shape))
 
 
@@ -143,7 +145,7 @@ def _run_second(
 
 
 def text_pieces(model: LanguageModel, text: str, max_tokens: int) -> list[list[int]]:
-    """Token ids of a text in pieces of at most `CHUNK_TOKENS`.
+    """Token ids of a text, in pieces of at most `CHUNK_TOKENS`.
 
     Raises:
       ValueError: there is no token to predict.

@@ -1,7 +1,6 @@
-"""How the weights of two checkpoints differ, tensor by tensor, whatever their formats.
+"""Compares the weights of two checkpoints of any formats, tensor by tensor.
 
-Two tensors are in memory at a time, as the files store them; what is computed from them is computed some rows at a
-time.
+Two tensors are in memory at a time, as the files store them; they are compared a piece at a time.
 """
 
 from __future__ import annotations
@@ -16,26 +15,26 @@ from conversion.weights.decoder_weights import EMBEDDING, HEAD
 from conversion.weights.tensor_source import Array, TensorSource
 
 _PIECE_VALUES = 2**20
-"""Values that are compared at a time: a few copies of so many in float64 stay small."""
+"""Number of values that are compared at a time: a few float64 copies of them stay small."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class TensorDifference:
-    """How a tensor of B differs from that of the same name in A."""
+    """How a tensor of B differs from A's tensor of the same name."""
 
     name: str
-    """Hugging Face's."""
+    """The Hugging Face name."""
     shape: tuple[int, ...]
     max_abs: float
-    """Largest difference of two values; NaN if either tensor has values that are not numbers."""
+    """Largest absolute difference of two values; NaN if either tensor has NaNs."""
     rms: float
     """Root of the mean square of the differences."""
     relative_rms: float
-    """`rms` over the root mean square of A's values."""
+    """`rms` divided by the root mean square of A's values."""
 
     @property
     def equal(self) -> bool:
-        """No value differs."""
+        """Whether no value differs."""
         return self.max_abs == 0
 
 
@@ -55,7 +54,7 @@ class TensorMismatch:
 
 
 class TiedSource:
-    """A source whose output matrix is the embedding where it has none of its own."""
+    """A source whose output matrix is the embedding if it has none of its own."""
 
     def __init__(self, source: TensorSource) -> None:
         self._source = source
@@ -75,7 +74,7 @@ class TiedSource:
         return None if stored is None else self._source.shape(stored)
 
     def read(self, name: str) -> Array:
-        """A tensor in its stored type; float32 for packed ones."""
+        """A tensor in its stored type; packed ones as float32."""
         stored = self.stored(name)
         assert stored is not None
         out = np.empty(self._source.shape(stored), self._source.dtype(stored))
@@ -84,7 +83,7 @@ class TiedSource:
 
 
 def match_names(a: TiedSource, b: TiedSource) -> tuple[list[str], list[TensorMismatch]]:
-    """Names of the tensors that can be compared, in the order of A, and what stands in the way of the others."""
+    """Names of the tensors that can be compared, in the order of A, and the mismatches of the others."""
     names = [*a.names(), *(name for name in b.names() if a.stored(name) is None)]
     comparable: list[str] = []
     mismatched: list[TensorMismatch] = []
@@ -98,17 +97,17 @@ def match_names(a: TiedSource, b: TiedSource) -> tuple[list[str], list[TensorMis
 
 
 def compare_tensors(a: TiedSource, b: TiedSource, names: Sequence[str]) -> Iterator[TensorDifference]:
-    """The differences of the tensors of these names, one by one."""
+    """Yield the differences of the tensors of these names, one by one."""
     for name in names:
         yield compare_arrays(name, a.read(name), b.read(name))
 
 
 def compare_arrays(name: str, a: Array, b: Array) -> TensorDifference:
-    """How `b` differs from `a`, of the same shape and of any float types."""
+    """How `b` differs from `a`: arrays of the same shape, and of any float types."""
     flat_a, flat_b = a.reshape(-1), b.reshape(-1)
     largest, squares, squares_a = 0.0, 0.0, 0.0
     for first in range(0, flat_a.size, _PIECE_VALUES):
-        # In float64, in which squares neither overflow nor lose digits where many are added up.
+        # In float64, where squares do not overflow, and their sum does not lose digits.
         x = flat_a[first : first + _PIECE_VALUES].astype(np.float64)
         y = flat_b[first : first + _PIECE_VALUES].astype(np.float64)
         difference = np.subtract(x, y, where=x != y, out=np.zeros(x.size))  # equal infinities do not differ

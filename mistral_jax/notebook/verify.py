@@ -1,10 +1,9 @@
-"""Do two checkpoints hold the same model? Their configurations, their weights tensor by tensor, their predictions on a
-text.
+"""Compares two checkpoints: configurations, weights tensor by tensor, and predictions on a text.
 
     from mistral_jax.notebook.verify import verify
     print(verify("my-model", "my-model.Q4_K_M.gguf"))
 
-The formats may differ: both are read as the Hugging Face tensors that they amount to.
+The formats may differ: both are read as Hugging Face tensors.
 """
 
 from __future__ import annotations
@@ -33,7 +32,7 @@ from mistral_jax.notebook.tensor_differences import (
 from mistral_jax.quant.plan import Quantization
 
 Progress = Callable[[str, int, int], None]
-"""Called with (what is being done, steps done, steps in all)."""
+"""Called with (name of the task, steps done, total steps)."""
 
 TEXT = """\
 The harbour wakes before the town does. At a quarter past four the first boats come round the mole, low in the water, and the
@@ -58,7 +57,7 @@ To estimate the yield y of a season from the number of days at sea, d, one may f
 
 It is a poor model, since the sea keeps no calendar, but it is a start. Die Fischer wussten das schon immer; les pêcheurs aussi.
 """
-"""What predictions are compared on where the caller gives no text: prose, speech, numbers, code, other languages."""
+"""The default text for comparing predictions: prose, speech, numbers, code, other languages."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -79,22 +78,21 @@ class Verification:
     config: tuple[ConfigDifference, ...]
     mismatched: tuple[TensorMismatch, ...]
     tensors: tuple[TensorDifference, ...]
-    """All that both have in the same shape, in the order of A."""
+    """All tensors that both have in the same shape, in the order of A."""
     logits: LogitDifference | None
     """None: not compared."""
 
     @property
     def relative_rms(self) -> float:
-        """The largest relative RMS of all tensors, those with values that are not numbers left out; 0 if there are
-        none."""
+        """The largest relative RMS of all tensors without NaNs; 0 if there are none."""
         return max((tensor.relative_rms for tensor in self.tensors if not math.isnan(tensor.rms)), default=0.0)
 
     def failures(self, *, max_rms: float | None = None, max_kl: float | None = None) -> list[str]:
-        """What speaks against B being A, in words; empty if nothing does.
+        """Reasons why B is not the same model as A, in words; empty if there are none.
 
         Args:
-          max_rms: most relative RMS of any tensor.
-          max_kl: most mean KL divergence, in nats; exceeded also where predictions were not compared.
+          max_rms: maximum relative RMS of any tensor.
+          max_kl: maximum mean KL divergence, in nats; a failure also if predictions were not compared.
         """
         found: list[str] = []
         if self.mismatched:
@@ -128,15 +126,14 @@ def verify(
 ) -> Verification:
     """Compare two checkpoints: folders, GGUF files, safetensors files or Hub ids, in any combination.
 
-    Memory: for the tensors, one of each checkpoint; for the predictions, one whole model at a time.
+    Memory: one tensor of each checkpoint; for predictions, one whole model at a time.
 
     Args:
-      text: what predictions are compared on; None: `TEXT`.
-      logits: False compares configurations and tensors only, which needs no tokenizer.
-      max_tokens: of the text.
-      dtype: what the models compute in.
-      quant: in which form their weights are held meanwhile; see `mistral_jax.quant.plan.Quantization`. "auto" keeps
-        each weight as it is stored.
+      text: the text for comparing predictions; None: `TEXT`.
+      logits: False compares only configurations and tensors, which needs no tokenizer.
+      max_tokens: maximum tokens of the text.
+      dtype: the type in which the models compute.
+      quant: the form of their weights, see `mistral_jax.quant.plan.Quantization`; "auto" keeps each weight as stored.
     Raises:
       ModelNotFoundError, ConfigError, WeightFileError, TokenizerError: a checkpoint cannot be read.
       VocabularyMismatchError, ValueError: see `compare_logits`.
@@ -183,7 +180,7 @@ def read_config(files: ModelFiles) -> MistralConfig:
 
 
 def _config_differences(a: MistralConfig, b: MistralConfig) -> tuple[ConfigDifference, ...]:
-    # What a checkpoint calls its class, and what type it is stored in, change nothing that is computed.
+    # The class name and the storage type of a checkpoint do not affect what it computes.
     names = [field.name for field in fields(MistralConfig) if field.name not in ("architecture", "dtype")]
     pairs = [(name, getattr(a, name), getattr(b, name)) for name in names]
     return tuple(ConfigDifference(name=name, a=in_a, b=in_b) for name, in_a, in_b in pairs if in_a != in_b)
@@ -215,5 +212,5 @@ def _lines(v: Verification) -> list[str]:
         f"({p.perplexity_b / p.perplexity_a - 1:+.2%})",
         f"  logits            largest difference {p.max_abs:.3g}, mean {p.mean_abs:.3g}",
         f"  KL divergence     mean {p.mean_kl:.3g}, largest {p.max_kl:.3g} nats",
-        f"  same likeliest    {p.top1_agreement:.2%}",
+        f"  top-1 agreement   {p.top1_agreement:.2%}",
     ]

@@ -1,8 +1,7 @@
-"""Passes over whole texts, without a cache: logits after every token, and what the X-LoRA classifier says of every
-token.
+"""Passes over whole texts, without a cache: logits and X-LoRA scalings after every token.
 
 Memory grows with the square of a text's length. Texts are padded to powers of two, so that few lengths are compiled;
-causal attention does not see what follows.
+causal attention does not see the padding.
 
 Axis letters: T tokens, V vocabulary, M scaling columns, E experts, A adapters.
 """
@@ -23,7 +22,7 @@ from mistral_jax.runtime.runner import Runner
 
 
 class WholeTexts:
-    """Jitted programs for the model of a runner, and its adapters as they are at each call."""
+    """Jitted programs for a runner's model, with its adapters at the time of each call."""
 
     def __init__(self, runner: Runner) -> None:
         self._runner = runner
@@ -36,15 +35,14 @@ class WholeTexts:
         """float32 [T, V]: the logits after each token."""
         adapters = self._runner.adapters
         fixed = choice.fixed_weights(self._capacity)
-        # The base model alone is computed without adapters, not with weights of zero.
+        # The base model runs without adapters, instead of with weights of zero.
         bank = None if adapters is None or not (choice.xlora or choice.weights) else adapters.bank
         classifier = self._classifier_weights() if choice.xlora else []
         weights = self._runner.split.weights
         return self._logits(weights, bank, classifier, _pad(tokens), fixed, xlora=choice.xlora)[: len(tokens)]
 
     def scalings(self, tokens: Sequence[int]) -> tuple[np.ndarray, np.ndarray]:
-        """The classifier's scalings float32 [T, M, E], and the weights [T, M, E] that they amount to, from the scaling
-        pass alone.
+        """The classifier's scalings and the resulting adapter weights, each float32 [T, M, E], from the scaling pass.
 
         Raises:
           ValueError: the model has no classifier.

@@ -1,2 +1,2 @@
-"""Weights that stay packed on the device: what they are (`array`), products with them (`product`), and which tensors
-get them (`plan`)."""
+"""Weights that stay packed on the device: their forms (`array`), products with them (`product`), and the options for
+loading them (`plan`)."""

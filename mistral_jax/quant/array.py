@@ -1,7 +1,6 @@
-"""The forms that a weight matrix takes on the device, beside a plain array.
+"""The forms of a weight matrix on the device, besides a plain array.
 
-Each is a pytree: the leaves are arrays on the device, the rest is static. Any of them can stand where a module has its
-`weight`.
+Each is a pytree: the leaves are arrays on the device, the rest is static. Any of them can be a module's `weight`.
 """
 
 from __future__ import annotations
@@ -24,7 +23,7 @@ from mistral_jax.quant.dot import storable_shape
 @partial(jax.tree_util.register_dataclass, data_fields=["raw"], meta_fields=["kind"])
 @dataclass(frozen=True)
 class QuantizedArray:
-    """A matrix [out, in] in ggml blocks, byte for byte as a GGUF file holds it."""
+    """A matrix [out, in] in ggml blocks, byte for byte as in a GGUF file."""
 
     raw: jax.Array
     """uint8 [out, row_bytes]"""
@@ -50,7 +49,7 @@ class QuantizedArray:
 class Int8Array:
     """A matrix [out, in] of 8-bit integers with one scale for each row: `values * scales[:, None]`.
 
-    Products with it round the activations to 8 bits as well, with a scale for each row, and multiply integers.
+    Products round the activations to 8 bits as well, with one scale for each row, and multiply integers.
     """
 
     values: jax.Array
@@ -75,11 +74,11 @@ class Int8Array:
 @partial(jax.tree_util.register_dataclass, data_fields=["values"], meta_fields=["shape"])
 @dataclass(frozen=True)
 class PaddedArray:
-    """A plain matrix with zeros below and beside it, because products with its own shape would have bits that depend on
-    the number of rows (see `mistral_jax.quant.dot`). Made by `padded`."""
+    """A plain matrix, zero-padded because products with its own shape would have bits that depend on the number of rows
+    (see `mistral_jax.quant.dot`). Made by `padded`."""
 
     values: jax.Array
-    """[out', in'], the `storable_shape` of `shape`; zeros beyond it."""
+    """[out', in'], the `storable_shape` of `shape`; zeros beyond `shape`."""
     shape: tuple[int, int]
     """[out, in], static."""
 
@@ -92,7 +91,7 @@ class PaddedArray:
         return self.values.nbytes
 
     def __getitem__(self, index: Any) -> jax.Array:
-        """Of the plain matrix."""
+        """Index the plain matrix."""
         return self.dequantize(self.dtype)[index]
 
     def dequantize(self, dtype: jax.typing.DTypeLike = jnp.float32) -> jax.Array:
@@ -102,8 +101,7 @@ class PaddedArray:
 
 
 def padded(matrix: jax.Array) -> jax.Array | PaddedArray:
-    """A plain matrix [out, in] in a form that products take: as it is where its shape allows it, else with zeros round
-    it."""
+    """A plain matrix [out, in] in a form that products accept: unchanged if its shape allows it, else zero-padded."""
     rows, columns = matrix.shape
     stored_rows, stored_columns = storable_shape(rows, columns)
     if (rows, columns) == (stored_rows, stored_columns):
@@ -114,7 +112,7 @@ def padded(matrix: jax.Array) -> jax.Array | PaddedArray:
 @partial(jax.tree_util.register_dataclass, data_fields=["parts"], meta_fields=[])
 @dataclass(frozen=True)
 class RowStack:
-    """Matrices of different forms, one below the other: a fused projection whose parts a file quantises differently."""
+    """Matrices of different forms, stacked by rows: a fused projection whose parts a file quantises differently."""
 
     parts: tuple[QuantizedArray | Int8Array | PaddedArray | jax.Array, ...]
     """[out_i, in] each."""
@@ -136,17 +134,17 @@ Packed = QuantizedArray | Int8Array | RowStack
 Plain = jax.Array | PaddedArray
 """A matrix of floats."""
 Undivided = Plain | Packed
-"""A matrix on one device, or whole on each of several."""
+"""A matrix on one device, or replicated on several."""
 
 
 @partial(jax.tree_util.register_dataclass, data_fields=["local"], meta_fields=["sizes", "mesh", "gathers"])
 @dataclass(frozen=True)
 class SplitRows:
-    """A matrix [out, in] whose rows are divided over the devices of a mesh of one axis. Made by
+    """A matrix [out, in] whose rows are sharded over the devices of a mesh with one axis. Made by
     `mistral_jax.quant.split.split_rows`.
 
-    A device multiplies by its own rows as one device alone does. The parts of a fused matrix are divided each by
-    itself, so that a device has whole heads of q, k and v, and the same elements of gate and up:
+    Each device multiplies by its own rows with the code of a single device. Each part of a fused matrix is sharded
+    separately, so that a device has whole heads of q, k and v, and the same elements of gate and up:
 
         declared order    q0 q1 q2 q3 | k0 k1 | v0 v1
         device 0          q0 q1 | k0 | v0
@@ -154,13 +152,13 @@ class SplitRows:
     """
 
     local: Undivided
-    """Its arrays are those of all devices, one below the other; what is static is that of one device."""
+    """Its arrays stack the rows of all devices; its static fields are those of one device."""
     sizes: tuple[int, ...]
-    """Static: rows of each part, multiples of the number of devices."""
+    """Static: number of rows of each part, multiples of the number of devices."""
     mesh: Mesh
     """Static."""
     gathers: bool
-    """Static: whether a product gives each device all outputs; else it keeps its own."""
+    """Static: whether a product gathers all outputs on each device; else each device keeps its own."""
 
     @property
     def shape(self) -> tuple[int, int]:
@@ -168,28 +166,28 @@ class SplitRows:
 
     @property
     def dtype(self) -> jnp.dtype:
-        """Of a plain matrix."""
+        """Only for plain matrices."""
         assert isinstance(self.local, Plain)
         return self.local.dtype
 
     @property
     def nbytes(self) -> int:
-        """On all devices together."""
+        """Total of all devices."""
         return self.local.nbytes
 
     def dequantize(self, dtype: jax.typing.DTypeLike = jnp.float32) -> jax.Array:
-        """The plain matrix [out, in], rows in the declared order, whole on each device."""
+        """The plain matrix [out, in], rows in the declared order, replicated on each device."""
         return _rows_in_order(self, jnp.dtype(dtype))
 
     def by_part(self, y: jax.Array, axis: int) -> list[jax.Array]:
-        """Each part, in the declared order, of an array whose axis `axis` has the rows device by device."""
+        """Split an array, whose axis `axis` has the rows device by device, into the parts in the declared order."""
         before, after = y.shape[:axis], y.shape[axis + 1 :]
         ends = itertools.accumulate(size // self.mesh.size for size in self.sizes[:-1])
         pieces = jnp.split(y.reshape(*before, self.mesh.size, -1, *after), list(ends), axis=axis + 1)
         return [piece.reshape(*before, -1, *after) for piece in pieces]
 
     def whole(self, x: jax.Array) -> jax.Array:
-        """An array, whole on each device."""
+        """Replicate an array on each device."""
         return lax.with_sharding_constraint(x, NamedSharding(self.mesh, PartitionSpec()))
 
 
@@ -203,11 +201,11 @@ def _rows_in_order(weight: SplitRows, dtype: jnp.dtype) -> jax.Array:
 
 
 Weight = Undivided | SplitRows
-"""What a linear layer or an embedding may hold."""
+"""The weight of a linear layer or an embedding."""
 
 
 def dense(weight: Weight, dtype: jax.typing.DTypeLike) -> jax.Array:
-    """A weight of any form as a plain array."""
+    """The plain array of a weight of any form."""
     return weight.dequantize(dtype) if isinstance(weight, PaddedArray | Packed | SplitRows) else weight.astype(dtype)
 
 
@@ -223,6 +221,6 @@ def _to_int8(weight: jax.Array, scales: jax.Array) -> jax.Array:
 
 
 def int8_array(weight: jax.Array) -> Int8Array:
-    """Round a matrix [out, in] to 8 bits with one scale for each row. Donates `weight`."""
+    """Round a matrix [out, in] to 8 bits with one scale for each row. `weight` is donated."""
     scales = _row_scales(weight, "float32")
     return Int8Array(_to_int8(weight, scales), scales)

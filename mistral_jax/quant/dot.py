@@ -1,13 +1,11 @@
 """Products and sums whose bits do not depend on how many rows are computed together.
 
 XLA's CPU backend chooses between several kernels by the shape of a product, and they differ in the last bit. From two
-rows on the choice falls the same way for every number of rows, provided that the weight is large enough and has no
-ragged edge. So matrices are *stored* in such shapes (`storable_shape`, `mistral_jax.quant.array.padded`), and `dot`
-refuses any other while it is traced. `python -m tests.dot_bits` prints, for the machine at hand, where the bits of
-small and ragged shapes differ.
+rows on it makes the same choice for every number of rows, if the weight is large enough and has no ragged edge. So
+matrices are *stored* in such shapes (`storable_shape`, `mistral_jax.quant.array.padded`), and `dot` refuses any other
+while tracing. `python -m tests.dot_bits` prints where the bits of small and ragged shapes differ on this machine.
 
-The rule is the same on every platform: programs then have the same shapes everywhere, and the tests of one hold it for
-all.
+The rule applies on every platform: programs have the same shapes everywhere, so tests on one platform cover all.
 """
 
 from __future__ import annotations
@@ -19,43 +17,43 @@ import jax.numpy as jnp
 from jax import lax
 
 _OUTER_MULTIPLE = 16
-"""The number of outputs is a multiple of this. In float32 the outputs beyond a multiple of 8 have bits of their own; on
-processors with AMX so have fewer than 16 outputs in bfloat16."""
+"""The number of outputs is a multiple of this. Otherwise the bits depend on the number of rows: in float32 those of
+outputs beyond a multiple of 8, in bfloat16 on processors with AMX those of fewer than 16 outputs."""
 _LEAST_INNER, _WIDE = 32, 64
-"""Least number of terms in each output's sum where there are at least `_WIDE` outputs ..."""
+"""Minimum number of terms in each output's sum with at least `_WIDE` outputs ..."""
 _LEAST_INNER_OF_FEW = 64
-"""... and where there are fewer."""
+"""... and with fewer."""
 
 
 def storable_shape(outer: int, inner: int) -> tuple[int, int]:
-    """The least shape, in each axis not smaller than [outer, inner], that `dot` takes."""
+    """The smallest shape, at least [outer, inner] in each axis, that `dot` accepts."""
     outer = -(-outer // _OUTER_MULTIPLE) * _OUTER_MULTIPLE
     return outer, max(inner, _LEAST_INNER if outer >= _WIDE else _LEAST_INNER_OF_FEW)
 
 
 def storable_axis(size: int) -> int:
-    """The least length, not smaller than `size`, of an axis that is the outputs of one product and the terms of a wide
-    one."""
+    """The smallest length, at least `size`, of an axis that is the output axis of one product and the summed axis of
+    another one with at least `_WIDE` outputs."""
     return max(storable_shape(size, 1)[0], _LEAST_INNER)
 
 
 def dot(x: jax.Array, weight: jax.Array) -> jax.Array:
-    """`x` [..., in] times `weight` [out, in] transposed: float32 [..., out], whatever the types of the two.
+    """`x` [..., in] times `weight` [out, in] transposed: float32 [..., out] for all types of the two.
 
-    A row of the result has the same bits for every number of rows. A row that is alone is computed twice: XLA's CPU
-    backend computes a single bfloat16 row by way of a float32 copy of the whole weight, ten times slower, and with
-    other bits than the same row among others.
+    A row of the result has the same bits for every number of rows. A single row is computed twice: XLA's CPU backend
+    computes a single bfloat16 row from a float32 copy of the whole weight, ten times slower, and with other bits than
+    the same row among others.
 
     Raises:
-      ValueError: while tracing, if `weight` has not a shape for which that holds; see `storable_shape`.
+      ValueError: while tracing, if `weight` has no `storable_shape`.
     """
     return _product(x, weight, batch=0)
 
 
 def batched_dot(x: jax.Array, y: jax.Array) -> jax.Array:
-    """`x` [..., rows, in] times `y` [..., out, in] transposed, pair by pair: float32 [..., rows, out].
+    """`x` [..., rows, in] times `y` [..., out, in] transposed, batched: float32 [..., rows, out].
 
-    A row has the same bits for every number of rows and of pairs.
+    A row has the same bits for every number of rows and for every batch size.
 
     Raises:
       ValueError: see `dot`.
@@ -74,7 +72,7 @@ def _product(x: jax.Array, weight: jax.Array, *, batch: int) -> jax.Array:
     rows = x.shape[batch:-1]
     alone = all(size == 1 for size in rows)
     if alone:
-        # Behind a barrier, or XLA finds out that one of the two is not needed.
+        # Without the barrier XLA notices that one of the two is not needed.
         x = x.reshape(*x.shape[:batch], 1, inner)
         x = lax.optimization_barrier(jnp.concatenate([x, x], axis=-2))
     pairs = tuple(range(batch))
@@ -84,21 +82,20 @@ def _product(x: jax.Array, weight: jax.Array, *, batch: int) -> jax.Array:
 
 
 def precision_of(x: jax.Array) -> lax.Precision:
-    """Full precision for float32, which GPUs would round to 19 bits (TF32) by default; smaller types have nothing to
-    lose."""
+    """Full precision for float32, which GPUs round to 19 bits (TF32) by default; smaller types lose nothing."""
     return lax.Precision.HIGHEST if x.dtype == jnp.float32 else lax.Precision.DEFAULT
 
 
 _SUMMED_AT_ONCE = 4096
-"""Longest row that is summed by one product; the sums of the parts of a longer one are summed again."""
+"""Longest row that is summed by one product; longer rows are summed in parts, and then the sums of the parts."""
 
 
 @partial(jax.jit, inline=True)
 def row_sum(x: jax.Array) -> jax.Array:
-    """Sum over the last axis: [..., n] -> float32 [...], with bits that do not depend on how many rows there are.
+    """Sum over the last axis: [..., n] -> float32 [...], with bits that do not depend on the number of rows.
 
-    XLA's CPU backend adds up a row in another order, and may take the exponentials before it from another library, once
-    the whole array has 4096 elements. So there a sum is a `dot` with ones.
+    From 4096 elements of the whole array on, XLA's CPU backend sums a row in another order, and may compute the
+    exponentials before it with another library. So on CPUs a sum is a `dot` with ones.
     """
 
     def as_dot(x: jax.Array) -> jax.Array:
@@ -110,8 +107,7 @@ def row_sum(x: jax.Array) -> jax.Array:
         shape = storable_shape(1, n)
         if shape[1] != n:
             x = jnp.pad(x, [(0, 0)] * (x.ndim - 1) + [(0, shape[1] - n)])
-        # Behind a barrier: of a constant XLA may store the transpose, and products with that have other bits for few
-        # rows.
+        # The barrier: XLA may store the transpose of a constant, and products with that have other bits for few rows.
         return dot(x, lax.optimization_barrier(jnp.ones(shape, x.dtype)))[..., 0]
 
     return lax.platform_dependent(x, cpu=as_dot, default=lambda x: jnp.sum(x, axis=-1, dtype=jnp.float32))

@@ -1,4 +1,4 @@
-"""One weight from files to the device, in the form that was planned for it."""
+"""Loads one weight from files to the device, in its planned form."""
 
 from __future__ import annotations
 
@@ -34,14 +34,14 @@ _BFLOAT16 = np.dtype(jnp.bfloat16)
 def load_weight(
     source: TensorSource, parts: Sequence[tuple[str, Form]], *, dtype: np.dtype, placement: Placement
 ) -> Undivided:
-    """Read tensors that lie one below the other in one weight.
+    """Read tensors and stack them by rows to one weight.
 
     Host memory: one group of tensors of the same form. Waits until the weight is on the device.
 
     Args:
-      parts: names and forms, in the order of their rows.
+      parts: (tensor name, form) pairs in the order of their rows.
       dtype: of plain arrays.
-      placement: of one device.
+      placement: one device.
     """
     loaded: list[QuantizedArray | Int8Array | Plain] = []
     for form, group in groupby(parts, key=lambda part: part[1]):
@@ -65,7 +65,7 @@ def _load(
 
 
 def _stored_dtype(source: TensorSource, names: list[str]) -> np.dtype:
-    """The type to quantise from: that of the files, so that nothing is rounded twice."""
+    """The type to quantise from: that of the files, so that values are not rounded twice."""
     dtypes = {source.dtype(name) for name in names}
     dtype = dtypes.pop()
     return dtype if not dtypes and dtype in (np.float16, _BFLOAT16) else np.dtype(np.float32)
@@ -78,22 +78,22 @@ def _packed(source: TensorSource, names: list[str], kind: GGMLType, placement: P
 
 
 def _dense(source: TensorSource, names: list[str], dtype: np.dtype, placement: Placement) -> Plain:
-    """Tensors one below the other in the form that products take: padded where they need it."""
+    """Tensors stacked by rows, padded where products need it."""
     row = source.shape(names[0])[1:]
     if len(row) != 1:
-        return _plain(source, names, dtype, placement)  # a vector: of a norm, or a bias
+        return _plain(source, names, dtype, placement)  # a vector: norm or bias
     shape = (sum(source.shape(name)[0] for name in names), row[0])
     stored = storable_shape(*shape)
     if stored == shape or stored[1] != shape[1] or _unpacked_on_device(source, names) is not None:
         plain = _plain(source, names, dtype, placement)
         return plain if stored == shape else padded(plain)
-    # Read into the place where it will lie: beside a large matrix there is no room for another.
+    # Read directly into the padded buffer: memory may not hold a second copy of a large matrix.
     values = _stacked(source, names, row, dtype, source.read_into, placement, rows=stored[0])
     return PaddedArray(values, shape)
 
 
 def _unpacked_on_device(source: TensorSource, names: list[str]) -> GGMLType | None:
-    """The type of blocks to unpack on the device; None where the host reads floats."""
+    """The block type to unpack on the device; None if the host reads floats."""
     kinds = {stored_kind(source, name) for name in names}
     kind = kinds.pop()
     return kind if not kinds and kind is not None and kind.name in KEPT_PACKED else None
@@ -117,10 +117,10 @@ def _stacked(
     *,
     rows: int | None = None,
 ) -> jax.Array:
-    """Tensors one below the other in one array whose rows have the shape `row`; `read` fills the part of each.
+    """Tensors stacked by rows in one array; each row has the shape `row`. `read` fills in each tensor.
 
     Args:
-      rows: of the array, where it is to have more than the tensors; these are zero.
+      rows: of the array, the further ones zero; None: those of the tensors.
     """
     counts = [source.shape(name)[0] for name in names]
     buffer = aligned_empty((rows or sum(counts), *row), dtype)

@@ -1,13 +1,13 @@
 """Products of activations with packed weights.
 
-Which form is fastest depends on the device and on how many tokens of a sequence are computed together. It never depends
-on how many *sequences* there are: a row has the same bits alone and beside others.
+The method depends on the device and on how many tokens of a sequence are computed together. It never depends on the
+number of *sequences*: a row has the same bits alone and in a batch.
 
-- On a CPU, one token of each sequence (decoding) goes to the native kernel, which unpacks in registers and reads each
-  weight once, at the speed of memory. Many tokens (prefill) unpack a tile that fits into the cache and use XLA's own
-  dot on it. Where there is no compiler for the kernel, XLA unpacks the tiles, too.
-- On other devices, a few rows are multiplied and added up in one fused pass over the packed bytes; for many, the whole
-  matrix is unpacked and multiplied by a dot.
+- On a CPU, one token of each sequence (decoding) uses the native kernel, which unpacks in registers and reads each
+  weight once, at memory bandwidth. For many tokens (prefill), weights are unpacked a cache-sized tile at a time and
+  multiplied by XLA's dot. Without a compiler for the kernel, XLA also unpacks the tiles.
+- On other devices, a few rows are multiplied and summed in one fused pass over the packed bytes; for many rows, the
+  whole matrix is unpacked and multiplied by a dot.
 """
 
 from __future__ import annotations
@@ -37,16 +37,15 @@ from mistral_jax.quant.dot import dot
 from mistral_jax.quant.native import native
 
 _CPU_TILE_BYTES = 4 * 2**20
-"""Of unpacked weights: they stay in the last-level cache between unpacking and the dot."""
+"""Size of a tile of unpacked weights: it stays in the last-level cache between unpacking and the dot."""
 _FUSED_ROWS = 8
-"""Most rows for which a device that is no CPU unpacks inside the product: each row unpacks anew."""
+"""Maximum rows for which devices other than CPUs unpack inside the product: each row unpacks all weights."""
 
 
 def matmul(x: jax.Array, weight: Weight) -> jax.Array:
-    """`x` [..., in] times `weight` [out, in] transposed, in whatever form: float32 [..., out].
+    """`x` [..., in] times `weight` [out, in] transposed, in any form: float32 [..., out].
 
-    The result is not fused with what follows it, so a row has the same bits in every program and beside any number of
-    rows.
+    The result is not fused with later operations, so a row has the same bits in every program and every batch.
     """
     if isinstance(weight, SplitRows):
         y = _divided_product(x, weight)
@@ -55,13 +54,13 @@ def matmul(x: jax.Array, weight: Weight) -> jax.Array:
 
 
 def matmul_by_part(x: jax.Array, weight: SplitRows) -> list[jax.Array]:
-    """`x` [..., in] times each part [out_p, in] of a divided matrix transposed: float32 [..., out_p], each divided over
-    the devices along its last axis, unless the weight gathers its outputs."""
+    """`x` [..., in] times each part [out_p, in] of a sharded matrix, transposed: float32 [..., out_p], each sharded
+    along its last axis unless the weight gathers its outputs."""
     return weight.by_part(_divided_product(x, weight), axis=x.ndim - 1)
 
 
 def _divided_product(x: jax.Array, weight: SplitRows) -> jax.Array:
-    """float32 [..., out], device by device. Each takes the whole of `x`, so that no sum is divided."""
+    """float32 [..., out], device by device. Each device reads the whole `x`, so that no sum is split."""
     (axis,) = weight.mesh.axis_names
 
     def product(x: jax.Array, local: Undivided) -> jax.Array:
@@ -77,11 +76,11 @@ def take_rows(weight: Weight, rows: jax.Array, dtype: jnp.dtype) -> jax.Array:
     """Rows of `weight` [out, in] by number: int [...] -> `dtype` [..., in]."""
     match weight:
         case SplitRows():
-            raise TypeError("rows are taken from a matrix that each device has")
+            raise TypeError("cannot take rows of a sharded matrix; expected one that each device has")
         case PaddedArray():
             return weight.values[rows][..., : weight.shape[1]].astype(dtype)
         case QuantizedArray() | Int8Array() | RowStack():
-            # The barrier keeps the last product of unpacking from being fused with a sum that only some programs have.
+            # The barrier keeps unpacking's last product from being fused with a sum that only some programs have.
             return lax.optimization_barrier(packed_rows(weight, rows).astype(dtype))
         case _:
             return weight[rows].astype(dtype)
@@ -100,7 +99,7 @@ def _plain_product(x: jax.Array, weight: Plain) -> jax.Array:
 def packed_product(x: jax.Array, weight: Packed) -> jax.Array:
     """`x` [..., in] times `weight` [out, in] transposed: float32 [..., out].
 
-    The last axis but one of `x`, if it has three or more, is that of a sequence's tokens.
+    With three or more axes, the second-to-last axis of `x` is that of a sequence's tokens.
     """
     match weight:
         case QuantizedArray():
@@ -119,20 +118,18 @@ def packed_rows(weight: Packed, rows: jax.Array) -> jax.Array:
         case Int8Array():
             return weight.values[rows].astype(jnp.float32) * weight.scales[rows][..., None]
         case RowStack():
-            raise TypeError("rows are taken from one matrix, not from a stack of several")
+            raise TypeError("cannot take rows of a stack of matrices; expected one matrix")
 
 
 def _int8_product(x: jax.Array, weight: Int8Array) -> jax.Array:
     y = x.astype(jnp.float32)
     largest = jnp.max(jnp.abs(y), axis=-1, keepdims=True)
     scale = jnp.where(largest > 0, largest, 1.0) / 127
-    # The barriers keep XLA's CPU backend from fusing rounding or scales with the product, which then runs at half its
-    # speed.
+    # The barriers keep XLA's CPU backend from fusing rounding or scales with the product, which halves its speed.
     rounded = lax.optimization_barrier(jnp.round(y / scale).astype(jnp.int8))
     axes = (((x.ndim - 1,), (1,)), ((), ()))
     exact = lax.optimization_barrier(lax.dot_general(rounded, weight.values, axes, preferred_element_type=jnp.int32))
-    # Without this one the last multiplication is fused with the sum that follows it in some programs, and not in
-    # others.
+    # Without this barrier, some programs fuse the last multiplication with the sum that follows, and others do not.
     return lax.optimization_barrier(exact.astype(jnp.float32) * scale * weight.scales)
 
 
@@ -142,7 +139,7 @@ def _blocks_product(x: jax.Array, weight: QuantizedArray) -> jax.Array:
     return y.reshape(*x.shape[:-1], weight.shape[0])
 
 
-# A jit of its own: layers whose weights have the same shape are traced once, not each anew.
+# Jitted separately, so that layers with weights of the same shape are traced only once.
 @partial(jax.jit, static_argnames=("kind", "one_token"), inline=True)
 def _product_of_rows(x: jax.Array, raw: jax.Array, *, kind: GGMLType, one_token: bool) -> jax.Array:
     """`x` [M, in] times packed rows [out, row_bytes]: float32 [M, out]."""
@@ -161,7 +158,7 @@ def _product_of_rows(x: jax.Array, raw: jax.Array, *, kind: GGMLType, one_token:
 
 
 def _tiled_product(x: jax.Array, raw: jax.Array, kind: GGMLType) -> jax.Array:
-    """Unpack some rows of the weight at a time, in the type of `x` [M, in], and multiply by them."""
+    """Unpack a tile of rows at a time, in the type of `x` [M, in], and multiply by it: float32 [M, out]."""
     out = raw.shape[0]
     tile = min(out, max(64, _CPU_TILE_BYTES // (x.shape[1] * x.dtype.itemsize) // 64 * 64))
 
@@ -184,7 +181,7 @@ def _tiled_product(x: jax.Array, raw: jax.Array, kind: GGMLType) -> jax.Array:
 
 
 def _unpack_on_cpu(raw: jax.Array, kind: GGMLType, dtype: jnp.dtype, first: jax.Array | int, count: int) -> jax.Array:
-    """`count` rows of a packed matrix from row `first` on."""
+    """Unpack `count` rows of a packed matrix from row `first` on: [count, in]."""
     if native.available(kind):
         made = dtype if dtype in (jnp.float32, jnp.bfloat16) else jnp.dtype(jnp.float32)
         return native.dequantize(raw, kind, made, first=first, count=count).astype(dtype)
@@ -192,7 +189,7 @@ def _unpack_on_cpu(raw: jax.Array, kind: GGMLType, dtype: jnp.dtype, first: jax.
 
 
 def unpacked(raw: jax.Array, kind: GGMLType, dtype: jnp.dtype) -> jax.Array:
-    """The plain matrix of packed rows [out, row_bytes], by the fastest way that the device has."""
+    """Unpack [out, row_bytes] to the plain matrix [out, in], in the device's fastest way."""
     return lax.platform_dependent(
         raw,
         cpu=lambda raw: _unpack_on_cpu(raw, kind, dtype, 0, raw.shape[0]),
@@ -201,6 +198,6 @@ def unpacked(raw: jax.Array, kind: GGMLType, dtype: jnp.dtype) -> jax.Array:
 
 
 def fused_product(x: jax.Array, raw: jax.Array, kind: GGMLType) -> jax.Array:
-    """Multiply and add up, written so that compilers for GPUs unpack inside the reduction and keep nothing."""
+    """Multiply and sum, written so that GPU compilers unpack inside the reduction and store nothing."""
     weight = unpack(raw, kind, jnp.dtype(jnp.float32))
     return jnp.sum(x.astype(jnp.float32)[:, None] * weight[None], axis=-1)

@@ -1,4 +1,4 @@
-"""Dividing the rows of a matrix over devices."""
+"""Sharding the rows of a matrix over devices."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ from mistral_jax.quant.array import Int8Array, Plain, QuantizedArray, RowStack, 
 
 
 def split_rows(weight: Undivided, sizes: Sequence[int], placement: Placement, *, gathers: bool) -> SplitRows:
-    """Divide a matrix that lies on one device. Rows are moved as they are, packed ones without being unpacked.
+    """Shard a matrix that is on one device. Packed rows are moved without being unpacked.
 
     Args:
-      sizes: rows of each part, multiples of the number of devices.
+      sizes: number of rows of each part, multiples of the number of devices.
       gathers: see `SplitRows`.
     """
     firsts = [0, *accumulate(sizes[:-1])]
@@ -30,7 +30,7 @@ def split_rows(weight: Undivided, sizes: Sequence[int], placement: Placement, *,
 
 
 def _rows(weight: Undivided, ranges: Sequence[tuple[int, int]]) -> Undivided:
-    """Ranges of rows, one below the other, in the same form."""
+    """Ranges of rows, stacked, in the same form."""
 
     def taken(array: jax.Array) -> jax.Array:
         return jnp.concatenate([array[start:stop] for start, stop in ranges])

@@ -1,7 +1,7 @@
-"""Which shapes programs are compiled for, and which of them a call uses. Numbers only; nothing here runs.
+"""The shapes that programs are compiled for, and which of them a call uses. Numbers only; nothing runs here.
 
-A prompt is cut into chunks of a few sizes, a decode step runs a few numbers of rows, and attention reads a few numbers
-of blocks. Each combination that can occur is a program, compiled before the first request.
+There are a few sizes of prefill chunks, a few numbers of rows of a decode step, and a few numbers of blocks that
+attention reads. Each possible combination is a program, compiled before the first request.
 """
 
 from __future__ import annotations
@@ -14,18 +14,18 @@ from mistral_jax.model.kv_cache import BLOCK, LOOP, ReadPlan
 DEFAULT_CHUNKS = (16, 64, 256)
 
 SCORE_CHUNK = 64
-"""Most tokens of a chunk that is scored: it needs room for the logits of all its tokens."""
+"""Maximum tokens of a scored chunk: it needs memory for the logits of all its tokens."""
 
 
 @dataclass(frozen=True, slots=True)
 class PrefillChunk:
-    """A stretch of a prompt to prefill: positions `start` to `start + count - 1`, padded to `size`."""
+    """A chunk of a prompt to prefill: positions `start` to `start + count - 1`, padded to `size`."""
 
     start: int
     count: int
     size: int
     score: bool = False
-    """Whether the log-probabilities of the tokens from `start + 1` on are wanted, each given those before it."""
+    """Whether to compute the log-probabilities of the tokens from `start + 1` on, each given those before it."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -33,13 +33,13 @@ class Buckets:
     """The shapes of a runner's programs. Made by `choose`."""
 
     length: int
-    """Most tokens of a sequence."""
+    """Maximum tokens of a sequence."""
     chunks: tuple[int, ...]
     """Sizes of prefill chunks, ascending."""
     rows: tuple[int, ...]
     """Numbers of rows of a decode step, ascending."""
     blocks: tuple[int, ...]
-    """Numbers of blocks that attention reads at once, ascending; none: it loops over those in use."""
+    """Numbers of blocks that attention reads at once, ascending; empty: it loops over the blocks in use."""
 
     @classmethod
     def choose(
@@ -53,16 +53,16 @@ class Buckets:
         row_buckets: Sequence[int] | None = None,
         block_buckets: Sequence[int] | None = None,
     ) -> Buckets:
-        """The buckets for a platform, where the caller does not name them.
+        """Choose the buckets that the caller does not give, by platform.
 
         Args:
-          blocks: of the longest table.
-          on_cpu: weights are read at the speed of memory for 2 rows and for 8 alike, but not for 32, so a few numbers
-            of rows are worth compiling; the loop form of attention takes any number of blocks. A GPU runs all slots in
-            every step, and powers of two of blocks.
+          blocks: number of blocks of the longest table.
+          on_cpu: on a CPU a few numbers of rows are worth compiling: 2 and 8 rows run at memory bandwidth, 32 do not;
+            the loop form of attention reads any number of blocks. A GPU runs all slots in every step, and reads powers
+            of two of blocks.
 
         Raises:
-          ValueError: a chunk of fewer than two tokens.
+          ValueError: a chunk has fewer than two tokens.
         """
         sizes = tuple(sorted(set(chunks)))
         if sizes[0] < 2:
@@ -79,12 +79,12 @@ class Buckets:
 
     @property
     def score(self) -> int:
-        """The one size of chunks that are scored."""
+        """The size of scored chunks."""
         return max((size for size in self.chunks if size <= SCORE_CHUNK), default=self.chunks[0])
 
     def prompt_chunks(self, prompt_length: int) -> Iterator[PrefillChunk]:
-        """The chunks of a prompt: all its tokens but the last, which the first decode step runs. They depend on nothing
-        but its length."""
+        """The chunks of a prompt: all tokens but the last, which the first decode step runs. They depend only on its
+        length."""
         start, stop = 0, prompt_length - 1
         while start < stop:
             left = stop - start
@@ -93,12 +93,12 @@ class Buckets:
             start += size
 
     def scored_chunks(self, prompt_length: int) -> Iterator[PrefillChunk]:
-        """The same for a prompt whose log-probabilities are wanted."""
+        """The chunks of a prompt whose log-probabilities are wanted."""
         for start in range(0, prompt_length - 1, self.score):
             yield PrefillChunk(start, min(prompt_length - 1 - start, self.score), self.score, score=True)
 
     def rows_for(self, active: Sequence[int]) -> int:
-        """How many rows a step for the slots in `active` runs."""
+        """Number of rows of a step for the slots in `active`."""
         return next(size for size in self.rows if size > max(active))
 
     def plan(self, length: int) -> ReadPlan:
@@ -115,13 +115,13 @@ class Buckets:
 
 
 def chunk_sizes(chunks: Sequence[int], length: int) -> tuple[int, ...]:
-    """Sizes of chunks, ascending, none of them larger than `length` rounded up to whole sixteens."""
+    """Sizes of chunks, ascending, capped at `length` rounded up to a multiple of 16."""
     return tuple(sorted({min(size, -(-length // 16) * 16) for size in chunks}))
 
 
 def cache_rows(slots: int) -> int:
-    """Rows of a cache for so many slots. A decode step runs at least two rows (see `mistral_jax.quant.dot.dot`); an
-    idle second slot costs nothing but memory."""
+    """Number of rows of a cache for `slots` slots: at least two, as a decode step runs at least two rows (see
+    `mistral_jax.quant.dot.dot`). An idle second slot only costs memory."""
     return max(slots, 2)
 
 

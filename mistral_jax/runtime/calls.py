@@ -1,4 +1,4 @@
-"""What goes into the programs of a runner and what comes out: the state, a call, and the results of calls.
+"""Inputs and outputs of a runner's programs: the state, a call, and the results of calls.
 
 Axis letters: R rows of a decode step, T tokens of a chunk, M scaling columns, A adapters.
 """
@@ -17,45 +17,45 @@ from mistral_jax.runtime.step import Rows
 
 @dataclass(frozen=True, slots=True)
 class RunnerState:
-    """All sequences: caches and rows. Donated by every call that takes it."""
+    """The state of all sequences: caches and rows. Donated by every call that takes it."""
 
     caches: Caches
     rows: Rows
 
 
 class Stepped(NamedTuple):
-    """What a decode step gives."""
+    """The results of a decode step."""
 
     state: RunnerState
     packed: jax.Array
-    """int32 [R, PACKED_WIDTH], a row for each slot from 0 on; see `mistral_jax.runtime.sampling.unpack`."""
+    """int32 [R, PACKED_WIDTH], one row for each slot from 0 on; see `mistral_jax.runtime.sampling.unpack`."""
     weights: jax.Array | None = None
-    """float32 [R, M, A]: of the adapters, where the scaling pass was run."""
+    """float32 [R, M, A]: the adapter weights; None if the scaling pass did not run."""
     emitted: jax.Array | None = None
-    """bool [R]: the rows that sampled a token; None: all that were active."""
+    """bool [R]: the rows that sampled a token; None: all active rows."""
 
 
 class Prefilled(NamedTuple):
-    """What a prefill chunk gives."""
+    """The results of a prefill chunk."""
 
     state: RunnerState
     done: jax.Array
     """A scalar that is ready when the chunk has run."""
     weights: jax.Array | None = None
-    """float32 [T, M, A]: of the adapters, where the scaling pass was run."""
+    """float32 [T, M, A]: the adapter weights; None if the scaling pass did not run."""
     scores: jax.Array | None = None
-    """int32 [T, PACKED_WIDTH] of a chunk that is scored (see `mistral_jax.runtime.sampling.unpack`): row i is of token
+    """int32 [T, PACKED_WIDTH] of a scored chunk (see `mistral_jax.runtime.sampling.unpack`): row i scores token
     `start + i + 1`."""
 
 
 class Call[R](NamedTuple):
-    """A jitted program with its arguments: calling it runs it, lowering it is the first half of compiling it."""
+    """A jitted program with its arguments. Calling it runs the program; `lower` is the first half of compiling it."""
 
     program: Any
     arguments: tuple[Any, ...]
     static: dict[str, Any]
     result: Callable[..., R]
-    """Makes something of the program's outputs."""
+    """Builds the result from the program's outputs."""
 
     def __call__(self) -> R:
         return self.result(*self.program(*self.arguments, **self.static))

@@ -1,12 +1,12 @@
-"""The loop around a runner: steps are dispatched before the tokens of the step before are read.
+"""The loop around a runner: each step is dispatched before the tokens of the previous one are read.
 
 So the device computes one step while the host turns the tokens of the last one into text. Notebooks
-(`mistral_jax.notebook.generate`) and the server's engine drive the same loop; they differ in who runs when, and in what
-becomes of the tokens.
+(`mistral_jax.notebook.generate`) and the server's engine drive the same loop; they differ in scheduling, and in what
+they do with the tokens.
 
-    loop.admit(sequence)                                a slot is given to it
-    in_flight = loop.dispatch(prefills, decodes)        the device works
-    results = loop.collect(earlier)                     what an earlier dispatch gave; waits for that
+    loop.admit(sequence)                                puts it into its slot
+    in_flight = loop.dispatch(prefills, decodes)        starts work on the device
+    results = loop.collect(earlier)                     waits for an earlier dispatch, and reads its results
 
 Axis letters: R rows of a decode step, T tokens of a chunk, M scaling columns, A adapters.
 """
@@ -30,7 +30,7 @@ from mistral_jax.runtime.speculation_policy import SpeculationPolicy
 
 
 class LoopSequence(Protocol):
-    """What the loop needs to know of a sequence. Compared by identity."""
+    """A sequence, as the loop uses it. Compared by identity."""
 
     @property
     def slot(self) -> int: ...
@@ -48,21 +48,21 @@ class LoopSequence(Protocol):
 
     @property
     def wants_weights(self) -> bool:
-        """Whether the adapter weights that the X-LoRA classifier gives are to be read."""
+        """Whether to read the adapter weights from the X-LoRA classifier."""
         ...
 
     steps: int
-    """Decode steps dispatched, read back or not. Whoever plans a step counts it before it is dispatched; the loop takes
-    it back where a speculative step gave no token."""
+    """Decode steps dispatched, read back or not. The caller increments it before each dispatch; the loop decrements it
+    if a speculative step gave no token."""
 
     @property
     def tokens_held(self) -> int:
-        """Tokens in the cache once the dispatched steps have run: all of the prompt but one, and one for each step."""
+        """Tokens in the cache after all dispatched steps: the prompt without its last token, and one for each step."""
         ...
 
 
 class ScoredChunk[S: LoopSequence](NamedTuple):
-    """A chunk of a prompt that was scored."""
+    """A scored chunk of a prompt."""
 
     sequence: S
     chunk: PrefillChunk
@@ -72,23 +72,23 @@ class ScoredChunk[S: LoopSequence](NamedTuple):
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class InFlight[S: LoopSequence]:
-    """Work that was dispatched, and whose results were not read yet."""
+    """Dispatched work whose results have not been read yet."""
 
     scored: tuple[ScoredChunk[S], ...] = ()
     decodes: tuple[S, ...] = ()
     packed: jax.Array | None = None
-    """int32 [R, PACKED_WIDTH] of the decode step, if there was one."""
+    """int32 [R, PACKED_WIDTH] of the decode step; None if there was none."""
     marker: jax.Array | None = None
-    """Computed with the last prefill chunk."""
+    """Ready when the last prefill chunk has run."""
     emitted: jax.Array | None = None
     """bool [R]: the rows that sampled a token; None: all."""
     weights: jax.Array | None = None
-    """float32 [R, M, A]: of the adapters, where the scaling pass was run."""
+    """float32 [R, M, A]: the adapter weights; None if the scaling pass did not run."""
     reads_weights: bool = False
-    """Whether they are brought to the host, because somebody wants to know them."""
+    """Whether `weights` are copied to the host."""
 
     def reading_weights(self) -> InFlight[S]:
-        """The same, with the weights brought to the host."""
+        """The same, with `weights` copied to the host."""
         if self.weights is None:
             return self
         self.weights.copy_to_host_async()
@@ -96,12 +96,12 @@ class InFlight[S: LoopSequence]:
 
 
 class LoopToken[S: LoopSequence](NamedTuple):
-    """A token that a sequence got."""
+    """A token sampled for a sequence."""
 
     sequence: S
     sampled: Sampled
     weights: np.ndarray | None
-    """float32 [M, A]: the adapter weights that predicted the token, where they were read and came from the classifier;
+    """float32 [M, A]: the adapter weights that predicted the token, if they were read and came from the classifier;
     None after they were frozen."""
 
 
@@ -115,19 +115,19 @@ class LoopScores[S: LoopSequence](NamedTuple):
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class LoopResults[S: LoopSequence]:
-    """What a dispatch gave."""
+    """The results of a dispatch."""
 
     scores: tuple[LoopScores[S], ...]
     tokens: tuple[LoopToken[S], ...]
     weights: np.ndarray | None = None
-    """float32 [R, M, A], by slot, if they were read."""
+    """float32 [R, M, A], by slot; None if not read."""
 
 
 class DecodeLoop[S: LoopSequence]:
-    """One runner and the state of its sequences. Belongs to one thread.
+    """Drives one runner and the state of its sequences. Belongs to one thread.
 
     Args:
-      runner, state: the state is donated by each call and replaced by what it returns.
+      runner, state: each call donates the state and replaces it by the one that it returns.
     """
 
     def __init__(self, runner: Runner, state: RunnerState) -> None:
@@ -137,19 +137,19 @@ class DecodeLoop[S: LoopSequence]:
         self._features: dict[int, Features] = {}
 
     def admit(self, sequence: S) -> None:
-        """Put a sequence into its slot. Its chunks are to be dispatched before its first decode step."""
+        """Put a sequence into its slot. Dispatch its chunks before its first decode step."""
         self._features[id(sequence)] = Features.of(sequence.params)
         self._state = self.runner.admit(self._state, sequence.slot, sequence.prompt, sequence.params, sequence.choice)
 
     def forget(self, sequence: S) -> None:
-        """Drop what is kept of a sequence; safe for unknown ones."""
+        """Drop what the loop stores for a sequence; unknown sequences are ignored."""
         self._features.pop(id(sequence), None)
 
     def dispatch(self, prefills: Iterable[tuple[S, PrefillChunk]], decodes: Sequence[S]) -> InFlight[S]:
-        """Start chunks of prompts and then a decode step on the device, and return at once.
+        """Start chunks of prompts and then a decode step on the device; return immediately.
 
         Args:
-          decodes: sequences that take part in the step, which was counted in their `steps`; none: no step.
+          decodes: sequences of the step, which is already counted in their `steps`; empty: no step.
         """
         marker = None
         scored: list[ScoredChunk[S]] = []
@@ -190,7 +190,7 @@ class DecodeLoop[S: LoopSequence]:
         return in_flight.reading_weights() if any(s.wants_weights for s in decodes) else in_flight
 
     def collect(self, in_flight: InFlight[S]) -> LoopResults[S]:
-        """Wait for what was dispatched, and read it. Results of sequences that have ended meanwhile are among them."""
+        """Wait for a dispatch, and read its results, including those of sequences that have ended meanwhile."""
         scores = tuple(LoopScores(s, np.asarray(packed)[: chunk.count]) for s, chunk, packed in in_flight.scored)
         if in_flight.packed is None:
             jax.block_until_ready(in_flight.marker)
@@ -208,7 +208,7 @@ class DecodeLoop[S: LoopSequence]:
         return LoopResults(scores=scores, tokens=tokens, weights=weights)
 
     def _emitted(self, in_flight: InFlight[S]) -> Sequence[S]:
-        """The sequences that a step gave a token. The others take that step again."""
+        """The sequences that a step gave a token; the others repeat that step."""
         if in_flight.emitted is None:
             return in_flight.decodes
         emitted = np.asarray(in_flight.emitted)

@@ -1,14 +1,13 @@
-"""How the adapters of each row are weighted while a batch runs: nothing, fixed weights, or X-LoRA.
+"""The adapter weights of each row in a running batch: none, fixed, or from X-LoRA.
 
-A slot's sequence is in one of three ways, and those of a batch may differ:
+Sequences of all kinds can share a batch:
 
     base          weights 0                             one pass
-    fixed         weights of its request                one pass
+    fixed         weights of the request                one pass
     X-LoRA        weights of the classifier, per token  two passes: scaling pass, scaled pass
       frozen      the weights of one of its tokens      one pass (non-granular scalings)
 
-As long as one row of a call needs the scaling pass, all take part in it; for those that need it not, it changes
-nothing.
+If one row of a call needs the scaling pass, all rows run it; it does not change the results of the others.
 
 Axis letters: B rows, T tokens, M scaling columns, A adapters.
 """
@@ -37,9 +36,9 @@ class Caches:
     """The KV caches of a model."""
 
     scaled: KVCache
-    """Of the pass that makes the logits."""
+    """The scaled pass, which gives the logits."""
     scaling: KVCache | None = None
-    """Of X-LoRA's scaling pass."""
+    """X-LoRA's scaling pass."""
 
     @property
     def nbytes(self) -> int:
@@ -49,18 +48,18 @@ class Caches:
 @partial(jax.tree_util.register_dataclass, data_fields=["weights", "live", "freeze_at"], meta_fields=[])
 @dataclass(frozen=True)
 class RowMixing:
-    """What one sequence begins with."""
+    """The adapter state with which a sequence is admitted."""
 
     weights: jax.Array | np.ndarray
-    """float32 [A]: fixed weights."""
+    """float32 [A]: fixed adapter weights."""
     live: jax.Array | np.bool_
-    """bool scalar: the classifier decides."""
+    """bool scalar: whether the weights come from the classifier."""
     freeze_at: jax.Array | np.int32
     """int32 scalar: the position whose weights are kept for all later ones."""
 
     @classmethod
     def of(cls, choice: AdapterChoice, adapters: int, prompt_length: int) -> RowMixing:
-        # The answer's first token is run one position after the prompt's last.
+        # The first completion token runs one position after the prompt's last token.
         freeze_at = NEVER if choice.freeze_after is None else prompt_length - 1 + choice.freeze_after
         return cls(choice.fixed_weights(adapters), np.bool_(choice.xlora), np.int32(freeze_at))
 
@@ -68,10 +67,10 @@ class RowMixing:
 @partial(jax.tree_util.register_dataclass, data_fields=["weights", "live", "freeze_at"], meta_fields=[])
 @dataclass(frozen=True)
 class MixingRows:
-    """The same for all slots, as they are now."""
+    """The adapter state of all slots, with the fields of `RowMixing`."""
 
     weights: jax.Array
-    """float32 [B, M, A]: used by rows that are not live."""
+    """float32 [B, M, A]: the adapter weights of rows that are not live."""
     live: jax.Array
     """bool [B]"""
     freeze_at: jax.Array
@@ -99,10 +98,10 @@ class MixingRows:
         return jax.tree.map(lambda x: jax.lax.dynamic_slice_in_dim(x, slot, 1), self)
 
     def freeze(self, weights: jax.Array, positions: jax.Array, active: jax.Array) -> MixingRows:
-        """Keep the weights of rows that reached the position to keep them at.
+        """Freeze the adapter weights of rows that reached their `freeze_at`.
 
         Args:
-          weights: float32 [R, M, A], of the step that ran at `positions` int32 [R].
+          weights: float32 [R, M, A] of the step that ran at `positions` int32 [R].
           active: bool [R].
         """
         R = active.shape[0]
@@ -116,7 +115,7 @@ class MixingRows:
 
 @dataclass(frozen=True, kw_only=True)
 class AdaptedModel:
-    """A model with what may be mixed into it; put together inside a jitted program."""
+    """A model with its adapters and classifier; assembled inside a jitted program."""
 
     model: Mistral
     bank: AdapterBank | None = None
@@ -139,13 +138,14 @@ class AdaptedModel:
         """Run T new tokens of B sequences, as `Mistral.__call__` does, with the adapters of each.
 
         Args:
-          slots: int32 [B]: where the sequences live.
+          caches: donate them in the jit around this call.
+          slots: int32 [B]: the slot of each sequence.
           positions: int32 [B, T], consecutive in each row.
-          valid: bool [B, T]; False for padding at the end of a row and for whole rows that only fill the batch.
-          mixing: of these B rows; None where there are no adapters.
+          valid: bool [B, T]; False for padding at the end of a row and for rows that only fill the batch.
+          mixing: of these B rows; None without adapters.
           plan: static.
-          scaling: static: run the scaling pass, for the rows that are live.
-        Returns: hidden states [B, T, D], caches, and the weights float32 [B, T, M, A] if `scaling`.
+          scaling: static; run the scaling pass for the rows that are live.
+        Returns: hidden states [B, T, D], caches, and, if `scaling`, the adapter weights float32 [B, T, M, A].
         """
 
         def run(cache: KVCache, mixture: Mixture | None = None) -> tuple[jax.Array, KVCache]:

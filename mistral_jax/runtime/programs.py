@@ -1,7 +1,6 @@
-"""The jitted programs of one model and what may be mixed into it: their arguments, and what each donates.
+"""The jitted programs of one model with its adapters: their arguments, and what each donates.
 
-A program gets weights as plain lists, which a call passes on in microseconds, and puts the modules together while it is
-traced.
+A program takes weights as plain lists, which cost microseconds per call, and rebuilds the modules while it is traced.
 """
 
 from __future__ import annotations
@@ -23,28 +22,27 @@ from mistral_jax.runtime.mixing import AdaptedModel, Caches, MixingRows
 from mistral_jax.runtime.xlora_speculation import decode_speculative
 
 COMPILER_OPTIONS = {"xla_allow_excess_precision": False}
-"""By default XLA may leave out a rounding to bfloat16 between two operations that it fuses, and what it fuses differs
-from program to program: a row would have other bits in one than in another."""
+"""By default XLA may omit a rounding to bfloat16 between two operations that it fuses. Fusion differs between programs,
+so a row's bits would, too."""
 
 Extra = tuple[list[jax.Array], list[jax.Array]]
-"""Arguments of the programs beside the model's weights: the arrays of the adapters, and the weights of the
-classifier."""
+"""Arguments of the programs besides the model's weights: the adapters' arrays, and the classifier's weights."""
 
 
 class Programs:
-    """Compiled on first use, for each combination of shapes and static arguments.
+    """Programs, compiled at first use for each combination of shapes and static arguments.
 
     Args:
-      model: its weights stay where they are and are shared.
-      slots: rows of the caches.
-      length: most tokens of a sequence.
-      chunk: most tokens that are written to the caches at once.
-      repeat_last_n: how many tokens the repetition penalty looks back at.
+      model: its weights are shared, not copied.
+      slots: number of rows of the caches.
+      length: maximum tokens of a sequence.
+      chunk: maximum tokens that are written to the caches at once.
+      repeat_last_n: number of tokens that the repetition penalty looks back at.
       adapters, xlora: see `mistral_jax.runtime.runner.Runner`.
     """
 
     speculates = True
-    """Whether there is a program for speculative steps, where there is an X-LoRA classifier."""
+    """Whether there is a program for speculative steps, given an X-LoRA classifier."""
 
     def __init__(
         self,
@@ -66,8 +64,8 @@ class Programs:
         self._bank_arrays: list[jax.Array] = []
         self._bank_tree = None if adapters is None else jax.tree.structure(adapters.bank)
         self._xlora_split = None if xlora is None else SplitModule.of(xlora)
-        # Placed explicitly: an array that only happens to lie on the device compiles to another program than one that
-        # was put there, so the first calls after warm-up would compile again.
+        # Placed explicitly: JAX compiles another program for an array that was placed there by default, so the first
+        # calls after warm-up would compile again.
         self.allocate = jax.jit(self._allocate, out_shardings=self._places())
         self.admit = jax.jit(self._admit, donate_argnums=0)
         self.set_bias = jax.jit(step.set_bias, donate_argnums=0)
@@ -79,14 +77,14 @@ class Programs:
         self.decode_speculative = jit(self._decode_speculative, donate_argnums=(2, 3), static_argnames="plan")
 
     def extra(self) -> Extra:
-        """Taken again whenever the bank was replaced."""
+        """The current extra arguments; refreshed whenever the bank was replaced."""
         if self.adapters is not None and self._bank is not self.adapters.bank:
             self._bank = self.adapters.bank
             self._bank_arrays = jax.tree.leaves(self._bank)
         return self._bank_arrays, [] if self._xlora_split is None else self._xlora_split.weights
 
     def adapted(self, weights: list[jax.Array], extra: Extra) -> AdaptedModel:
-        """The model around traced weights."""
+        """The model with traced weights."""
         return AdaptedModel(
             model=self.split.merge(weights),
             bank=None if self._bank_tree is None else jax.tree.unflatten(self._bank_tree, extra[0]),
@@ -95,7 +93,7 @@ class Programs:
         )
 
     def rows(self) -> step.Rows:
-        """Rows of which none is in use; traced."""
+        """Empty rows; traced."""
         mixing = speculation = None
         if self.adapters is not None:
             columns = 1 if self.xlora is None else self.xlora.columns.count
@@ -107,7 +105,7 @@ class Programs:
         )
 
     def _places(self) -> tuple[Caches, step.Rows]:
-        """Shardings of what `allocate` makes: pools are divided by kv heads, all else is whole on each device."""
+        """Shardings of what `allocate` returns: pools are sharded by kv heads, everything else is replicated."""
         placement = self.placement
         caches, rows = jax.eval_shape(self._allocate)
         scaling = None if caches.scaling is None else caches.scaling.places(placement)

@@ -1,6 +1,6 @@
-"""A runner that recomputes all earlier tokens in every decode step, and uses nothing again that is in the caches.
+"""A runner that recomputes all earlier tokens in every decode step, instead of reusing the caches.
 
-It is there to show that the caches are exact: it gives the same bits, slowly.
+It shows that the caches are exact: it gives the same bits, slowly.
 
 Axis letters: B slots, R rows of a decode step, S tokens of a sequence, A adapters.
 """
@@ -35,7 +35,7 @@ from mistral_jax.runtime.sampling_params import SamplingParams
 )
 @dataclass(frozen=True)
 class RowsWithHistory(step.Rows):
-    """Rows that know all their tokens."""
+    """Rows that store all their tokens."""
 
     history: jax.Array | None = None
     """int32 [B, S]: tokens by position."""
@@ -53,7 +53,7 @@ class RecomputingPrograms(Programs):
 
     def _admit(self, rows: step.Rows, *args: Any) -> step.Rows:
         """Args:
-        args: those of `step.admit`, then int32 [S]: the prompt, padded.
+        args: those of `step.admit` after the rows, then the padded prompt, int32 [S].
         """
         *others, prompt = args
         admitted = super()._admit(rows, *others)
@@ -107,11 +107,11 @@ def recompute(
     plan: ReadPlan,
     scaling: bool,
 ) -> Caches:
-    """Compute the keys and values of the first tokens of each row, from nothing, in chunks.
+    """Compute the keys and values of the first tokens of each row from scratch, in chunks.
 
     Args:
       history: int32 [R, S].
-      before: int32 [R], how many tokens of each.
+      before: int32 [R], number of tokens of each row.
       chunk, plan, scaling: static.
     """
     R, S = history.shape
@@ -130,7 +130,7 @@ def recompute(
 
 
 class RecomputingRunner(Runner):
-    """See `Runner`, and the page's head. Prompts have no chunks to prefill, but for those that are scored."""
+    """See `Runner`, and the module's docstring. Prompts have no chunks to prefill, except scored ones."""
 
     programs_type = RecomputingPrograms
     prefills = False
@@ -147,7 +147,9 @@ class RecomputingRunner(Runner):
         choice: AdapterChoice = BASE,
     ) -> RunnerState:
         if choice.freeze_after is not None:
-            raise ValueError("freeze_after needs the caches: what was computed before is not computed again")
+            raise ValueError(
+                "freeze_after needs the caches: earlier tokens would be recomputed with the frozen weights"
+            )
         return super().admit(state, slot, prompt, params, choice)
 
     def _admission(

@@ -1,6 +1,6 @@
-"""The single owner of compiled programs: which shapes exist, when they are compiled, and which one a call uses.
+"""The single owner of compiled programs: their shapes, when they are compiled, and which one a call uses.
 
-A `Runner` holds a model and says how to run it; a `RunnerState` holds the sequences. Notebooks, the decode loop and the
+A `Runner` holds a model and its programs; a `RunnerState` holds the sequences. Notebooks, the decode loop and the
 server's engine all drive the same runner:
 
     runner = Runner(model, slots=8, length=2048)
@@ -10,10 +10,10 @@ server's engine all drive the same runner:
         state = runner.prefill(state, slot, prompt, chunk).state
     state, packed, *_ = runner.decode(state, active_slots, features, longest=tokens_held)   # [R, PACKED_WIDTH]
 
-Every call is asynchronous: arrays come back before they are computed, and reading them waits. States are donated.
+Every call is asynchronous: arrays are returned before they are computed, and reading them waits. States are donated.
 
-With adapters, `admit` says which of them a sequence uses, and `prefill` and `decode` whether X-LoRA's scaling pass is
-to be run; they then return the weights that it led to as well.
+With adapters, `admit` takes the adapters of a sequence. `prefill` and `decode` run X-LoRA's scaling pass if `scaling`
+is set, and then return the resulting adapter weights as well.
 """
 
 from __future__ import annotations
@@ -46,17 +46,17 @@ class Runner:
     """Compiled programs for one model at fixed shapes.
 
     Args:
-      model: its weights stay where they are and are shared.
-      slots: most sequences at once.
-      length: most tokens of a sequence, prompt and completion together; rounded up to whole key blocks inside.
-      chunks: lengths of prefill chunks, ascending; a prompt is cut into the longest ones and its rest padded to the
-        shortest that fits. Chunks of a prompt depend on nothing but its length.
-      repeat_last_n: how many tokens the repetition penalty looks back at.
+      model: its weights are shared, not copied.
+      slots: maximum number of concurrent sequences.
+      length: maximum tokens of a sequence, prompt and completion together; caches round it up to whole blocks.
+      chunks: lengths of prefill chunks, ascending. A prompt is cut into the longest ones, and the rest padded to the
+        shortest that fits. The chunks of a prompt depend only on its length.
+      repeat_last_n: number of tokens that the repetition penalty looks back at.
       row_buckets: numbers of rows that decode steps are compiled for, ascending, the last >= slots; None chooses by
         platform, see `Buckets.choose`.
-      block_buckets: numbers of key blocks that programs are compiled for; None chooses by platform.
-      adapters: what may be mixed into the model; shared, and read again at every call.
-      xlora: the classifier over the first of the adapters.
+      block_buckets: numbers of cache blocks that programs are compiled for; None chooses by platform.
+      adapters: the adapters of the model; shared, and read at every call.
+      xlora: the classifier, whose experts are the first adapters.
     """
 
     programs_type: ClassVar[type[Programs]] = Programs
@@ -110,7 +110,7 @@ class Runner:
 
     @property
     def placement(self) -> Placement:
-        """Where the weights are, and with them all that the programs take."""
+        """The placement of the weights, and of all other inputs of the programs."""
         return self.programs.placement
 
     @property
@@ -124,7 +124,7 @@ class Runner:
 
     @property
     def split(self) -> SplitModule:
-        """The model taken apart, as the programs get it."""
+        """The model split into structure and weights, as the programs take it."""
         return self.programs.split
 
     @property
@@ -138,7 +138,7 @@ class Runner:
 
     @property
     def model(self) -> Mistral:
-        """The module, around the very weights that the programs use."""
+        """The module, sharing the weights that the programs use."""
         return self.split.merge(self.split.weights)
 
     @property
@@ -150,11 +150,11 @@ class Runner:
         return (1 if self.xlora is None else 2) * cache_bytes(self.config, **self._cache_sizes, dtype=self.dtype)
 
     def new_state(self) -> RunnerState:
-        """Allocate an empty cache and empty rows on the model's device."""
+        """Allocate empty caches and rows on the model's placement."""
         return RunnerState(*self.programs.allocate())
 
     def chunks(self, prompt_length: int, *, score: bool = False) -> Iterator[PrefillChunk]:
-        """The chunks of a prompt: all its tokens but the last, which the first decode step runs.
+        """The chunks of a prompt: all tokens but the last, which the first decode step runs.
 
         Args:
           score: whether the prompt's log-probabilities are wanted.
@@ -169,18 +169,19 @@ class Runner:
         params: SamplingParams,
         choice: AdapterChoice = BASE,
     ) -> RunnerState:
-        """Give `slot` to a new sequence. Its chunks are to be prefilled before it takes part in a decode step.
+        """Give `slot` to a new sequence. Prefill its chunks before it takes part in a decode step.
 
         Args:
-          choice: which adapters it uses.
+          state: donated.
+          choice: the sequence's adapters.
 
         Raises:
-          ValueError: the prompt is empty, or leaves no room for the completion that is wanted, or `params.seed` is not
-            set, or the runner has not the adapters that are chosen.
+          ValueError: the prompt is empty or leaves no room for a completion, `params.seed` is None, or the runner lacks
+            the chosen adapters.
         """
         most = self.length if params.max_tokens == 0 else self.length - 1
         if not 0 < len(prompt) <= most:
-            raise ValueError(f"a prompt of {len(prompt)} tokens: expected 1 to {most}, to leave room for an answer")
+            raise ValueError(f"a prompt of {len(prompt)} tokens: expected 1 to {most}, to leave room for a completion")
         if params.seed is None:
             raise ValueError("params.seed is None: choose a seed before admitting a sequence")
         mixing = self._row_mixing(choice, len(prompt))
@@ -210,7 +211,7 @@ class Runner:
     def _row_mixing(self, choice: AdapterChoice, prompt_length: int) -> RowMixing | None:
         capacity = 0 if self.adapters is None else self.adapters.capacity
         if choice.xlora and self.xlora is None:
-            raise ValueError("X-LoRA was chosen, and this runner has no classifier")
+            raise ValueError("X-LoRA was chosen, but this runner has no classifier")
         if any(not 0 <= number < capacity for number, _ in choice.weights):
             raise ValueError(f"{choice.weights}: expected adapters by number, from 0 to {capacity - 1}")
         return None if self.adapters is None else RowMixing.of(choice, capacity, prompt_length)
@@ -221,6 +222,7 @@ class Runner:
         """Run one chunk of `prompt` in `slot`.
 
         Args:
+          state: donated.
           scaling: whether the sequence was admitted with X-LoRA.
         """
         after = int(chunk.score)
@@ -240,13 +242,13 @@ class Runner:
         scaling: bool,
         score: bool = False,
     ) -> Call[Prefilled]:
-        """The call that runs the first `count` of `tokens`, int32 [a chunk's size], at positions from `start` on.
+        """The call that runs the first `count` of `tokens`, int32 [size of a chunk], at positions from `start` on.
 
         Args:
-          score: compute log-probabilities; `tokens` then has the size of a scored chunk and one more, the token after
-            the chunk.
+          score: compute log-probabilities; `tokens` then has the size of a scored chunk plus one, the token after the
+            chunk.
         """
-        # One length for all that are scored: they are few, and each length is a program.
+        # One length for all scored chunks: they are rare, and each length is a program.
         plan = self.buckets.plan(self.length if score else start + count)
         return Call(
             self.programs.score if score else self.programs.prefill,
@@ -279,6 +281,7 @@ class Runner:
         """Run one step for the slots in `active`.
 
         Args:
+          state: donated.
           features: the union of the sampler features that these slots need.
           longest: the largest number of tokens that any of them holds after the step.
           scaling: whether any of them uses X-LoRA with weights that are not frozen yet.
@@ -291,7 +294,7 @@ class Runner:
         return self.decode_call(state, mask, features, longest=longest, scaling=scaling, speculative=speculative)()
 
     def row_bucket(self, active: Sequence[int]) -> int:
-        """How many rows a step for the slots in `active` runs."""
+        """Number of rows of a step for the slots in `active`."""
         return self.buckets.rows_for(active)
 
     def decode_call(
@@ -304,7 +307,7 @@ class Runner:
         scaling: bool,
         speculative: bool = False,
     ) -> Call[Stepped]:
-        """The call that runs a step for the rows in `mask`, bool [one of the row buckets]."""
+        """The call that runs a step for the rows in `mask`, bool [R], R one of the row buckets."""
         arguments = (
             self.split.weights,
             self.programs.extra(),
@@ -320,10 +323,12 @@ class Runner:
         return Call(self.programs.decode, arguments, {"plan": self.buckets.plan(longest), "scaling": scaling}, _stepped)
 
     def warm_up(self, state: RunnerState, progress: Callable[[int, int], None] | None = None) -> RunnerState:
-        """Compile every program, and run it once; nothing compiles after that. Returns a state as good as new.
+        """Compile every program, and run it once; nothing compiles after that.
 
         Args:
-          progress: called with (programs done, programs in all).
+          state: donated.
+          progress: called with (programs done, total programs).
+        Returns: a state equivalent to a new one.
         """
         state = self.admit(state, 0, (0,), SamplingParams(temperature=0.0, seed=0, logit_bias={0: 0.0}))
         on_cpu = self.device.platform == "cpu"
@@ -332,7 +337,7 @@ class Runner:
         )
         if self.can_speculate:
             for bucket in self.buckets.rows:
-                # Without active rows: how short the texts are matters little.
+                # No active rows, length 1: the length of texts matters little here.
                 steps = [
                     partial(self._empty_decode, bucket=bucket, length=1, scaling=True, speculative=x)
                     for x in (False, True)
@@ -342,7 +347,7 @@ class Runner:
         return state
 
     def _empty_calls(self) -> Iterator[EmptyCall]:
-        """A call of each program that leaves all sequences as they are."""
+        """A call of each program that changes no sequence."""
         lengths = self.buckets.lengths
         for scaling in (False,) if self.xlora is None else (False, True):
             for length in lengths:
@@ -359,14 +364,14 @@ class Runner:
     def _empty_prefill(
         self, state: RunnerState, *, size: int, length: int, scaling: bool, score: bool = False
     ) -> Call[Prefilled]:
-        """A chunk of which no token is real: nothing is stored."""
+        """A chunk of padding only: nothing is stored."""
         tokens = np.zeros((size + int(score),), np.int32)
         return self.prefill_call(state, 0, tokens, start=length, count=0, scaling=scaling, score=score)
 
     def _empty_decode(
         self, state: RunnerState, *, bucket: int, length: int, scaling: bool, speculative: bool = False
     ) -> Call[Stepped]:
-        """A step without any active row."""
+        """A step without active rows."""
         mask = np.zeros((bucket,), np.bool_)
         return self.decode_call(state, mask, Features(), longest=length, scaling=scaling, speculative=speculative)
 

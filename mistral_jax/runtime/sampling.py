@@ -1,11 +1,11 @@
-"""Sampling on the device: one program serves every setting, row by row.
+"""Sampling on the device: one program serves all settings, row by row.
 
-Each row has its own temperature, truncation, penalties, bias and seed, held in arrays; what no live row asks for is
-skipped at run time (`Features`), not compiled away. The draw of a row is a function of its seed and of the position of
-the token alone, so neighbours, slots and timing cannot change it.
+Each row has its own temperature, truncation, penalties, bias and seed, stored in arrays. Work that no active row needs
+is skipped at run time (`Features`), not compiled away. A row's draw is a function of its seed and the token's position
+alone, so it does not depend on other rows, slots or timing.
 
-No step sorts the vocabulary: the k-th largest logit and the edge of the nucleus are found by bisecting the bits of the
-float that separates kept from dropped tokens, which is exact.
+The vocabulary is never sorted: the k-th largest logit and the edge of the nucleus are found exactly, by bisecting the
+bits of the float that separates kept from dropped tokens.
 
 Axis letters: B rows, V vocabulary, W tokens that the repetition penalty looks back at.
 """
@@ -24,11 +24,11 @@ from mistral_jax.quant.dot import row_sum
 from mistral_jax.runtime.sampling_params import MAX_TOP_LOGPROBS, SamplingParams
 
 LOWEST_LOGPROB = -9999.0
-"""Reported for a probability of zero, since JSON has no infinity (OpenAI's API does the same)."""
+"""Reported for probability zero, because JSON has no infinity (as in OpenAI's API)."""
 
 SMALLEST = 1e-6
-"""Smaller temperatures, values of top_p and repetition penalties are raised to this, since float32 would make them
-zero, or infinite what is divided by them. Only the likeliest token is left by then, except for exact ties."""
+"""Smaller temperatures, values of top_p and repetition penalties are raised to this: in float32 they could become zero,
+or a quotient by them infinite. At this value only the most likely token is left, except for exact ties."""
 
 
 @partial(
@@ -38,18 +38,18 @@ zero, or infinite what is divided by them. Only the likeliest token is left by t
 )
 @dataclass(frozen=True)
 class SamplerRows:
-    """What the sampler knows of each slot. Donated with every step, like the cache."""
+    """The sampler's state of each slot. Donated in every step, like the cache."""
 
     scalars: jax.Array  # float32 [B, 6]: see `row_scalars`
     top_k: jax.Array  # int32 [B]; 0: all
     seeds: jax.Array  # uint32 [B, 2]
-    recent: jax.Array  # int32 [B, W]: the token of position p at index p % W; V where there is none
+    recent: jax.Array  # int32 [B, W]: the token at position p at index p % W; V: none
     output_counts: jax.Array  # int32 [B, V]: how often each token was generated
     bias: jax.Array  # float32 [B, V]: logit_bias
 
     @classmethod
     def allocate(cls, *, slots: int, vocab_size: int, repeat_last_n: int) -> SamplerRows:
-        """Rows that ask for nothing. `repeat_last_n` = W; 0 turns the repetition penalty off."""
+        """Rows with neutral settings. `repeat_last_n` is W; 0 turns the repetition penalty off."""
         return cls(
             scalars=jnp.tile(jnp.asarray(row_scalars(SamplingParams(temperature=0.0))), (slots, 1)),
             top_k=jnp.zeros((slots,), jnp.int32),
@@ -90,8 +90,8 @@ def recent_tokens(prompt: tuple[int, ...], window: int, vocab_size: int) -> np.n
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Features:
-    """What at least one live row needs; the rest of the work is skipped. The host knows it without asking the
-    device."""
+    """The sampler's work that at least one active row needs; the rest is skipped. The host knows it without reading
+    from the device."""
 
     sample: bool = False
     top_k: bool = False
@@ -137,15 +137,15 @@ def sample(
     """Choose a token for each row.
 
     Args:
-      logits: float32 [B, V], the model's own.
+      logits: float32 [B, V], the model's unmodified logits.
       rows: of the same B rows.
-      positions: int32 [B], the position that the chosen token will have.
+      positions: int32 [B], the position of the token to choose.
       features: bool [5], see `Features`.
-      repeat: static; whether there is a repetition penalty at all (`repeat_last_n` > 0).
+      repeat: static; whether repetition penalties are supported (`repeat_last_n` > 0).
     Returns:
-      tokens int32 [B]: -1 where the logits are not finite numbers.
-      packed int32 [B, PACKED_WIDTH]: token, log-probability, the most likely tokens, their log-probabilities (floats as
-        their bits), for one transfer to the host. Without `features.logprobs` only the token is filled in.
+      tokens int32 [B]: -1 where the logits are not finite.
+      packed int32 [B, PACKED_WIDTH], for one transfer to the host: token, log-probability, the most likely tokens,
+        their log-probabilities (floats as bits). Without `features.logprobs` only the token is set.
     """
     do_sample, do_top_k, do_top_p, do_adjust, do_logprobs = features
     adjusted = lax.cond(do_adjust, lambda: _adjust(logits, rows, repeat=repeat), lambda: logits)
@@ -174,7 +174,7 @@ def _adjust(logits: jax.Array, rows: SamplerRows, *, repeat: bool) -> jax.Array:
 def _draw(
     logits: jax.Array, rows: SamplerRows, positions: jax.Array, do_top_k: jax.Array, do_top_p: jax.Array
 ) -> jax.Array:
-    """One token from each row's truncated distribution, by the Gumbel maximum."""
+    """Draw a token from each row's truncated distribution, with the Gumbel-max trick: int32 [B]."""
     V = logits.shape[-1]
     temperature, top_p, min_p = (rows.scalars[:, i : i + 1] for i in range(3))
     scaled = logits / jnp.where(temperature > 0, temperature, 1.0)
@@ -196,7 +196,7 @@ def _draw(
 def _kth_largest(x: jax.Array, k: jax.Array) -> jax.Array:
     """The k-th largest value of each row: x float32 [B, V], k int32 [B, 1] in [1, V] -> float32 [B, 1]. Exact.
 
-    Bisects over the order of the floats' bits: the greatest value that at least k elements reach.
+    Bisects the floats' bits for the greatest value that at least k elements reach.
     """
     keys = _ordered(x)
     low, high = jnp.iinfo(jnp.int32).min, jnp.iinfo(jnp.int32).max
@@ -214,7 +214,7 @@ def _kth_largest(x: jax.Array, k: jax.Array) -> jax.Array:
 
 
 def _ordered(x: jax.Array) -> jax.Array:
-    """Integers in the order of the floats."""
+    """Maps floats to integers of the same order."""
     bits = lax.bitcast_convert_type(x, jnp.int32)
     return jnp.where(bits < 0, bits ^ 0x7FFFFFFF, bits)
 
@@ -224,8 +224,8 @@ def _ordered_inverse(keys: jax.Array) -> jax.Array:
 
 
 def _nucleus_edge(probabilities: jax.Array, top_p: jax.Array) -> jax.Array:
-    """The least probability in each row's nucleus: the greatest p such that those >= p sum to `top_p` or more. [B,
-    1]."""
+    """The smallest probability in each row's nucleus, [B, 1]: the greatest p such that those >= p sum to at least
+    `top_p`."""
 
     def halve(_: int, bounds: tuple[jax.Array, jax.Array]) -> tuple[jax.Array, jax.Array]:
         low, high = bounds
@@ -244,8 +244,8 @@ def _nucleus_edge(probabilities: jax.Array, top_p: jax.Array) -> jax.Array:
 def _row_max(x: jax.Array) -> jax.Array:
     """The largest value of each row: [B, V] -> [B, 1].
 
-    The barrier keeps XLA's CPU backend from fusing it with the exponentials that follow, which it does from 4096 values
-    on with another exponential: a row would have other bits beside more rows.
+    The barrier keeps XLA's CPU backend from fusing it with the exponentials that follow. From 4096 values on that uses
+    another exponential, so a row's bits would depend on the number of rows.
     """
     return lax.optimization_barrier(jnp.max(x, axis=-1, keepdims=True))
 
@@ -266,12 +266,12 @@ def _logprobs(logits: jax.Array, tokens: jax.Array) -> jax.Array:
 
 
 def score_tokens(logits: jax.Array, tokens: jax.Array) -> jax.Array:
-    """The log-probabilities of given tokens, told as `sample` tells those of chosen ones.
+    """The log-probabilities of given tokens, packed as by `sample`.
 
     Args:
-      logits: float32 [T, V], the model's own.
+      logits: float32 [T, V], the model's unmodified logits.
       tokens: int32 [T], the tokens that follow.
-    Returns: packed int32 [T, PACKED_WIDTH]: the token is -1 where the logits are not finite numbers.
+    Returns: packed int32 [T, PACKED_WIDTH]; the token is -1 where the logits are not finite.
     """
     is_number = jnp.isfinite(jnp.max(logits, axis=-1))
     return _logprobs(logits, jnp.where(is_number, tokens, -1))
@@ -283,7 +283,7 @@ def _no_logprobs(tokens: jax.Array) -> jax.Array:
 
 @dataclass(frozen=True, slots=True)
 class Sampled:
-    """What one row's step chose, on the host."""
+    """The token that a step chose for one row, on the host."""
 
     token: int
     logprob: float
@@ -292,7 +292,11 @@ class Sampled:
 
 
 def unpack(row: np.ndarray, alternatives: int | None) -> Sampled:
-    """Read one row of `packed`. `alternatives` None: only the token is meaningful."""
+    """Read one row of `packed`, int32 [PACKED_WIDTH].
+
+    Args:
+      alternatives: number of most likely tokens to read; None: only the token is set.
+    """
     token = int(row[0])
     if alternatives is None:
         return Sampled(token, 0.0, ())

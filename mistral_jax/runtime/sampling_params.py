@@ -1,4 +1,4 @@
-"""What a caller may ask of the sampler, as plain data that needs no JAX."""
+"""Sampling parameters as plain data; imports no JAX."""
 
 from __future__ import annotations
 
@@ -8,14 +8,14 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 
 MAX_TOP_LOGPROBS = 20
-"""Most alternatives that a step reports beside the chosen token (OpenAI's limit)."""
+"""Maximum number of alternatives that a step reports besides the chosen token (OpenAI's limit)."""
 
 MAX_STOP_CHARACTERS = 16384
-"""Most characters of all stop strings together: what looks for them takes a few hundred bytes for each."""
+"""Maximum characters of all stop strings together: the matcher takes a few hundred bytes for each character."""
 
 
 class SamplingParamsError(ValueError):
-    """A sampling parameter is out of range. `param` names it, for error bodies."""
+    """A sampling parameter is out of range; `param` is its name."""
 
     def __init__(self, param: str, message: str) -> None:
         super().__init__(message)
@@ -24,7 +24,7 @@ class SamplingParamsError(ValueError):
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class SamplingParams:
-    """How one sequence is sampled and when it ends. Every field is honoured; nothing here is a hint.
+    """How a sequence is sampled and when it ends. Every field is applied; none is a hint.
 
     The order of operations on the logits of a step: repetition penalty, presence and frequency penalties, `logit_bias`,
     then (unless greedy) temperature, `top_k`, `top_p`, `min_p`, and one draw.
@@ -34,8 +34,7 @@ class SamplingParams:
     """
 
     max_tokens: int | None = None
-    """Most tokens to generate; None: as many as fit in the model's context. 0: none, the prompt alone is of
-    interest."""
+    """Maximum tokens to generate; None: as many as fit in the context; 0: none, for scoring a prompt."""
     temperature: float = 1.0
     """0 takes the most likely token (exact argmax); otherwise logits are divided by it. [0, 2] as in OpenAI's API."""
     top_k: int = 0
@@ -83,15 +82,15 @@ class SamplingParams:
                 raise SamplingParamsError("logit_bias", f"logit_bias: token id {token} is negative")
             _in_range("logit_bias", bias, -100.0, 100.0)
         if any(not text for text in self.stop):
-            raise SamplingParamsError("stop", "stop: an empty string would end every answer at once; leave it out")
+            raise SamplingParamsError("stop", "stop: an empty string would end every completion at once; leave it out")
         if (length := sum(map(len, self.stop))) > MAX_STOP_CHARACTERS:
             raise SamplingParamsError(
                 "stop", f"stop: {length} characters in all; expected at most {MAX_STOP_CHARACTERS}"
             )
 
     def for_sequence(self, *, max_tokens: int, seed: int) -> SamplingParams:
-        """The same with a limit and a seed, both within their ranges. Nothing is checked again, so that one call may
-        have many sequences with thousands of biases."""
+        """A copy with a limit and a seed, both within their ranges. Not validated again, so that a call may have many
+        sequences with thousands of biases."""
         own = copy.copy(self)
         object.__setattr__(own, "max_tokens", max_tokens)
         object.__setattr__(own, "seed", seed)
@@ -99,7 +98,7 @@ class SamplingParams:
 
     @property
     def is_greedy(self) -> bool:
-        """True where the most likely token is taken without drawing."""
+        """Whether the most likely token is taken without drawing."""
         return self.temperature == 0.0 or self.top_k == 1
 
 
@@ -120,11 +119,11 @@ SAMPLING_DEFAULT_FIELDS = frozenset(f.name for f in fields(SamplingParams)) & {
 
 
 def completion_limit(max_tokens: int | None, *, prompt_tokens: int, length: int) -> int:
-    """Most tokens to sample after a prompt: what is asked for, capped at the room that the prompt leaves.
+    """Maximum tokens to sample after a prompt: `max_tokens`, capped at the room that the prompt leaves.
 
     Args:
       max_tokens: None: as many as there is room for.
-      length: most tokens of prompt and completion together.
+      length: maximum tokens of prompt and completion together.
     """
     room = length - prompt_tokens
     return room if max_tokens is None else min(max_tokens, room)

@@ -1,13 +1,13 @@
-"""The programs that everything runs on: admit a sequence, prefill a chunk of it, decode one token of every sequence.
+"""The programs of the runtime: admit a sequence, prefill a chunk of it, decode one token of every sequence.
 
-They are pure functions over pytrees. State goes in, is donated, and comes out: never use a state again after a call.
+They are pure functions over pytrees. State is donated and returned: never use a state again after a call.
 
-- `prefill` runs a prompt's tokens but the last, in chunks, into the slot's cache. It computes no logits.
-- `score` does the same, and tells the log-probability of the prompt's next token after each.
-- `decode` runs the newest token of each row and samples the next. A prompt's last token is simply the first token to
-  decode, so the first answer token is sampled by the same program as all others.
+- `prefill` runs all tokens of a prompt but the last, in chunks, into the slot's cache. It computes no logits.
+- `score` does the same, and computes after each token the log-probability of the prompt's next one.
+- `decode` runs the newest token of each row and samples the next. A prompt's last token is the first to decode, so the
+  first completion token is sampled by the same program as all others.
 
-They exist with and without X-LoRA's scaling pass; which one a call needs, its rows decide (see
+They exist with and without X-LoRA's scaling pass; the rows of a call determine which one it needs (see
 `mistral_jax.runtime.mixing`).
 
 Axis letters: B slots, R rows of a decode step (the first R slots), T tokens of a chunk, V vocabulary, M scaling
@@ -35,13 +35,13 @@ from mistral_jax.runtime.sampling import SamplerRows, sample, score_tokens
 )
 @dataclass(frozen=True)
 class Rows:
-    """What a decode step needs to know of each slot, beside the cache."""
+    """The state of each slot for decode steps, besides the cache."""
 
-    tokens: jax.Array  # int32 [B]: the newest token, not run yet
+    tokens: jax.Array  # int32 [B]: the newest token, not yet run
     positions: jax.Array  # int32 [B]: its position
     sampler: SamplerRows
     mixing: MixingRows | None = None
-    """Where there are adapters."""
+    """None without adapters."""
     speculation: SpeculationRows | None = None
     """None without speculative steps."""
 
@@ -92,15 +92,16 @@ def admit(
     recent: jax.Array,
     mixing: RowMixing | None,
 ) -> Rows:
-    """Give a slot to a new sequence: its last prompt token and that token's position, and its sampling parameters.
+    """Give a slot to a new sequence.
 
     Args:
       rows: donated.
-      slot, token, position, top_k: int32 scalars.
+      slot, top_k: int32 scalars.
+      token, position: int32 scalars: the prompt's last token and its position.
       scalars: float32 [6], see `mistral_jax.runtime.sampling.row_scalars`.
       seed: uint32 [2].
       recent: int32 [W], see `mistral_jax.runtime.sampling.recent_tokens`.
-      mixing: which adapters it uses, where there are any.
+      mixing: its adapters; None without adapters.
     """
     sampler = rows.sampler
     return replace(
@@ -145,12 +146,12 @@ def prefill(
       caches: donated.
       mixing: of all slots.
       slot: int32 scalar.
-      tokens: int32 [T], the first `count` of them real.
-      start: int32 scalar, the position of the first.
+      tokens: int32 [T]; the first `count` are real, the rest padding.
+      start: int32 scalar, position of the first token.
       plan: static.
-      scaling: static: whether the slot's weights come from the classifier.
-    Returns: caches; int32 scalar, the position after the chunk (the next call donates the caches, so nobody can wait
-      for them; the scalar becomes ready with them); and the weights of the adapters float32 [T, M, A], if `scaling`.
+      scaling: static; whether the slot's adapter weights come from the classifier.
+    Returns: caches; int32 scalar, the position after the chunk, which becomes ready with the caches (these cannot be
+      waited for, as the next call donates them); and, if `scaling`, the adapter weights float32 [T, M, A].
     """
     _, caches, weights = _run_chunk(model, caches, mixing, slot, tokens, start, count, plan=plan, scaling=scaling)
     return caches, start + count, None if weights is None else weights[0]
@@ -168,16 +169,16 @@ def score(
     plan: ReadPlan,
     scaling: bool,
 ) -> tuple[Caches, jax.Array, jax.Array]:
-    """Run a chunk of one prompt as `prefill` does, and tell how likely each token after it was.
+    """Run a chunk of one prompt as `prefill` does, and compute the log-probability of each following token.
 
-    Args: see `prefill`, but for
-      tokens: int32 [T + 1]: those of the chunk, and the one after it. Of the first T, `count` are run.
-    Returns: caches; the position after the chunk; and `packed` int32 [T, PACKED_WIDTH], a row for each token that is
-      run, on the token after it (see `mistral_jax.runtime.sampling.score_tokens`). Rows from `count` on mean nothing.
+    Args: see `prefill`, except
+      tokens: int32 [T + 1]: the chunk's tokens and the one after it; the first `count` are run.
+    Returns: caches; the position after the chunk; and `packed` int32 [T, PACKED_WIDTH], whose row i scores token i + 1
+      (see `mistral_jax.runtime.sampling.score_tokens`). Rows from `count` on are undefined.
     """
     hidden, caches, _ = _run_chunk(model, caches, mixing, slot, tokens[:-1], start, count, plan=plan, scaling=scaling)
     with jax.named_scope("score"):
-        # With its axis of sequences, so that packed weights are multiplied as for many tokens.
+        # Keep the axis of sequences, so that packed weights are multiplied by the method for many tokens.
         packed = score_tokens(model.logits(hidden)[0], tokens[1:])
     return caches, start + count, packed
 
@@ -194,7 +195,7 @@ def _run_chunk(
     plan: ReadPlan,
     scaling: bool,
 ) -> tuple[jax.Array, Caches, jax.Array | None]:
-    """See `prefill`, and for what is returned `AdaptedModel.__call__`."""
+    """Args: see `prefill`. Returns: see `AdaptedModel.__call__`."""
     steps = jnp.arange(tokens.shape[0])
     return model(
         tokens[None],
@@ -223,12 +224,12 @@ def decode(
 
     Args:
       caches, rows: donated.
-      active: bool [R]; R >= 2 is the number of slots that take part, from slot 0 on. Inactive rows change nothing.
+      active: bool [R]; the step runs the first R slots, R >= 2. Inactive rows do not change.
       features: bool [5], see `mistral_jax.runtime.sampling.Features`.
       plan, repeat: static.
-      scaling: static: whether the classifier decides the weights of some row.
+      scaling: static; whether some row's adapter weights come from the classifier.
     Returns: caches, rows, `packed` int32 [R, PACKED_WIDTH] (see `mistral_jax.runtime.sampling.sample`), and, if
-      `scaling`, the weights of the adapters float32 [R, M, A].
+      `scaling`, the adapter weights float32 [R, M, A].
     """
     R = active.shape[0]
     positions = rows.positions[:R]
@@ -254,9 +255,9 @@ def advance(rows: Rows, active: jax.Array, chosen: jax.Array, weights: jax.Array
     """The rows after a step.
 
     Args:
-      active: bool [R]: rows that sampled a token.
-      chosen: int32 [R]: it; negative where there were no numbers to choose by.
-      weights: float32 [R, M, A], the weights of the adapters that the step used, where the classifier made them.
+      active: bool [R]: the rows that sampled a token.
+      chosen: int32 [R]: the sampled tokens; negative where the logits were not finite.
+      weights: float32 [R, M, A], the adapter weights of the step; None if the classifier did not run.
     """
     R = active.shape[0]
     positions = rows.positions[:R]

@@ -1,8 +1,7 @@
 """Compiling all programs of a runner before the first request.
 
-Compiling takes seconds for each program, and XLA lets the interpreter go meanwhile: on a CPU several are compiled at
-once. JAX keeps what was compiled for the calls that follow, so that running every program once, to be sure, then takes
-milliseconds.
+Compiling a program takes seconds, during which XLA releases the GIL: on a CPU several are compiled at once. JAX keeps
+compiled programs for later calls, so running each once afterwards, as a check, takes milliseconds.
 """
 
 from __future__ import annotations
@@ -21,11 +20,11 @@ import jax
 from mistral_jax.runtime.calls import Call, Prefilled, RunnerState, Stepped
 
 _MOST_THREADS = 4
-"""Compiling takes memory, too: some hundred megabytes for a program of a large model."""
+"""Compiling also takes memory: a few hundred megabytes for a program of a large model."""
 _TIMES = 3
 
 EmptyCall = Callable[[RunnerState], Call[Prefilled] | Call[Stepped]]
-"""Makes a call that leaves all sequences as they are."""
+"""Makes a call that changes no sequence."""
 
 
 def compile_and_run(
@@ -35,8 +34,8 @@ def compile_and_run(
 
     Args:
       state: donated.
-      on_cpu: compile several at once. On a GPU, XLA times kernels while it compiles, and nothing else should run then.
-      progress: called with (programs done, programs in all).
+      on_cpu: compile several at once. On a GPU, XLA times kernels while it compiles, so nothing else should run.
+      progress: called with (programs done, total programs).
     """
     threads = min(_MOST_THREADS, os.cpu_count() or 1) if on_cpu else 1
     compiling: deque[tuple[EmptyCall, Future[Any]]] = deque()
@@ -62,8 +61,8 @@ def _run_first(compiling: deque[tuple[EmptyCall, Future[Any]]], state: RunnerSta
 
 @contextmanager
 def _frozen_heap() -> Generator[None]:
-    """Keeps the garbage collector from what is there already, through which it would look again and again while tracing
-    makes its many objects: a sixth of the time.
+    """Exempts existing objects from garbage collection. Tracing allocates many objects, and scanning the existing ones
+    again and again takes a sixth of the time.
     """
     gc.freeze()
     try:
@@ -73,7 +72,7 @@ def _frozen_heap() -> Generator[None]:
 
 
 def time_alternately(calls: Sequence[EmptyCall], state: RunnerState) -> tuple[RunnerState, list[float]]:
-    """Run calls in turn, some times, and return the shortest time of each in seconds. `state` is donated."""
+    """Run calls alternately, `_TIMES` times each; return the shortest time of each in seconds. `state` is donated."""
     shortest = [float("inf")] * len(calls)
     for _ in range(_TIMES):
         for number, call in enumerate(calls):

@@ -1,1 +1,1 @@
-"""Machine code for products with packed weights on a CPU, compiled on the machine it runs on."""
+"""C++ kernels for products with packed weights on a CPU, compiled on the machine where they run."""

@@ -1,8 +1,8 @@
 // Unpacking ggml's blocks to float32.
 //
-// A block is taken apart into small integers, the levels, which are then scaled: weight = scale * level - minimum. The results
-// have the bits of the gguf package's `gguf.quants`: compile with -ffp-contract=off. The layouts are those of ggml-common.h in
-// llama.cpp.
+// A block is unpacked to small integers, the levels, which are then scaled: weight = scale * level - minimum. Results
+// have the bits of the gguf package's `gguf.quants`: compile with -ffp-contract=off. The layouts are those of
+// ggml-common.h in llama.cpp.
 
 #pragma once
 
@@ -48,26 +48,27 @@ inline void put(Bytes v, int8_t* level) {
   std::memcpy(level, &v, sizeof v);
 }
 
-// 16 bytes hold 32 levels of 4 bits: the low halves come first.
+// 16 bytes hold 32 levels of 4 bits: first all low halves, then all high halves.
 inline void put_nibbles(const uint8_t* q, int zero, int8_t* level) {
   const auto v = read<Bytes16>(q);
   put(bits(v, 0, 4) - static_cast<uint8_t>(zero), level);
   put(bits(v, 4, 4) - static_cast<uint8_t>(zero), level + 16);
 }
 
-// The same with a fifth bit for each level, in 4 more bytes.
+// As put_nibbles, with a fifth bit for each level in 4 more bytes.
 inline void put_five_bits(const uint8_t* q, const uint8_t* fifth, int zero, int8_t* level) {
   const auto v = read<Bytes16>(q), packed = reinterpret_cast<Bytes16>(Ints16{read<uint32_t>(fifth)});
   for (int half = 0; half < 2; ++half) {
     const auto here = static_cast<uint8_t>(2 * half), next = static_cast<uint8_t>(here + 1);
-    const Bytes16 eights = {here, here, here, here, here, here, here, here, next, next, next, next, next, next, next, next};
+    const Bytes16 eights = {here, here, here, here, here, here, here, here,
+                            next, next, next, next, next, next, next, next};
     constexpr Bytes16 own = {1, 2, 4, 8, 16, 32, 64, 128, 1, 2, 4, 8, 16, 32, 64, 128};
     const Bytes16 set = reinterpret_cast<Bytes16>((picked(packed, eights) & own) != 0) & 16;
     put((bits(v, 4 * half, 4) | set) - static_cast<uint8_t>(zero), level + 16 * half);
   }
 }
 
-// The same with entries of a table for levels.
+// As put_nibbles, with levels from a table.
 inline void put_looked_up(const uint8_t* q, const int8_t* table, int8_t* level) {
   const auto v = read<Bytes16>(q), entries = read<Bytes16>(reinterpret_cast<const uint8_t*>(table));
   put(picked(entries, bits(v, 0, 4)), level);
@@ -77,7 +78,7 @@ inline void put_looked_up(const uint8_t* q, const int8_t* table, int8_t* level) 
 constexpr int8_t kIQ4[16] = {-127, -104, -83, -65, -49, -35, -22, -10, 1, 13, 25, 38, 53, 69, 89, 113};
 constexpr int8_t kE2M1Doubled[16] = {0, 1, 2, 3, 4, 6, 8, 12, 0, -1, -2, -3, -4, -6, -8, -12};
 
-// Each of these takes one block apart: its levels, and a scale and maybe a minimum for every group of them.
+// Each of these unpacks one block: its levels, and a scale and for some types a minimum for every group of levels.
 
 inline void q8_0(const uint8_t* b, int8_t* level, float* scale, float*) {
   put(read<Bytes32>(b + 2), level);
@@ -110,7 +111,7 @@ inline void iq4_nl(const uint8_t* b, int8_t* level, float* scale, float*) {
 }
 
 inline void mxfp4(const uint8_t* b, int8_t* level, float* scale, float*) {
-  // A power of two, halved since the table is doubled. The two smallest are below float32's normal numbers.
+  // A power of two, halved because the table is doubled. The two smallest are subnormal in float32.
   const uint32_t power = b[0] < 2 ? 0x00200000u << b[0] : (b[0] - 1u) << 23;
   put_looked_up(b + 1, kE2M1Doubled, level);
   std::memcpy(scale, &power, 4);
@@ -146,13 +147,14 @@ inline void q3_k(const uint8_t* b, int8_t* level, float* scale, float*) {
   scaled<16>(packed, half_at(b + 108), scale);
 }
 
-// What Q4_K and Q5_K share: eight scales and eight minimums of 6 bits each, in 12 bytes behind their factors. Sixteen numbers
-// are written of each: eight that the next block will replace.
+// Common to Q4_K and Q5_K: eight scales and eight minimums of 6 bits each, in 12 bytes after their factors. Writes
+// sixteen numbers of each; the next block overwrites the last eight.
 inline void scale_six_bits(const uint8_t* b, float* scale, float* minimum) {
   const uint32_t first = read<uint32_t>(b + 4), second = read<uint32_t>(b + 8), third = read<uint32_t>(b + 12);
   const uint32_t m0 = second & 0x3f3f3f3fu, m1 = (third >> 4 & 0x0f0f0f0fu) | (second >> 6 & 0x03030303u) << 4;
   const uint32_t s0 = first & 0x3f3f3f3fu, s1 = (third & 0x0f0f0f0fu) | (first >> 6 & 0x03030303u) << 4;
-  const Longs16 scales = {s0 | static_cast<uint64_t>(s1) << 32, 0}, minimums = {m0 | static_cast<uint64_t>(m1) << 32, 0};
+  const Longs16 scales = {s0 | static_cast<uint64_t>(s1) << 32, 0};
+  const Longs16 minimums = {m0 | static_cast<uint64_t>(m1) << 32, 0};
   alignas(16) int8_t packed[32];
   put(scales, packed);
   put(minimums, packed + 16);
@@ -199,16 +201,16 @@ inline void iq4_xs(const uint8_t* b, int8_t* level, float* scale, float*) {
   }
 }
 
-constexpr int kChunk = 512;  // columns taken apart at a time, a multiple of every block size
+constexpr int kChunk = 512;  // columns unpacked at a time, a multiple of every block size
 
-// Columns of one row of weights, at most kChunk, taken apart: small enough for the first-level cache, cheap to finish.
+// At most kChunk columns of one row of weights, as levels: small enough for the first-level cache, and cheap to scale.
 struct alignas(64) Chunk {
   const uint8_t* blocks;
   alignas(64) int8_t level[kChunk];
-  float scale[kChunk / 16 + 8], minimum[kChunk / 16 + 8];  // one for each group; `scale_six_bits` writes beyond the last
+  float scale[kChunk / 16 + 8], minimum[kChunk / 16 + 8];  // per group; `scale_six_bits` writes beyond the last
 };
 
-// kLanes weights from column `column` on; kGroup of them share a scale. Always multiplied, rounded and then subtracted.
+// kLanes weights from column `column` on; kGroup of them share a scale. The product is rounded before the subtraction.
 template <int kGroup, bool kMinimum>
 inline Vec weights_at(const Chunk& chunk, int64_t column) {
   const Vec product = all(chunk.scale[column / kGroup]) * to_float(chunk.level + column);
@@ -231,11 +233,11 @@ struct Format {
   int32_t id;  // as in GGUF files
   int32_t size, bytes;
   int32_t group;  // weights that share a scale: 16 or 32
-  bool minimum;   // whether they share a minimum, too
+  bool minimum;   // whether they also share a minimum
   void (*take_apart)(const uint8_t* blocks, int64_t columns, Chunk* chunk);  // whole blocks
   void (*finish)(const Chunk& chunk, int64_t columns, float* out);
 
-  // Float32 weights, `columns` of whole blocks.
+  // Unpacks `columns` weights of whole blocks to float32.
   void unpack(const uint8_t* blocks, int64_t columns, float* out) const {
     Chunk chunk;
     for (int64_t c = 0; c < columns; c += kChunk) {
@@ -254,10 +256,18 @@ constexpr Format format(int32_t id) {
 constexpr int32_t kQ8_0 = 8;
 
 constexpr Format kFormats[] = {
-    format<32, 18, 32, false, q4_0>(2),   format<32, 20, 32, true, q4_1>(3),       format<32, 22, 32, false, q5_0>(6),
-    format<32, 24, 32, true, q5_1>(7),    format<32, 34, 32, false, q8_0>(kQ8_0),      format<256, 84, 16, true, q2_k>(10),
-    format<256, 110, 16, false, q3_k>(11), format<256, 144, 32, true, q4_k>(12),   format<256, 176, 32, true, q5_k>(13),
-    format<256, 210, 16, false, q6_k>(14), format<32, 18, 32, false, iq4_nl>(20),  format<256, 136, 32, false, iq4_xs>(23),
+    format<32, 18, 32, false, q4_0>(2),
+    format<32, 20, 32, true, q4_1>(3),
+    format<32, 22, 32, false, q5_0>(6),
+    format<32, 24, 32, true, q5_1>(7),
+    format<32, 34, 32, false, q8_0>(kQ8_0),
+    format<256, 84, 16, true, q2_k>(10),
+    format<256, 110, 16, false, q3_k>(11),
+    format<256, 144, 32, true, q4_k>(12),
+    format<256, 176, 32, true, q5_k>(13),
+    format<256, 210, 16, false, q6_k>(14),
+    format<32, 18, 32, false, iq4_nl>(20),
+    format<256, 136, 32, false, iq4_xs>(23),
     format<32, 17, 32, false, mxfp4>(39),
 };
 

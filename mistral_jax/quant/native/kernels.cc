@@ -1,8 +1,9 @@
 // Products with weights that stay packed in ggml blocks, and unpacking them, for XLA's CPU backend.
 //
-// A few rows of weights are taken apart at a time to small integers and scales in the first-level cache. They become float32 in
-// registers, where up to eight rows of activations meet them; memory delivers only the packed bytes. Each output is summed up in one fixed order, whatever the number of rows and threads,
-// so its bits depend on its own row of activations and its own row of weights alone.
+// A few rows of weights at a time are unpacked to small integers and scales in the first-level cache. They are
+// converted to float32 in registers and multiplied by up to eight rows of activations; only packed bytes are read from
+// memory. Each output is summed in a fixed order for any number of rows and threads, so its bits depend only on its own
+// row of activations and its own row of weights.
 
 #include <algorithm>
 #include <atomic>
@@ -25,10 +26,10 @@ namespace ffi = xla::ffi;
 
 namespace {
 
-// ---- Sharing work among threads -----------------------------------------------------------------------------------------------
+// ---- Sharing work among threads ------------------------------------------------------------------------------------
 
-// XLA sets its threads to flush numbers below the normal range to zero, but not necessarily the thread that calls: the bits of a
-// result must not depend on which thread computes it.
+// XLA makes its threads flush subnormal numbers to zero, but not necessarily the calling thread. The bits of a result
+// must not depend on which thread computes it.
 class DefaultFloatingPoint {
  public:
   DefaultFloatingPoint() {
@@ -62,9 +63,9 @@ struct Job {
   }
 };
 
-// Calls work(0) … work(count - 1), on this thread and on those of the pool that are free. It waits for pieces that have begun,
-// never for a thread to become free: all threads of the pool may be waiting here. Threads that come late find nothing left to
-// do, maybe after this has returned; so they own a share of the job.
+// Calls work(0) … work(count - 1) on this thread and on free threads of the pool. Waits for pieces that have begun,
+// never for a thread to become free: all threads of the pool may be waiting here. Late threads find nothing left to do,
+// possibly after this has returned; so they share ownership of the job.
 void share(ffi::ThreadPool& pool, int64_t count, std::function<void(int64_t)> work) {
   const auto job = std::make_shared<Job>();
   job->count = count;
@@ -73,7 +74,7 @@ void share(ffi::ThreadPool& pool, int64_t count, std::function<void(int64_t)> wo
   try {
     for (int64_t i = 0; i < others; ++i) pool.Schedule([job] { job->take_part(); });
   } catch (const std::bad_alloc&) {
-    // Those that have been asked, and this thread, do it.
+    // The threads scheduled so far, and this one, do the work.
   }
   job->take_part();
   for (int spin = 0; spin < 1000 && !job->done(); ++spin) {
@@ -84,19 +85,20 @@ void share(ffi::ThreadPool& pool, int64_t count, std::function<void(int64_t)> wo
   }
 }
 
-// ---- The product --------------------------------------------------------------------------------------------------------------
+// ---- The product ---------------------------------------------------------------------------------------------------
 
-constexpr int kMaxRows = kRegisters / 4;  // of activations, multiplied together
-constexpr int kBlock = 16;                // rows of weights that meet a chunk of activations while it is in the cache
-constexpr int kAhead = 8;                 // rows of weights that memory is asked for before they are needed
+constexpr int kMaxRows = kRegisters / 4;  // rows of activations that are multiplied together
+constexpr int kBlock = 16;                // rows of weights multiplied by a chunk of activations while it is cached
+constexpr int kAhead = 8;                 // distance of prefetching, in rows of weights
 constexpr int kMaxTile = 4;
 
-// Rows of weights multiplied together: as many as there are registers for sums. A lone row's sums would wait for each other.
+// Rows of weights multiplied together: as many as there are registers for sums. Sums of a single row would form one
+// chain of dependent additions.
 constexpr int tile(int rows) { return rows * 8 <= kRegisters ? kMaxTile : 2; }
 
-// Adds the products of kRows rows of activations with tile(kRows) rows of weights over `columns` columns. Of the activations,
-// kLanes columns of each row follow each other, then the next kLanes columns of each. kWhole: blocks of Q8_0, which need not be
-// taken apart.
+// Adds the products of kRows rows of activations with tile(kRows) rows of weights over `columns` columns. Activations
+// are interleaved: kLanes columns of each row, then the next kLanes columns of each row. kWhole: Q8_0, whose blocks
+// need no unpacking.
 template <int kRows, int kGroup, bool kMinimum, bool kWhole = false>
 void multiply(const float* x, const Chunk* chunks, int64_t columns, Vec* sums) {
   constexpr int kTile = tile(kRows);
@@ -152,7 +154,8 @@ Multiply multiply_for(int rows, const Format& f) {
   }
 }
 
-// Rows of activations are multiplied in groups: as few as possible, of nearly equal size, since a lone row is least efficient.
+// Rows of activations are multiplied in groups: as few as possible, of nearly equal size: a single row is least
+// efficient.
 struct Groups {
   int64_t rows, count;
 
@@ -160,11 +163,12 @@ struct Groups {
   int64_t begin(int64_t group) const { return rows * group / count; }
 };
 
-// The activations in the order in which `multiply` reads them, group by group.
+// Reorders activations to the order in which `multiply` reads them, group by group.
 void interleave(const float* x, Groups groups, int64_t columns, float* to) {
   for (int64_t g = 0; g < groups.count; ++g)
     for (int64_t c = 0; c < columns; c += kLanes)
-      for (int64_t r = groups.begin(g); r < groups.begin(g + 1); ++r, to += kLanes) store(to, load(x + r * columns + c));
+      for (int64_t r = groups.begin(g); r < groups.begin(g + 1); ++r, to += kLanes)
+        store(to, load(x + r * columns + c));
 }
 
 struct Product {
@@ -177,7 +181,7 @@ struct Product {
 
   // Outputs first … first + count - 1 of all rows, count <= kBlock.
   void block(int64_t first, int64_t count) const {
-    // Few activations stay in the cache anyway; memory prefers few rows of weights at a time.
+    // Few activations stay in the cache anyway; reading few rows of weights at a time uses memory better.
     const int64_t together = groups.rows <= 2 ? kMaxTile : kBlock;
     for (int64_t o = 0; o < count; o += together)
       for (int64_t g = 0; g < groups.count; ++g) group(first + o, std::min(together, count - o), g);
@@ -194,9 +198,9 @@ struct Product {
       const int64_t width = std::min<int64_t>(kChunk, columns - c), bytes = width / format->size * format->bytes;
       for (int64_t o = 0; o < count; o += size) {
         for (int64_t t = 0; t < size; ++t) {
-          const int64_t output = first + std::min(o + t, count - 1);  // the last fills up its tile
+          const int64_t output = first + std::min(o + t, count - 1);  // the last output is repeated to fill its tile
           const uint8_t* blocks = raw + output * row_bytes + c / format->size * format->bytes;
-          // The hardware follows one stream better than many short ones.
+          // Hardware prefetches one long stream better than many short ones.
           for (int64_t i = 0; i < bytes; i += 64) __builtin_prefetch(blocks + kAhead * row_bytes + i);
           chunks[t].blocks = blocks;
           if (format->id != kQ8_0) format->take_apart(blocks, width, &chunks[t]);
@@ -210,11 +214,11 @@ struct Product {
   }
 };
 
-constexpr int64_t kPieceProducts = 1 << 18;  // multiplications that are worth a thread's attention
+constexpr int64_t kPieceProducts = 1 << 18;  // minimum multiplications that are worth a thread
 
 ffi::Error invalid(const std::string& message) { return ffi::Error(ffi::ErrorCode::kInvalidArgument, message); }
 
-// The format, if it is known and `row_bytes` are whole blocks of `columns` weights.
+// The format, if it is known and `row_bytes` bytes hold `columns` weights in whole blocks; else null.
 const Format* find_format(int32_t id, int64_t columns, int64_t row_bytes) {
   for (const Format& f : kFormats)
     if (f.id == id) return columns % f.size == 0 && columns / f.size * f.bytes == row_bytes ? &f : nullptr;
@@ -222,11 +226,11 @@ const Format* find_format(int32_t id, int64_t columns, int64_t row_bytes) {
 }
 
 std::string mismatch(int32_t id, int64_t columns, int64_t row_bytes) {
-  return "rows of " + std::to_string(row_bytes) + " bytes do not hold " + std::to_string(columns) + " weights of ggml type " +
-         std::to_string(id);
+  return "rows of " + std::to_string(row_bytes) + " bytes do not hold " + std::to_string(columns) +
+         " weights of ggml type " + std::to_string(id);
 }
 
-// Not even memory running out may unwind into XLA.
+// No exception, not even std::bad_alloc, may unwind into XLA.
 template <typename F>
 ffi::Error guarded(F&& run) {
   try {
@@ -237,8 +241,8 @@ ffi::Error guarded(F&& run) {
   return ffi::Error::Success();
 }
 
-ffi::Error matmul(ffi::ThreadPool pool, ffi::Buffer<ffi::F32> x, ffi::Buffer<ffi::U8> raw, ffi::Result<ffi::Buffer<ffi::F32>> y,
-                  int32_t kind) {
+ffi::Error matmul(ffi::ThreadPool pool, ffi::Buffer<ffi::F32> x, ffi::Buffer<ffi::U8> raw,
+                  ffi::Result<ffi::Buffer<ffi::F32>> y, int32_t kind) {
   const auto xs = x.dimensions(), ws = raw.dimensions(), ys = y->dimensions();
   if (xs.size() != 2 || ws.size() != 2 || ys.size() != 2 || ys[0] != xs[0] || ys[1] != ws[0])
     return invalid("packed matmul takes x [rows, columns] and raw [outputs, bytes] and gives [rows, outputs]");
@@ -252,7 +256,7 @@ ffi::Error matmul(ffi::ThreadPool pool, ffi::Buffer<ffi::F32> x, ffi::Buffer<ffi
     struct Line {
       alignas(64) float values[16];
     };
-    std::unique_ptr<Line[]> interleaved;  // no vector crosses a line of the cache
+    std::unique_ptr<Line[]> interleaved;  // aligned, so that no vector crosses a cache line
     const float* activations = x.typed_data();
     if (rows > 1) {
       interleaved.reset(new Line[(rows * columns + 15) / 16]);
@@ -267,11 +271,11 @@ ffi::Error matmul(ffi::ThreadPool pool, ffi::Buffer<ffi::F32> x, ffi::Buffer<ffi
   });
 }
 
-// ---- Unpacking ----------------------------------------------------------------------------------------------------------------
+// ---- Unpacking -----------------------------------------------------------------------------------------------------
 
 constexpr int64_t kPieceWeights = 1 << 16;
 
-// To nearest, ties to even; a NaN stays one.
+// Rounds to nearest, ties to even; NaN stays NaN.
 inline void to_bfloat16(const float* from, int64_t count, uint16_t* to) {
   for (int64_t i = 0; i < count; ++i) {
     uint32_t bits;
@@ -292,7 +296,8 @@ ffi::Error dequantize(ffi::ThreadPool pool, ffi::Buffer<ffi::U8> raw, ffi::Buffe
   const Format* format = find_format(kind, columns, row_bytes);
   if (!format) return invalid(mismatch(kind, columns, row_bytes));
   if (begin < 0 || begin + rows > ws[0])
-    return invalid("no rows " + std::to_string(begin) + " to " + std::to_string(begin + rows) + " among " + std::to_string(ws[0]));
+    return invalid("no rows " + std::to_string(begin) + " to " + std::to_string(begin + rows) + " among " +
+                   std::to_string(ws[0]));
   if (rows == 0 || columns == 0) return ffi::Error::Success();
   const uint8_t* from = raw.typed_data() + begin * row_bytes;
   void* to = out->untyped_data();

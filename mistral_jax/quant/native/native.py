@@ -1,9 +1,9 @@
-"""Products with packed weights on a CPU, and unpacking them, in machine code of our own.
+"""C++ kernels for products with packed weights on a CPU, and for unpacking them.
 
-XLA's CPU backend unpacks blocks an element at a time, far slower than memory delivers them. The C++ files beside this
-one do it at the speed of memory. They are compiled when they are first needed, by the C++ compiler of the machine and
-for its processor, and the result is kept in the user's cache folder. Without a compiler everything falls back to XLA:
-ask `available` before calling `matmul` or `dequantize`.
+XLA's CPU backend unpacks blocks one element at a time, far below memory bandwidth. The C++ files in this folder run at
+memory bandwidth. The machine's C++ compiler builds them for its processor when they are first needed; the result is
+kept in the user's cache folder. Without a compiler everything falls back to XLA: check `available` before calling
+`matmul` or `dequantize`.
 """
 
 from __future__ import annotations
@@ -33,13 +33,13 @@ _log = logging.getLogger(__name__)
 KINDS = frozenset(
     ("Q4_0", "Q4_1", "Q5_0", "Q5_1", "Q8_0", "Q2_K", "Q3_K", "Q4_K", "Q5_K", "Q6_K", "IQ4_NL", "IQ4_XS", "MXFP4")
 )
-"""Names of the types that the kernels know."""
+"""Names of the types that the kernels support."""
 
 _SOURCE = Path(__file__).with_name("kernels.cc")
 _SOURCES = (_SOURCE, *(_SOURCE.with_name(header) for header in ("blocks.h", "vectors.h")))
 _FOLDER = Path("~/.cache/mistral-jax/native")
 _COMPILERS = ("c++", "g++", "clang++")
-# No fused multiply-add where the source does not ask for it: unpacked weights have the bits of the reference.
+# No implicit fused multiply-add: unpacked weights have the bits of the reference.
 _FLAGS = (
     "-std=c++17",
     "-O3",
@@ -51,7 +51,7 @@ _FLAGS = (
     "-pthread",
     "-w",
 )
-# For this processor: the first that the compiler takes. Some compilers for ARM know only the second.
+# Target this processor: the first flag that the compiler accepts. Some compilers for ARM know only the second.
 _TARGETS = (("-march=native",), ("-mcpu=native",), ())
 _COMPILE_SECONDS = 120
 
@@ -60,30 +60,29 @@ _DEQUANTIZE = "mistral_jax_packed_dequantize"
 
 
 class NativeError(Exception):
-    """There are no kernels on this machine; the message says why."""
+    """The kernels are not available on this machine; the message says why."""
 
 
 def available(kind: GGMLType | None = None) -> bool:
-    """Whether `matmul` and `dequantize` work here: for weights of type `kind`, or at all. The first call compiles
+    """Whether `matmul` and `dequantize` work here for weights of type `kind` (None: at all). The first call compiles
     (seconds)."""
     return (kind is None or kind.name in KINDS) and unavailable_because() is None
 
 
 def unavailable_because() -> str | None:
-    """Why there are no kernels on this machine; None: there are. The first call compiles (seconds)."""
+    """Why the kernels are not available on this machine; None if they are. The first call compiles (seconds)."""
     return _kernels.problem()
 
 
 def matmul(x: jax.Array, raw: jax.Array, kind: GGMLType) -> jax.Array:
-    """`x` times the packed matrix transposed: float32 [R, in], uint8 [out, row_bytes] of type `kind` -> float32 [R,
+    """`x` float32 [R, in] times the packed matrix `raw` uint8 [out, row_bytes] of type `kind`, transposed: float32 [R,
     out].
 
-    Computed in float32 with activations as they are. A row of the result has the same bits for every number and order
-    of rows, and for every number of threads. Reads each weight once for up to 64 rows. Only on a CPU; works under
-    `jax.jit`.
+    Computed in float32, without rounding activations. A row of the result has the same bits for every number and order
+    of rows, and for every number of threads. Reads each weight once for up to 64 rows. CPU only; works under `jax.jit`.
 
     Raises:
-      ValueError: types or shapes do not fit together.
+      ValueError: types or shapes do not match.
       NativeError: not `available`.
     """
     _check(raw, kind)
@@ -107,13 +106,15 @@ def dequantize(
 ) -> jax.Array:
     """The plain matrix: uint8 [rows, row_bytes] of type `kind` -> float32 or bfloat16 [count, columns].
 
-    `count` rows from row `first` on, which may be traced (int32 scalar); None: all after it, and then `first` must be
-    an int. A slice of `raw` would be a copy; this is none. In float32 the result has the bits of `gguf.quants`;
-    bfloat16 is that, rounded to nearest, ties to even. Only on a CPU; works under `jax.jit`, where rows that are not
-    there are an error at run time.
+    Unlike slicing `raw`, choosing rows makes no copy. In float32 the result has the bits of `gguf.quants`; bfloat16 is
+    that, rounded to nearest, ties to even. CPU only; works under `jax.jit`, where rows out of range are an error at run
+    time.
 
+    Args:
+      first: the first row; may be a traced int32 scalar if `count` is given.
+      count: number of rows; None: all rows from `first` on.
     Raises:
-      ValueError: types or shapes do not fit together.
+      ValueError: types or shapes do not match.
       NativeError: not `available`.
     """
     _check(raw, kind)
@@ -121,7 +122,7 @@ def dequantize(
         raise ValueError(f"weights are unpacked to float32 or bfloat16, not to {jnp.dtype(dtype)}")
     if count is None:
         if not isinstance(first, int):
-            raise ValueError("how many rows there are must be known before the program runs: give `count`, too")
+            raise ValueError("the number of rows must be known before the program runs: give `count`, too")
         count = raw.shape[0] - first
     result = jax.ShapeDtypeStruct((count, _columns(raw, kind)), jnp.dtype(dtype))
     call = jax.ffi.ffi_call(_DEQUANTIZE, result, vmap_method="sequential")
@@ -130,7 +131,7 @@ def dequantize(
 
 def _check(raw: jax.Array, kind: GGMLType) -> None:
     if kind.name not in KINDS:
-        raise ValueError(f"there is no kernel for {kind.name}; there are for {', '.join(sorted(KINDS))}")
+        raise ValueError(f"there is no kernel for {kind.name}; expected one of {', '.join(sorted(KINDS))}")
     if raw.ndim != 2 or raw.dtype != jnp.uint8 or raw.shape[1] % kind.block_bytes:
         raise ValueError(
             f"packed weights must be uint8 [rows, bytes], whole {kind.name} blocks of {kind.block_bytes} bytes in "
@@ -146,7 +147,7 @@ def _columns(raw: jax.Array, kind: GGMLType) -> int:
 
 
 class Kernels:
-    """The compiled kernels of one process: made once, when first asked for, by whichever thread asks first."""
+    """The compiled kernels of one process: compiled once, at the first request, by the thread that makes it."""
 
     def __init__(self, folder: Path, compilers: tuple[str, ...] = _COMPILERS) -> None:
         self._folder = folder
@@ -156,7 +157,7 @@ class Kernels:
         self._problem: str | None = None
 
     def problem(self) -> str | None:
-        """Why they cannot be had, which is logged once; None: XLA knows them."""
+        """Why the kernels are not available, logged once; None: they are registered with XLA."""
         with self._lock:
             if not self._asked:
                 self._asked = True
@@ -171,7 +172,7 @@ class Kernels:
         """The loaded library, compiled unless the cache folder has it.
 
         Raises:
-          NativeError: no compiler, or it fails.
+          NativeError: there is no compiler, or it fails.
           OSError: the library cannot be written or loaded.
         """
         if os.name != "posix":
@@ -187,7 +188,7 @@ class Kernels:
             _log.info("%s is damaged: compiling again", path)
         with tempfile.TemporaryDirectory(dir=folder, prefix="compiling-") as temporary:
             made = self._compile(Path(temporary) / "kernels.so")
-            # Whole or not at all: several processes may do this at once.
+            # Atomic: several processes may do this at once.
             path = made.replace(folder / f"{_content_name(fingerprint, made)}.so")
         return ctypes.CDLL(str(path))
 
@@ -210,7 +211,7 @@ class Kernels:
 
 
 def _content_name(fingerprint: str, path: Path) -> str:
-    """The name tells a whole file from a damaged one, which must not be loaded: it can crash the process."""
+    """A name with the hash of the contents: a damaged file must not be loaded, as it can crash the process."""
     return f"{fingerprint}-{hashlib.sha256(path.read_bytes()).hexdigest()[:16]}"
 
 
@@ -220,7 +221,7 @@ def _register(library: ctypes.CDLL) -> None:
 
 
 def _make_private(folder: Path) -> bool:
-    """Make a folder whose contents are executed. False: it cannot be written to, or others can write to it, too."""
+    """Create a folder for code that is executed. False: it is not writable, or other users can write to it."""
     try:
         folder.mkdir(parents=True, exist_ok=True, mode=0o700)
         status = folder.stat()
@@ -230,7 +231,7 @@ def _make_private(folder: Path) -> bool:
 
 
 def _fingerprint() -> str:
-    """What the machine code depends on: the source, the flags, XLA's interface and the processor."""
+    """A hash of what the machine code depends on: the source, the flags, XLA's interface and the processor."""
     parts = [
         *(source.read_text() for source in _SOURCES),
         repr((_FLAGS, _TARGETS)),
@@ -242,7 +243,7 @@ def _fingerprint() -> str:
 
 
 def _processor() -> str:
-    """The first processor's model and instruction sets: home folders are shared among machines."""
+    """The first processor's model and instruction sets: machines may share a home folder."""
     facts = ("vendor_id", "cpu family", "model", "flags", "Features", "CPU ")
     try:
         with Path("/proc/cpuinfo").open() as lines:
@@ -251,5 +252,5 @@ def _processor() -> str:
         return platform.processor()
 
 
-# XLA knows targets by name for the whole process, so there is one of these.
+# XLA registers targets by name for the whole process, so there is only one instance.
 _kernels = Kernels(_FOLDER)

@@ -1,4 +1,4 @@
-// Vectors of float32 and of bytes, as wide as this processor has them.
+// Vectors of float32, as wide as on this processor, and vectors of bytes.
 
 #pragma once
 
@@ -60,7 +60,7 @@ inline Vec to_float(const int8_t* p) {
 #endif
 constexpr int kLanes = sizeof(Vec) / sizeof(float);
 
-// Vectors of bytes. Compilers know no shift of bytes: the neighbour's bits that come in with 16-bit shifts are masked off.
+// Vectors of bytes. There are no byte shifts: 16-bit shifts are used, and the bits of the neighbouring byte masked off.
 typedef uint8_t Bytes16 __attribute__((vector_size(16)));
 typedef uint8_t Bytes32 __attribute__((vector_size(32)));
 typedef uint16_t Words16 __attribute__((vector_size(16)));
@@ -75,10 +75,10 @@ inline Bytes16 bits(Bytes16 v, int first, int count) {
 inline Bytes32 bits(Bytes32 v, int first, int count) {
   return reinterpret_cast<Bytes32>(reinterpret_cast<Words32>(v) >> first) & static_cast<uint8_t>((1 << count) - 1);
 }
-// Small numbers, moved up; no bit may leave its byte.
+// Shifts each byte left; no bit may leave its byte.
 inline Bytes32 up(Bytes32 v, int by) { return reinterpret_cast<Bytes32>(reinterpret_cast<Words32>(v) << by); }
 
-// GCC would load a vector again for each use of it.
+// Without this GCC loads a vector again for each use.
 #if defined(__x86_64__)
 #define KEEP_IN_REGISTER(v) asm("" : "+v"(v))
 #elif defined(__aarch64__)
@@ -87,11 +87,12 @@ inline Bytes32 up(Bytes32 v, int by) { return reinterpret_cast<Bytes32>(reinterp
 #define KEEP_IN_REGISTER(v)
 #endif
 
-// Lanes are added in pairs, always in the same order.
+// Adds lanes in pairs, always in the same order.
 inline float sum_of_lanes(Vec v) {
 #if defined(__AVX512F__)
   const __m256 eight = _mm512_castps512_ps256(v) + _mm256_castpd_ps(_mm512_extractf64x4_pd(_mm512_castps_pd(v), 1));
-  const __m128 four = _mm256_castps256_ps128(eight) + _mm256_extractf128_ps(eight, 1), two = four + _mm_movehl_ps(four, four);
+  const __m128 four = _mm256_castps256_ps128(eight) + _mm256_extractf128_ps(eight, 1);
+  const __m128 two = four + _mm_movehl_ps(four, four);
   return two[0] + two[1];
 #else
   float lane[kLanes];
@@ -102,10 +103,11 @@ inline float sum_of_lanes(Vec v) {
 #endif
 }
 
-// Bytes of `table` by number, 0 to 15.
+// Table lookup: table[number] for each byte; numbers are 0 to 15.
 inline Bytes16 picked(Bytes16 table, Bytes16 number) {
 #if defined(__SSSE3__)
-  return reinterpret_cast<Bytes16>(_mm_shuffle_epi8(reinterpret_cast<__m128i>(table), reinterpret_cast<__m128i>(number)));
+  return reinterpret_cast<Bytes16>(
+      _mm_shuffle_epi8(reinterpret_cast<__m128i>(table), reinterpret_cast<__m128i>(number)));
 #elif defined(__aarch64__)
   return vqtbl1q_u8(table, number);
 #else
