@@ -3,8 +3,8 @@
     python -m tests.dot_bits [--shapes 20] [--seed 0]
 
 Random shapes of several kinds are multiplied with 2, 3, 8 and 16 rows and compared with the same rows among 64. The
-last kind is that of `mistral_jax.quant.dot.storable_shape`, which every matrix of a model is stored in: it must have
-none. The others show what the rule is for, and may differ from processor to processor.
+last kind is that of `conversion.weights.stored_shapes.storable_shape`, which every matrix of a model is stored in: it
+must have none. The others show what the rule is for, and may differ from processor to processor.
 """
 
 from __future__ import annotations
@@ -20,7 +20,8 @@ import jaxlib
 import numpy as np
 from jax import lax
 
-from mistral_jax.quant.dot import precision_of, storable_shape
+from conversion.weights.stored_shapes import storable_shape
+from mistral_jax.quant.dot import precision_of
 
 ROWS, MANY = (2, 3, 8, 16), 64
 Shape = tuple[int, int]

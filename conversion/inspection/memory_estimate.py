@@ -8,6 +8,7 @@ from typing import Any, cast
 
 from conversion.config.class_defaults import CLASS_DEFAULTS
 from conversion.weights.ggml_types import GGMLType
+from conversion.weights.stored_shapes import kv_bytes_per_token
 from conversion.weights.weight_forms import form_bytes, form_of
 
 _ITEMSIZE = 2
@@ -70,4 +71,4 @@ def cache_bytes_per_token(config: Mapping[str, Any]) -> int | None:
     head_dim = size("head_dim") or (width // heads if width and heads else None)
     if not layers or not kv_heads or not head_dim:
         return None
-    return 2 * layers * kv_heads * head_dim * _ITEMSIZE
+    return kv_bytes_per_token(num_layers=layers, num_kv_heads=kv_heads, head_dim=head_dim, itemsize=_ITEMSIZE)

@@ -27,6 +27,7 @@ from conversion.adapters.modules import torch_order
 from conversion.adapters.xlora.files import XLoRAFiles, check_xlora_fits, open_xlora
 from conversion.adapters.xlora.ordering import check_base_model, read_ordering
 from conversion.hub_id import is_hub_id
+from conversion.weights.stored_shapes import storable_shape
 from mistral_jax.adapters.bank import SPARE_RANK, AdapterSet, bank_bytes
 from mistral_jax.adapters.xlora import XLoRA
 from mistral_jax.hub.files import find_adapter
@@ -34,7 +35,6 @@ from mistral_jax.model.config import MistralConfig
 from mistral_jax.model.low_rank import SHARED, ScalingColumns, part_features
 from mistral_jax.placement import Placement
 from mistral_jax.quant.array import padded
-from mistral_jax.quant.dot import storable_shape
 
 logger = logging.getLogger("mistral_jax")
 

@@ -23,6 +23,7 @@ from conversion.gguf.container.file import GGUFFile
 from conversion.gguf.source import GGUFSource
 from conversion.weights.decoder_weights import EMBEDDING, HEAD, Format, Parameter, axis_size, parameters, read_name
 from conversion.weights.safetensors_io import SafetensorsFiles, read_array, write_safetensors
+from conversion.weights.stored_shapes import storable_shape
 from conversion.weights.tensor_names import HuggingFaceText, MistralFormat, is_mistral_format
 from conversion.weights.tensor_source import Array, TensorSource, WeightFileError
 from conversion.weights.weight_files import is_gguf
@@ -31,7 +32,6 @@ from mistral_jax.model.config import MistralConfig
 from mistral_jax.model.mistral import Mistral
 from mistral_jax.placement import Placement
 from mistral_jax.quant.array import PaddedArray, Undivided, Weight, dense
-from mistral_jax.quant.dot import storable_shape
 from mistral_jax.quant.load_weight import load_weight
 from mistral_jax.quant.plan import Quantization, stored_kind
 from mistral_jax.quant.split import split_rows

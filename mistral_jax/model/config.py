@@ -15,6 +15,7 @@ from conversion.files.json_fields import shown
 from conversion.files.json_file import read_json_object
 from conversion.files.regular_file import exists
 from conversion.weights.decoder_weights import count_parameters
+from conversion.weights.stored_shapes import kv_bytes_per_token
 from mistral_jax.model.config_error import ConfigError
 from mistral_jax.model.hf_config import SUPPORTED_ARCHITECTURES, hf_fields
 from mistral_jax.model.params_config import params_fields
@@ -103,8 +104,10 @@ class MistralConfig:
         return count_parameters(self, num_layers=self.num_layers)
 
     def kv_bytes_per_token(self, itemsize: int) -> int:
-        """Bytes of one token in a KV cache with elements of `itemsize` bytes; sliding windows are ignored."""
-        return 2 * self.num_layers * self.num_kv_heads * self.head_dim * itemsize
+        """See `conversion.weights.stored_shapes.kv_bytes_per_token`."""
+        return kv_bytes_per_token(
+            num_layers=self.num_layers, num_kv_heads=self.num_kv_heads, head_dim=self.head_dim, itemsize=itemsize
+        )
 
     @classmethod
     def from_hf(cls, raw: Mapping[str, Any]) -> MistralConfig:

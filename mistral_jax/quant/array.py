@@ -17,7 +17,7 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from conversion.dequantize import unpack
 from conversion.weights.ggml_types import GGMLType
-from mistral_jax.quant.dot import storable_shape
+from conversion.weights.stored_shapes import storable_shape
 
 
 @partial(jax.tree_util.register_dataclass, data_fields=["raw"], meta_fields=["kind"])

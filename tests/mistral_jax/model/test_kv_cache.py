@@ -125,6 +125,13 @@ def test_windowed_layers_keep_a_window_and_a_chunk_in_whole_blocks() -> None:
     assert cache.slots == 3
 
 
+def test_the_bytes_of_a_token_are_those_that_are_allocated_for_it() -> None:
+    config = replace(CONFIG, layer_windows=(None,) * CONFIG.num_layers)
+    assert config.head_dim % 16
+    allocated = KVCache.allocate(config, slots=3, length=256, chunk=CHUNK, dtype=jnp.bfloat16).nbytes
+    assert 3 * 256 * config.kv_bytes_per_token(2) == allocated
+
+
 Step = Callable[..., tuple[jax.Array, KVCache]]
 
 

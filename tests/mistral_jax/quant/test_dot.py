@@ -14,8 +14,9 @@ from hypothesis import strategies as st
 
 from conversion.quantize import quantize
 from conversion.weights.ggml_types import BY_NAME
+from conversion.weights.stored_shapes import storable_shape
 from mistral_jax.quant.array import PaddedArray, QuantizedArray, RowStack, Weight, dense, int8_array, padded
-from mistral_jax.quant.dot import batched_dot, dot, row_sum, storable_shape
+from mistral_jax.quant.dot import batched_dot, dot, row_sum
 from mistral_jax.quant.product import matmul, take_rows
 from tests.dot_bits import differing_rows
 

@@ -81,9 +81,9 @@ def test_sizes_of_a_model_that_fits(folder: Path) -> None:
     attention, mlp = (2 * 4 + 2 * 2) * 16 * 64, 3 * 64 * 96
     assert model["parameters"] == 3 * (attention + mlp + 2 * 64) + 2 * 4096 * 64 + 64
     assert model["weight_bytes"] == 4 * model["parameters"]
-    assert model["cache_bytes_per_token"] == 2 * 3 * 2 * 16 * 4
     # Heads of 16 are stored in 32.
-    assert model["cache_bytes"] == 4 * 256 * 2 * model["cache_bytes_per_token"]
+    assert model["cache_bytes_per_token"] == 2 * 3 * 2 * 32 * 4
+    assert model["cache_bytes"] == 4 * 256 * model["cache_bytes_per_token"]
     assert model["files"] == {"model.safetensors": path.stat().st_size}
     assert (model["architecture"], model["dtype"], model["fits"]) == ("MistralForCausalLM", "float32", True)
 
