@@ -19,8 +19,8 @@ from conversion.weights.stored_shapes import storable_axis, storable_shape
 from conversion.weights.tensor_source import Array
 from mistral_jax.model.config import MistralConfig
 from mistral_jax.model.low_rank import PROJECTIONS, AdapterBank, LowRank, part_features
-from mistral_jax.placement import Placement
 from mistral_jax.quant.array import dense, padded
+from mistral_jax.quant.placement import Placement
 
 
 class Factors(Protocol):

@@ -33,8 +33,8 @@ from mistral_jax.adapters.xlora import XLoRA
 from mistral_jax.hub.files import find_adapter
 from mistral_jax.model.config import MistralConfig
 from mistral_jax.model.low_rank import SHARED, ScalingColumns, part_features
-from mistral_jax.placement import Placement
 from mistral_jax.quant.array import padded
+from mistral_jax.quant.placement import Placement
 
 logger = logging.getLogger("mistral_jax")
 

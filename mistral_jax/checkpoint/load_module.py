@@ -8,8 +8,8 @@ from mistral_jax.checkpoint.description import ModelDescription
 from mistral_jax.checkpoint.summary import summarize
 from mistral_jax.checkpoint.weights import Progress, choose_dtype, load_weights, open_weights, stored_dtype
 from mistral_jax.model.mistral import Mistral
-from mistral_jax.placement import Placement
 from mistral_jax.quant.native import native
+from mistral_jax.quant.placement import Placement
 from mistral_jax.quant.plan import Quantization
 
 logger = logging.getLogger("mistral_jax")

@@ -30,9 +30,9 @@ from conversion.weights.weight_files import is_gguf
 from conversion.weights.weight_forms import Form, form_bytes, form_of
 from mistral_jax.model.config import MistralConfig
 from mistral_jax.model.mistral import Mistral
-from mistral_jax.placement import Placement
 from mistral_jax.quant.array import PaddedArray, Undivided, Weight, dense
 from mistral_jax.quant.load_weight import load_weight
+from mistral_jax.quant.placement import Placement
 from mistral_jax.quant.plan import Quantization, stored_kind
 from mistral_jax.quant.split import split_rows
 

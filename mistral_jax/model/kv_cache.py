@@ -37,7 +37,7 @@ import numpy as np
 
 from conversion.weights.stored_shapes import storable_axis
 from mistral_jax.model.config import MistralConfig
-from mistral_jax.placement import Placement
+from mistral_jax.quant.placement import Placement
 
 BLOCK = 128
 """Tokens of a block: the unit of allocation and of attention's reads."""

@@ -13,7 +13,7 @@ from mistral_jax.checkpoint.load_module import load_module
 from mistral_jax.checkpoint.progress import progress_bar
 from mistral_jax.hub.files import DEMO, DEMO_XLORA, find_model
 from mistral_jax.notebook.language_model import LanguageModel
-from mistral_jax.placement import Device, Placement
+from mistral_jax.quant.placement import Device, Placement
 from mistral_jax.quant.plan import Quantization
 
 

@@ -1,2 +1,2 @@
-"""Weights that stay packed on the device: their forms (`array`), products with them (`product`), and the options for
-loading them (`plan`)."""
+"""Arrays of weights: the devices they lie on (`placement`, `split`), the forms that stay packed there (`array`),
+products with them (`product`, `dot`), and the options for loading them (`plan`)."""

@@ -14,7 +14,6 @@ from conversion.weights.ggml_types import BY_NAME, GGMLType
 from conversion.weights.stored_shapes import storable_shape
 from conversion.weights.tensor_source import Array, PackedSource, TensorSource, aligned_empty
 from conversion.weights.weight_forms import KEPT_PACKED, Form
-from mistral_jax.placement import Placement
 from mistral_jax.quant.array import (
     Int8Array,
     PaddedArray,
@@ -25,6 +24,7 @@ from mistral_jax.quant.array import (
     int8_array,
     padded,
 )
+from mistral_jax.quant.placement import Placement
 from mistral_jax.quant.plan import stored_kind
 from mistral_jax.quant.product import unpacked
 

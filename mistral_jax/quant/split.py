@@ -8,8 +8,8 @@ from itertools import accumulate
 import jax
 import jax.numpy as jnp
 
-from mistral_jax.placement import Placement
 from mistral_jax.quant.array import Int8Array, Plain, QuantizedArray, RowStack, SplitRows, Undivided, dense, padded
+from mistral_jax.quant.placement import Placement
 
 
 def split_rows(weight: Undivided, sizes: Sequence[int], placement: Placement, *, gathers: bool) -> SplitRows:

@@ -16,7 +16,7 @@ from mistral_jax.model.kv_cache import KVCache, ReadPlan
 from mistral_jax.model.low_rank import AdapterBank
 from mistral_jax.model.mistral import Mistral
 from mistral_jax.model.split_module import SplitModule
-from mistral_jax.placement import Placement
+from mistral_jax.quant.placement import Placement
 from mistral_jax.runtime import step
 from mistral_jax.runtime.mixing import AdaptedModel, Caches, MixingRows
 from mistral_jax.runtime.xlora_speculation import decode_speculative

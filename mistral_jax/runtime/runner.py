@@ -31,7 +31,7 @@ from mistral_jax.adapters.xlora import XLoRA
 from mistral_jax.model.kv_cache import BLOCK, cache_bytes, layer_lengths
 from mistral_jax.model.mistral import Mistral
 from mistral_jax.model.split_module import SplitModule
-from mistral_jax.placement import Device, Placement
+from mistral_jax.quant.placement import Device, Placement
 from mistral_jax.runtime.buckets import DEFAULT_CHUNKS, Buckets, PrefillChunk, cache_sizes, chunk_sizes
 from mistral_jax.runtime.calls import Call, Prefilled, RunnerState, Stepped
 from mistral_jax.runtime.mixing import Caches, RowMixing

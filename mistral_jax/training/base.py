@@ -12,8 +12,8 @@ from mistral_jax.chat import ChatFormatter
 from mistral_jax.checkpoint.description import ModelDescription
 from mistral_jax.model.mistral import Mistral
 from mistral_jax.notebook.language_model import LanguageModel
-from mistral_jax.placement import Placement
 from mistral_jax.quant.array import Int8Array, Packed
+from mistral_jax.quant.placement import Placement
 from mistral_jax.tokenizer import Tokenizer
 
 

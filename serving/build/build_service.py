@@ -18,7 +18,7 @@ from mistral_jax.checkpoint.summary import summarize
 from mistral_jax.checkpoint.weights import choose_dtype, open_weights, plan_weights, settle_tying
 from mistral_jax.hub.files import DEMO, ModelFiles, find_gguf, find_model
 from mistral_jax.model.kv_cache import BLOCK
-from mistral_jax.placement import Placement, choose_placement
+from mistral_jax.quant.placement import Placement, choose_placement
 from mistral_jax.runtime.buckets import DEFAULT_CHUNKS
 from mistral_jax.runtime.compilation_cache import enable_compilation_cache
 from mistral_jax.runtime.recomputing import RecomputingRunner

@@ -19,7 +19,7 @@ from mistral_jax import __version__
 from mistral_jax.adapters.choice import BASE, AdapterChoice
 from mistral_jax.checkpoint.description import describe
 from mistral_jax.checkpoint.summary import summarize
-from mistral_jax.placement import Device, choose_placement
+from mistral_jax.quant.placement import Device, choose_placement
 from mistral_jax.runtime.runner import Runner
 from mistral_jax.runtime.sampling import Features
 from mistral_jax.runtime.sampling_params import SamplingParams

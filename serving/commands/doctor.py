@@ -94,8 +94,8 @@ def devices(settings: Settings) -> Section:
     """The devices that JAX sees, and the one that the settings choose."""
     import jax
 
-    from mistral_jax.placement import choose_placement
     from mistral_jax.quant.native import native
+    from mistral_jax.quant.placement import choose_placement
 
     chosen = choose_placement(settings.device)
     found: Section = {"chosen": str(chosen)}
@@ -134,7 +134,7 @@ def model(settings: Settings) -> Section:
     from mistral_jax.checkpoint.description import describe
     from mistral_jax.checkpoint.weights import choose_dtype
     from mistral_jax.model.kv_cache import cache_bytes
-    from mistral_jax.placement import choose_placement
+    from mistral_jax.quant.placement import choose_placement
     from mistral_jax.runtime.buckets import cache_sizes
     from serving.build.build_adapters import open_adapter_files, with_base_model
     from serving.build.build_service import (

@@ -10,7 +10,7 @@ from typing import Any
 
 from mistral_jax.checkpoint.description import describe
 from mistral_jax.checkpoint.load_module import load_module
-from mistral_jax.placement import choose_placement
+from mistral_jax.quant.placement import choose_placement
 from mistral_jax.training.base import BaseModel
 from mistral_jax.training.lora_training import train_lora
 from mistral_jax.training.output_folder import prepare

@@ -16,8 +16,8 @@ from mistral_jax.checkpoint.weights import check_tensors, hf_tensors, load_weigh
 from mistral_jax.model.config import MistralConfig
 from mistral_jax.model.low_rank import PROJECTIONS, part_features
 from mistral_jax.model.mistral import Mistral
-from mistral_jax.placement import Placement
 from mistral_jax.quant.load_weight import load_weight
+from mistral_jax.quant.placement import Placement
 from tests.conversion.arrays import Arrays
 from tests.conversion.weights.test_decoder_weights import MIXTRAL, Sizes
 

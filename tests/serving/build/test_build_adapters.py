@@ -192,7 +192,7 @@ def test_what_is_wrong_is_known_before_weights_are_read(
 
 def test_room_is_counted_before_a_length_is_chosen(written: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from mistral_jax.checkpoint.description import describe
-    from mistral_jax.placement import choose_placement
+    from mistral_jax.quant.placement import choose_placement
     from serving.build import build_service as build
 
     placement = choose_placement("cpu")
@@ -203,7 +203,7 @@ def test_room_is_counted_before_a_length_is_chosen(written: Path, monkeypatch: p
     own = build.bytes_of_adapters(settings, description, placement, adapters)
     per_token = 2 * description.config.kv_bytes_per_token(4) * settings.max_seqs
     free = weights + own + 2 * 300 * per_token
-    monkeypatch.setattr("mistral_jax.placement.Placement.free_memory", lambda _placement: free)
+    monkeypatch.setattr("mistral_jax.quant.placement.Placement.free_memory", lambda _placement: free)
     assert build.sequence_length(settings, description, placement, adapters) == 256  # whole blocks of at most 300
     assert build.sequence_length(settings, description, placement, None) >= 512
 

@@ -11,7 +11,7 @@ import pytest
 from conversion.gguf.container.file import GGUFFile
 from mistral_jax.checkpoint.description import describe
 from mistral_jax.hub.files import find_model
-from mistral_jax.placement import choose_placement
+from mistral_jax.quant.placement import choose_placement
 from serving.build.build_service import load_runner
 from serving.commands.doctor import examine, model, report, run_doctor
 from serving.settings.settings import Settings
@@ -109,7 +109,7 @@ def test_quantised_weights_weigh_less(folder: Path, quant: str, bits: float) -> 
 
 
 def test_a_model_that_cannot_fit_says_what_to_do(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("mistral_jax.placement.Placement.free_memory", lambda _placement: 1_000_000)
+    monkeypatch.setattr("mistral_jax.quant.placement.Placement.free_memory", lambda _placement: 1_000_000)
     write_weights(folder)
     model = examine(settings_for(folder, max_seq_len=256))["model"]
     assert model["fits"] is False

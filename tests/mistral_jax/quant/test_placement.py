@@ -14,10 +14,10 @@ import numpy as np
 import pytest
 from jax.sharding import SingleDeviceSharding
 
-from mistral_jax.placement import Placement, choose_placement
+from mistral_jax.quant.placement import Placement, choose_placement
 
 pytestmark = pytest.mark.timeout(900)  # a process with four devices, and nine models in two forms each
-REPOSITORY = Path(__file__).parents[2]
+REPOSITORY = Path(__file__).parents[3]
 TINY = {
     **{"vocab_size": 97, "hidden_size": 12, "intermediate_size": 20, "num_layers": 1},
     **{"num_heads": 8, "num_kv_heads": 4, "head_dim": 10},
@@ -58,7 +58,7 @@ CASES: dict[str, tuple[dict[str, Any], list[str]]] = {
 @pytest.fixture(scope="module")
 def found() -> dict[str, dict[str, Any]]:
     cases = json.dumps([case for case, _ in CASES.values()])
-    command = [sys.executable, "-m", "tests.mistral_jax.over_four_devices", cases]
+    command = [sys.executable, "-m", "tests.mistral_jax.quant.over_four_devices", cases]
     flags = os.environ.get("XLA_FLAGS", "") + " --xla_force_host_platform_device_count=4"
     done = subprocess.run(
         command, cwd=REPOSITORY, env={**os.environ, "XLA_FLAGS": flags}, capture_output=True, text=True, check=False

@@ -1,7 +1,7 @@
 """Logits of models over several CPU devices beside those of one, printed as JSON. In a process of its own: the number
 of CPU devices is settled when JAX starts.
 
-    XLA_FLAGS=--xla_force_host_platform_device_count=4 python -m tests.mistral_jax.over_four_devices \
+    XLA_FLAGS=--xla_force_host_platform_device_count=4 python -m tests.mistral_jax.quant.over_four_devices \
         '[{"sizes": {…}, "dtype": "float32"}]'
 """
 
@@ -24,8 +24,8 @@ from mistral_jax.model.config import MistralConfig
 from mistral_jax.model.kv_cache import KVCache
 from mistral_jax.model.low_rank import AdapterBank, Mixture
 from mistral_jax.model.mistral import Mistral
-from mistral_jax.placement import Placement
 from mistral_jax.quant.array import SplitRows, Weight
+from mistral_jax.quant.placement import Placement
 from mistral_jax.quant.plan import Quantization
 from mistral_jax.quant.product import matmul
 from tests.conversion.arrays import Arrays
