@@ -125,8 +125,9 @@ def _int8_product(x: jax.Array, weight: Int8Array) -> jax.Array:
     y = x.astype(jnp.float32)
     largest = jnp.max(jnp.abs(y), axis=-1, keepdims=True)
     scale = jnp.where(largest > 0, largest, 1.0) / 127
-    # The barriers keep XLA's CPU backend from fusing rounding or scales with the product, which halves its speed.
-    rounded = lax.optimization_barrier(jnp.round(y / scale).astype(jnp.int8))
+    # Not divided by the scale: XLA makes that a multiplication by the reciprocal in some programs and not in others.
+    # The barriers keep its CPU backend from fusing rounding or scales with the product, which halves its speed.
+    rounded = lax.optimization_barrier(jnp.round(y * (1.0 / scale)).astype(jnp.int8))
     axes = (((x.ndim - 1,), (1,)), ((), ()))
     exact = lax.optimization_barrier(lax.dot_general(rounded, weight.values, axes, preferred_element_type=jnp.int32))
     # Without this barrier, some programs fuse the last multiplication with the sum that follows, and others do not.

@@ -51,6 +51,7 @@ CASES: dict[str, tuple[dict[str, Any], list[str]]] = {
     ),
     "wide": ({"sizes": WIDE, "dtype": "float32"}, [*FUSED, *SINGLE, "lm_head"]),
     "wide in q8_0": ({"sizes": WIDE, "dtype": "float32", "quant": "q8_0"}, [*FUSED, *SINGLE, "lm_head"]),
+    "wide in int8": ({"sizes": WIDE, "dtype": "bfloat16", "quant": "int8"}, [*FUSED, *SINGLE, "lm_head"]),
     "adapters": ({"dtype": "float32", "devices": 2, "adapters": True}, [*FUSED, *SINGLE]),
 }
 
@@ -75,6 +76,8 @@ def test_logits_over_several_devices_are_those_of_one(found: dict[str, dict[str,
     # Every sum is taken whole, by one device: bits differ only where those of a product depend on how many outputs it
     # has.
     assert result["equal"] or not result["same products"]
+    if "int8" in case:
+        assert result["same products"], "integers are summed exactly, whatever the shape"
     assert result["saved"], "tensors are saved with other values or in another order than those of one device"
 
 
