@@ -121,31 +121,6 @@ class TestBits:
             np.testing.assert_array_equal(one, other)
 
 
-def test_speculation_up_to_the_last_position() -> None:
-    """The guess after the last token has no place, and must not overwrite the first."""
-    run = runner("float32", slots=2, length=128)
-    prompt = TEXT[: 128 - STEPS]
-    expected = answers(run, [prompt], [XLORA])
-    np.testing.assert_array_equal(answers(run, [prompt], [XLORA], speculative=(True,))[0], expected[0])
-
-
-def test_speculation_gives_a_token_a_sweep_where_the_guess_is_right() -> None:
-    """With a factor of zero the mixture is the base model, so every guess is right."""
-    run = runner("float32", slots=2, xlora=xlora(global_scaling_weight=0.0))
-    params, prompt = SamplingParams(temperature=0.9, seed=3), TEXT[:20]
-    state = run.admit(run.new_state(), 0, prompt, params, XLORA)
-    for chunk in run.chunks(len(prompt)):
-        state = run.prefill(state, 0, prompt, chunk, scaling=True).state
-    emitted: list[bool] = []
-    for step in range(10):
-        state, _, _, given = run.decode(
-            state, [0], Features.of(params), longest=21 + step, scaling=True, speculative=True
-        )
-        assert given is not None
-        emitted.append(bool(given[0]))
-    assert emitted == [False] + [True] * 9
-
-
 def test_caches_give_what_whole_passes_give() -> None:
     for settings in ({}, {"scaling_pass_value": 0.5}, {"layerwise_scalings": False, "top_k_lora": 2}):
         classifier = xlora(**settings)
