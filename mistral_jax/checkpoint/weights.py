@@ -87,7 +87,7 @@ def stored_dtype(source: TensorSource) -> str | None:
 
 @dataclass(frozen=True, kw_only=True)
 class PlannedWeight:
-    """One parameter: the tensors that it is read from, and the form that each is stored in."""
+    """One parameter: the tensors that it is read from, and the form that each takes on the device."""
 
     parameter: Parameter
     parts: tuple[tuple[str, Form], ...]

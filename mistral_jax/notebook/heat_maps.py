@@ -120,7 +120,7 @@ def layers_by_adapters(scalings: Scalings, part: str | None = None, *, after_top
 
 def _check_tokens(scalings: Scalings) -> None:
     if not len(scalings):
-        raise ValueError("there are no tokens to draw; give a text or a slice of tokens that is not empty")
+        raise ValueError("there is no token to draw; give a text or a slice of tokens that is not empty")
 
 
 def _columns_of(scalings: Scalings, part: str) -> list[int]:
