@@ -98,7 +98,7 @@ def attend(
     if plan == LOOP:
         # Read only as far as the last query sees, even if later tokens are written.
         longest = jnp.max(jnp.minimum(last, positions[:, -1]))
-        in_use = jnp.minimum(longest // J + 1, C)
+        in_use = jnp.minimum(lax.div(longest + J, jnp.int32(J)), C)
         merged = _loop(grouped, layer, table=table, in_use=in_use, visible=visible)
     else:
         merged = _parallel(grouped, layer, table=table, count=min(plan.blocks, C), visible=visible)

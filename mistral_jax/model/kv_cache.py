@@ -34,6 +34,7 @@ from typing import Any, ClassVar
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax import lax
 
 from conversion.weights.stored_shapes import storable_axis
 from mistral_jax.model.config import MistralConfig
@@ -217,31 +218,46 @@ def write(
     """
     spare = ((0, 0), (0, 0), (0, 0), (0, layer.head_dim - keys.shape[-1]))
     keys, values = jnp.pad(keys, spare), jnp.pad(values, spare)
-    index = positions % (table.shape[1] * layer.block)
+    # Nothing here is negative, so that C's division does: jnp's adds half a dozen operations to each.
+    index = lax.rem(positions, jnp.int32(table.shape[1] * layer.block))
     # Invalid tokens get a block out of bounds, which the scatter drops.
-    block = jnp.where(valid, jnp.take_along_axis(table, index // layer.block, axis=1), layer.blocks)
-    offset = index % layer.block
+    block = jnp.where(valid, _entries(table, lax.div(index, jnp.int32(layer.block))), layer.blocks)
+    offset = lax.rem(index, jnp.int32(layer.block))
+    how: Any = {"mode": "drop", "wrap_negative_indices": False}
     return LayerCache(
-        layer.keys.at[block, :, offset].set(keys.astype(layer.keys.dtype), mode="drop"),
-        layer.values.at[block, :, :, offset].set(values.astype(layer.values.dtype), mode="drop"),
+        layer.keys.at[block, :, offset].set(keys.astype(layer.keys.dtype), **how),
+        layer.values.at[block, :, :, offset].set(values.astype(layer.values.dtype), **how),
     )
 
 
 def read_block(layer: LayerCache, table: jax.Array, number: jax.Array | int) -> tuple[jax.Array, jax.Array]:
     """Keys [B, K, J, H] and values [B, K, H, J] of block `number` of each row."""
-    blocks = jax.lax.dynamic_index_in_dim(table, number, axis=1, keepdims=False)  # [B]
+    blocks = lax.dynamic_index_in_dim(table, number, axis=1, keepdims=False, allow_negative_indices=False)  # [B]
     if blocks.shape[0] == 1:
         return (
-            jax.lax.dynamic_slice_in_dim(layer.keys, blocks[0], 1),
-            jax.lax.dynamic_slice_in_dim(layer.values, blocks[0], 1),
+            lax.dynamic_slice_in_dim(layer.keys, blocks[0], 1, allow_negative_indices=False),
+            lax.dynamic_slice_in_dim(layer.values, blocks[0], 1, allow_negative_indices=False),
         )
-    return jnp.take(layer.keys, blocks, axis=0, mode="clip"), jnp.take(layer.values, blocks, axis=0, mode="clip")
+    return _blocks(layer.keys, blocks), _blocks(layer.values, blocks)
 
 
 def read_blocks(layer: LayerCache, table: jax.Array, count: int) -> tuple[jax.Array, jax.Array]:
     """Keys [B, C, K, J, H] and values [B, C, K, H, J] of the first `count` blocks of each row."""
     blocks = table[:, :count]
-    return jnp.take(layer.keys, blocks, axis=0, mode="clip"), jnp.take(layer.values, blocks, axis=0, mode="clip")
+    return _blocks(layer.keys, blocks), _blocks(layer.values, blocks)
+
+
+# Tables name blocks of the pool and nothing else, so that their indices need no operations that would bound them.
+
+
+def _blocks(pool: jax.Array, blocks: jax.Array) -> jax.Array:
+    return pool.at[blocks].get(mode="promise_in_bounds", wrap_negative_indices=False)
+
+
+def _entries(table: jax.Array, index: jax.Array) -> jax.Array:
+    """int32 [B, T]: entry `index` [B, T] of each row's table."""
+    row = lax.broadcasted_iota(index.dtype, index.shape, 0)
+    return table.at[row, index].get(mode="promise_in_bounds", wrap_negative_indices=False)
 
 
 def key_positions(index: jax.Array, last: jax.Array, S: int) -> jax.Array:
@@ -252,5 +268,7 @@ def key_positions(index: jax.Array, last: jax.Array, S: int) -> jax.Array:
       last: int32 [B], the last position written in each row; negative for an empty row.
     Returns: int32 [B, J]: the greatest p <= last with p % S == index.
     """
-    last = last[:, None]
-    return last - (last - index) % S
+    last = jnp.asarray(last)[:, None]
+    # The position at index 0, in the current round through the ring. C's remainder: of -1 it is -1.
+    first = last - lax.rem(last, jnp.asarray(S, last.dtype))
+    return jnp.where(first + index > last, first + index - S, first + index)

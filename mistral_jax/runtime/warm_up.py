@@ -64,11 +64,14 @@ def _frozen_heap() -> Generator[None]:
     """Exempts existing objects from garbage collection. Tracing allocates many objects, and scanning the existing ones
     again and again takes a sixth of the time.
     """
+    thresholds = gc.get_threshold()
+    gc.set_threshold(100_000, *thresholds[1:])
     gc.freeze()
     try:
         yield
     finally:
         gc.unfreeze()
+        gc.set_threshold(*thresholds)
 
 
 def time_alternately(calls: Sequence[EmptyCall], state: RunnerState) -> tuple[RunnerState, list[float]]:
