@@ -174,8 +174,8 @@ class KVCache:
 
         Args:
           slot: int32 scalar.
-          blocks: int32 [C] for each kind of layer. The block that the slot writes to next, and all after it, must not
-            be shared.
+          blocks: int32 [C] for each kind of layer. A block that the slot will write to must not be shared: the block
+            of its next token and all after it and, in a ring that wraps, those before it as well.
         """
         tables = tuple(table.at[slot].set(own) for table, own in zip(self.tables, blocks, strict=True))
         return replace(self, tables=tables)

@@ -1,13 +1,13 @@
 """Products of activations with packed weights.
 
-The method depends on the device and on how many tokens of a sequence are computed together. It never depends on the
-number of *sequences*: a row has the same bits alone and in a batch.
+The method depends on the device and on how many tokens of a sequence are computed together. On a CPU it never depends
+on the number of *sequences*: a row has the same bits alone and in a batch.
 
 - On a CPU, one token of each sequence (decoding) uses the native kernel, which unpacks in registers and reads each
   weight once, at memory bandwidth. For many tokens (prefill), weights are unpacked a cache-sized tile at a time and
   multiplied by XLA's dot. Without a compiler for the kernel, XLA also unpacks the tiles.
-- On other devices, a few rows are multiplied and summed in one fused pass over the packed bytes; for many rows, the
-  whole matrix is unpacked and multiplied by a dot.
+- On other devices, up to `_FUSED_ROWS` rows of a program are multiplied and summed in one fused pass over the packed
+  bytes; for more, the whole matrix is unpacked and multiplied by a dot.
 """
 
 from __future__ import annotations
