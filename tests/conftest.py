@@ -10,8 +10,9 @@ from pathlib import Path
 
 import pytest
 
-# In the project, not in the system's temporary directory: what is loaded from there is machine code.
-_PROGRAMS = Path(__file__).parents[1] / ".pytest_cache" / "jax"
+# In the project, not in the system's temporary directory: what is loaded from there is machine code. A folder for each
+# process: JAX does not write an entry at once, so that another process could read half of one.
+_PROGRAMS = Path(__file__).parents[1] / ".pytest_cache" / f"jax-{os.environ.get('PYTEST_XDIST_WORKER', 'main')}"
 
 # By environment, before JAX is imported, so that processes which a test starts inherit it.
 os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(_PROGRAMS))
@@ -31,6 +32,9 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     slow = [item for item in items if item.get_closest_marker("slow")]
+    # Several processes then end at about the same time.
+    first = {item.path for item in slow}
+    items.sort(key=lambda item: item.path not in first)
     count = -(-len(slow) // config.getoption("--sample-slow"))
     if count == len(slow):
         return

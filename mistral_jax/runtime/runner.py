@@ -248,10 +248,8 @@ class Runner:
           score: compute log-probabilities; `tokens` then has the size of a scored chunk plus one, the token after the
             chunk.
         """
-        # One length for all scored chunks, and one kind of pass: they are rare, and each is a program. The scaling pass
-        # changes nothing for a sequence without X-LoRA.
+        # One length for all scored chunks: they are rare, and each length is a program.
         plan = self.buckets.plan(self.length if score else start + count)
-        scaling = scaling or (score and self.xlora is not None)
         return Call(
             self.programs.score if score else self.programs.prefill,
             (
@@ -361,7 +359,7 @@ class Runner:
                         yield partial(
                             self._empty_decode, bucket=bucket, length=length - 1, scaling=True, speculative=True
                         )
-        yield partial(self._empty_prefill, size=self.buckets.score, length=lengths[-1], scaling=False, score=True)
+            yield partial(self._empty_prefill, size=self.buckets.score, length=lengths[-1], scaling=scaling, score=True)
 
     def _empty_prefill(
         self, state: RunnerState, *, size: int, length: int, scaling: bool, score: bool = False
