@@ -10,12 +10,15 @@ from pathlib import Path
 
 import pytest
 
-# In the project, not in the system's temporary directory: what is loaded from there is machine code. A folder for each
-# process: JAX does not write an entry at once, so that another process could read half of one.
-_PROGRAMS = Path(__file__).parents[1] / ".pytest_cache" / f"jax-{os.environ.get('PYTEST_XDIST_WORKER', 'main')}"
+# In the project, not in the system's temporary directory: what is loaded from there is machine code.
+_PROGRAMS = Path(__file__).parents[1] / ".pytest_cache" / "jax"
 
-# By environment, before JAX is imported, so that processes which a test starts inherit it.
-os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(_PROGRAMS))
+# By environment, before JAX is imported, so that processes which a test starts inherit it. A folder for each of several
+# processes, below that of the one which started them: JAX does not write an entry at once, so that another process
+# could read half of one.
+os.environ["JAX_COMPILATION_CACHE_DIR"] = str(
+    Path(os.environ.get("JAX_COMPILATION_CACHE_DIR", _PROGRAMS)) / os.environ.get("PYTEST_XDIST_WORKER", "")
+)
 os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0")
 os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES", "-1")
 

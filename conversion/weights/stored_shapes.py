@@ -4,25 +4,25 @@ number of rows (see `mistral_jax.quant.dot`). No JAX here: estimates of memory n
 
 from __future__ import annotations
 
-OUTER_MULTIPLE = 16
+_OUTER_MULTIPLE = 16
 """The number of outputs is a multiple of this. Otherwise the bits depend on the number of rows: in float32 those of
 outputs beyond a multiple of 8, in bfloat16 on processors with AMX those of fewer than 16 outputs."""
-LEAST_INNER, WIDE = 32, 64
-"""Minimum number of terms in each output's sum with at least `WIDE` outputs ..."""
-LEAST_INNER_OF_FEW = 64
+_LEAST_INNER, _WIDE = 32, 64
+"""Minimum number of terms in each output's sum with at least `_WIDE` outputs ..."""
+_LEAST_INNER_OF_FEW = 64
 """... and with fewer."""
 
 
 def storable_shape(outer: int, inner: int) -> tuple[int, int]:
     """The smallest shape, at least [outer, inner] in each axis, that `mistral_jax.quant.dot.dot` accepts."""
-    outer = -(-outer // OUTER_MULTIPLE) * OUTER_MULTIPLE
-    return outer, max(inner, LEAST_INNER if outer >= WIDE else LEAST_INNER_OF_FEW)
+    outer = -(-outer // _OUTER_MULTIPLE) * _OUTER_MULTIPLE
+    return outer, max(inner, _LEAST_INNER if outer >= _WIDE else _LEAST_INNER_OF_FEW)
 
 
 def storable_axis(size: int) -> int:
     """The smallest length, at least `size`, of an axis that is the output axis of one product and the summed axis of
-    another one with at least `WIDE` outputs."""
-    return max(storable_shape(size, 1)[0], LEAST_INNER)
+    another one with at least `_WIDE` outputs."""
+    return max(storable_shape(size, 1)[0], _LEAST_INNER)
 
 
 def kv_bytes_per_token(*, num_layers: int, num_kv_heads: int, head_dim: int, itemsize: int) -> int:

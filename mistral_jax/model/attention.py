@@ -154,12 +154,12 @@ def _softmax_parts(
     """Unnormalised weights of a block, rounded to `dtype`; the maximum score and the sum of weights over the last axis.
 
     Args:
-      scores: float32 [B, K, M, ..., J], M = heads of the group * T.
-      bias: float32 [B, T, ..., J].
+      scores: float32 [B, K, M, J], M = heads of the group * T.
+      bias: float32 [B, T, J].
     """
-    B, K, M, *rest = scores.shape
+    B, K, M, J = scores.shape
     T = bias.shape[1]
-    scores = (scores.reshape(B, K, M // T, T, *rest) + bias[:, None, None]).reshape(scores.shape)
+    scores = (scores.reshape(B, K, M // T, T, J) + bias[:, None, None]).reshape(scores.shape)
     # The barrier keeps XLA's CPU backend from fusing maximum and exponential: from 4096 scores on it would, and with
     # another exp.
     high = lax.optimization_barrier(jnp.max(scores, axis=-1))

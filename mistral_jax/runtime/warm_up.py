@@ -61,8 +61,8 @@ def _run_first(compiling: deque[tuple[EmptyCall, Future[Any]]], state: RunnerSta
 
 @contextmanager
 def _frozen_heap() -> Generator[None]:
-    """Exempts existing objects from garbage collection. Tracing allocates many objects, and scanning the existing ones
-    again and again takes a sixth of the time.
+    """Exempts existing objects from garbage collection, and collects new ones less often. Tracing allocates many
+    objects, and scanning the existing ones again and again takes a sixth of the time.
     """
     thresholds = gc.get_threshold()
     gc.set_threshold(100_000, *thresholds[1:])
