@@ -43,9 +43,8 @@ serve: $(VENV)/.serve  ## install, then serve the bundled demo model on localhos
 	@echo "The command mistral-jax is in $(BIN): source $(BIN)/activate, or write $(BIN)/mistral-jax"
 	@exec $(BIN)/mistral-jax $(ARGS) demo
 
-# A process for each core, each with whole files of tests: those of a file share models and servers.
 test: $(VENV)/.test  ## install, then run the tests (ARGS="-k cache" for options)
-	@$(BIN)/python -m pytest --numprocesses auto --maxprocesses 4 --dist loadfile $(ARGS)
+	@$(BIN)/python -m pytest $(ARGS)
 
 lint: $(VENV)/.lint  ## format check, lint, types, import rules
 	@$(BIN)/ruff format --check .
