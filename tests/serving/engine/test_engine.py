@@ -291,7 +291,7 @@ def test_a_device_thread_that_raises_fails_its_requests_and_says_so(runner: Runn
     def broken(*args, **kwargs):
         raise RuntimeError("out of memory on the device")
 
-    monkeypatch.setattr(runner, "decode", broken)
+    monkeypatch.setattr(runner, "forward", broken)
     engine.submit([request("victim")], inbox.deliver)
     events = inbox.until_all_end(["victim"])["victim"]
     assert (events[-1].finish_reason, events[-1].error) == ("error", "the engine failed; see the server's log")
