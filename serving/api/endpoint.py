@@ -15,6 +15,8 @@ from litestar import Request, Response
 from serving.api.service.lifecycle import ServiceHost
 
 Decision = Literal["honoured", "accepted", "refused"]
+VERSION = "/v1"
+"""What the paths of OpenAI's API begin with."""
 Body = Mapping[str, msgspec.Raw]
 """The fields of a body, not yet decoded."""
 
@@ -59,7 +61,7 @@ class Endpoint[BodyT]:
     """One operation of the API."""
 
     path: str
-    """In the router's syntax: `{name}` is a path segment, `{name:path}` the rest of the path."""
+    """In the router's syntax: `{name}` is a path segment, `{name:path}` the rest of the path. See also `paths`."""
     method: Literal["GET", "POST"]
     operation_id: str
     summary: str
@@ -123,6 +125,12 @@ class Endpoint[BodyT]:
     def parameters(self) -> tuple[str, ...]:
         """Names of the path parameters."""
         return tuple(re.findall(r"\{(\w+)[:}]", self.path))
+
+    @property
+    def paths(self) -> tuple[str, ...]:
+        """The paths that it is served at: `path`, and without `/v1` if it begins so, because clients are given base
+        URLs with and without it."""
+        return (self.path, self.path.removeprefix(VERSION)) if self.path.startswith(f"{VERSION}/") else (self.path,)
 
     @property
     def template(self) -> str:

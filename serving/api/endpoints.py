@@ -55,7 +55,7 @@ def _route(endpoint: Endpoint[Any], endpoints: tuple[Endpoint[Any], ...]) -> HTT
     methods = [HttpMethod(endpoint.method)]
     if endpoint.takes_head:
         methods.append(HttpMethod.HEAD)
-    return route(endpoint.path, http_method=methods, status_code=200, operation_id=endpoint.operation_id)(handle)
+    return route(list(endpoint.paths), http_method=methods, status_code=200, operation_id=endpoint.operation_id)(handle)
 
 
 if __name__ == "__main__":

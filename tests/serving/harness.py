@@ -24,6 +24,8 @@ from tests.serving.fakes import FakeEngine, fake_service
 
 CHAT = "/v1/chat/completions"
 TEXT = "/v1/completions"
+URL = "http://localhost:1234"
+"""To put before a path that begins with two slashes, which the client would take for a host."""
 MESSAGES = [{"role": "user", "content": "hi"}]
 
 
@@ -43,7 +45,7 @@ def in_process(app: Litestar) -> httpx.AsyncClient:
     transport = httpx.ASGITransport(app=app)  # type: ignore[arg-type]
     # For bodies that a test writes itself; what sends no JSON is refused.
     headers = {"Content-Type": "application/json"}
-    return httpx.AsyncClient(transport=transport, base_url="http://localhost:1234", headers=headers)
+    return httpx.AsyncClient(transport=transport, base_url=URL, headers=headers)
 
 
 @dataclass

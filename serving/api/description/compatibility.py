@@ -51,6 +51,8 @@ and are not reported.
 _BEHAVIOUR = """
 ## Behaviour worth knowing
 
+- Every path below `/v1` is served without it, too (`/chat/completions`), because clients are given base URLs with and
+  without it.
 - `max_tokens` absent: the completion may fill the context (or the server's `--max-tokens`), also on /v1/completions,
   where OpenAI's default is 16. If prompt and `max_tokens` together exceed the context, the request is not refused; the
   completion is capped and ends with `length`.

@@ -43,7 +43,8 @@ def document(endpoints: tuple[Endpoint[Any], ...]) -> dict[str, Any]:
         "info": {
             "title": "mistral-jax",
             "version": version(),
-            "description": "Mistral-family language models behind the OpenAI HTTP API.",
+            "description": "Mistral-family language models behind the OpenAI HTTP API. "
+            "Every path below /v1 is served without it, too.",
         },
         "servers": [{"url": "/"}],
         "security": [{}, {"bearer": []}, {"apiKey": []}],
