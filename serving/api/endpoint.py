@@ -44,6 +44,14 @@ class Text:
     media_type: str = "text/plain"
 
 
+@dataclass(frozen=True, slots=True)
+class OneOf:
+    """A response that has one of several shapes: Structs, or lists of them."""
+
+    description: str
+    shapes: tuple[Any, ...]
+
+
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Call[BodyT]:
     """One request to an endpoint, as passed to its handler."""
@@ -69,7 +77,7 @@ class Endpoint[BodyT]:
     handler: Callable[[Call[BodyT]], Awaitable[msgspec.Struct | Response[Any]]]
     request: type[BodyT] | None = None
     """Schema of the body; None: it takes no body."""
-    response: type[msgspec.Struct] | Text
+    response: type[msgspec.Struct] | OneOf | Text
     chunk: type[msgspec.Struct] | None = None
     """Schema of each stream event; None: it cannot stream."""
     fields: tuple[Field, ...] | None = None

@@ -12,10 +12,12 @@ from litestar import HttpMethod, Request, route
 from litestar.di import NamedDependency
 from litestar.handlers import HTTPRouteHandler
 
+from serving.api.controllers.cancelling import CANCEL_REQUEST
 from serving.api.controllers.chat import CHAT_COMPLETIONS
 from serving.api.controllers.completions import COMPLETIONS
-from serving.api.controllers.health import HEALTH
-from serving.api.controllers.index import DOCS, INDEX, OPENAPI
+from serving.api.controllers.health import HEALTH, LIVEZ
+from serving.api.controllers.index import DOCS, INDEX, OPENAPI, VERSION
+from serving.api.controllers.llama_cpp.state import PROPS, SLOTS
 from serving.api.controllers.lora_adapters import LOAD_LORA_ADAPTER, LORA_ADAPTERS, UNLOAD_LORA_ADAPTER
 from serving.api.controllers.metrics import METRICS
 from serving.api.controllers.models import MODEL, MODELS
@@ -32,8 +34,13 @@ ENDPOINTS: tuple[Endpoint[Any], ...] = (
     LORA_ADAPTERS,
     LOAD_LORA_ADAPTER,
     UNLOAD_LORA_ADAPTER,
+    CANCEL_REQUEST,
+    PROPS,
+    SLOTS,
     HEALTH,
+    LIVEZ,
     METRICS,
+    VERSION,
     INDEX,
     DOCS,
     OPENAPI,

@@ -133,6 +133,31 @@ class EngineStatus:
     """Since the start, end-of-sequence tokens included."""
 
 
+@dataclass(frozen=True, kw_only=True, slots=True)
+class SlotStatus:
+    """One slot, and how far the request in it is."""
+
+    id: int
+    params: SamplingParams | None = None
+    """Of the request in it; None: the slot is free."""
+    prompt_tokens: int = 0
+    processed: int = 0
+    """Prompt tokens that have been prefilled, or are being."""
+    generated: int = 0
+    """Tokens of the completion so far."""
+    max_tokens: int = 0
+    """Most tokens of the completion."""
+
+    @property
+    def is_processing(self) -> bool:
+        return self.params is not None
+
+    @property
+    def held(self) -> int:
+        """Tokens in its cache."""
+        return self.processed + self.generated
+
+
 class QueueFullError(RuntimeError):
     """The bounded queue has no room for all the requests; none was queued. Retry in `retry_after` seconds."""
 
@@ -164,6 +189,10 @@ class Engine(Protocol):
 
     @property
     def status(self) -> EngineStatus: ...
+
+    def slots(self) -> Sequence[SlotStatus]:
+        """All slots, in order; empty while the model loads."""
+        ...
 
     @property
     def adapter_shares(self) -> tuple[float, ...]:
@@ -218,3 +247,8 @@ class ModelCard:
     """`system_fingerprint`: changes when weights, configuration or versions change."""
     defaults: dict[str, float] = field(default_factory=dict[str, float])
     """Sampling defaults from the model's generation_config.json."""
+
+    @property
+    def sampling_defaults(self) -> dict[str, Any]:
+        """`defaults`, with the types that `SamplingParams` has."""
+        return {name: int(value) if name == "top_k" else value for name, value in self.defaults.items()}

@@ -109,12 +109,18 @@ class Scheduler[C: SizedChunk]:
         self._chunks = chunks
         self._chunk_budget = chunk_budget
         self._queue_limit = queue_limit
+        self._slots = slots
         # Sorted, lowest slot first: the cost of a decode step depends on its highest slot.
         self._free = list(range(slots))
         self._waiting: deque[LiveSequence[C]] = deque()
         self._running: dict[int, LiveSequence[C]] = {}
         """By slot, in admission order."""
         self._shortest_first = False
+
+    @property
+    def slots(self) -> list[LiveSequence[C] | None]:
+        """The sequence in each slot; None: the slot is free."""
+        return [self._running.get(slot) for slot in range(self._slots)]
 
     @property
     def waiting(self) -> int:

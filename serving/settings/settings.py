@@ -151,6 +151,13 @@ class Settings(AdapterSettings):
             high=10**7,
         ),
     ] = 30.0
+    slots_endpoint: Annotated[
+        bool,
+        Option(
+            flags=("--slots-endpoint",),
+            help="Serve GET /slots: what runs in each slot, without its texts, to anyone with a key.",
+        ),
+    ] = False
     log: Annotated[
         Path | None,
         Option(

@@ -24,6 +24,7 @@ from serving.engine.messages import (
     ModelCard,
     QueueFullError,
     Request,
+    SlotStatus,
     TokenLogprob,
     Work,
 )
@@ -68,6 +69,8 @@ class FakeTokenizer:
 
 class FakeChat:
     """Renders `[role]content` for each message."""
+
+    template = "{% for message in messages %}[{{ message.role }}]{{ message.content }}{% endfor %}"
 
     def encode_pieces(
         self,
@@ -125,7 +128,7 @@ class FakeEngine:
         gate: threading.Event | None = None,
     ) -> None:
         self.reply = reply
-        self.delay, self.slots, self.queue_limit = delay, slots, queue_limit
+        self.delay, self.slot_count, self.queue_limit = delay, slots, queue_limit
         self.fail_after, self.die_after, self.gate = fail_after, die_after, gate
         self.state = state
         self.detail = ""
@@ -153,15 +156,31 @@ class FakeEngine:
 
     @property
     def status(self) -> EngineStatus:
-        running = min(len(self._live), self.slots)
+        running = min(len(self._live), self.slot_count)
         return EngineStatus(
             state=self.state,
             detail=self.detail,
             running=running,
             waiting=len(self._live) - running,
-            slots=self.slots,
+            slots=self.slot_count,
             queue_limit=self.queue_limit,
         )
+
+    def slots(self) -> Sequence[SlotStatus]:
+        with self._wake:
+            live = list(self._live.values())[: self.slot_count]
+        busy = [
+            SlotStatus(
+                id=slot,
+                params=each.request.params,
+                prompt_tokens=len(each.request.prompt),
+                processed=len(each.request.prompt),
+                generated=each.position,
+                max_tokens=each.request.params.max_tokens or 0,
+            )
+            for slot, each in enumerate(live)
+        ]
+        return [*busy, *(SlotStatus(id=slot) for slot in range(len(busy), self.slot_count))]
 
     @property
     def adapter_shares(self) -> tuple[float, ...]:
@@ -174,7 +193,7 @@ class FakeEngine:
         with self._wake:
             if self.state is not EngineState.READY:
                 raise EngineUnavailableError(f"the engine is {self.state}", state=self.state, retry_after=5)
-            if len(self._live) + len(requests) > self.slots + self.queue_limit:
+            if len(self._live) + len(requests) > self.slot_count + self.queue_limit:
                 raise QueueFullError("the queue is full", retry_after=3)
             self.submitted += requests
             for request in requests:
@@ -230,7 +249,7 @@ class FakeEngine:
                     self.state, self.detail, self._stop = EngineState.FAILED, "RuntimeError: device lost", True
                 elif self.gate is None or self.gate.is_set():
                     self.rounds += 1
-                    for live in list(self._live.values())[: self.slots]:
+                    for live in list(self._live.values())[: self.slot_count]:
                         news += [(live.deliver, event) for event in self._step(live)]
             by_receiver: dict[Deliver, list[Event]] = {}
             for deliver, event in news:

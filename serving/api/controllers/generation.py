@@ -27,7 +27,7 @@ from serving.api.service.lifecycle import ServiceHost
 from serving.api.service.service import Service
 from serving.engine.messages import Work
 
-GENERATION_ERRORS = (400, 401, 403, 404, 408, 413, 415, 500, 503)
+GENERATION_ERRORS = (400, 401, 403, 404, 408, 413, 415, 499, 500, 503)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

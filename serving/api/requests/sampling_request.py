@@ -84,9 +84,7 @@ def sampling_params[BodyT: SamplingFields](
         "ignore_eos": request.ignore_eos,
         "seed": request.seed,
     }
-    values: dict[str, Any] = dict(card.defaults)
-    if "top_k" in values:
-        values["top_k"] = int(values["top_k"])
+    values: dict[str, Any] = card.sampling_defaults
     values |= {name: value for name, value in given.items() if value is not None}
     limit_name, limit = own.token_limit(request)
     if limit == 0 and not own.may_be_empty:

@@ -115,6 +115,9 @@ def token_offsets(tokens: Sequence[TokenLogprob], *, start: int, end: int) -> li
 class Framing(Protocol):
     """Builds the JSON of one call's completions for one endpoint: whole, and as chunks of a stream."""
 
+    call_id: str
+    """Id of the response."""
+
     def opening(self) -> list[msgspec.Struct]:
         """Chunks that a stream begins with."""
         ...

@@ -35,6 +35,14 @@ from serving.api.schemas.generation import (
     XLoRAOptions,
     XLoRAScalings,
 )
+from serving.api.schemas.llama_cpp import (
+    GenerationSettings,
+    LoraScale,
+    Modalities,
+    NextToken,
+    Props,
+    Slot,
+)
 from serving.api.schemas.lora import (
     LoadLoraRequest,
     LoraAdapter,
@@ -47,12 +55,17 @@ from serving.api.schemas.models import (
     ModelList,
 )
 from serving.api.schemas.server import (
+    Alive,
+    CancelledRequest,
     Health,
     Index,
+    Version,
 )
 
 __all__ = [
+    "Alive",
     "AssistantMessage",
+    "CancelledRequest",
     "ChatChoice",
     "ChatChunkChoice",
     "ChatCompletion",
@@ -70,20 +83,27 @@ __all__ = [
     "ErrorBody",
     "ErrorResponse",
     "FinishReason",
+    "GenerationSettings",
     "Health",
     "Index",
     "LoadLoraRequest",
     "LoraAdapter",
     "LoraAdapterList",
+    "LoraScale",
+    "Modalities",
     "Model",
     "ModelList",
+    "NextToken",
+    "Props",
     "SamplingFields",
+    "Slot",
     "StreamOptions",
     "TokenWeights",
     "TopLogprob",
     "UnloadLoraRequest",
     "UnloadedLora",
     "Usage",
+    "Version",
     "XLoRAOptions",
     "XLoRAScalings",
 ]

@@ -1,4 +1,4 @@
-"""The server itself: health and index."""
+"""The server itself: health, version, index, and cancelling requests."""
 
 from __future__ import annotations
 
@@ -19,6 +19,25 @@ class Health(Struct, kw_only=True):
     running: int | UnsetType = UNSET
     waiting: int | UnsetType = UNSET
     error: ErrorBody | UnsetType = UNSET
+
+
+class Alive(Struct, kw_only=True):
+    """The process runs; whether it takes requests is told by /health."""
+
+    status: str
+
+
+class Version(Struct, kw_only=True):
+    """Response of GET /version."""
+
+    version: str
+
+
+class CancelledRequest(Struct, kw_only=True):
+    """The request was cancelled; its own response is an error with the code `request_cancelled`."""
+
+    id: str
+    cancelled: Annotated[int, _doc("number of calls that were ended: several may have the same `X-Request-Id`")]
 
 
 class Index(Struct, kw_only=True):

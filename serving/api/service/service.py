@@ -17,6 +17,11 @@ class ChatEncoder(Protocol):
     """Renders chat messages with the model's chat template and encodes them. Implemented by
     `mistral_jax.chat.ChatFormatter`."""
 
+    @property
+    def template(self) -> str | None:
+        """The Jinja source of the template; None if the format is not a template."""
+        ...
+
     def encode_pieces(
         self,
         messages: list[dict[str, Any]],
