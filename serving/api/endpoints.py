@@ -21,6 +21,8 @@ from serving.api.controllers.llama_cpp.state import PROPS, SLOTS
 from serving.api.controllers.lora_adapters import LOAD_LORA_ADAPTER, LORA_ADAPTERS, UNLOAD_LORA_ADAPTER
 from serving.api.controllers.metrics import METRICS
 from serving.api.controllers.models import MODEL, MODELS
+from serving.api.controllers.tokenizing.templates import APPLY_TEMPLATE, TOKENIZER_INFO
+from serving.api.controllers.tokenizing.tokens import DETOKENIZE, TOKENIZE
 from serving.api.description.compatibility import compatibility_page
 from serving.api.endpoint import Call, Endpoint
 from serving.api.requests.request_body import read_request
@@ -35,6 +37,10 @@ ENDPOINTS: tuple[Endpoint[Any], ...] = (
     LOAD_LORA_ADAPTER,
     UNLOAD_LORA_ADAPTER,
     CANCEL_REQUEST,
+    TOKENIZE,
+    DETOKENIZE,
+    APPLY_TEMPLATE,
+    TOKENIZER_INFO,
     PROPS,
     SLOTS,
     HEALTH,

@@ -158,6 +158,13 @@ class Settings(AdapterSettings):
             help="Serve GET /slots: what runs in each slot, without its texts, to anyone with a key.",
         ),
     ] = False
+    tokenizer_info_endpoint: Annotated[
+        bool,
+        Option(
+            flags=("--tokenizer-info-endpoint",),
+            help="Serve GET /tokenizer_info: special tokens and chat template, for clients that tokenise themselves.",
+        ),
+    ] = False
     log: Annotated[
         Path | None,
         Option(

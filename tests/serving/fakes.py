@@ -80,12 +80,16 @@ class FakeChat:
         tools: Sequence[dict[str, Any]] | None = None,
         **kwargs: Any,
     ) -> PromptPieces:
-        if messages[0]["content"] == "raise":
-            raise ValueError("conversation roles must alternate")
-        text = "".join(f"[{message['role']}]{message['content']}" for message in messages)
+        text = self.render(messages, add_generation_prompt=add_generation_prompt)
         tokenizer = FakeTokenizer()
         pieces = itertools.chain([[BOS]], tokenizer.encode_pieces(text))
         return PromptPieces(least=1 + tokenizer.least_tokens(text), pieces=pieces)
+
+    def render(self, messages: list[dict[str, Any]], *, add_generation_prompt: bool = True) -> str:
+        if messages[0]["content"] == "raise":
+            raise ValueError("conversation roles must alternate")
+        text = "".join(f"[{message['role']}]{message['content']}" for message in messages)
+        return text if add_generation_prompt else text + "|"
 
 
 def prompt_text(request: Request) -> str:

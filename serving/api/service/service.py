@@ -38,6 +38,14 @@ class ChatEncoder(Protocol):
         """
         ...
 
+    def render(self, messages: list[dict[str, Any]], *, add_generation_prompt: bool = True) -> str:
+        """The prompt as text, control tokens by name.
+
+        Raises:
+          ValueError: see `encode_pieces`.
+        """
+        ...
+
 
 class AdapterLoader(Protocol):
     """Loads and unloads adapters while the engine runs; does not manage names. Implemented by
