@@ -100,6 +100,16 @@ class Settings(AdapterSettings):
             expects=MODEL_NAME_EXPECTS,
         ),
     ] = None
+    aliases: Annotated[
+        tuple[str, ...],
+        Option(
+            flags=("--alias",),
+            help="Further name of the default model, for clients with one built in; repeat it for several; * for any.",
+            default_text="none",
+            pattern=MODEL_NAME,
+            expects=MODEL_NAME_EXPECTS,
+        ),
+    ] = ()
     truncate_sequence: Annotated[
         bool,
         Option(
