@@ -6,7 +6,7 @@ import enum
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, field
-from typing import Any, Literal, Protocol
+from typing import Any, Literal, NamedTuple, Protocol
 
 import numpy as np
 
@@ -54,6 +54,8 @@ class Request:
     """Keys of these adapters; unlike numbers, keys are never reused."""
     scalings: WantedScalings | None = None
     work: Work = Work.GENERATE
+    progress: bool = False
+    """Whether it gets events while its prompt is run."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -78,6 +80,18 @@ class TokenLogprob:
     """Natural logarithm; always finite: -9999.0 stands for a probability of zero."""
     top: tuple[TokenLogprob, ...] = ()
     """The `params.logprobs` most likely tokens, most likely first; each with an empty `top`."""
+
+
+class Times(NamedTuple):
+    """When things happened to a request: seconds of `time.monotonic`."""
+
+    queued: float
+    admitted: float
+    """It got a slot."""
+    first_token: float | None
+    """Its first token was read; None: not yet."""
+    now: float
+    """The event's own results were read."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -105,6 +119,15 @@ class Event:
     """The stop string that ended the completion, if one did."""
     error: str | None = None
     """Error message if `finish_reason` is "error"."""
+    prompt_processed: int = 0
+    """Prompt tokens that have been run, if that is what the event tells; see `Request.progress`."""
+    times: Times | None = None
+    """None for events without results, such as that of a cancelled request."""
+
+    def timed(self, times: Times) -> Event:
+        """This event, with its times. Not a copy: an event is made for one receiver, and there are many."""
+        object.__setattr__(self, "times", times)
+        return self
 
 
 class EngineState(enum.StrEnum):

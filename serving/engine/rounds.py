@@ -27,6 +27,8 @@ class DispatchedRound:
     work: InFlight[EngineSequence]
     ends: tuple[EngineSequence, ...] = ()
     """Sequences that end with this round without generating a token."""
+    progressed: tuple[tuple[EngineSequence, int], ...] = ()
+    """Sequences that want to know how many tokens of their prompts have been run, and that number."""
     shared: bool = False
     """Whether its adapter weights are sampled for the adapter shares."""
 
@@ -60,6 +62,7 @@ class DeviceRounds:
 
     def admit(self, sequence: EngineSequence) -> None:
         """Set up a sequence in its slot."""
+        sequence.clock.admit()
         request, runner = sequence.request, self.runner
         scalings = None
         if request.scalings is not None and runner.adapters is not None:
@@ -81,14 +84,24 @@ class DeviceRounds:
         """Start a round on the device and return at once. The scheduler has already counted its decode step."""
         work = self._loop.dispatch(planned.prefills, planned.decodes)
         shared = work.weights is not None and self._shares.is_due(time.monotonic())
-        return DispatchedRound(work=work.reading_weights() if shared else work, ends=planned.ends, shared=shared)
+        return DispatchedRound(
+            work=work.reading_weights() if shared else work,
+            ends=planned.ends,
+            progressed=tuple((s, chunk.start + chunk.count) for s, chunk in planned.prefills if s.request.progress),
+            shared=shared,
+        )
 
     def collect(self, round_: DispatchedRound) -> list[tuple[EngineSequence, Event]]:
         """Wait for a round and turn its tokens into events."""
         results = self._loop.collect(round_.work)
+        now = time.monotonic()
         if round_.shared and results.weights is not None:
             self._shares.add(results.weights, [s.slot for s, *_ in results.tokens if s.choice.xlora])
-        news: list[tuple[EngineSequence, Event]] = []
+        news = [
+            (sequence, Event(request_id=sequence.request.request_id, prompt_processed=count))
+            for sequence, count in round_.progressed
+            if not sequence.gone
+        ]
         ended: set[EngineSequence] = set()
         for sequence, packed in results.scores:
             if sequence.gone or sequence in ended:
@@ -97,16 +110,16 @@ class DeviceRounds:
             if event.finish_reason is not None:
                 ended.add(sequence)
             news.append((sequence, event))
-        news += self._token_news(results.tokens, ended)
+        news += self._token_news(results.tokens, ended, now)
         news += [
             (sequence, self._outputs[id(sequence)].end())
             for sequence in round_.ends
             if not sequence.gone and sequence not in ended
         ]
-        return news
+        return [(sequence, event.timed(sequence.clock.times(now))) for sequence, event in news]
 
     def _token_news(
-        self, tokens: Collection[LoopToken[EngineSequence]], ended: Collection[EngineSequence]
+        self, tokens: Collection[LoopToken[EngineSequence]], ended: Collection[EngineSequence], now: float
     ) -> list[tuple[EngineSequence, Event]]:
         """Events for sampled tokens. `ended`: sequences that already had their last event."""
         news: list[tuple[EngineSequence, Event]] = []
@@ -115,6 +128,7 @@ class DeviceRounds:
             if sequence.gone or sequence in ended:
                 continue
             self.generated += 1
+            sequence.clock.token(now)
             event = self._outputs[id(sequence)].push(sampled, weights)
             if event.text or event.logprobs or event.scalings or event.finish_reason is not None:
                 news.append((sequence, event))

@@ -17,6 +17,7 @@ from typing import Protocol
 
 from mistral_jax.adapters.choice import AdapterChoice
 from mistral_jax.runtime.sampling_params import SamplingParams
+from serving.engine.clock import SequenceClock
 from serving.engine.messages import Deliver, Request
 
 
@@ -49,6 +50,7 @@ class LiveSequence[C: SizedChunk]:
     """Decode steps whose tokens have been read back."""
     gone: bool = False
     """Retired or cancelled: results that still come back for it are dropped."""
+    clock: SequenceClock = field(default_factory=SequenceClock)
 
     @property
     def prompt(self) -> tuple[int, ...]:

@@ -14,6 +14,7 @@ from mistral_jax.chat.encoding import PromptPieces
 from mistral_jax.text.detokenizer import shown_token
 from serving.api.service.served_models import ServedModels, plain_models
 from serving.api.service.service import AdapterLoader, Service
+from serving.engine.clock import SequenceClock
 from serving.engine.messages import (
     Deliver,
     EngineState,
@@ -104,6 +105,8 @@ class _Live:
     position: int = 0
     shown: int = 0
     scored: int = 1
+    processed: int = 0
+    clock: SequenceClock = field(default_factory=SequenceClock)
     pending: list[TokenLogprob] = field(default_factory=list[TokenLogprob])
 
 
@@ -254,7 +257,7 @@ class FakeEngine:
                 elif self.gate is None or self.gate.is_set():
                     self.rounds += 1
                     for live in list(self._live.values())[: self.slot_count]:
-                        news += [(live.deliver, event) for event in self._step(live)]
+                        news += [(live.deliver, event) for event in self._timed_step(live)]
             by_receiver: dict[Deliver, list[Event]] = {}
             for deliver, event in news:
                 by_receiver.setdefault(deliver, []).append(event)
@@ -262,8 +265,20 @@ class FakeEngine:
                 deliver(events)
             time.sleep(self.delay or 0.0002)
 
+    def _timed_step(self, live: _Live) -> list[Event]:
+        if live.clock.admitted is None:
+            live.clock.admit()
+        events = self._step(live)
+        now = time.monotonic()
+        if live.position:
+            live.clock.token(now)
+        return [event.timed(live.clock.times(now)) for event in events]
+
     def _step(self, live: _Live) -> list[Event]:
         request_id, params = live.request.request_id, live.request.params
+        if live.request.progress and live.processed < len(live.request.prompt) - 1:
+            live.processed = min(live.processed + PREFILLED_AT_ONCE, len(live.request.prompt) - 1)
+            return [Event(request_id=request_id, prompt_processed=live.processed)]
         if self.fail_after is not None and live.position >= self.fail_after:
             del self._live[request_id]
             return [Event(request_id=request_id, finish_reason="error", error="NaN in /opt/model/weights.bin")]
@@ -312,6 +327,7 @@ class FakeEngine:
 
 
 SCORED_AT_ONCE = 3
+PREFILLED_AT_ONCE = 16
 
 
 def prompt_logprob(token: int, top: int) -> TokenLogprob:

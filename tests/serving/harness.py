@@ -99,3 +99,14 @@ def events_of(body: str) -> list[Any]:
     payloads = [block for block in blocks if not block.startswith(":")]
     assert all(payload.startswith("data: ") and "\n" not in payload for payload in payloads)
     return [json.loads(payload.removeprefix("data: ")) for payload in payloads]
+
+
+def usage_of(prompt_tokens: int, completion_tokens: int) -> dict[str, Any]:
+    """The `usage` of a response."""
+    return {
+        "prompt_tokens": prompt_tokens,
+        "completion_tokens": completion_tokens,
+        "total_tokens": prompt_tokens + completion_tokens,
+        "prompt_tokens_details": {"cached_tokens": 0},
+        "completion_tokens_details": {"reasoning_tokens": 0},
+    }

@@ -17,6 +17,7 @@ from serving.api.requests.sampling_request import (
     choices_of,
     engine_requests,
     sampling_params,
+    times_in_stream,
     usage_in_stream,
 )
 from serving.api.responses.framing import CallFacts, Framing, new_id
@@ -93,6 +94,7 @@ class Generating[BodyT: SamplingFields]:
             usage=asked.usage,
             logprobs=asked.params.logprobs,
             reported=asked.use.reported,
+            times=times_in_stream(body),
         )
         framing = await self.frame(asked, facts)
         requests = engine_requests(
@@ -103,6 +105,7 @@ class Generating[BodyT: SamplingFields]:
             n=asked.n,
             max_model_len=card.max_model_len,
             work=Work.SCORE if self.scores_prompts(asked) else Work.GENERATE,
+            progress=facts.times.progress,
         )
         host.metrics.count(asked.use, len(requests))
         return await respond(call.request, host, service, requests, framing, stream=bool(body.stream))

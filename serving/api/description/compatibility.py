@@ -71,6 +71,11 @@ _BEHAVIOUR = """
   or for 10 if the request does not set it, but for at most half of the context.
 - `usage` counts a prompt once, however many choices it has. Streams carry it with `stream_options.include_usage`; with
   `continuous_usage_stats` each chunk has the counts of its own choice so far, with that choice's own prompt.
+- `timings` of a response, and of the last chunk of a stream, has llama.cpp's fields and `queue_ms`: from the queue to a
+  slot (queue), from there to the first token (prompt), and on to the last one (predicted). Of several choices, counts
+  are sums, and each phase lasts from its beginning for the first of them to its end for the last. `timings_per_token`
+  puts those of the choice into every chunk. `return_progress` sends chunks with `prompt_progress` (`total`, `cache`,
+  `processed`, `time_ms`) while the prompt is run; the last has the whole prompt.
 - Choice 0 of a seeded request uses the seed itself; choice i > 0 uses a seed derived from (seed, i). Each prompt of a
   list gives the same result as alone.
 - Text parts of a message's content are joined by line breaks.

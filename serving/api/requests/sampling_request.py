@@ -13,7 +13,7 @@ from typing import Any
 from mistral_jax.runtime.sampling_params import SamplingParams, SamplingParamsError, completion_limit
 from serving.api.errors import InvalidRequestError
 from serving.api.schemas import SamplingFields
-from serving.api.service.asked import AdapterUse, Prompt, UsageInStream
+from serving.api.service.asked import AdapterUse, Prompt, TimesInStream, UsageInStream
 from serving.engine.messages import ModelCard, Request, Work
 
 _TOKEN_ID = re.compile(r"0|[1-9][0-9]{0,11}")
@@ -49,6 +49,13 @@ def usage_in_stream(request: SamplingFields) -> UsageInStream:
     if not request.stream:
         raise InvalidRequestError("stream_options: only allowed together with stream: true", param="stream_options")
     return UsageInStream(at_end=bool(options.include_usage), in_each_chunk=bool(options.continuous_usage_stats))
+
+
+def times_in_stream(request: SamplingFields) -> TimesInStream:
+    """What the stream says of times; nothing for a response that is not streamed."""
+    if not request.stream:
+        return TimesInStream()
+    return TimesInStream(in_each_chunk=bool(request.timings_per_token), progress=bool(request.return_progress))
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -147,6 +154,7 @@ def engine_requests(
     n: int,
     max_model_len: int,
     work: Work = Work.GENERATE,
+    progress: bool = False,
 ) -> list[Request]:
     """One engine request for each choice, prompt by prompt: choice i of prompt p has the index p * n + i.
 
@@ -170,6 +178,7 @@ def engine_requests(
                     adapters=use.keys,
                     scalings=use.scalings,
                     work=work,
+                    progress=progress,
                 )
             )
     return requests

@@ -31,7 +31,6 @@ from serving.api.schemas.generation import (
     StreamOptions,
     TokenWeights,
     TopLogprob,
-    Usage,
     XLoRAOptions,
     XLoRAScalings,
 )
@@ -73,6 +72,13 @@ from serving.api.schemas.tokenizing import (
     TokenizerInfo,
     TokenPiece,
 )
+from serving.api.schemas.usage import (
+    CompletionTokensDetails,
+    PromptProgress,
+    PromptTokensDetails,
+    Timings,
+    Usage,
+)
 
 __all__ = [
     "Alive",
@@ -93,6 +99,7 @@ __all__ = [
     "CompletionChoice",
     "CompletionLogprobs",
     "CompletionRequest",
+    "CompletionTokensDetails",
     "ContentPart",
     "DetokenizeRequest",
     "DetokenizedContent",
@@ -111,10 +118,13 @@ __all__ = [
     "Model",
     "ModelList",
     "NextToken",
+    "PromptProgress",
+    "PromptTokensDetails",
     "Props",
     "SamplingFields",
     "Slot",
     "StreamOptions",
+    "Timings",
     "TokenPiece",
     "TokenWeights",
     "TokenizeRequest",

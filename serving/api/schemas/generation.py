@@ -7,6 +7,7 @@ from typing import Annotated, Any, Literal
 from msgspec import UNSET, Struct, UnsetType
 
 from serving.api.schemas.documented import documented as _doc
+from serving.api.schemas.usage import PromptProgress, Timings, Usage
 
 FinishReason = Literal["stop", "length"]
 
@@ -87,6 +88,12 @@ class SamplingFields(Struct, kw_only=True):
     ignore_eos: Annotated[
         bool | None, _doc("do not end at an end-of-sequence token (an extension, for benchmarks)")
     ] = None
+    timings_per_token: Annotated[
+        bool | None, _doc("send `timings` in every chunk of a stream, instead of in the last (an extension)")
+    ] = None
+    return_progress: Annotated[
+        bool | None, _doc("send `prompt_progress` in a stream while the prompt is run (an extension)")
+    ] = None
 
 
 class ChatCompletionRequest(SamplingFields, kw_only=True):
@@ -114,14 +121,6 @@ class CompletionRequest(SamplingFields, kw_only=True):
 
 
 # --- responses ---
-
-
-class Usage(Struct, kw_only=True):
-    """Token counts; a prompt counts once, however many choices it has."""
-
-    prompt_tokens: int
-    completion_tokens: int
-    total_tokens: int
 
 
 class TopLogprob(Struct, kw_only=True):
@@ -190,6 +189,7 @@ class ChatCompletion(Struct, kw_only=True):
     choices: list[ChatChoice]
     usage: Usage
     system_fingerprint: str | None = None
+    timings: Timings | UnsetType = UNSET
 
 
 class ChatDelta(Struct, kw_only=True):
@@ -215,6 +215,10 @@ class ChatCompletionChunk(Struct, kw_only=True):
     choices: list[ChatChunkChoice]
     usage: Usage | UnsetType | None = UNSET
     system_fingerprint: str | None = None
+    timings: Annotated[
+        Timings | UnsetType, _doc("in a stream: in the last chunk, or with `timings_per_token` in each, of its choice")
+    ] = UNSET
+    prompt_progress: PromptProgress | UnsetType = UNSET
 
 
 class CompletionLogprobs(Struct, kw_only=True):
@@ -244,3 +248,7 @@ class Completion(Struct, kw_only=True):
     choices: list[CompletionChoice]
     usage: Usage | UnsetType | None = UNSET
     system_fingerprint: str | None = None
+    timings: Annotated[
+        Timings | UnsetType, _doc("in a stream: in the last chunk, or with `timings_per_token` in each, of its choice")
+    ] = UNSET
+    prompt_progress: PromptProgress | UnsetType = UNSET
