@@ -99,6 +99,8 @@ class Features:
     adjust: bool = False
     """Penalties or bias."""
     logprobs: bool = False
+    mask: bool = False
+    """A mask of allowed tokens."""
 
     @classmethod
     def of(cls, params: SamplingParams) -> Features:
@@ -115,8 +117,8 @@ class Features:
         )
 
     def as_array(self) -> np.ndarray:
-        """bool [5], in the order of the fields."""
-        return np.array([self.sample, self.top_k, self.top_p, self.adjust, self.logprobs])
+        """bool [6], in the order of the fields."""
+        return np.array([self.sample, self.top_k, self.top_p, self.adjust, self.logprobs, self.mask])
 
     def __or__(self, other: Features) -> Features:
         return Features(
@@ -125,14 +127,20 @@ class Features:
             top_p=self.top_p or other.top_p,
             adjust=self.adjust or other.adjust,
             logprobs=self.logprobs or other.logprobs,
+            mask=self.mask or other.mask,
         )
 
 
 PACKED_WIDTH = 2 + 2 * MAX_TOP_LOGPROBS
 
 
+def mask_words(vocab_size: int) -> int:
+    """Number of 32-bit words of a mask of allowed tokens."""
+    return -(-vocab_size // 32)
+
+
 def sample(
-    logits: jax.Array, rows: SamplerRows, positions: jax.Array, features: jax.Array, *, repeat: bool
+    logits: jax.Array, rows: SamplerRows, positions: jax.Array, features: jax.Array, mask: jax.Array, *, repeat: bool
 ) -> tuple[jax.Array, jax.Array]:
     """Choose a token for each row.
 
@@ -140,15 +148,20 @@ def sample(
       logits: float32 [B, V], the model's unmodified logits.
       rows: of the same B rows.
       positions: int32 [B], the position of the token to choose.
-      features: bool [5], see `Features`.
+      features: bool [6], see `Features`.
+      mask: int32 [B, ceil(V / 32)]: bit t % 32 of word t // 32 is set if token t may be chosen; at least one in each
+        row. Read only with `features.mask`.
       repeat: static; whether repetition penalties are supported (`repeat_last_n` > 0).
     Returns:
       tokens int32 [B]: -1 where the logits are not finite.
       packed int32 [B, PACKED_WIDTH], for one transfer to the host: token, log-probability, the most likely tokens,
         their log-probabilities (floats as bits). Without `features.logprobs` only the token is set.
     """
-    do_sample, do_top_k, do_top_p, do_adjust, do_logprobs = features
+    do_sample, do_top_k, do_top_p, do_adjust, do_logprobs, do_mask = features
     adjusted = lax.cond(do_adjust, lambda: _adjust(logits, rows, repeat=repeat), lambda: logits)
+    adjusted = lax.cond(
+        do_mask, lambda: jnp.where(_allowed(mask, logits.shape[-1]), adjusted, -jnp.inf), lambda: adjusted
+    )
     greedy = jnp.argmax(adjusted, axis=-1).astype(jnp.int32)
     drawn = lax.cond(
         do_sample, lambda: _draw(adjusted, rows, positions, do_top_k, do_top_p), lambda: jnp.zeros_like(greedy)
@@ -158,6 +171,12 @@ def sample(
     tokens = jnp.where(is_number, tokens, -1)
     packed = lax.cond(do_logprobs, lambda: _logprobs(logits, tokens), lambda: _no_logprobs(tokens))
     return tokens, packed
+
+
+def _allowed(mask: jax.Array, vocab_size: int) -> jax.Array:
+    """A mask in bits, int32 [B, ceil(V / 32)], as bool [B, V]."""
+    bits = (mask[:, :, None] >> jnp.arange(32)) & 1
+    return bits.reshape(mask.shape[0], -1)[:, :vocab_size] != 0
 
 
 def _adjust(logits: jax.Array, rows: SamplerRows, *, repeat: bool) -> jax.Array:

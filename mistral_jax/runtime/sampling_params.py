@@ -27,7 +27,8 @@ class SamplingParams:
     """How a sequence is sampled and when it ends. Every field is applied; none is a hint.
 
     The order of operations on the logits of a step: repetition penalty, presence and frequency penalties, `logit_bias`,
-    then (unless greedy) temperature, `top_k`, `top_p`, `min_p`, and one draw.
+    the mask of a constraint (see `mistral_jax.grammar`), then (unless greedy) temperature, `top_k`, `top_p`, `min_p`,
+    and one draw.
 
     Raises:
       SamplingParamsError: a value is out of its range.

@@ -10,11 +10,13 @@ from serving.engine.messages import Times
 
 @dataclass(slots=True)
 class SequenceClock:
-    """Filled in by the engine's thread."""
+    """Filled in by the engine's thread; others may read it."""
 
     queued: float = field(default_factory=time.monotonic)
     admitted: float | None = None
     first_token: float | None = None
+    tokens: int = 0
+    """Tokens that have been read."""
 
     def admit(self) -> None:
         """The sequence got a slot."""
@@ -22,6 +24,7 @@ class SequenceClock:
 
     def token(self, now: float) -> None:
         """A token of the sequence was read."""
+        self.tokens += 1
         if self.first_token is None:
             self.first_token = now
 

@@ -23,6 +23,6 @@ def _status(slot: int, sequence: LiveSequence[PrefillChunk] | None) -> SlotStatu
         params=sequence.params,
         prompt_tokens=prompt,
         processed=sequence.chunks[0].start if sequence.chunks else prompt,
-        generated=sequence.read,
+        generated=sequence.clock.tokens,
         max_tokens=sequence.max_tokens,
     )

@@ -8,7 +8,14 @@ from collections import deque
 from collections.abc import AsyncGenerator, Sequence
 from dataclasses import dataclass
 
-from serving.api.errors import ApiError, DeadlineError, GenerationError, UnavailableError, without_paths
+from serving.api.errors import (
+    ApiError,
+    DeadlineError,
+    GenerationError,
+    InvalidRequestError,
+    UnavailableError,
+    without_paths,
+)
 from serving.engine.messages import Engine, Event, Request
 
 MAX_PENDING_EVENTS = 8192
@@ -219,7 +226,9 @@ def _items_of(event: Event) -> int:
 
 def _raise_for(event: Event) -> None:
     error: ApiError
-    if event.finish_reason == "error":
+    if event.refused:
+        error = InvalidRequestError(event.error or "the request cannot be completed", code="constraint_failed")
+    elif event.finish_reason == "error":
         error = GenerationError(without_paths(event.error or "the engine could not finish the completion"))
     elif event.finish_reason == "cancelled":
         error = UnavailableError("the completion was ended because the server is stopping", code="cancelled")

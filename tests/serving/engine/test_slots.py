@@ -26,7 +26,7 @@ def test_a_slot_tells_how_far_its_sequence_is() -> None:
     assert slot_statuses(scheduler.slots)[0].processed == 16
     scheduler.next_round()
     assert slot_statuses(scheduler.slots)[0].processed == 20
-    sequence.read = 3
+    sequence.clock.tokens = 3
     assert (slot_statuses(scheduler.slots)[0].generated, slot_statuses(scheduler.slots)[0].held) == (3, 23)
     scheduler.retire(sequence)
     assert slot_statuses(scheduler.slots) == [SlotStatus(id=0), SlotStatus(id=1)]
