@@ -6,7 +6,7 @@ import enum
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, field
-from typing import Any, Literal, Protocol
+from typing import Any, Literal, NamedTuple, Protocol
 
 import numpy as np
 
@@ -69,6 +69,8 @@ class Request:
     constraint: StartConstraint | None = None
     """What the completion must match; None: anything."""
     work: Work = Work.GENERATE
+    progress: bool = False
+    """Whether it gets events while its prompt is run."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -93,6 +95,18 @@ class TokenLogprob:
     """Natural logarithm; always finite: -9999.0 stands for a probability of zero."""
     top: tuple[TokenLogprob, ...] = ()
     """The `params.logprobs` most likely tokens, most likely first; each with an empty `top`."""
+
+
+class Times(NamedTuple):
+    """When things happened to a request: seconds of `time.monotonic`."""
+
+    queued: float
+    admitted: float
+    """It got a slot."""
+    first_token: float | None
+    """Its first token was read; None: not yet."""
+    now: float
+    """The event's own results were read."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -122,6 +136,15 @@ class Event:
     """Error message if `finish_reason` is "error"."""
     refused: bool = False
     """With an error: whether the request itself is its cause."""
+    prompt_processed: int = 0
+    """Prompt tokens that have been run, if that is what the event tells; see `Request.progress`."""
+    times: Times | None = None
+    """None for events without results, such as that of a cancelled request."""
+
+    def timed(self, times: Times) -> Event:
+        """This event, with its times. Not a copy: an event is made for one receiver, and there are many."""
+        object.__setattr__(self, "times", times)
+        return self
 
 
 class EngineState(enum.StrEnum):
@@ -148,6 +171,31 @@ class EngineStatus:
     queue_limit: int = 0
     generated_tokens: int = 0
     """Since the start, end-of-sequence tokens included."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class SlotStatus:
+    """One slot, and how far the request in it is."""
+
+    id: int
+    params: SamplingParams | None = None
+    """Of the request in it; None: the slot is free."""
+    prompt_tokens: int = 0
+    processed: int = 0
+    """Prompt tokens that have been prefilled, or are being."""
+    generated: int = 0
+    """Tokens of the completion so far."""
+    max_tokens: int = 0
+    """Most tokens of the completion."""
+
+    @property
+    def is_processing(self) -> bool:
+        return self.params is not None
+
+    @property
+    def held(self) -> int:
+        """Tokens in its cache."""
+        return self.processed + self.generated
 
 
 class QueueFullError(RuntimeError):
@@ -181,6 +229,10 @@ class Engine(Protocol):
 
     @property
     def status(self) -> EngineStatus: ...
+
+    def slots(self) -> Sequence[SlotStatus]:
+        """All slots, in order; empty while the model loads."""
+        ...
 
     @property
     def adapter_shares(self) -> tuple[float, ...]:
@@ -235,3 +287,8 @@ class ModelCard:
     """`system_fingerprint`: changes when weights, configuration or versions change."""
     defaults: dict[str, float] = field(default_factory=dict[str, float])
     """Sampling defaults from the model's generation_config.json."""
+
+    @property
+    def sampling_defaults(self) -> dict[str, Any]:
+        """`defaults`, with the types that `SamplingParams` has."""
+        return {name: int(value) if name == "top_k" else value for name, value in self.defaults.items()}

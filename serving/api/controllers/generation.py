@@ -17,6 +17,7 @@ from serving.api.requests.sampling_request import (
     choices_of,
     engine_requests,
     sampling_params,
+    times_in_stream,
     usage_in_stream,
 )
 from serving.api.responses.framing import CallFacts, Framing, new_id
@@ -27,7 +28,7 @@ from serving.api.service.lifecycle import ServiceHost
 from serving.api.service.service import Service
 from serving.engine.messages import Work
 
-GENERATION_ERRORS = (400, 401, 403, 404, 408, 413, 415, 500, 503)
+GENERATION_ERRORS = (400, 401, 403, 404, 408, 413, 415, 499, 500, 503)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -93,6 +94,7 @@ class Generating[BodyT: SamplingFields]:
             usage=asked.usage,
             logprobs=asked.params.logprobs,
             reported=asked.use.reported,
+            times=times_in_stream(body),
         )
         framing = await self.frame(asked, facts)
         requests = engine_requests(
@@ -103,6 +105,7 @@ class Generating[BodyT: SamplingFields]:
             n=asked.n,
             max_model_len=card.max_model_len,
             work=Work.SCORE if self.scores_prompts(asked) else Work.GENERATE,
+            progress=facts.times.progress,
         )
         host.metrics.count(asked.use, len(requests))
         return await respond(call.request, host, service, requests, framing, stream=bool(body.stream))

@@ -13,7 +13,7 @@ from typing import Any
 from mistral_jax.runtime.sampling_params import SamplingParams, SamplingParamsError, completion_limit
 from serving.api.errors import InvalidRequestError
 from serving.api.schemas import SamplingFields
-from serving.api.service.asked import AdapterUse, Prompt, UsageInStream
+from serving.api.service.asked import AdapterUse, Prompt, TimesInStream, UsageInStream
 from serving.engine.messages import ModelCard, Request, Work
 
 _TOKEN_ID = re.compile(r"0|[1-9][0-9]{0,11}")
@@ -51,6 +51,13 @@ def usage_in_stream(request: SamplingFields) -> UsageInStream:
     return UsageInStream(at_end=bool(options.include_usage), in_each_chunk=bool(options.continuous_usage_stats))
 
 
+def times_in_stream(request: SamplingFields) -> TimesInStream:
+    """What the stream says of times; nothing for a response that is not streamed."""
+    if not request.stream:
+        return TimesInStream()
+    return TimesInStream(in_each_chunk=bool(request.timings_per_token), progress=bool(request.return_progress))
+
+
 @dataclass(frozen=True, kw_only=True, slots=True)
 class OwnFields[BodyT: SamplingFields]:
     """Access to fields whose names differ between endpoints."""
@@ -84,9 +91,7 @@ def sampling_params[BodyT: SamplingFields](
         "ignore_eos": request.ignore_eos,
         "seed": request.seed,
     }
-    values: dict[str, Any] = dict(card.defaults)
-    if "top_k" in values:
-        values["top_k"] = int(values["top_k"])
+    values: dict[str, Any] = card.sampling_defaults
     values |= {name: value for name, value in given.items() if value is not None}
     limit_name, limit = own.token_limit(request)
     if limit == 0 and not own.may_be_empty:
@@ -149,6 +154,7 @@ def engine_requests(
     n: int,
     max_model_len: int,
     work: Work = Work.GENERATE,
+    progress: bool = False,
 ) -> list[Request]:
     """One engine request for each choice, prompt by prompt: choice i of prompt p has the index p * n + i.
 
@@ -172,6 +178,7 @@ def engine_requests(
                     adapters=use.keys,
                     scalings=use.scalings,
                     work=work,
+                    progress=progress,
                 )
             )
     return requests
