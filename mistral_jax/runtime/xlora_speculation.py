@@ -100,9 +100,9 @@ def decode_speculative(
     )
 
     with jax.named_scope("sample"):
-        sampler = jax.tree.map(lambda x: jnp.concatenate([x[:R], x[:R]]), rows.sampler)
+        sampler = rows.sampler.first(R, copies=2)
         at = jnp.concatenate([positions, next_positions]) + 1
-        chosen, packed = sample(model.logits(hidden[:, 0]), sampler, at, features, repeat=repeat)
+        chosen, packed = sample(model.logits(hidden[:, 0]), sampler, at, features, repeat=repeat, copies=2)
     made = xlora.weights(xlora.scalings(hidden[R:]), adapted.adapters)[:, 0]
 
     moved = advance(rows, emits, chosen[:R], weights)
