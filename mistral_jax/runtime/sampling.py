@@ -35,6 +35,9 @@ from mistral_jax.runtime.truncation import (
 LOWEST_LOGPROB = -9999.0
 """Reported for probability zero, because JSON has no infinity (as in OpenAI's API)."""
 
+NOT_NUMBERS, NO_TOKEN = -1, -2
+"""In place of a token: the logits are not finite; every token is excluded."""
+
 SMALLEST = 1e-6
 """Smaller temperatures, values of top_p and repetition penalties are raised to this: in float32 they could become zero,
 or a quotient by them infinite. At this value only the most likely token is left, except for exact ties."""
@@ -187,7 +190,7 @@ def sample(
       repeat: static; whether repetition penalties are supported (`repeat_last_n` > 0).
       copies: static; as given to `SamplerRows.first`.
     Returns:
-      tokens int32 [B]: -1 where the logits are not finite; -2 where no token may be chosen.
+      tokens int32 [B]: NOT_NUMBERS or NO_TOKEN where there is none to choose.
       packed int32 [B, PACKED_WIDTH], for one transfer to the host: token, log-probability, the most likely tokens,
         their log-probabilities (floats as bits), the token's rank. Without `features.logprobs` only the token is set.
     """
@@ -201,9 +204,9 @@ def sample(
     greedy = jnp.argmax(adjusted, axis=-1).astype(jnp.int32)
     drawn = lax.cond(flag["sample"], lambda: _draw(adjusted, rows, positions, flag), lambda: jnp.zeros_like(greedy))
     tokens = jnp.where(rows.scalars[:, 0] > 0, drawn, greedy)
-    tokens = jnp.where(jnp.max(adjusted, axis=-1) > -jnp.inf, tokens, -2)
+    tokens = jnp.where(jnp.max(adjusted, axis=-1) > -jnp.inf, tokens, NO_TOKEN)
     is_number = jnp.isfinite(jnp.max(logits, axis=-1))
-    tokens = jnp.where(is_number, tokens, -1)
+    tokens = jnp.where(is_number, tokens, NOT_NUMBERS)
     packed = lax.cond(flag["logprobs"], lambda: _logprobs(logits, tokens), lambda: _no_logprobs(tokens))
     return tokens, packed
 
@@ -299,10 +302,10 @@ def score_tokens(logits: jax.Array, tokens: jax.Array) -> jax.Array:
     Args:
       logits: float32 [T, V], the model's unmodified logits.
       tokens: int32 [T], the tokens that follow.
-    Returns: packed int32 [T, PACKED_WIDTH]; the token is -1 where the logits are not finite.
+    Returns: packed int32 [T, PACKED_WIDTH]; the token is NOT_NUMBERS where the logits are not finite.
     """
     is_number = jnp.isfinite(jnp.max(logits, axis=-1))
-    return _logprobs(logits, jnp.where(is_number, tokens, -1))
+    return _logprobs(logits, jnp.where(is_number, tokens, NOT_NUMBERS))
 
 
 def _no_logprobs(tokens: jax.Array) -> jax.Array:

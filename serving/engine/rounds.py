@@ -116,6 +116,6 @@ class DeviceRounds:
                 continue
             self.generated += 1
             event = self._outputs[id(sequence)].push(sampled, weights)
-            if event.text or event.logprobs or event.scalings or event.finish_reason is not None:
+            if event.text or event.logprobs or event.scalings or event.token_ids or event.finish_reason is not None:
                 news.append((sequence, event))
         return news

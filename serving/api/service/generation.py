@@ -8,7 +8,14 @@ from collections import deque
 from collections.abc import AsyncGenerator, Sequence
 from dataclasses import dataclass
 
-from serving.api.errors import ApiError, DeadlineError, GenerationError, UnavailableError, without_paths
+from serving.api.errors import (
+    ApiError,
+    DeadlineError,
+    GenerationError,
+    InvalidRequestError,
+    UnavailableError,
+    without_paths,
+)
 from serving.engine.messages import Engine, Event, Request
 
 MAX_PENDING_EVENTS = 8192
@@ -168,6 +175,7 @@ class GenerationCall:
         Raises:
           DeadlineError: `limit` seconds have passed.
           GenerationError: a choice failed, or the client reads too slowly; the other choices are cancelled.
+          InvalidRequestError: the request leaves no token to choose.
           UnavailableError: the server is stopping and ended a choice.
         """
         now = asyncio.get_running_loop().time
@@ -212,7 +220,9 @@ def _items_of(event: Event) -> int:
 
 def _raise_for(event: Event) -> None:
     error: ApiError
-    if event.finish_reason == "error":
+    if event.finish_reason == "error" and event.invalid:
+        error = InvalidRequestError(event.error or "the completion cannot be made", code="no_token_left")
+    elif event.finish_reason == "error":
         error = GenerationError(without_paths(event.error or "the engine could not finish the completion"))
     elif event.finish_reason == "cancelled":
         error = UnavailableError("the completion was ended because the server is stopping", code="cancelled")
