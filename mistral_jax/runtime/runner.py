@@ -18,7 +18,8 @@ is set, and then return the resulting adapter weights as well.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from functools import partial
 from typing import Any, ClassVar
 
@@ -33,14 +34,22 @@ from mistral_jax.model.mistral import Mistral
 from mistral_jax.model.split_module import SplitModule
 from mistral_jax.quant.placement import Device, Placement
 from mistral_jax.runtime.buckets import DEFAULT_CHUNKS, Buckets, PrefillChunk, cache_sizes, chunk_sizes
-from mistral_jax.runtime.calls import Call, Prefilled, RunnerState, Stepped
+from mistral_jax.runtime.calls import Appended, Call, Forwarded, Prefilled, RunnerState, Stepped
+from mistral_jax.runtime.empty_calls import EmptyCalls
 from mistral_jax.runtime.mixing import Caches, RowMixing
 from mistral_jax.runtime.programs import Programs
-from mistral_jax.runtime.sampling import Features, recent_tokens, row_bias, row_scalars, seed_words
+from mistral_jax.runtime.sampling import Features, mask_words, recent_tokens, row_bias, row_scalars, seed_words
 from mistral_jax.runtime.sampling_params import SamplingParams, TokenRules
-from mistral_jax.runtime.step import Rows
+from mistral_jax.runtime.step import Forward, Rows, Run
 from mistral_jax.runtime.token_rules import row_limits, rule_row
-from mistral_jax.runtime.warm_up import EmptyCall, compile_and_run, time_alternately
+from mistral_jax.runtime.warm_up import compile_and_run, time_against
+
+
+def row_mask(R: int, active: Sequence[int]) -> np.ndarray:
+    """bool [R], set for the slots in `active`."""
+    mask = np.zeros((R,), np.bool_)
+    mask[list(active)] = True
+    return mask
 
 
 class Runner:
@@ -63,6 +72,8 @@ class Runner:
     programs_type: ClassVar[type[Programs]] = Programs
     prefills: ClassVar[bool] = True
     """Whether prompts are prefilled in chunks."""
+    takes_runs: ClassVar[bool] = True
+    """Whether `forward` takes `runs`."""
 
     def __init__(
         self,
@@ -108,6 +119,10 @@ class Runner:
         )
         self.speculation_costs: dict[int, float] = {}
         """Time of a speculative step relative to a step of two passes, by number of rows; measured by `warm_up`."""
+        self.run_costs: dict[int, float] = {}
+        """Time of a forward pass with runs relative to one without, by number of rows; measured by `warm_up`."""
+        self._no_masks: dict[int, jax.Array] = {}
+        """By number of rows, the mask that allows all tokens."""
 
     @property
     def placement(self) -> Placement:
@@ -283,49 +298,124 @@ class Runner:
         scaling: bool = False,
         speculative: bool = False,
     ) -> Stepped:
-        """Run one step for the slots in `active`.
+        """Run one step for the slots in `active`: `forward` and `sample`, without constraints. Args: see there."""
+        forwarded = self.forward(state, active, longest=longest, scaling=scaling, speculative=speculative)
+        return self.sample(forwarded, active, features)
+
+    def forward(
+        self,
+        state: RunnerState,
+        active: Sequence[int],
+        *,
+        longest: int,
+        scaling: bool = False,
+        speculative: bool = False,
+        runs: Mapping[int, Sequence[int]] | None = None,
+    ) -> Forwarded:
+        """Run the newest token of the slots in `active`.
 
         Args:
           state: donated.
-          features: the union of the sampler features that these slots need.
           longest: the largest number of tokens that any of them holds after the step.
           scaling: whether any of them uses X-LoRA with weights that are not frozen yet.
           speculative: run the scaling pass of guessed next tokens, so that the step reads the weights once (see
             `mistral_jax.runtime.xlora_speculation`). Some rows may sample nothing. Plain and speculative steps may
             alternate in any order. Not for sequences with `freeze_after`: the host would not know when they freeze.
+          runs: by slot, tokens that certainly come next, at most `RUN_TOKENS`. The first is the slot's newest token;
+            the others are appended, and all are run. Not with `speculative`, and not for sequences with `freeze_after`.
         """
-        mask = np.zeros((self.row_bucket(active),), np.bool_)
-        mask[list(active)] = True
-        return self.decode_call(state, mask, features, longest=longest, scaling=scaling, speculative=speculative)()
+        R = self.row_bucket(active)
+        mask = row_mask(R, active)
+        run = None
+        if runs:
+            run = Run.empty(R)
+            for slot, tokens in runs.items():
+                run.tokens[slot, : len(tokens)] = tokens
+                run.counts[slot] = len(tokens)
+            state = self.append_call(state, mask, run)().state
+        return self.forward_call(state, mask, run, longest=longest, scaling=scaling, speculative=speculative)()
+
+    def sample(
+        self,
+        forwarded: Forwarded,
+        active: Sequence[int],
+        features: Features,
+        masks: Mapping[int, np.ndarray] | None = None,
+    ) -> Stepped:
+        """Sample the next token of the slots in `active`, some or all of those that `forward` ran.
+
+        A slot that is left out does not change; `forward` can run it again.
+
+        Args:
+          forwarded: its state is donated.
+          features: the union of the sampler features that these slots need.
+          masks: by slot, the tokens that it may choose, int32 [ceil(V / 32)] (see
+            `mistral_jax.grammar.constraint.Constraint.fill`); others may choose any.
+        """
+        R = forwarded.made.logits.shape[0] // (2 if forwarded.speculative else 1)
+        if masks:
+            allowed = np.full((R, mask_words(self.config.vocab_size)), -1, np.int32)
+            for slot, mask in masks.items():
+                allowed[slot] = mask
+            features = replace(features, mask=True)
+            device_mask = self.placement.put(allowed)
+        else:
+            device_mask = self.all_allowed(R)
+        return self.sample_call(forwarded, row_mask(R, active), features, device_mask)()
 
     def row_bucket(self, active: Sequence[int]) -> int:
         """Number of rows of a step for the slots in `active`."""
         return self.buckets.rows_for(active)
 
-    def decode_call(
+    def all_allowed(self, R: int) -> jax.Array:
+        """The mask of R rows that allows all tokens."""
+        if R not in self._no_masks:
+            everything = np.full((R, mask_words(self.config.vocab_size)), -1, np.int32)
+            self._no_masks[R] = self.placement.put(everything)
+        return self._no_masks[R]
+
+    def append_call(self, state: RunnerState, mask: np.ndarray, run: Run) -> Call[Appended]:
+        """The call that appends the tokens of a run to the rows in `mask`, bool [R]."""
+        return Call(
+            self.programs.append,
+            (state.rows, mask, run),
+            {},
+            lambda rows: Appended(RunnerState(state.caches, rows)),
+        )
+
+    def forward_call(
         self,
         state: RunnerState,
         mask: np.ndarray,
-        features: Features,
+        run: Run | None,
         *,
         longest: int,
         scaling: bool,
         speculative: bool = False,
-    ) -> Call[Stepped]:
-        """The call that runs a step for the rows in `mask`, bool [R], R one of the row buckets."""
-        arguments = (
-            self.split.weights,
-            self.programs.extra(),
-            state.caches,
-            state.rows,
-            mask,
-            features.as_array(),
-        )
+    ) -> Call[Forwarded]:
+        """The call that runs the rows in `mask`, bool [R], R one of the row buckets."""
+        arguments = (self.split.weights, self.programs.extra(), state.caches, state.rows, mask)
+
+        def result(caches: Caches, made: Forward) -> Forwarded:
+            return Forwarded(RunnerState(caches, state.rows), made, speculative)
+
         if speculative:
             # The guess is one token further.
-            static = {"plan": self.buckets.plan(longest + 1)}
-            return Call(self.programs.decode_speculative, arguments, static, _stepped)
-        return Call(self.programs.decode, arguments, {"plan": self.buckets.plan(longest), "scaling": scaling}, _stepped)
+            return Call(self.programs.forward_speculative, arguments, {"plan": self.buckets.plan(longest + 1)}, result)
+        static = {"plan": self.buckets.plan(longest), "scaling": scaling}
+        return Call(self.programs.forward, (*arguments, run), static, result)
+
+    def sample_call(
+        self, forwarded: Forwarded, active: np.ndarray, features: Features, mask: jax.Array
+    ) -> Call[Stepped]:
+        """The call that samples the rows in `active`, bool [R]."""
+        state, made, speculative = forwarded
+        arguments = (state.rows, active, made, features.as_array(), mask)
+
+        def result(rows: Rows, packed: jax.Array, emitted: jax.Array | None = None) -> Stepped:
+            return Stepped(RunnerState(state.caches, rows), packed, made.weights, emitted)
+
+        return Call(self.programs.sample_speculative if speculative else self.programs.sample, arguments, {}, result)
 
     def warm_up(self, state: RunnerState, progress: Callable[[int, int], None] | None = None) -> RunnerState:
         """Compile every program, and run it once; nothing compiles after that.
@@ -337,50 +427,20 @@ class Runner:
         """
         params = SamplingParams(temperature=0.0, seed=0, logit_bias={0: 0.0}, min_tokens=1, rules=TokenRules())
         state = self.admit(state, 0, (0,), params)
+        empty = EmptyCalls(self)
         on_cpu = self.device.platform == "cpu"
         state = compile_and_run(
-            list(self._empty_calls()), state, on_cpu=on_cpu, progress=progress or (lambda done, total: None)
+            list(empty.all()), state, on_cpu=on_cpu, progress=progress or (lambda done, total: None)
         )
-        if self.can_speculate:
-            for bucket in self.buckets.rows:
-                # No active rows, length 1: the length of texts matters little here.
-                steps = [
-                    partial(self._empty_decode, bucket=bucket, length=1, scaling=True, speculative=x)
-                    for x in (False, True)
-                ]
-                state, (two_passes, speculative) = time_alternately(steps, state)
-                self.speculation_costs[bucket] = speculative / two_passes
+        for bucket in self.buckets.rows:
+            if self.takes_runs:
+                state, self.run_costs[bucket] = time_against(
+                    partial(empty.forward, bucket=bucket, run=True), partial(empty.forward, bucket=bucket), state
+                )
+            if self.can_speculate:
+                state, self.speculation_costs[bucket] = time_against(
+                    partial(empty.forward, bucket=bucket, scaling=True, speculative=True),
+                    partial(empty.forward, bucket=bucket, scaling=True),
+                    state,
+                )
         return state
-
-    def _empty_calls(self) -> Iterator[EmptyCall]:
-        """A call of each program that changes no sequence."""
-        lengths = self.buckets.lengths
-        for scaling in (False,) if self.xlora is None else (False, True):
-            for length in lengths:
-                for size in self.buckets.chunks if self.prefills else ():
-                    yield partial(self._empty_prefill, size=size, length=length, scaling=scaling)
-                for bucket in self.buckets.rows:
-                    yield partial(self._empty_decode, bucket=bucket, length=length, scaling=scaling)
-                    if scaling and self.can_speculate:
-                        yield partial(
-                            self._empty_decode, bucket=bucket, length=length - 1, scaling=True, speculative=True
-                        )
-            yield partial(self._empty_prefill, size=self.buckets.score, length=lengths[-1], scaling=scaling, score=True)
-
-    def _empty_prefill(
-        self, state: RunnerState, *, size: int, length: int, scaling: bool, score: bool = False
-    ) -> Call[Prefilled]:
-        """A chunk of padding only: nothing is stored."""
-        tokens = np.zeros((size + int(score),), np.int32)
-        return self.prefill_call(state, 0, tokens, start=length, count=0, scaling=scaling, score=score)
-
-    def _empty_decode(
-        self, state: RunnerState, *, bucket: int, length: int, scaling: bool, speculative: bool = False
-    ) -> Call[Stepped]:
-        """A step without active rows."""
-        mask = np.zeros((bucket,), np.bool_)
-        return self.decode_call(state, mask, Features(), longest=length, scaling=scaling, speculative=speculative)
-
-
-def _stepped(caches: Caches, rows: Rows, *others: Any) -> Stepped:
-    return Stepped(RunnerState(caches, rows), *others)

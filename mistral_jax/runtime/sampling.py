@@ -139,6 +139,8 @@ class Features:
     adjust: bool = False
     """Penalties or bias."""
     logprobs: bool = False
+    mask: bool = False
+    """A mask of allowed tokens."""
     shape: bool = False
     """`typical_p` or `top_n_sigma`."""
     xtc: bool = False
@@ -167,7 +169,7 @@ class Features:
         )
 
     def as_array(self) -> np.ndarray:
-        """bool [9], in the order of the fields."""
+        """bool [10], in the order of the fields."""
         return np.array([getattr(self, field.name) for field in fields(self)], np.bool_)
 
     def __or__(self, other: Features) -> Features:
@@ -177,8 +179,20 @@ class Features:
 PACKED_WIDTH = 3 + 2 * MAX_TOP_LOGPROBS
 
 
+def mask_words(vocab_size: int) -> int:
+    """Number of 32-bit words of a mask of allowed tokens."""
+    return -(-vocab_size // 32)
+
+
 def sample(
-    logits: jax.Array, rows: SamplerRows, positions: jax.Array, features: jax.Array, *, repeat: bool, copies: int = 1
+    logits: jax.Array,
+    rows: SamplerRows,
+    positions: jax.Array,
+    features: jax.Array,
+    mask: jax.Array,
+    *,
+    repeat: bool,
+    copies: int = 1,
 ) -> tuple[jax.Array, jax.Array]:
     """Choose a token for each row.
 
@@ -186,7 +200,9 @@ def sample(
       logits: float32 [B, V], the model's unmodified logits.
       rows: of the same B rows, see `SamplerRows.first`.
       positions: int32 [B], the position of the token to choose.
-      features: bool [9], see `Features`.
+      features: bool [10], see `Features`.
+      mask: int32 [B, ceil(V / 32)]: bit t % 32 of word t // 32 is set if token t may be chosen; at least one in each
+        row. Read only with `features.mask`.
       repeat: static; whether repetition penalties are supported (`repeat_last_n` > 0).
       copies: static; as given to `SamplerRows.first`.
     Returns:
@@ -201,6 +217,9 @@ def sample(
         lambda: apply_rules(adjusted, rows.rules, positions, dry=flag["dry"], bans=flag["bans"], copies=copies),
         lambda: adjusted,
     )
+    adjusted = lax.cond(
+        flag["mask"], lambda: jnp.where(_allowed(mask, logits.shape[-1]), adjusted, -jnp.inf), lambda: adjusted
+    )
     greedy = jnp.argmax(adjusted, axis=-1).astype(jnp.int32)
     drawn = lax.cond(flag["sample"], lambda: _draw(adjusted, rows, positions, flag), lambda: jnp.zeros_like(greedy))
     tokens = jnp.where(rows.scalars[:, 0] > 0, drawn, greedy)
@@ -209,6 +228,12 @@ def sample(
     tokens = jnp.where(is_number, tokens, NOT_NUMBERS)
     packed = lax.cond(flag["logprobs"], lambda: _logprobs(logits, tokens), lambda: _no_logprobs(tokens))
     return tokens, packed
+
+
+def _allowed(mask: jax.Array, vocab_size: int) -> jax.Array:
+    """A mask in bits, int32 [B, ceil(V / 32)], as bool [B, V]."""
+    bits = (mask[:, :, None] >> jnp.arange(32)) & 1
+    return bits.reshape(mask.shape[0], -1)[:, :vocab_size] != 0
 
 
 def _adjust(logits: jax.Array, rows: SamplerRows, *, repeat: bool) -> jax.Array:

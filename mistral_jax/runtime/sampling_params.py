@@ -58,9 +58,9 @@ class SamplingParams:
     """How a sequence is sampled and when it ends. Every field is applied; none is a hint.
 
     The order of operations on the logits of a step: repetition penalty, presence and frequency penalties, `logit_bias`
-    and `allowed_token_ids`, DRY, `bad_words` and `min_tokens`. Then (unless greedy) temperature, `top_n_sigma`,
-    `top_k`, `typical_p`, `top_p`, `min_p`, XTC, and one draw. After each of the last six the probabilities of the
-    tokens that are left are taken to sum to 1.
+    and `allowed_token_ids`, DRY, `bad_words` and `min_tokens`, the mask of a constraint (see `mistral_jax.grammar`).
+    Then (unless greedy) temperature, `top_n_sigma`, `top_k`, `typical_p`, `top_p`, `min_p`, XTC, and one draw.
+    `typical_p`, `top_p`, `min_p` and XTC are applied to the probabilities of the tokens that are left before them.
 
     Raises:
       SamplingParamsError: a value is out of its range.
@@ -202,6 +202,11 @@ class SamplingParams:
     def needs_rules(self) -> bool:
         """Whether `rules` must be set before the sequence is admitted."""
         return self.uses_dry or bool(self.bad_words) or self.min_tokens > 0
+
+    @property
+    def excludes_tokens(self) -> bool:
+        """Whether some tokens must not be chosen, whatever their logits."""
+        return self.allowed_token_ids is not None or bool(self.bad_words) or self.min_tokens > 0
 
     @property
     def is_greedy(self) -> bool:

@@ -40,7 +40,7 @@ from serving.engine.messages import (
     QueueFullError,
     Request,
 )
-from serving.engine.rounds import DeviceRounds, DispatchedRound, EngineSequence
+from serving.engine.rounds import DeviceRounds, EngineSequence
 from serving.engine.scheduler import LiveSequence, Scheduler
 from serving.engine.shares import AdapterShares
 from serving.engine.work import KINDS
@@ -284,11 +284,14 @@ class JaxEngine:
     def _serve(self, rounds: DeviceRounds) -> None:
         """Run rounds until `drain` ends them."""
         assert self._scheduler is not None
-        pending: DispatchedRound | None = None
         while True:
             with self._wake:
                 while not (
-                    self._by_id or pending or self._tasks or self._adapters.has_unused or self._deadline is not None
+                    self._by_id
+                    or rounds.is_pending
+                    or self._tasks
+                    or self._adapters.has_unused
+                    or self._deadline is not None
                 ):
                     self._wake.wait()
                 if self._deadline is not None and (not self._by_id or time.monotonic() >= self._deadline):
@@ -302,15 +305,12 @@ class JaxEngine:
             _run_between(rounds.runner, unused, tasks)
             for sequence in admitted:
                 rounds.admit(sequence)
-            dispatched = rounds.dispatch(planned) if planned else None
-            if pending is not None:
-                news = rounds.collect(pending)
-                with self._wake:
-                    for sequence, event in news:
-                        if event.finish_reason is not None:
-                            self._forget(sequence)
-                self._hand_over(news)
-            pending = dispatched
+            news = rounds.run(planned)
+            with self._wake:
+                for sequence, event in news:
+                    if event.finish_reason is not None:
+                        self._forget(sequence)
+            self._hand_over(news)
 
     def _take_cancelled(self) -> list[tuple[EngineSequence, Event]]:
         """Retire the cancelled sequences; the caller holds the lock."""

@@ -11,6 +11,7 @@ from typing import Any, Literal, Protocol
 import numpy as np
 
 from mistral_jax.adapters.choice import BASE, AdapterChoice
+from mistral_jax.grammar.constraint import Constraint
 from mistral_jax.runtime.sampling_params import SamplingParams
 
 FinishReason = Literal["stop", "length", "cancelled", "error"]
@@ -25,6 +26,18 @@ class WantedScalings:
     """summary: mean over the completion; tokens: for each token; full: for each token and module."""
     adapters: tuple[int, ...]
     """Numbers of the adapters to report, in the order of the response."""
+
+
+class StartConstraint(Protocol):
+    """A compiled constraint, shared between sequences. Implemented by `mistral_jax.grammar`."""
+
+    def start(self, *, at_start: bool) -> Constraint:
+        """The state of one sequence, before its first token; takes well under a millisecond.
+
+        Args:
+          at_start: see `Request.at_start`.
+        """
+        ...
 
 
 class Work(enum.Enum):
@@ -53,6 +66,8 @@ class Request:
     adapters: tuple[str, ...] = ()
     """Keys of these adapters; unlike numbers, keys are never reused."""
     scalings: WantedScalings | None = None
+    constraint: StartConstraint | None = None
+    """What the completion must match; None: anything."""
     work: Work = Work.GENERATE
     prompt_logprobs: int = 0
     """With `Work.SCORE`: number of most likely tokens to report for each token of the prompt."""
@@ -119,8 +134,8 @@ class Event:
     """In the last event, if log-probabilities were requested: the mean over all generated tokens."""
     error: str | None = None
     """Error message if `finish_reason` is "error"."""
-    invalid: bool = False
-    """For an error: whether the request itself cannot be fulfilled."""
+    refused: bool = False
+    """With an error: whether the request itself is its cause."""
 
 
 class EngineState(enum.StrEnum):

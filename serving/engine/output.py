@@ -65,7 +65,7 @@ class CompletionOutput:
             stop_reason=piece.stop_reason,
             mean_logprob=self._sum_of_logprobs / self._completion.count if wanted and ended_well else None,
             error=None if piece.finish_reason != "error" else _NO_TOKEN if nothing_left else _NOT_NUMBERS,
-            invalid=nothing_left,
+            refused=nothing_left,
         )
 
     def push_prompt(self, results: np.ndarray) -> Event:

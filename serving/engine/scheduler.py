@@ -16,6 +16,7 @@ from dataclasses import dataclass, field
 from typing import Protocol
 
 from mistral_jax.adapters.choice import AdapterChoice
+from mistral_jax.grammar.constraint import Constraint
 from mistral_jax.runtime.sampling_params import SamplingParams
 from serving.engine.messages import Deliver, Request
 
@@ -43,13 +44,10 @@ class LiveSequence[C: SizedChunk]:
     chunks: deque[C] = field(default_factory=deque[C])
     """Still to be prefilled."""
     steps: int = 0
-    """Decode steps dispatched, read back or not; also 1 for a sequence that ends with its prompt, once its end is
-    planned."""
-    lockstep: bool = False
-    """Plan its next step only after the last token was read back: for sequences whose next token depends on host work
-    on the last one, such as a grammar's mask. Other sequences do not wait for it."""
-    read: int = 0
-    """Decode steps whose tokens have been read back."""
+    """Tokens sampled or appended by dispatched steps, read back or not; also 1 for a sequence that ends with its
+    prompt, once its end is planned."""
+    constraint: Constraint | None = None
+    """What its tokens must match; set at admission."""
     gone: bool = False
     """Retired or cancelled: results that still come back for it are dropped."""
 
@@ -68,9 +66,12 @@ class LiveSequence[C: SizedChunk]:
     @property
     def is_ready(self) -> bool:
         """Whether it can be in the next decode step, or end with it."""
-        return (
-            not self.chunks and self.steps < max(self.max_tokens, 1) and (not self.lockstep or self.read == self.steps)
-        )
+        return not self.chunks and self.steps < max(self.max_tokens, 1)
+
+    @property
+    def room(self) -> int:
+        """How many more tokens it may get, besides `steps`."""
+        return self.max_tokens - self.steps
 
     @property
     def tokens_held(self) -> int:

@@ -220,8 +220,8 @@ def _items_of(event: Event) -> int:
 
 def _raise_for(event: Event) -> None:
     error: ApiError
-    if event.finish_reason == "error" and event.invalid:
-        error = InvalidRequestError(event.error or "the completion cannot be made", code="no_token_left")
+    if event.refused:
+        error = InvalidRequestError(event.error or "the request cannot be completed", code="constraint_failed")
     elif event.finish_reason == "error":
         error = GenerationError(without_paths(event.error or "the engine could not finish the completion"))
     elif event.finish_reason == "cancelled":

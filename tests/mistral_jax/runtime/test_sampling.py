@@ -16,6 +16,7 @@ from mistral_jax.runtime.sampling import (
     LOWEST_LOGPROB,
     Features,
     SamplerRows,
+    mask_words,
     recent_tokens,
     row_bias,
     row_scalars,
@@ -47,14 +48,25 @@ def rows_for(*params: SamplingParams, prompts: tuple[tuple[int, ...], ...] | Non
 _sample = jax.jit(sample, static_argnames="repeat")
 
 
-def draw(logits, rows: SamplerRows, params, positions=None, counts=None):
+def packed_bits(allowed: np.ndarray) -> np.ndarray:
+    """bool [B, V] as int32 [B, ceil(V / 32)]."""
+    padded = np.zeros((len(allowed), mask_words(allowed.shape[1]) * 32), np.bool_)
+    padded[:, : allowed.shape[1]] = allowed
+    return np.packbits(padded, axis=1, bitorder="little").view(np.int32)
+
+
+def draw(logits, rows: SamplerRows, params, positions=None, counts=None, allowed=None):
     features = Features()
     for p in params:
         features |= Features.of(p)
     if counts is not None:
         rows = replace(rows, output_counts=jnp.asarray(counts, jnp.int32))
     positions = jnp.zeros((len(params),), jnp.int32) if positions is None else jnp.asarray(positions, jnp.int32)
-    tokens, packed = _sample(jnp.asarray(logits, jnp.float32), rows, positions, features.as_array(), repeat=True)
+    mask = jnp.zeros((len(params), mask_words(V)), jnp.int32)
+    if allowed is not None:
+        features, mask = replace(features, mask=True), jnp.asarray(packed_bits(allowed))
+    logits = jnp.asarray(logits, jnp.float32)
+    tokens, packed = _sample(logits, rows, positions, features.as_array(), mask, repeat=True)
     return np.asarray(tokens), np.asarray(packed)
 
 
@@ -309,7 +321,8 @@ def test_a_row_has_the_same_bits_beside_any_number_of_others(vocabulary: int):
         scalars = jnp.tile(row_scalars(chosen), (count, 1))
         rows = replace(rows, scalars=scalars, seeds=jnp.asarray(np.stack([seed_words(i) for i in range(count)])))
         positions = jnp.arange(count, dtype=jnp.int32)
-        packed[count] = np.asarray(run(jnp.asarray(logits[:count]), rows, positions, features)[1])
+        mask = jnp.zeros((count, mask_words(vocabulary)), jnp.int32)
+        packed[count] = np.asarray(run(jnp.asarray(logits[:count]), rows, positions, features, mask)[1])
     np.testing.assert_array_equal(packed[4][:2], packed[2])
     np.testing.assert_array_equal(packed[32][:4], packed[4])
 
@@ -398,3 +411,41 @@ def test_stop_strings_are_limited_in_all() -> None:
     SamplingParams(stop=("a" * 10_000, "b" * 6_384))
     with pytest.raises(SamplingParamsError, match="16385 characters in all; expected at most 16384"):
         SamplingParams(stop=("a" * 10_000, "b" * 6_385))
+
+
+MASKED = [
+    SamplingParams(temperature=0.0),
+    SamplingParams(seed=3),
+    SamplingParams(seed=4, top_k=5),
+    SamplingParams(seed=5, top_p=0.6),
+    SamplingParams(seed=6, min_p=0.2, temperature=1.5),
+    SamplingParams(seed=7, logit_bias={1: 100.0}, repetition_penalty=1.3, presence_penalty=1.0),
+]
+
+
+@pytest.mark.parametrize("count", [1, 2, 40])
+def test_a_masked_row_chooses_as_if_the_others_tokens_had_no_probability(count: int):
+    logits = random_logits(len(MASKED))
+    allowed = np.zeros((len(MASKED), V), np.bool_)
+    for row, chosen in enumerate(allowed):
+        chosen[np.random.default_rng(row).permutation(V)[:count]] = True
+    # The last token, and the first of a word.
+    allowed[:, [V - 1, 64]] |= count > 2
+    tokens, _ = draw(logits, rows_for(*MASKED), MASKED, allowed=allowed)
+    expected, _ = draw(np.where(allowed, logits, -np.inf), rows_for(*MASKED), MASKED)
+    assert allowed[np.arange(len(MASKED)), tokens].all()
+    assert tokens.tolist() == expected.tolist()
+
+
+def test_a_mask_that_allows_everything_changes_no_bit_of_a_row():
+    params = [replace(p, logprobs=3) for p in MASKED]
+    logits = random_logits(len(params), seed=1)
+    allowed = np.ones((len(params), V), np.bool_)
+    allowed[0] = False
+    allowed[0, 7] = True
+    tokens, packed = draw(logits, rows_for(*params), params, allowed=allowed)
+    _, free_packed = draw(logits, rows_for(*params), params)
+    assert tokens[0] == 7
+    np.testing.assert_array_equal(packed[1:], free_packed[1:])
+    # Log-probabilities are the model's own: the alternatives are the same with and without a mask.
+    np.testing.assert_array_equal(packed[0, 2:], free_packed[0, 2:])

@@ -178,23 +178,6 @@ def test_a_sequence_without_anything_to_run_ends_in_its_first_round():
     assert not s.next_round()
 
 
-def test_a_sequence_in_lockstep_waits_for_its_token_and_the_others_do_not():
-    s = scheduler()
-    free, held = sequence("free", 1, max_tokens=9), sequence("held", 1, max_tokens=3)
-    held.lockstep = True
-    s.submit([free, held])
-    s.admit()
-    planned: list[set[str]] = []
-    for round_ in range(6):
-        planned.append({each.request.request_id for each in s.next_round().decodes})
-        if round_ % 2:  # the token of the step before is read one round later
-            held.read = held.steps
-    both, alone = {"free", "held"}, {"free"}
-    assert planned == [both, alone, both, alone, both, alone]
-    held.read = held.steps
-    assert not held.is_ready  # it has all its tokens
-
-
 def test_tokens_held_counts_prompt_and_dispatched_steps():
     s = scheduler()
     a = sequence("a", 5)

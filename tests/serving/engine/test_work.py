@@ -75,11 +75,11 @@ def test_ids_come_with_their_tokens_and_the_mean_counts_all_of_them() -> None:
 
 
 @pytest.mark.parametrize(
-    ("token", "told", "invalid"), [(NOT_NUMBERS, "not numbers", False), (NO_TOKEN, "no token", True)]
+    ("token", "told", "refused"), [(NOT_NUMBERS, "not numbers", False), (NO_TOKEN, "no token", True)]
 )
-def test_why_there_is_no_token_is_told(token: int, told: str, invalid: bool) -> None:
+def test_why_there_is_no_token_is_told(token: int, told: str, refused: bool) -> None:
     event = output(request(Work.GENERATE, asked={"token_ids": True}), 5).push(Sampled(token, 0.0, ()))
-    assert (event.finish_reason, event.token_ids, event.invalid) == ("error", (), invalid)
+    assert (event.finish_reason, event.token_ids, event.refused) == ("error", (), refused)
     assert told in (event.error or "")
 
 
