@@ -168,8 +168,12 @@ class DecodeLoop[S: LoopSequence]:
             row = ConstrainedRow(
                 sequence.constraint,
                 words=mask_words(self.runner.config.vocab_size),
-                # A run has no log-probabilities or adapter weights of its tokens, and might pass a step that freezes.
-                takes_runs=params.logprobs is None and not sequence.wants_weights and choice.freeze_after is None,
+                # A run has no log-probabilities or adapter weights of its tokens, excludes none of them, and might pass
+                # a step that freezes.
+                takes_runs=params.logprobs is None
+                and not params.excludes_tokens
+                and not sequence.wants_weights
+                and choice.freeze_after is None,
             )
             row.advance(self._masks, ())
             self._constrained[id(sequence)] = row

@@ -38,9 +38,10 @@ from mistral_jax.runtime.calls import Appended, Call, Forwarded, Prefilled, Runn
 from mistral_jax.runtime.empty_calls import EmptyCalls
 from mistral_jax.runtime.mixing import Caches, RowMixing
 from mistral_jax.runtime.programs import Programs
-from mistral_jax.runtime.sampling import Features, mask_words, recent_tokens, row_scalars, seed_words
-from mistral_jax.runtime.sampling_params import SamplingParams
+from mistral_jax.runtime.sampling import Features, mask_words, recent_tokens, row_bias, row_scalars, seed_words
+from mistral_jax.runtime.sampling_params import SamplingParams, TokenRules
 from mistral_jax.runtime.step import Forward, Rows, Run
+from mistral_jax.runtime.token_rules import row_limits, rule_row
 from mistral_jax.runtime.warm_up import compile_and_run, time_against
 
 
@@ -203,20 +204,23 @@ class Runner:
           choice: the sequence's adapters.
 
         Raises:
-          ValueError: the prompt is empty or leaves no room for a completion, `params.seed` is None, or the runner lacks
-            the chosen adapters.
+          ValueError: the prompt is empty or leaves no room for a completion, `params.seed` or needed `params.rules` are
+            None, or the runner lacks the chosen adapters.
         """
         most = self.length if params.max_tokens == 0 else self.length - 1
         if not 0 < len(prompt) <= most:
             raise ValueError(f"a prompt of {len(prompt)} tokens: expected 1 to {most}, to leave room for a completion")
         if params.seed is None:
             raise ValueError("params.seed is None: choose a seed before admitting a sequence")
+        if params.needs_rules and params.rules is None:
+            raise ValueError("params.rules is None: see mistral_jax.text.token_rules")
         mixing = self._row_mixing(choice, len(prompt))
         rows = self.programs.admit(state.rows, *self._admission(slot, prompt, params, mixing))
-        if params.logit_bias:
-            bias = np.zeros((self.config.vocab_size,), np.float32)
-            bias[list(params.logit_bias.keys())] = list(params.logit_bias.values())
+        if (bias := row_bias(params, self.config.vocab_size)) is not None:
             rows = self.programs.set_bias(rows, np.int32(slot), bias)
+        if params.needs_rules:
+            row = rule_row(params, prompt, vocab_size=self.config.vocab_size, length=self.length)
+            rows = self.programs.set_rules(rows, np.int32(slot), row)
         return RunnerState(state.caches, rows)
 
     def _admission(
@@ -232,6 +236,7 @@ class Runner:
             np.int32(min(params.top_k, self.config.vocab_size)),
             seed_words(params.seed),
             recent_tokens(tuple(prompt), max(self.repeat_last_n, 1), self.config.vocab_size),
+            row_limits(params, len(prompt)),
             mixing,
         )
 
@@ -432,7 +437,8 @@ class Runner:
           progress: called with (programs done, total programs).
         Returns: a state equivalent to a new one.
         """
-        state = self.admit(state, 0, (0,), SamplingParams(temperature=0.0, seed=0, logit_bias={0: 0.0}))
+        params = SamplingParams(temperature=0.0, seed=0, logit_bias={0: 0.0}, min_tokens=1, rules=TokenRules())
+        state = self.admit(state, 0, (0,), params)
         empty = EmptyCalls(self)
         on_cpu = self.device.platform == "cpu"
         state = compile_and_run(

@@ -225,7 +225,7 @@ def test_a_stop_string_ends_the_answer_before_it(engine: JaxEngine):
     stopping = replace(free, request_id="stop", params=replace(free.params, stop=("AAAA",)))
     events = run(engine, stopping)["stop"]
     assert answer(events)[0] == ""
-    assert (events[-1].finish_reason, events[-1].stop_string, events[-1].completion_tokens) == ("stop", "AAAA", 4)
+    assert (events[-1].finish_reason, events[-1].stop_reason, events[-1].completion_tokens) == ("stop", "AAAA", 4)
 
 
 def test_cancelling_running_and_waiting_requests_frees_everything(engine: JaxEngine):
