@@ -54,6 +54,8 @@ class Request:
     """Keys of these adapters; unlike numbers, keys are never reused."""
     scalings: WantedScalings | None = None
     work: Work = Work.GENERATE
+    reported_tokens: frozenset[int] = frozenset()
+    """Control tokens that its events report, in `Event.items`: those by which tool calls and reasoning are found."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -90,6 +92,8 @@ class Event:
 
     request_id: str
     text: str = ""
+    items: tuple[str | int, ...] = ()
+    """The text, and the ids of the control tokens that the request wants reported, in order; empty if it wants none."""
     logprobs: tuple[TokenLogprob, ...] = ()
     """One entry for each token whose text this event completes; empty unless requested. With `Work.SCORE`, a
     generated end-of-sequence token has an entry too."""

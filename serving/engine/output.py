@@ -36,7 +36,12 @@ class CompletionOutput:
         self._tokenizer = tokenizer
         self._scalings = scalings
         self._completion = CompletionStream(
-            tokenizer, request.params, eos_ids=eos_ids, max_tokens=max_tokens, at_start=request.at_start
+            tokenizer,
+            request.params,
+            eos_ids=eos_ids,
+            max_tokens=max_tokens,
+            at_start=request.at_start,
+            reported=request.reported_tokens,
         )
 
     def push(self, sampled: Sampled, weights: np.ndarray | None = None) -> Event:
@@ -52,6 +57,7 @@ class CompletionOutput:
         return Event(
             request_id=self._request.request_id,
             text=piece.text,
+            items=piece.items,
             logprobs=tuple(self._logprob(token) for token in self._with_logprobs(piece)) if wanted else (),
             scalings=self._taken(piece.tokens),
             completion_tokens=self._completion.count,

@@ -116,6 +116,7 @@ class DeviceRounds:
                 continue
             self.generated += 1
             event = self._outputs[id(sequence)].push(sampled, weights)
-            if event.text or event.logprobs or event.scalings or event.finish_reason is not None:
+            told = event.text or event.items or event.logprobs or event.scalings
+            if told or event.finish_reason is not None:
                 news.append((sequence, event))
         return news

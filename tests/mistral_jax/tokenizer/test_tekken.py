@@ -134,15 +134,15 @@ def test_reasoning_efforts(tmp_path: Path) -> None:
     write_small_tekken(path, "v15")
     assert TekkenTokenizer.from_file(path).reasoning_efforts == ReasoningEfforts(("none", "high"), "none")
     data = json.loads(path.read_bytes())
-    for settings, message in (
+    for builder, message in (
         ({"reasoning_effort": {"values": ["none"], "default": "high"}}, "expected one of its values"),
         ({"reasoning_effort": {"values": ["none", 1], "default": "none"}}, "a list of texts"),
         ({"reasoning_effort": {"values": ["none"]}}, "default is missing"),
         ([], "an object"),
     ):
-        path.write_text(json.dumps(data | {"model_settings_builder": settings}))
+        path.write_text(json.dumps(data | {"model_settings_builder": builder}))
         with pytest.raises(TokenizerError, match=message):
             TekkenTokenizer.from_file(path)
-    for settings in (None, {}, {"json_schema": {}}):
-        path.write_text(json.dumps(data | {"model_settings_builder": settings}))
+    for builder in (None, {}, {"json_schema": {}}):
+        path.write_text(json.dumps(data | {"model_settings_builder": builder}))
         assert TekkenTokenizer.from_file(path).reasoning_efforts is None
