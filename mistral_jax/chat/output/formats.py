@@ -83,6 +83,17 @@ class OutputFormat:
     tools: ToolFormat | None = None
     reasoning: ReasoningFormat | None = None
 
+    @property
+    def token_ids(self) -> frozenset[int]:
+        """The control tokens that mean something: those that a parser has to see."""
+        markers: list[Marker | None] = []
+        if self.tools is not None:
+            tools = self.tools
+            markers += [tools.opening, tools.closing, tools.before_id, tools.before_arguments]
+        if self.reasoning is not None:
+            markers += [self.reasoning.start, self.reasoning.end]
+        return frozenset(marker.id for marker in markers if marker is not None and marker.id is not None)
+
 
 type _Make = Callable[[str, Callable[[str], Marker]], ToolFormat]
 

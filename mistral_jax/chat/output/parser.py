@@ -76,6 +76,11 @@ class OutputParser:
         return self._in_reasoning
 
     @property
+    def in_call(self) -> bool:
+        """Whether the next text belongs to a call that has begun, or ends it."""
+        return self._reader is not None and self.calls > self._calls_before
+
+    @property
     def calls(self) -> int:
         """Number of tool calls so far."""
         return 0 if self._sink is None else self._sink.count

@@ -58,6 +58,7 @@ def test_every_setting_is_read_from_its_variable(spec) -> None:
         "quant": "q4_k",
         "log_level": "error",
         "token_source": "none",
+        "tool_format": "hermes",
         "truncate_sequence": "yes",
         "strict_fields": "yes",
         "max_body_bytes": "2048",
