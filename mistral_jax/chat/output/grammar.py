@@ -1,7 +1,8 @@
 """Grammars that hold a model to valid tool calls, in llguidance's Lark.
 
-They name control tokens by their ids (`<[9]>`) and contain the tools' JSON schemas. What surrounds the arguments is
-written exactly as the models' own templates write it, so that most of its tokens leave no choice.
+They name control tokens by their ids (`<[9]>`), and refer to the arguments of each tool by a name (`@arguments_0`),
+whose JSON schema comes beside them: it is the user's, and checked as such. What surrounds the arguments is written
+exactly as the models' own templates write it, so that most of its tokens leave no choice.
 """
 
 from __future__ import annotations
@@ -18,9 +19,6 @@ from mistral_jax.chat.output.trigger import Trigger
 TOOL_NAME = re.compile(r"[a-zA-Z0-9_-]{1,64}")
 """The names that tools may have."""
 
-WHITESPACE_PATTERN = r"[\x20\x0A\x0D\x09]{1,16}"
-"""Whitespace where JSON allows it, bounded: a model may not go on with spaces for ever."""
-
 _NO_PARAMETERS: Mapping[str, Any] = {"type": "object", "properties": {}, "additionalProperties": False}
 
 
@@ -30,7 +28,7 @@ class ToolSpec:
 
     name: str
     parameters: Mapping[str, Any] | None = None
-    """JSON schema of its arguments; None: it takes none. Keywords that no grammar can hold must be refused before."""
+    """JSON schema of its arguments; None: it takes none."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -43,6 +41,8 @@ class CallGrammar:
     """What begins calls in a completion that is free to have none."""
     after_trigger: str
     """Of the rest of a completion after that."""
+    arguments: tuple[tuple[str, str], ...]
+    """What both refer to: names, and JSON schemas as text, in the order of the tools."""
 
 
 def tool_call_grammar(
@@ -72,7 +72,6 @@ def tool_call_grammar(
     rules = [
         f"call: {' | '.join(f'call_{i}' for i in range(len(tools)))}",
         *(_call(form, i, tool.name, leading_space) for i, tool in enumerate(tools)),
-        *(f"arguments_{i}: %json {_schema(tool)}" for i, tool in enumerate(tools)),
         *_HELPERS,
     ]
     several = parallel and form.several
@@ -96,6 +95,7 @@ def tool_call_grammar(
         whole="\n".join([f"start: {thought}{opening}{calls}", *rules, *thought_rules, ""]),
         trigger=_trigger(form, output_format.reasoning, in_reasoning=in_reasoning),
         after_trigger="\n".join([f"start: {begin}{calls}", *rules, ""]),
+        arguments=tuple((f"arguments_{i}", _schema(tool)) for i, tool in enumerate(tools)),
     )
 
 
@@ -107,7 +107,7 @@ def _call(form: ToolFormat, index: int, name: str, leading_space: bool) -> str:
     if TOOL_NAME.fullmatch(name) is None:
         raise ValueError(f"{name[:80]!r} is no name of a tool: expected 1 to 64 letters, digits, underscores, dashes.")
     space = "SPACE? " if leading_space else ""
-    arguments = f"arguments_{index}"
+    arguments = f"@arguments_{index}"
     if form.shape is CallShape.NAMED:
         assert form.before_arguments is not None
         call_id = ""
@@ -124,12 +124,10 @@ def _call(form: ToolFormat, index: int, name: str, leading_space: bool) -> str:
 
 
 def _schema(tool: ToolSpec) -> str:
-    """The schema of a tool's arguments, with our own options for llguidance in the place of any that it has."""
     schema = dict(_NO_PARAMETERS if tool.parameters is None else tool.parameters)
     if schema.setdefault("type", "object") != "object":
         raise ValueError(f"The parameters of {tool.name} have another type than object.")
-    schema.pop("x-guidance", None)
-    return json.dumps({"x-guidance": {"whitespace_pattern": WHITESPACE_PATTERN}, **schema})
+    return json.dumps(schema)
 
 
 def _terminal(marker: Marker) -> str:

@@ -67,6 +67,9 @@ class ToolConstraint:
 
     grammar: str
     """llguidance's Lark, which may name control tokens: of the whole completion, or of the rest after `trigger`."""
+    arguments: tuple[tuple[str, str], ...] = ()
+    """What the grammar refers to as `@name`: names, and the JSON schemas of the tools' arguments as text. They are the
+    user's, in the order of `ToolUse.callable`."""
     trigger: Trigger | None = None
     """What begins a call; None: the whole completion is constrained."""
 
@@ -112,5 +115,5 @@ class ToolUse:
             leading_space=leading_space,
         )
         if self.choice == "required":
-            return ToolConstraint(grammar=grammar.whole)
-        return ToolConstraint(grammar=grammar.after_trigger, trigger=grammar.trigger)
+            return ToolConstraint(grammar=grammar.whole, arguments=grammar.arguments)
+        return ToolConstraint(grammar=grammar.after_trigger, arguments=grammar.arguments, trigger=grammar.trigger)

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import random
 from collections.abc import Sequence
 from functools import cache
+from typing import Any
 
 import llguidance
 import numpy as np
@@ -36,8 +38,17 @@ def compiled(tokenizer: ByteTableTokenizer) -> llguidance.LLTokenizer:
     return llguidance.LLTokenizer(llguidance.TokenizerWrapper(_Vocabulary(tokenizer)), slices=[])
 
 
-def matcher(tokenizer: ByteTableTokenizer, grammar: str) -> llguidance.LLMatcher:
-    made = llguidance.LLMatcher(compiled(tokenizer), llguidance.LLMatcher.grammar_from_lark(grammar), log_level=0)
+type Parts = tuple[tuple[str, str], ...]
+"""Names that a grammar refers to, and the JSON schemas they stand for."""
+
+_WRITTEN_AS_BY_PYTHON = {"whitespace_flexible": False, "item_separator": ", ", "key_separator": ": "}
+
+
+def matcher(tokenizer: ByteTableTokenizer, grammar: str, parts: Parts = ()) -> llguidance.LLMatcher:
+    grammars: list[dict[str, Any]] = [{"name": "start", "lark_grammar": grammar}]
+    for name, schema in parts:
+        grammars.append({"name": name, "json_schema": {**json.loads(schema), "x-guidance": _WRITTEN_AS_BY_PYTHON}})
+    made = llguidance.LLMatcher(compiled(tokenizer), json.dumps({"grammars": grammars}), log_level=0)
     assert not made.is_error(), made.get_error()
     return made
 
@@ -49,9 +60,9 @@ def tokens_of(tokenizer: ByteTableTokenizer, items: Items) -> list[int]:
     return ids
 
 
-def accepts(tokenizer: ByteTableTokenizer, grammar: str, items: Items) -> bool:
+def accepts(tokenizer: ByteTableTokenizer, grammar: str, items: Items, parts: Parts = ()) -> bool:
     """Whether a completion is one of the grammar's, whole."""
-    tokens, match = tokens_of(tokenizer, items), matcher(tokenizer, grammar)
+    tokens, match = tokens_of(tokenizer, items), matcher(tokenizer, grammar, parts)
     return match.try_consume_tokens(tokens) == len(tokens) and match.is_accepting()
 
 
@@ -72,10 +83,12 @@ def items_of(tokenizer: ByteTableTokenizer, tokens: Sequence[int]) -> Items:
     return items
 
 
-def sampled(tokenizer: ByteTableTokenizer, grammar: str, rng: random.Random, most: int = 500) -> Items | None:
+def sampled(
+    tokenizer: ByteTableTokenizer, grammar: str, parts: Parts, rng: random.Random, most: int = 500
+) -> Items | None:
     """A completion of allowed tokens, chosen at random but with a preference for those that close something; None: it
     did not end."""
-    match = matcher(tokenizer, grammar)
+    match = matcher(tokenizer, grammar, parts)
     end = tokenizer.eos_id
     tokens: list[int] = []
     while len(tokens) < most:

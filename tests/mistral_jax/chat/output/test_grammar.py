@@ -12,7 +12,7 @@ import pytest
 
 from mistral_jax.chat.output.deltas import CallArguments, CallBegin
 from mistral_jax.chat.output.formats import TOOL_FORMATS, OutputFormat, tool_format
-from mistral_jax.chat.output.grammar import ToolSpec, tool_call_grammar
+from mistral_jax.chat.output.grammar import CallGrammar, ToolSpec, tool_call_grammar
 from mistral_jax.tokenizer import TekkenTokenizer
 from mistral_jax.tokenizer.byte_table import ByteTableTokenizer
 from tests.mistral_jax.chat.output.completions import MISTRAL, Call, Items, output_format, parse, written
@@ -56,6 +56,11 @@ def form_in(name: str, vocabulary: ByteTableTokenizer) -> OutputFormat:
     return output_format(name, vocabulary.control_tokens)
 
 
+def passes(vocabulary: ByteTableTokenizer, grammar: CallGrammar, items: Items, *, after_trigger: bool = False) -> bool:
+    text = grammar.after_trigger if after_trigger else grammar.whole
+    return accepts(vocabulary, text, items, grammar.arguments)
+
+
 CASES = [
     *(("v3", name) for name in ("mistral-v2", "mistral-v3", "hermes", "llama3")),
     *(("small", name) for name in TOOL_FORMATS),
@@ -71,25 +76,24 @@ def test_calls_as_models_write_them(kind: str, name: str, vocabularies: dict[str
     one = tool_call_grammar(form, ALL, parallel=False, leading_space=space)
     several = tool_call_grammar(form, ALL, leading_space=space)
     called = written(name, [PARIS], control)
-    assert accepts(vocabulary, one.whole, called)
-    assert accepts(vocabulary, several.whole, called)
+    assert passes(vocabulary, one, called)
+    assert passes(vocabulary, several, called)
     three = written(name, [PARIS, X, NOW], control)
-    assert accepts(vocabulary, several.whole, three) == (name != "llama3")
-    assert not accepts(vocabulary, one.whole, three)
+    assert passes(vocabulary, several, three) == (name != "llama3")
+    assert not passes(vocabulary, one, three)
     after = called if name == "llama3" else called[1:]
-    assert accepts(vocabulary, one.after_trigger, after)
-    assert accepts(vocabulary, several.after_trigger, three[1:]) == (name != "llama3")
+    assert passes(vocabulary, one, after, after_trigger=True)
+    assert passes(vocabulary, several, three[1:], after_trigger=True) == (name != "llama3")
     for wrong in (("nobody", "{}"), ("get", '{"town": "Paris"}'), ("get", "{}"), ("now", '{"a": 1}'), X[::-1]):
-        assert not accepts(vocabulary, several.whole, written(name, [wrong], control)), wrong
+        assert not passes(vocabulary, several, written(name, [wrong], control)), wrong
     for text in (["Hello"], [*called, "Hello"], ["Hello", *called], [], called[:-1]):
-        assert not accepts(vocabulary, several.whole, text)
+        assert not passes(vocabulary, several, text)
 
 
 def test_the_space_that_sentencepiece_puts_after_a_control_token() -> None:
     v3 = tokenizer("v3")
     call: Items = [v3.control_id("[TOOL_CALLS]"), ' [{"name": "now", "arguments": {}}]']
-    grammar = tool_call_grammar(form_in("mistral-v3", v3), ALL, leading_space=True)
-    assert accepts(v3, grammar.whole, call)
+    assert passes(v3, tool_call_grammar(form_in("mistral-v3", v3), ALL, leading_space=True), call)
     assert v3.encode('[{"name"')[0] == v3.encode(' [{"name"', at_start=False)[0]
 
 
@@ -107,58 +111,49 @@ def test_reasoning_may_come_before(
     thought = "\nHm: <tool_call>, [TOOL_CALLS].\n\n"
     free = tool_call_grammar(form, ALL)
     begun = tool_call_grammar(form, ALL, in_reasoning=True)
-    assert accepts(small, free.whole, [start, thought, end, "\n\n", *calls])
-    assert accepts(small, free.whole, [start, end, *calls])
-    assert accepts(small, free.whole, calls)
-    assert not accepts(small, free.whole, [thought, end, *calls])
-    assert accepts(small, begun.whole, [thought, end, "\n", *calls])
-    assert not accepts(small, begun.whole, calls)
-    assert not accepts(small, tool_call_grammar(form_in(name, small), ALL).whole, [start, thought, end, *calls])
+    assert passes(small, free, [start, thought, end, "\n\n", *calls])
+    assert passes(small, free, [start, end, *calls])
+    assert passes(small, free, calls)
+    assert not passes(small, free, [thought, end, *calls])
+    assert passes(small, begun, [thought, end, "\n", *calls])
+    assert not passes(small, begun, calls)
+    assert not passes(small, tool_call_grammar(form_in(name, small), ALL), [start, thought, end, *calls])
 
 
 def test_ids_of_v11(vocabularies: dict[str, ByteTableTokenizer]) -> None:
     small = vocabularies["small"]
     ids = small.control_tokens
-    grammar = tool_call_grammar(form_in("mistral-v11", small), ALL).whole
+    grammar = tool_call_grammar(form_in("mistral-v11", small), ALL)
     for call_id, is_one in (("abcDEF123", True), ("abc", False), ("call_1234", False)):
         call: Items = [ids["[TOOL_CALLS]"], "now", ids["[CALL_ID]"], call_id, ids["[ARGS]"], "{}"]
-        assert accepts(small, grammar, call) == is_one
-    v13 = tool_call_grammar(form_in("mistral-v13", small), ALL).whole
-    assert not accepts(small, v13, [ids["[TOOL_CALLS]"], "now", ids["[CALL_ID]"], "abcDEF123", ids["[ARGS]"], "{}"])
+        assert passes(small, grammar, call) == is_one
+    v13 = tool_call_grammar(form_in("mistral-v13", small), ALL)
+    assert not passes(small, v13, [ids["[TOOL_CALLS]"], "now", ids["[CALL_ID]"], "abcDEF123", ids["[ARGS]"], "{}"])
 
 
 def test_control_tokens_only_where_the_format_has_them(vocabularies: dict[str, ByteTableTokenizer]) -> None:
     """Neither in arguments nor as their letters in their place."""
     small = vocabularies["small"]
     ids = small.control_tokens
-    grammar = tool_call_grammar(form_in("mistral-v13", small), ALL).whole
-    assert accepts(small, grammar, [ids["[TOOL_CALLS]"], "get", ids["[ARGS]"], '{"city": "[ARGS]"}'])
-    assert not accepts(small, grammar, ["[TOOL_CALLS]", "get", ids["[ARGS]"], '{"city": "x"}'])
-    assert not accepts(small, grammar, [ids["[TOOL_CALLS]"], "get", ids["[ARGS]"], '{"city": "', ids["[ARGS]"], '"}'])
+    grammar = tool_call_grammar(form_in("mistral-v13", small), ALL)
+    assert passes(small, grammar, [ids["[TOOL_CALLS]"], "get", ids["[ARGS]"], '{"city": "[ARGS]"}'])
+    assert not passes(small, grammar, ["[TOOL_CALLS]", "get", ids["[ARGS]"], '{"city": "x"}'])
+    assert not passes(small, grammar, [ids["[TOOL_CALLS]"], "get", ids["[ARGS]"], '{"city": "', ids["[ARGS]"], '"}'])
 
 
 def test_what_surrounds_the_arguments_is_forced(vocabularies: dict[str, ByteTableTokenizer]) -> None:
     small = vocabularies["small"]
     grammar = tool_call_grammar(form_in("mistral-v7", small), [ToolSpec("now")], parallel=False)
-    forced = matcher(small, grammar.whole).compute_ff_tokens()
+    forced = matcher(small, grammar.whole, grammar.arguments).compute_ff_tokens()
     assert small.decode(forced, skip_control=False).startswith('[TOOL_CALLS][{"name": "now", "arguments":')
 
 
-def test_whitespace_is_bounded() -> None:
-    tekken = tokenizer("240911")
-    grammar = tool_call_grammar(form_in("mistral-v7", tekken), [ToolSpec("get", {"properties": {"a": {}}})]).whole
-    start: Items = [tekken.control_id("[TOOL_CALLS]"), '[{"name": "get", "arguments": {']
-    assert accepts(tekken, grammar, [*start, "\n" + " " * 15 + '"a": [1,\n 2]}}]'])
-    assert not accepts(tekken, grammar, [*start, " " * 17 + '"a": 1}}]'])
-
-
-def test_options_for_llguidance_in_a_schema_change_nothing() -> None:
-    """`lenient` would drop what cannot be held."""
-    tekken = tokenizer("240911")
-    schema = {"x-guidance": {"lenient": True}, "type": "object", "properties": {"a": {"not": {"type": "string"}}}}
-    grammar = tool_call_grammar(form_in("mistral-v7", tekken), [ToolSpec("get", schema)]).whole
-    with pytest.raises(AssertionError, match="not"):
-        matcher(tekken, grammar)
+def test_schemas_stand_beside_the_grammar() -> None:
+    grammar = tool_call_grammar(form_in("mistral-v7", tokenizer("240911")), ALL)
+    assert [name for name, _ in grammar.arguments] == ["arguments_0", "arguments_1", "arguments_2"]
+    assert [json.loads(schema) for _, schema in grammar.arguments[:2]] == [WEATHER, SCHEMAS["get_weather"]]
+    assert "city" not in grammar.whole
+    assert all(f"@{name} " in grammar.whole for name, _ in grammar.arguments)
 
 
 def test_what_is_refused() -> None:
@@ -185,7 +180,7 @@ def test_random_completions_are_valid_calls(kind: str, name: str, vocabularies: 
     ended = calls = 0
     names: set[str] = set()
     for _ in range(30):
-        items = sampled(vocabulary, grammar.whole, rng)
+        items = sampled(vocabulary, grammar.whole, grammar.arguments, rng)
         if items is None:
             continue
         ended += 1
@@ -202,12 +197,12 @@ def test_random_completions_are_valid_calls(kind: str, name: str, vocabularies: 
     assert names == set(SCHEMAS)
 
 
-def test_many_tools_are_compiled_in_a_second() -> None:
+def test_many_tools_are_compiled_in_seconds() -> None:
     properties = {f"field_{i}": {"type": "string", "description": "x" * 100} for i in range(12)}
     tools = [ToolSpec(f"tool_{i}", {"type": "object", "properties": properties}) for i in range(128)]
     v3 = tokenizer("v3")
-    grammar = tool_call_grammar(form_in("mistral-v3", v3), tools).whole
+    grammar = tool_call_grammar(form_in("mistral-v3", v3), tools)
     matcher(v3, 'start: "x"')
     started = time.process_time()
-    matcher(v3, grammar).compute_bitmask()
+    matcher(v3, grammar.whole, grammar.arguments).compute_bitmask()
     assert time.process_time() - started < 5
