@@ -17,6 +17,7 @@ from mistral_jax.checkpoint.description import ModelDescription, describe
 from mistral_jax.checkpoint.load_module import load_module
 from mistral_jax.checkpoint.summary import summarize
 from mistral_jax.checkpoint.weights import choose_dtype, open_weights, plan_weights, settle_tying
+from mistral_jax.grammar.compiler import GrammarCompiler
 from mistral_jax.hub.files import DEMO, ModelFiles, find_gguf, find_model
 from mistral_jax.model.kv_cache import BLOCK
 from mistral_jax.quant.placement import Placement, choose_placement
@@ -92,6 +93,9 @@ def build_service(settings: Settings) -> Service:
         card=card,
         models=models,
         tokenizer=description.tokenizer,
+        grammars=GrammarCompiler(
+            description.tokenizer, vocab_size=description.config.vocab_size, eos_ids=description.eos_ids
+        ),
         chat=chat_format(settings, description),
         loader=loader,
     )

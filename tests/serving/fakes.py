@@ -12,6 +12,7 @@ from typing import Any
 
 from mistral_jax.chat.encoding import PromptPieces
 from mistral_jax.chat.output.formats import OutputFormat
+from mistral_jax.grammar.compiler import GrammarCompiler
 from mistral_jax.text.detokenizer import shown_token
 from serving.api.service.served_models import ServedModels, plain_models
 from serving.api.service.service import AdapterLoader, Service
@@ -419,6 +420,7 @@ def fake_service(
         card=card,
         models=models or plain_models(MODEL_ID, created=1_700_000_000),
         tokenizer=FakeTokenizer(),
+        grammars=GrammarCompiler(FakeTokenizer(), vocab_size=card.vocab_size, eos_ids=card.eos_ids),
         chat=(FakeChat() if chat is True else chat) or None,
         loader=loader,
     )

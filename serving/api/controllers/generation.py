@@ -11,6 +11,8 @@ from litestar import Response
 from mistral_jax.runtime.sampling_params import SamplingParams
 from serving.api.endpoint import Call
 from serving.api.requests.adapter_request import adapter_use
+from serving.api.requests.constraint import constraint_of
+from serving.api.requests.output_format import output_format
 from serving.api.requests.prompts import fit
 from serving.api.requests.sampling_request import (
     OwnFields,
@@ -90,6 +92,14 @@ class Generating[BodyT: SamplingFields]:
             )
             for prompt in await self.encode(asked)
         ]
+        constraint = await constraint_of(
+            service,
+            output_format(body),
+            asked.tools,
+            in_reasoning=any(prompt.in_reasoning for prompt in prompts),
+            ignore_eos=asked.params.ignore_eos,
+            limiter=host.compiling,
+        )
         facts = CallFacts(
             call_id=new_id(self.id_prefix),
             card=card,
@@ -110,6 +120,7 @@ class Generating[BodyT: SamplingFields]:
             n=asked.n,
             max_model_len=card.max_model_len,
             work=Work.SCORE if self.scores_prompts(asked) else Work.GENERATE,
+            constraint=constraint,
             progress=facts.times.progress,
             reported_tokens=frozenset() if asked.tools is None else asked.tools.output.token_ids,
         )

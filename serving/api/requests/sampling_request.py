@@ -14,7 +14,7 @@ from mistral_jax.runtime.sampling_params import SamplingParams, SamplingParamsEr
 from serving.api.errors import InvalidRequestError
 from serving.api.schemas import SamplingFields
 from serving.api.service.asked import AdapterUse, Prompt, TimesInStream, UsageInStream
-from serving.engine.messages import ModelCard, Request, Work
+from serving.engine.messages import ModelCard, Request, StartConstraint, Work
 
 _TOKEN_ID = re.compile(r"0|[1-9][0-9]{0,11}")
 """Only one spelling of each number, so that no id can be given twice."""
@@ -154,6 +154,7 @@ def engine_requests(
     n: int,
     max_model_len: int,
     work: Work = Work.GENERATE,
+    constraint: StartConstraint | None = None,
     progress: bool = False,
     reported_tokens: frozenset[int] = frozenset(),
 ) -> list[Request]:
@@ -181,6 +182,7 @@ def engine_requests(
                     choice=use.choice,
                     adapters=use.keys,
                     scalings=use.scalings,
+                    constraint=constraint,
                     work=work,
                     progress=progress,
                     reported_tokens=reported_tokens,

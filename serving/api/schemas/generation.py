@@ -7,6 +7,7 @@ from typing import Annotated, Literal
 from msgspec import UNSET, Struct, UnsetType
 
 from serving.api.schemas.documented import documented as _doc
+from serving.api.schemas.output_format import FormatFields
 from serving.api.schemas.tools import (
     FunctionCall,
     FunctionCallDelta,
@@ -67,7 +68,7 @@ class XLoRAOptions(Struct, kw_only=True, forbid_unknown_fields=True):
     ] = None
 
 
-class SamplingFields(Struct, kw_only=True):
+class SamplingFields(FormatFields, kw_only=True):
     """Fields of both chat and text completions. An absent field gets the model's default, or else OpenAI's."""
 
     model: Annotated[

@@ -8,7 +8,7 @@ from typing import Any, Literal
 
 from mistral_jax.adapters.choice import BASE, AdapterChoice
 from mistral_jax.chat.output.formats import OutputFormat
-from mistral_jax.chat.output.grammar import ToolSpec, tool_call_grammar
+from mistral_jax.chat.output.grammar import CallGrammar, ToolSpec, tool_call_grammar
 from mistral_jax.chat.output.trigger import Trigger
 from serving.engine.messages import ScalingsDetail, WantedScalings
 
@@ -116,13 +116,20 @@ class ToolUse:
         """
         if not self.callable:
             return None
-        grammar = tool_call_grammar(
+        grammar = self._grammar(in_reasoning=in_reasoning, leading_space=leading_space)
+        if self.choice == "required":
+            return ToolConstraint(grammar=grammar.whole, arguments=grammar.arguments)
+        return ToolConstraint(grammar=grammar.after_trigger, arguments=grammar.arguments, trigger=grammar.trigger)
+
+    def whole_grammar(self, *, in_reasoning: bool, leading_space: bool) -> str:
+        """The grammar of a completion that is calls. Args: see `constraint`."""
+        return self._grammar(in_reasoning=in_reasoning, leading_space=leading_space).whole
+
+    def _grammar(self, *, in_reasoning: bool, leading_space: bool) -> CallGrammar:
+        return tool_call_grammar(
             self.output,
             self.callable,
             parallel=self.parallel,
             in_reasoning=in_reasoning,
             leading_space=leading_space,
         )
-        if self.choice == "required":
-            return ToolConstraint(grammar=grammar.whole, arguments=grammar.arguments)
-        return ToolConstraint(grammar=grammar.after_trigger, arguments=grammar.arguments, trigger=grammar.trigger)

@@ -8,6 +8,8 @@ from typing import Any, Protocol
 
 from mistral_jax.chat.encoding import PromptPieces
 from mistral_jax.chat.output.formats import OutputFormat
+from mistral_jax.grammar.compiler import CompiledGrammar
+from mistral_jax.grammar.grammar import Grammar
 from mistral_jax.tokenizer.base import Tokenizer
 from serving.api.service.served_models import ServedModels
 from serving.engine.adapter_registry import AdapterInfo
@@ -63,6 +65,19 @@ class ChatEncoder(Protocol):
         ...
 
 
+class Grammars(Protocol):
+    """Compiles grammars for the model's vocabulary, and keeps some of them. Implemented by `mistral_jax.grammar`."""
+
+    def compile(self, grammar: Grammar) -> CompiledGrammar:
+        """Compile a grammar, or return it compiled before; blocks. May be called from several threads.
+
+        Raises:
+          GrammarError: the grammar is not valid, asks for what cannot be held, or exceeds a limit; the message is for
+            the client.
+        """
+        ...
+
+
 class AdapterLoader(Protocol):
     """Loads and unloads adapters while the engine runs; does not manage names. Implemented by
     `serving.build.adapter_loader.FolderLoader`."""
@@ -90,6 +105,7 @@ class Service:
     models: ServedModels
     """The names of the model and its adapters."""
     tokenizer: Tokenizer
+    grammars: Grammars
     chat: ChatEncoder | None
     """None: the model has no chat template, so /v1/chat/completions returns an error."""
     loader: AdapterLoader | None = None
