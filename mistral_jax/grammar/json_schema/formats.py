@@ -76,5 +76,5 @@ BOUNDS: Final = {
 }
 """Bounds of numeric formats (OpenAPI's). 64 bits are more than can be held exactly."""
 
-NO_MEANING: Final = frozenset({"float", "double", "password"})
-"""Formats that restrict no value: how numbers are stored, how a form looks."""
+NO_MEANING: Final = frozenset({"float", "double", "password", "binary"})
+"""Formats that restrict no value: how numbers and texts are stored, how a form looks."""

@@ -4,7 +4,8 @@ The work to intersect expressions doubles with each, and objects with many optio
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
+from functools import partial
 from typing import Any
 
 from mistral_jax.grammar.grammar import GrammarError
@@ -26,6 +27,8 @@ def check_size(schema: Schema, definitions: Mapping[str, Schema]) -> None:
     """
     counts = _Counts(definitions)
     for part in (schema, *definitions.values()):
+        if counts.divisors(part) > 1:
+            raise GrammarError("The schema's `multipleOf` cannot be held: two of them may meet in one value.")
         if counts.intersections(part) > MAX_INTERSECTIONS:
             raise GrammarError(
                 f"The schema's `allOf` or `$ref` cannot be held: more than {MAX_INTERSECTIONS} patterns may meet in "
@@ -44,11 +47,19 @@ class _Counts:
         self._known: dict[tuple[str, str], int] = {}
 
     def intersections(self, schema: Schema) -> int:
-        """At most how many expressions are intersected for one value in it: what `allOf` and `$ref` join is added."""
-        own = sum(key in schema for key in ("pattern", "multipleOf"))
-        inside = max(map(self.intersections, _children(schema)), default=0)
-        joined = sum(map(self.intersections, schema.get("allOf", []))) + self._of_reference("intersections", schema)
-        return max(own, inside) + joined + max(map(self.intersections, schema.get("anyOf", [])), default=0)
+        """At most how many expressions are intersected for one value in it."""
+        return self._meeting("intersections", schema, ("pattern", "multipleOf"))
+
+    def divisors(self, schema: Schema) -> int:
+        """The same for `multipleOf` alone. Llguidance calculates common multiples in 32 bits."""
+        return self._meeting("divisors", schema, ("multipleOf",))
+
+    def _meeting(self, what: str, schema: Schema, keys: Sequence[str]) -> int:
+        """What `allOf` and `$ref` join is added."""
+        counts = partial(self._meeting, what, keys=keys)
+        own, inside = sum(key in schema for key in keys), max(map(counts, _children(schema)), default=0)
+        joined = sum(map(counts, schema.get("allOf", []))) + self._of_reference(what, schema)
+        return max(own, inside) + joined + max(map(counts, schema.get("anyOf", [])), default=0)
 
     def optional(self, schema: Schema) -> int:
         """How many optional properties may come next at one place in it."""

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Mapping
+from decimal import Decimal
 from typing import Any
 
 from mistral_jax.grammar.grammar import GrammarError
@@ -17,6 +17,9 @@ MAX_STRING = 100_000
 
 MAX_ITEMS = 10_000
 """Largest `minItems`, `maxItems`, `minProperties` and `maxProperties`."""
+
+_MAX_PLACES = 4
+_MAX_DIVISOR = 10_000
 
 MAX_PATTERNS = 50
 """Patterns of one `patternProperties`."""
@@ -73,25 +76,57 @@ def number_keywords(value: Mapping[str, Json], where: Where) -> Schema:
     Raises:
       GrammarError: one of them cannot be held.
     """
-    low, high = value.get("exclusiveMinimum"), value.get("exclusiveMaximum")
     made: Schema = {}
-    for key, exclusive, bound in (("minimum", "exclusiveMinimum", low), ("maximum", "exclusiveMaximum", high)):
+    for key, exclusive, inwards in (("minimum", "exclusiveMinimum", 1), ("maximum", "exclusiveMaximum", -1)):
+        bound = value.get(exclusive)
         if key in value:
-            # Draft 4 has a boolean that makes the other keyword exclusive.
-            made[exclusive if bound is True else key] = number(value[key], key, where)
+            made[key] = number(value[key], key, where)
+            if bound is True:  # draft 4: a boolean that makes the other keyword exclusive
+                made |= _exclusive(made.pop(key), key, exclusive, inwards, value.get("type"))
         if exclusive in value and not isinstance(bound, bool):
-            made[exclusive] = number(bound, exclusive, where)
+            # A stricter bound of both holds in llguidance, too.
+            made |= _stricter(
+                made, _exclusive(number(bound, exclusive, where), key, exclusive, inwards, value.get("type"))
+            )
     if "multipleOf" in value:
-        made["multipleOf"] = number(value["multipleOf"], "multipleOf", where)
-        digits = re.sub(r"\D", "", f"{made['multipleOf']:.20f}".rstrip("0")).strip("0")
-        if made["multipleOf"] <= 0:
-            where.wrong("multipleOf", "greater than 0", made["multipleOf"])
-        if int(digits or 0) > 10_000:
-            where.refuse("multipleOf", "at most 10,000 and four digits are possible")
+        made["multipleOf"] = _divisor(number(value["multipleOf"], "multipleOf", where), where)
     if (name := value.get("format")) in formats.BOUNDS and isinstance(name, str):
         least, most = formats.BOUNDS[name]
         made["allOf"] = [{"minimum": least, "maximum": most}]
     return made
+
+
+def _divisor(divisor: float, where: Where) -> float:
+    """`multipleOf`, if llguidance reads it exactly: it multiplies by ten until nothing is left behind the point."""
+    if divisor <= 0:
+        where.wrong("multipleOf", "greater than 0", divisor)
+    shifted, places = divisor, 0
+    while shifted % 1 and places < _MAX_PLACES:
+        shifted, places = shifted * 10, places + 1
+    if shifted != Decimal(str(divisor)).scaleb(places) or shifted > _MAX_DIVISOR:
+        where.refuse(
+            "multipleOf", f"at most {_MAX_PLACES} decimal places and {_MAX_DIVISOR:,} without the point are possible"
+        )
+    return divisor
+
+
+def _exclusive(bound: float, key: str, exclusive: str, inwards: int, type_: Json) -> Schema:
+    """An exclusive bound.
+
+    Llguidance 1.9.1 takes 10 for a number above 10 and up to 10.5. A whole number that numbers with a fraction must
+    not reach is therefore moved inwards, by a billionth or by the last digit that can be held.
+    """
+    if type_ == "integer" or bound != int(bound):
+        return {exclusive: bound}
+    digits = len(str(abs(int(bound))))
+    return {key: round(bound + inwards * max(1e-9, 10.0 ** (digits - 15)), 9)}
+
+
+def _stricter(made: Schema, more: Schema) -> Schema:
+    ((key, bound),) = more.items()
+    if key in made:
+        bound = max(bound, made[key]) if key == "minimum" else min(bound, made[key])
+    return {key: bound}
 
 
 def array_keywords(value: Mapping[str, Json], where: Where, read: Reader, *, in_place: bool) -> Schema:
