@@ -1,8 +1,7 @@
-"""Conversations as templates want them: plain JSON values, arguments as objects, contents as the template reads."""
+"""Conversations as templates want them: plain JSON values, contents as the template reads them."""
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from typing import Any, cast
 
@@ -66,6 +65,39 @@ def plain_messages(messages: Sequence[Mapping[str, Any]]) -> list[Message]:
     return cast("list[Message]", copies)
 
 
+def mark_end(messages: Sequence[Message], mark: str) -> None:
+    """Writes a mark after the last message's text, in place.
+
+    Raises:
+      ConversationError: it has no text.
+    """
+    content = messages[-1].get("content")
+    if isinstance(content, str) and content:
+        messages[-1]["content"] = content + mark
+        return
+    for part in reversed(cast("list[Any]", content) if isinstance(content, list) else []):
+        if isinstance(part, dict) and isinstance(cast("Message", part).get("text"), str):
+            part["text"] += mark
+            return
+    raise ConversationError("The last message has no text that could be continued.")
+
+
+def text_before(rendered: str, mark: str) -> str:
+    """A rendered conversation up to the end of the message that `mark_end` marked with `mark` and a space.
+
+    A template that trims contents has dropped that space; then the spaces before it are dropped, too.
+
+    Raises:
+      ConversationError: the mark is not there.
+    """
+    end = rendered.rfind(mark)
+    if end < 0:
+        raise ConversationError("The chat template does not write the last message's text, so it cannot be continued.")
+    # A template may write the message more than once.
+    text = rendered[:end].replace(f"{mark} ", "").replace(mark, "")
+    return text if rendered.startswith(" ", end + len(mark)) else text.rstrip()
+
+
 def text_parts(content: Any, where: str) -> list[str]:
     """The texts of a message's content: a string, a list of text parts, or nothing.
 
@@ -86,26 +118,11 @@ def text_parts(content: Any, where: str) -> list[str]:
 
 
 def for_template(messages: list[Message], *, reads_parts: bool, reads_strings: bool) -> list[Message]:
-    """Converts contents to the form that the template reads, and arguments to objects, in place."""
+    """Converts contents to the form that the template reads, in place."""
     for i, message in enumerate(messages):
         content = message.get("content")
         if isinstance(content, list) and not reads_parts:
             message["content"] = "\n".join(text_parts(cast("list[Any]", content), f"messages[{i}].content"))
         elif isinstance(content, str) and not reads_strings:
             message["content"] = [{"type": "text", "text": content}]
-        for call in cast("list[Any]", message.get("tool_calls") or []):
-            function = cast("Message", call).get("function") if isinstance(call, dict) else None
-            if isinstance(function, dict):
-                function["arguments"] = _object_or_text(cast("Message", function).get("arguments"))
     return messages
-
-
-def _object_or_text(arguments: Any) -> Any:
-    """OpenAI's clients send arguments as JSON text; templates expect the object."""
-    if isinstance(arguments, str):
-        try:
-            value = json.loads(arguments)
-        except (ValueError, RecursionError):
-            return arguments
-        return cast("Any", value) if isinstance(value, dict) else arguments
-    return arguments

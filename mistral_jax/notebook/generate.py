@@ -10,11 +10,12 @@ from typing import NamedTuple
 import numpy as np
 
 from mistral_jax.adapters.choice import BASE, AdapterChoice
+from mistral_jax.grammar.constraint import Constraint, ConstraintError
 from mistral_jax.runtime.calls import RunnerState
-from mistral_jax.runtime.decode_loop import DecodeLoop, InFlight
+from mistral_jax.runtime.decode_loop import DecodeLoop
 from mistral_jax.runtime.runner import Runner
 from mistral_jax.runtime.sampling import Sampled
-from mistral_jax.runtime.sampling_params import SamplingParams
+from mistral_jax.runtime.sampling_params import SamplingParams, completion_limit
 from mistral_jax.text.completion import CompletionStream, Piece
 
 
@@ -30,6 +31,8 @@ class TextRequest:
     """Its adapters."""
     keep_weights: bool = False
     """Whether to return the adapter weights of X-LoRA."""
+    constraint: Constraint | None = None
+    """What the completion must match; of this request alone."""
 
 
 class Generated(NamedTuple):
@@ -51,6 +54,8 @@ class _Running:
     index: int
     request: TextRequest
     slot: int
+    most: int
+    """Most tokens to generate."""
     steps: int = 0
     ended: bool = False
 
@@ -67,8 +72,16 @@ class _Running:
         return self.request.choice
 
     @property
+    def constraint(self) -> Constraint | None:
+        return self.request.constraint
+
+    @property
     def wants_weights(self) -> bool:
         return self.request.keep_weights
+
+    @property
+    def room(self) -> int:
+        return self.most - self.steps
 
     @property
     def tokens_held(self) -> int:
@@ -86,21 +99,23 @@ def generate(runner: Runner, state: RunnerState, requests: Sequence[TextRequest]
     waiting = deque(enumerate(requests))
     free = list(range(runner.slots))
     running: list[_Running] = []
-    in_flight: InFlight[_Running] | None = None
-    while waiting or running or in_flight:
+    while waiting or running or loop.is_pending:
         prefills = []
         while waiting and free:
             index, request = waiting.popleft()
-            sequence = _Running(index, request, free.pop(0))
+            limit = completion_limit(request.params.max_tokens, prompt_tokens=len(request.tokens), length=runner.length)
+            sequence = _Running(index, request, free.pop(0), limit)
             loop.admit(sequence)
             prefills += [(sequence, chunk) for chunk in runner.chunks(len(request.tokens))]
             running.append(sequence)
-        # A sequence may be one step ahead of the tokens read; it must not exceed its slot.
-        ready = [sequence for sequence in running if sequence.tokens_held < runner.length]
+        # A sequence may be one step ahead of the tokens read; it must not exceed its limit.
+        ready = [sequence for sequence in running if sequence.room > 0]
         for sequence in ready:
             sequence.steps += 1
-        dispatched = loop.dispatch(prefills, ready) if ready else None
-        for sequence, sampled, weights in () if in_flight is None else loop.collect(in_flight).tokens:
+        results = loop.step(prefills, ready)
+        for sequence, message in results.failures:
+            raise ConstraintError(f"prompt {sequence.index}: {message}")
+        for sequence, sampled, weights in results.tokens:
             if sequence.ended:
                 continue  # it ended in the previous step
             piece = sequence.request.completion.push(sampled)
@@ -110,4 +125,3 @@ def generate(runner: Runner, state: RunnerState, requests: Sequence[TextRequest]
                 loop.forget(sequence)
                 free = sorted([*free, sequence.slot])
             yield Generated(sequence.index, piece, sampled, weights if sequence.wants_weights else None)
-        in_flight = dispatched

@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 import jax
 
 from mistral_jax.runtime.mixing import Caches
-from mistral_jax.runtime.step import Rows
+from mistral_jax.runtime.step import Forward, Rows
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,6 +21,21 @@ class RunnerState:
 
     caches: Caches
     rows: Rows
+
+
+class Forwarded(NamedTuple):
+    """The results of a forward pass, the first half of a decode step."""
+
+    state: RunnerState
+    made: Forward
+    """For the second half."""
+    speculative: bool = False
+
+
+class Appended(NamedTuple):
+    """The results of appending tokens to rows."""
+
+    state: RunnerState
 
 
 class Stepped(NamedTuple):

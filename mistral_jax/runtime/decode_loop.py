@@ -1,32 +1,38 @@
-"""The loop around a runner: each step is dispatched before the tokens of the previous one are read.
+"""The loop around a runner: each forward pass is dispatched before the tokens of the previous step are read.
 
-So the device computes one step while the host turns the tokens of the last one into text. Notebooks
-(`mistral_jax.notebook.generate`) and the server's engine drive the same loop; they differ in scheduling, and in what
-they do with the tokens.
+So the device computes one step while the host turns the tokens of the last one into text, and computes the masks of
+constrained sequences (`mistral_jax.runtime.constrained`). Notebooks (`mistral_jax.notebook.generate`) and the server's
+engine drive the same loop; they differ in scheduling, and in what they do with the tokens.
 
-    loop.admit(sequence)                                puts it into its slot
-    in_flight = loop.dispatch(prefills, decodes)        starts work on the device
-    results = loop.collect(earlier)                     waits for an earlier dispatch, and reads its results
+    loop.admit(sequence)                            puts it into its slot
+    results = loop.step(prefills, decodes)          starts work on the device, and reads the results of the last call
 
 Axis letters: R rows of a decode step, T tokens of a chunk, M scaling columns, A adapters.
 """
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import NamedTuple, Protocol
 
 import jax
 import numpy as np
 
 from mistral_jax.adapters.choice import AdapterChoice
+from mistral_jax.grammar.constraint import Constraint
 from mistral_jax.runtime.buckets import PrefillChunk
-from mistral_jax.runtime.calls import RunnerState
+from mistral_jax.runtime.calls import Forwarded, RunnerState, Stepped
+from mistral_jax.runtime.constrained import ConstrainedRow, threads, wait_for_masks, worthwhile_runs
 from mistral_jax.runtime.runner import Runner
-from mistral_jax.runtime.sampling import Features, Sampled, unpack
+from mistral_jax.runtime.sampling import Features, Sampled, mask_words, unpack
 from mistral_jax.runtime.sampling_params import SamplingParams
 from mistral_jax.runtime.speculation_policy import SpeculationPolicy
+from mistral_jax.runtime.step import RUN_TOKENS
+
+USUAL_RUN_COST = 1.5
+"""Time of a forward pass with runs relative to one without, if it was not measured."""
 
 
 class LoopSequence(Protocol):
@@ -47,17 +53,27 @@ class LoopSequence(Protocol):
     def choice(self) -> AdapterChoice: ...
 
     @property
+    def constraint(self) -> Constraint | None:
+        """What its tokens must match; of this sequence alone. None: anything."""
+        ...
+
+    @property
     def wants_weights(self) -> bool:
         """Whether to read the adapter weights from the X-LoRA classifier."""
         ...
 
     steps: int
-    """Decode steps dispatched, read back or not. The caller increments it before each dispatch; the loop decrements it
-    if a speculative step gave no token."""
+    """Tokens sampled or appended by dispatched steps, read back or not. The caller increments it before each step; the
+    loop adds the further tokens of a run, and decrements it if a step gave the sequence no token."""
+
+    @property
+    def room(self) -> int:
+        """How many more tokens it may get, besides `steps`."""
+        ...
 
     @property
     def tokens_held(self) -> int:
-        """Tokens in the cache after all dispatched steps: the prompt without its last token, and one for each step."""
+        """Tokens in the cache after all dispatched steps: the prompt without its last token, and `steps`."""
         ...
 
 
@@ -70,33 +86,23 @@ class ScoredChunk[S: LoopSequence](NamedTuple):
     """int32 [T, PACKED_WIDTH]; see `mistral_jax.runtime.calls.Prefilled.scores`."""
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class InFlight[S: LoopSequence]:
+@dataclass(kw_only=True, slots=True)
+class _InFlight[S: LoopSequence]:
     """Dispatched work whose results have not been read yet."""
 
     scored: tuple[ScoredChunk[S], ...] = ()
-    decodes: tuple[S, ...] = ()
-    packed: jax.Array | None = None
-    """int32 [R, PACKED_WIDTH] of the decode step; None if there was none."""
     marker: jax.Array | None = None
     """Ready when the last prefill chunk has run."""
-    emitted: jax.Array | None = None
-    """bool [R]: the rows that sampled a token; None: all."""
-    weights: jax.Array | None = None
-    """float32 [R, M, A]: the adapter weights; None if the scaling pass did not run."""
+    decodes: tuple[S, ...] = ()
+    """Sequences of the decode step that are sampled."""
+    stepped: Stepped | None = None
+    """The results of the decode step; None if there was none."""
     reads_weights: bool = False
-    """Whether `weights` are copied to the host."""
-
-    def reading_weights(self) -> InFlight[S]:
-        """The same, with `weights` copied to the host."""
-        if self.weights is None:
-            return self
-        self.weights.copy_to_host_async()
-        return replace(self, reads_weights=True)
+    """Whether its adapter weights are copied to the host."""
 
 
 class LoopToken[S: LoopSequence](NamedTuple):
-    """A token sampled for a sequence."""
+    """The next token of a sequence."""
 
     sequence: S
     sampled: Sampled
@@ -113,14 +119,23 @@ class LoopScores[S: LoopSequence](NamedTuple):
     """int32 [tokens of the chunk, PACKED_WIDTH]; see `mistral_jax.runtime.sampling.unpack`."""
 
 
+class LoopFailure[S: LoopSequence](NamedTuple):
+    """A sequence that cannot go on. The caller ends it."""
+
+    sequence: S
+    message: str
+
+
 @dataclass(frozen=True, kw_only=True, slots=True)
 class LoopResults[S: LoopSequence]:
-    """The results of a dispatch."""
+    """The results of the call before, and what failed in this one."""
 
-    scores: tuple[LoopScores[S], ...]
-    tokens: tuple[LoopToken[S], ...]
+    scores: tuple[LoopScores[S], ...] = ()
+    tokens: tuple[LoopToken[S], ...] = ()
+    """In the order in which each sequence got them; with runs, several of one sequence."""
     weights: np.ndarray | None = None
     """float32 [R, M, A], by slot; None if not read."""
+    failures: tuple[LoopFailure[S], ...] = ()
 
 
 class DecodeLoop[S: LoopSequence]:
@@ -135,86 +150,210 @@ class DecodeLoop[S: LoopSequence]:
         self._state = state
         self._policy = SpeculationPolicy(runner.speculation_costs, possible=runner.can_speculate)
         self._features: dict[int, Features] = {}
+        self._constrained: dict[int, ConstrainedRow] = {}
+        self._masks = threads()
+        self._pending: _InFlight[S] | None = None
+        self._clock = _StepClock()
+
+    @property
+    def is_pending(self) -> bool:
+        """Whether there are results that have not been read."""
+        return self._pending is not None
 
     def admit(self, sequence: S) -> None:
-        """Put a sequence into its slot. Dispatch its chunks before its first decode step."""
-        self._features[id(sequence)] = Features.of(sequence.params)
-        self._state = self.runner.admit(self._state, sequence.slot, sequence.prompt, sequence.params, sequence.choice)
+        """Put a sequence into its slot. Prefill its chunks before its first decode step."""
+        params, choice = sequence.params, sequence.choice
+        self._features[id(sequence)] = Features.of(params)
+        if sequence.constraint is not None:
+            row = ConstrainedRow(
+                sequence.constraint,
+                words=mask_words(self.runner.config.vocab_size),
+                # A run has no log-probabilities or adapter weights of its tokens, excludes none of them, and might pass
+                # a step that freezes.
+                takes_runs=params.logprobs is None
+                and not params.excludes_tokens
+                and not sequence.wants_weights
+                and choice.freeze_after is None,
+            )
+            row.advance(self._masks, ())
+            self._constrained[id(sequence)] = row
+        self._state = self.runner.admit(self._state, sequence.slot, sequence.prompt, params, choice)
 
     def forget(self, sequence: S) -> None:
         """Drop what the loop stores for a sequence; unknown sequences are ignored."""
         self._features.pop(id(sequence), None)
+        self._constrained.pop(id(sequence), None)
 
-    def dispatch(self, prefills: Iterable[tuple[S, PrefillChunk]], decodes: Sequence[S]) -> InFlight[S]:
-        """Start chunks of prompts and then a decode step on the device; return immediately.
+    def step(
+        self, prefills: Iterable[tuple[S, PrefillChunk]], decodes: Sequence[S], *, reads_weights: bool = False
+    ) -> LoopResults[S]:
+        """Start chunks of prompts and then a decode step on the device; return the results of the call before,
+        including those of sequences that have ended meanwhile.
 
         Args:
           decodes: sequences of the step, which is already counted in their `steps`; empty: no step.
+          reads_weights: read the adapter weights of the step, if there are any.
         """
-        marker = None
+        before = self._pending
+        work: _InFlight[S] = _InFlight()
+        self._prefill(work, prefills)
+        forwarded = self._forward(decodes) if decodes else None
+        rows = {s: row for s in decodes if (row := self._constrained.get(id(s))) is not None}
+        if forwarded is not None and not rows:
+            self._sample(work, forwarded, decodes, reads_weights=reads_weights)
+        results: LoopResults[S] = LoopResults() if before is None else self._collect(before)
+        if forwarded is not None and rows:
+            results = self._sample_constrained(work, forwarded, decodes, rows, results, reads_weights=reads_weights)
+        self._pending = work if work.marker is not None or work.stepped is not None else None
+        return results
+
+    def _prefill(self, work: _InFlight[S], prefills: Iterable[tuple[S, PrefillChunk]]) -> None:
         scored: list[ScoredChunk[S]] = []
         for sequence, chunk in prefills:
-            self._state, marker, _, scores = self.runner.prefill(
+            self._state, work.marker, _, scores = self.runner.prefill(
                 self._state, sequence.slot, sequence.prompt, chunk, scaling=sequence.choice.xlora
             )
             if scores is not None:
                 scores.copy_to_host_async()
                 scored.append(ScoredChunk(sequence, chunk, scores))
-        if not decodes:
-            return InFlight(scored=tuple(scored), marker=marker)
-        features = Features()
-        for sequence in decodes:
-            features |= self._features[id(sequence)]
+        work.scored = tuple(scored)
+
+    def _forward(self, decodes: Sequence[S]) -> Forwarded:
         slots = [s.slot for s in decodes]
-        passes = self._policy.passes([(s.choice, s.steps - 1) for s in decodes], self.runner.row_bucket(slots))
-        stepped = self.runner.decode(
+        bucket = self.runner.row_bucket(slots)
+        passes = self._policy.passes([(s.choice, s.steps - 1) for s in decodes], bucket)
+        runs = self._runs(decodes, bucket, possible=not passes.scaling)
+        return self.runner.forward(
             self._state,
             slots,
-            features,
             longest=max(s.tokens_held for s in decodes),
             scaling=passes.scaling,
             speculative=passes.speculative,
+            runs=runs,
         )
+
+    def _runs(self, decodes: Sequence[S], bucket: int, *, possible: bool) -> dict[int, tuple[int, ...]]:
+        """The runs of this step, by slot. They are added to `steps`.
+
+        Args:
+          possible: False: there are none.
+        """
+        rows = {s: row for s in decodes if (row := self._constrained.get(id(s))) is not None}
+        if not possible or bucket not in self.runner.run_buckets:
+            for row in rows.values():
+                row.take_run(())
+            return {}
+        runs = {s: row.next_run(most=min(RUN_TOKENS, 1 + s.room)) for s, row in rows.items()}
+        chosen = worthwhile_runs(
+            {s: run for s, run in runs.items() if run},
+            rows=len(decodes),
+            constrained=len(rows),
+            cost=self.runner.run_costs.get(bucket, USUAL_RUN_COST),
+        )
+        for sequence, row in rows.items():
+            row.take_run(chosen.get(sequence, ()))
+            sequence.steps += len(row.extras)
+        return {sequence.slot: run for sequence, run in chosen.items()}
+
+    def _sample(
+        self,
+        work: _InFlight[S],
+        forwarded: Forwarded,
+        decodes: Sequence[S],
+        *,
+        reads_weights: bool,
+        masks: dict[int, np.ndarray] | None = None,
+    ) -> None:
+        features = Features()
+        for sequence in decodes:
+            features |= self._features[id(sequence)]
+        stepped = self.runner.sample(forwarded, [s.slot for s in decodes], features, masks)
         self._state = stepped.state
-        in_flight = InFlight(
-            scored=tuple(scored),
-            decodes=tuple(decodes),
-            packed=stepped.packed,
-            marker=marker,
-            emitted=stepped.emitted,
-            weights=stepped.weights,
-        )
         stepped.packed.copy_to_host_async()
         if stepped.emitted is not None:
             stepped.emitted.copy_to_host_async()
-        return in_flight.reading_weights() if any(s.wants_weights for s in decodes) else in_flight
+        work.decodes, work.stepped = tuple(decodes), stepped
+        work.reads_weights = stepped.weights is not None and (reads_weights or any(s.wants_weights for s in decodes))
+        if work.reads_weights and stepped.weights is not None:
+            stepped.weights.copy_to_host_async()
 
-    def collect(self, in_flight: InFlight[S]) -> LoopResults[S]:
-        """Wait for a dispatch, and read its results, including those of sequences that have ended meanwhile."""
-        scores = tuple(LoopScores(s, np.asarray(packed)[: chunk.count]) for s, chunk, packed in in_flight.scored)
-        if in_flight.packed is None:
-            jax.block_until_ready(in_flight.marker)
-            return LoopResults(scores=scores, tokens=())
-        packed = np.asarray(in_flight.packed)
-        weights = np.asarray(in_flight.weights) if in_flight.reads_weights else None
-        tokens = tuple(
-            LoopToken(
-                sequence,
-                unpack(packed[sequence.slot], sequence.params.logprobs),
-                None if weights is None or not sequence.choice.xlora else weights[sequence.slot],
-            )
-            for sequence in self._emitted(in_flight)
-        )
-        return LoopResults(scores=scores, tokens=tokens, weights=weights)
+    def _sample_constrained(
+        self,
+        work: _InFlight[S],
+        forwarded: Forwarded,
+        decodes: Sequence[S],
+        rows: dict[S, ConstrainedRow],
+        results: LoopResults[S],
+        *,
+        reads_weights: bool,
+    ) -> LoopResults[S]:
+        """Sample those rows whose masks are ready, and all rows without a constraint. Returns the results with those
+        that failed."""
+        ready = wait_for_masks(rows, seconds=None if len(rows) == len(decodes) else self._clock.patience)
+        failures: list[LoopFailure[S]] = []
+        masks: dict[int, np.ndarray] = {}
+        for sequence, row in rows.items():
+            if sequence not in ready:
+                row.held()
+            elif (message := row.error()) is not None:
+                failures.append(LoopFailure(sequence, message))
+            else:
+                masks[sequence.slot] = row.sampled(speculative=forwarded.speculative)
+        sampled = [s for s in decodes if s not in rows or s.slot in masks]
+        for sequence in decodes:
+            if sequence not in sampled:
+                sequence.steps -= 1
+        if sampled:
+            self._sample(work, forwarded, sampled, reads_weights=reads_weights, masks=masks)
+        else:
+            self._state = forwarded.state
+        return replace(results, failures=tuple(failures)) if failures else results
 
-    def _emitted(self, in_flight: InFlight[S]) -> Sequence[S]:
+    def _collect(self, work: _InFlight[S]) -> LoopResults[S]:
+        """Wait for a call's work, and read its results."""
+        scores = tuple(LoopScores(s, np.asarray(packed)[: chunk.count]) for s, chunk, packed in work.scored)
+        stepped = work.stepped
+        if stepped is None:
+            jax.block_until_ready(work.marker)
+            return LoopResults(scores=scores)
+        packed = np.asarray(stepped.packed)
+        self._clock.tick()
+        weights = np.asarray(stepped.weights) if work.reads_weights else None
+        tokens: list[LoopToken[S]] = []
+        for sequence in self._emitted(work, stepped):
+            sampled = unpack(packed[sequence.slot], sequence.params.logprobs)
+            used = None if weights is None or not sequence.choice.xlora else weights[sequence.slot]
+            tokens.append(LoopToken(sequence, sampled, used))
+            row = self._constrained.get(id(sequence))
+            if row is not None and sampled.token >= 0:
+                extras = row.take_extras()
+                tokens += [LoopToken(sequence, Sampled(token, 0.0, ()), None) for token in extras]
+                row.advance(self._masks, (sampled.token, *extras))
+        return LoopResults(scores=scores, tokens=tuple(tokens), weights=weights)
+
+    def _emitted(self, work: _InFlight[S], stepped: Stepped) -> Sequence[S]:
         """The sequences that a step gave a token; the others repeat that step."""
-        if in_flight.emitted is None:
-            return in_flight.decodes
-        emitted = np.asarray(in_flight.emitted)
-        got = [s for s in in_flight.decodes if emitted[s.slot]]
-        self._policy.observe(len(got), len(in_flight.decodes))
-        for sequence in in_flight.decodes:
+        if stepped.emitted is None:
+            return work.decodes
+        emitted = np.asarray(stepped.emitted)
+        got = [s for s in work.decodes if emitted[s.slot]]
+        self._policy.observe(len(got), len(work.decodes))
+        for sequence in work.decodes:
             if not emitted[sequence.slot]:
                 sequence.steps -= 1
         return got
+
+
+@dataclass(slots=True)
+class _StepClock:
+    """How long rows without a constraint may wait for the masks of others: a fraction of a step."""
+
+    patience: float = 0.005
+    """Seconds."""
+    _last: float = field(default_factory=time.monotonic)
+
+    def tick(self) -> None:
+        """A step's results were read."""
+        now = time.monotonic()
+        took, self._last = min(now - self._last, 1.0), now
+        self.patience += (max(0.005, took / 2) - self.patience) / 8

@@ -9,6 +9,7 @@ from functools import partial
 from typing import Any
 
 import jax
+import numpy as np
 
 from mistral_jax.adapters.bank import AdapterSet
 from mistral_jax.adapters.xlora import XLoRA
@@ -19,7 +20,7 @@ from mistral_jax.model.split_module import SplitModule
 from mistral_jax.quant.placement import Placement
 from mistral_jax.runtime import step
 from mistral_jax.runtime.mixing import AdaptedModel, Caches, MixingRows
-from mistral_jax.runtime.xlora_speculation import decode_speculative
+from mistral_jax.runtime.xlora_speculation import forward_speculative, sample_speculative
 
 COMPILER_OPTIONS = {"xla_allow_excess_precision": False}
 """By default XLA may omit a rounding to bfloat16 between two operations that it fuses. Fusion differs between programs,
@@ -69,12 +70,16 @@ class Programs:
         self.allocate = jax.jit(self._allocate, out_shardings=self._places())
         self.admit = jax.jit(self._admit, donate_argnums=0)
         self.set_bias = jax.jit(step.set_bias, donate_argnums=0)
+        self.set_rules = jax.jit(step.set_rules, donate_argnums=0)
         static = ("plan", "scaling")
         jit = partial(jax.jit, compiler_options=COMPILER_OPTIONS)
         self.prefill = jit(self._prefill, donate_argnums=2, static_argnames=static)
         self.score = jit(self._score, donate_argnums=2, static_argnames=static)
-        self.decode = jit(self._decode, donate_argnums=(2, 3), static_argnames=static)
-        self.decode_speculative = jit(self._decode_speculative, donate_argnums=(2, 3), static_argnames="plan")
+        self.forward = jit(self._forward, donate_argnums=2, static_argnames=static)
+        self.forward_speculative = jit(self._forward_speculative, donate_argnums=2, static_argnames="plan")
+        self.sample = jit(self._sample, donate_argnums=0)
+        self.sample_speculative = jit(self._sample_speculative, donate_argnums=0)
+        self.append = jax.jit(self._append, donate_argnums=0)
 
     def extra(self) -> Extra:
         """The current extra arguments; refreshed whenever the bank was replaced."""
@@ -101,7 +106,12 @@ class Programs:
             mixing = MixingRows.allocate(**sizes)
             speculation = step.SpeculationRows.allocate(**sizes) if self.xlora is not None and self.speculates else None
         return step.Rows.allocate(
-            self.config, slots=self.slots, repeat_last_n=self.repeat_last_n, mixing=mixing, speculation=speculation
+            self.config,
+            slots=self.slots,
+            repeat_last_n=self.repeat_last_n,
+            length=self.length,
+            mixing=mixing,
+            speculation=speculation,
         )
 
     def _places(self) -> tuple[Caches, step.Rows]:
@@ -131,33 +141,56 @@ class Programs:
     ) -> tuple[Caches, jax.Array, jax.Array]:
         return step.score(self.adapted(weights, extra), caches, *args, plan=plan, scaling=scaling)
 
-    def _decode(
+    def _forward(
         self,
         weights: list[jax.Array],
         extra: Extra,
         caches: Caches,
         rows: step.Rows,
         active: jax.Array,
-        features: jax.Array,
+        run: step.Run | None,
         *,
         plan: ReadPlan,
         scaling: bool,
-    ) -> tuple[Caches, step.Rows, jax.Array, jax.Array | None]:
-        repeat = self.repeat_last_n > 0
+    ) -> tuple[Caches, step.Forward]:
         model = self.adapted(weights, extra)
-        return step.decode(model, caches, rows, active, features, plan=plan, repeat=repeat, scaling=scaling)
+        caches, made = step.forward(model, caches, rows, active, run, plan=plan, scaling=scaling)
+        return caches, self._replicated(made)
 
-    def _decode_speculative(
+    def _forward_speculative(
         self,
         weights: list[jax.Array],
         extra: Extra,
         caches: Caches,
         rows: step.Rows,
         active: jax.Array,
-        features: jax.Array,
         *,
         plan: ReadPlan,
-    ) -> tuple[Caches, step.Rows, jax.Array, jax.Array, jax.Array]:
-        repeat = self.repeat_last_n > 0
+    ) -> tuple[Caches, step.Forward]:
         model = self.adapted(weights, extra)
-        return decode_speculative(model, caches, rows, active, features, plan=plan, repeat=repeat, length=self.length)
+        caches, made = forward_speculative(model, caches, rows, active, plan=plan, length=self.length)
+        return caches, self._replicated(made)
+
+    def _replicated(self, made: step.Forward) -> step.Forward:
+        if self.placement.count == 1:
+            return made
+        return jax.lax.with_sharding_constraint(made, self.placement.sharding())
+
+    def _sample(self, rows: step.Rows, *args: Any) -> tuple[step.Rows, jax.Array]:
+        return step.sample_rows(rows, *args, repeat=self.repeat_last_n > 0)
+
+    def _sample_speculative(self, rows: step.Rows, *args: Any) -> tuple[step.Rows, jax.Array, jax.Array]:
+        return sample_speculative(rows, *args, repeat=self.repeat_last_n > 0, length=self.length)
+
+    def _append(self, *args: Any) -> tuple[step.Rows]:
+        return (step.append(*args),)
+
+    def empty_forward(self, rows: int, *, scaling: bool, speculative: bool) -> step.Forward:
+        """Zeros with the shapes and the placement of what a forward pass of `rows` rows returns."""
+        weights = None
+        if scaling:
+            assert self.adapters is not None
+            columns = 1 if self.xlora is None else self.xlora.columns.count
+            weights = self.placement.put(np.zeros((rows, columns, self.adapters.capacity), np.float32))
+        logits = np.zeros((2 * rows if speculative else rows, self.config.vocab_size), np.float32)
+        return step.Forward(self.placement.put(logits), weights, weights if speculative else None)

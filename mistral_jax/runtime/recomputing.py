@@ -61,18 +61,18 @@ class RecomputingPrograms(Programs):
         assert admitted.history is not None
         return replace(admitted, history=admitted.history.at[others[0]].set(prompt))
 
-    def _decode(
+    def _forward(
         self,
         weights: list[jax.Array],
         extra: Extra,
         caches: Caches,
         rows: step.Rows,
         active: jax.Array,
-        features: jax.Array,
+        run: step.Run | None,
         *,
         plan: ReadPlan,
         scaling: bool,
-    ) -> tuple[Caches, step.Rows, jax.Array, jax.Array | None]:
+    ) -> tuple[Caches, step.Forward]:
         assert isinstance(rows, RowsWithHistory)
         assert rows.history is not None
         model, R = self.adapted(weights, extra), active.shape[0]
@@ -86,14 +86,20 @@ class RecomputingPrograms(Programs):
             plan=plan,
             scaling=scaling,
         )
-        caches, moved, packed, used = super()._decode(
-            weights, extra, caches, rows, active, features, plan=plan, scaling=scaling
-        )
+        return super()._forward(weights, extra, caches, rows, active, run, plan=plan, scaling=scaling)
+
+    def _sample(self, rows: step.Rows, *args: Any) -> tuple[step.Rows, jax.Array]:
+        moved, packed = super()._sample(rows, *args)
+        return self._with_history(moved, args[0]), packed
+
+    def _with_history(self, moved: step.Rows, active: jax.Array) -> RowsWithHistory:
+        """The rows with the newest token of each active row in its history."""
         assert isinstance(moved, RowsWithHistory)
+        assert moved.history is not None
+        R = active.shape[0]
         # Out of bounds, hence dropped, for rows that are not active.
         place = jnp.where(active, moved.positions[:R], self.length)
-        history = rows.history.at[jnp.arange(R), place].set(moved.tokens[:R], mode="drop")
-        return caches, replace(moved, history=history), packed, used
+        return replace(moved, history=moved.history.at[jnp.arange(R), place].set(moved.tokens[:R], mode="drop"))
 
 
 def recompute(
@@ -134,6 +140,7 @@ class RecomputingRunner(Runner):
 
     programs_type = RecomputingPrograms
     prefills = False
+    takes_runs = False
 
     def chunks(self, prompt_length: int, *, score: bool = False) -> Iterator[PrefillChunk]:
         return self.buckets.scored_chunks(prompt_length) if score else iter(())

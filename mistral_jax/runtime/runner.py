@@ -18,7 +18,8 @@ is set, and then return the resulting adapter weights as well.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from functools import partial
 from typing import Any, ClassVar
 
@@ -33,13 +34,26 @@ from mistral_jax.model.mistral import Mistral
 from mistral_jax.model.split_module import SplitModule
 from mistral_jax.quant.placement import Device, Placement
 from mistral_jax.runtime.buckets import DEFAULT_CHUNKS, Buckets, PrefillChunk, cache_sizes, chunk_sizes
-from mistral_jax.runtime.calls import Call, Prefilled, RunnerState, Stepped
-from mistral_jax.runtime.mixing import Caches, RowMixing
+from mistral_jax.runtime.calls import Forwarded, Prefilled, RunnerState, Stepped
+from mistral_jax.runtime.empty_calls import EmptyCalls
+from mistral_jax.runtime.mixing import RowMixing
+from mistral_jax.runtime.program_calls import ProgramCalls
 from mistral_jax.runtime.programs import Programs
-from mistral_jax.runtime.sampling import Features, recent_tokens, row_scalars, seed_words
-from mistral_jax.runtime.sampling_params import SamplingParams
-from mistral_jax.runtime.step import Rows
-from mistral_jax.runtime.warm_up import EmptyCall, compile_and_run, time_alternately
+from mistral_jax.runtime.sampling import Features, mask_words, recent_tokens, row_bias, row_scalars, seed_words
+from mistral_jax.runtime.sampling_params import SamplingParams, TokenRules
+from mistral_jax.runtime.step import Run
+from mistral_jax.runtime.token_rules import row_limits, rule_row
+from mistral_jax.runtime.warm_up import compile_and_run, time_against
+
+
+def row_mask(R: int, active: Sequence[int]) -> np.ndarray:
+    """bool [R], set for the slots in `active`."""
+    mask = np.zeros((R,), np.bool_)
+    mask[list(active)] = True
+    return mask
+
+
+_MOST_RUN_ROWS = 8
 
 
 class Runner:
@@ -62,6 +76,8 @@ class Runner:
     programs_type: ClassVar[type[Programs]] = Programs
     prefills: ClassVar[bool] = True
     """Whether prompts are prefilled in chunks."""
+    takes_runs: ClassVar[bool] = True
+    """Whether `forward` ever takes `runs`."""
 
     def __init__(
         self,
@@ -107,6 +123,9 @@ class Runner:
         )
         self.speculation_costs: dict[int, float] = {}
         """Time of a speculative step relative to a step of two passes, by number of rows; measured by `warm_up`."""
+        self.run_costs: dict[int, float] = {}
+        """Time of a forward pass with runs relative to one without, by number of rows; measured by `warm_up`."""
+        self.calls = ProgramCalls(self.programs, self.buckets)
 
     @property
     def placement(self) -> Placement:
@@ -130,6 +149,15 @@ class Runner:
     @property
     def chunk_sizes(self) -> tuple[int, ...]:
         return self.buckets.chunks
+
+    @property
+    def run_buckets(self) -> tuple[int, ...]:
+        """The row buckets with a forward pass for runs: each is a program to compile. On a CPU a pass over the runs of
+        many rows takes several times as long as a step, so there are none."""
+        if not self.takes_runs:
+            return ()
+        on_cpu = self.device.platform == "cpu"
+        return tuple(bucket for bucket in self.buckets.rows if bucket <= _MOST_RUN_ROWS or not on_cpu)
 
     @property
     def can_speculate(self) -> bool:
@@ -176,20 +204,23 @@ class Runner:
           choice: the sequence's adapters.
 
         Raises:
-          ValueError: the prompt is empty or leaves no room for a completion, `params.seed` is None, or the runner lacks
-            the chosen adapters.
+          ValueError: the prompt is empty or leaves no room for a completion, `params.seed` or needed `params.rules` are
+            None, or the runner lacks the chosen adapters.
         """
         most = self.length if params.max_tokens == 0 else self.length - 1
         if not 0 < len(prompt) <= most:
             raise ValueError(f"a prompt of {len(prompt)} tokens: expected 1 to {most}, to leave room for a completion")
         if params.seed is None:
             raise ValueError("params.seed is None: choose a seed before admitting a sequence")
+        if params.needs_rules and params.rules is None:
+            raise ValueError("params.rules is None: see mistral_jax.text.token_rules")
         mixing = self._row_mixing(choice, len(prompt))
         rows = self.programs.admit(state.rows, *self._admission(slot, prompt, params, mixing))
-        if params.logit_bias:
-            bias = np.zeros((self.config.vocab_size,), np.float32)
-            bias[list(params.logit_bias.keys())] = list(params.logit_bias.values())
+        if (bias := row_bias(params, self.config.vocab_size)) is not None:
             rows = self.programs.set_bias(rows, np.int32(slot), bias)
+        if params.needs_rules:
+            row = rule_row(params, prompt, vocab_size=self.config.vocab_size, length=self.length)
+            rows = self.programs.set_rules(rows, np.int32(slot), row)
         return RunnerState(state.caches, rows)
 
     def _admission(
@@ -205,6 +236,7 @@ class Runner:
             np.int32(min(params.top_k, self.config.vocab_size)),
             seed_words(params.seed),
             recent_tokens(tuple(prompt), max(self.repeat_last_n, 1), self.config.vocab_size),
+            row_limits(params, len(prompt)),
             mixing,
         )
 
@@ -229,44 +261,7 @@ class Runner:
         tokens = np.zeros((chunk.size + after,), np.int32)
         tokens[: chunk.count + after] = prompt[chunk.start : chunk.start + chunk.count + after]
         where = {"start": chunk.start, "count": chunk.count}
-        return self.prefill_call(state, slot, tokens, **where, scaling=scaling, score=chunk.score)()
-
-    def prefill_call(
-        self,
-        state: RunnerState,
-        slot: int,
-        tokens: np.ndarray,
-        *,
-        start: int,
-        count: int,
-        scaling: bool,
-        score: bool = False,
-    ) -> Call[Prefilled]:
-        """The call that runs the first `count` of `tokens`, int32 [size of a chunk], at positions from `start` on.
-
-        Args:
-          score: compute log-probabilities; `tokens` then has the size of a scored chunk plus one, the token after the
-            chunk.
-        """
-        # One length for all scored chunks: they are rare, and each length is a program.
-        plan = self.buckets.plan(self.length if score else start + count)
-        return Call(
-            self.programs.score if score else self.programs.prefill,
-            (
-                self.split.weights,
-                self.programs.extra(),
-                state.caches,
-                state.rows.mixing,
-                np.int32(slot),
-                tokens,
-                np.int32(start),
-                np.int32(count),
-            ),
-            {"plan": plan, "scaling": scaling},
-            lambda caches, done, other: Prefilled(
-                RunnerState(caches, state.rows), done, None if score else other, other if score else None
-            ),
-        )
+        return self.calls.prefill(state, slot, tokens, **where, scaling=scaling, score=chunk.score)()
 
     def decode(
         self,
@@ -278,49 +273,74 @@ class Runner:
         scaling: bool = False,
         speculative: bool = False,
     ) -> Stepped:
-        """Run one step for the slots in `active`.
+        """Run one step for the slots in `active`: `forward` and `sample`, without constraints. Args: see there."""
+        forwarded = self.forward(state, active, longest=longest, scaling=scaling, speculative=speculative)
+        return self.sample(forwarded, active, features)
+
+    def forward(
+        self,
+        state: RunnerState,
+        active: Sequence[int],
+        *,
+        longest: int,
+        scaling: bool = False,
+        speculative: bool = False,
+        runs: Mapping[int, Sequence[int]] | None = None,
+    ) -> Forwarded:
+        """Run the newest token of the slots in `active`.
 
         Args:
           state: donated.
-          features: the union of the sampler features that these slots need.
           longest: the largest number of tokens that any of them holds after the step.
           scaling: whether any of them uses X-LoRA with weights that are not frozen yet.
           speculative: run the scaling pass of guessed next tokens, so that the step reads the weights once (see
             `mistral_jax.runtime.xlora_speculation`). Some rows may sample nothing. Plain and speculative steps may
             alternate in any order. Not for sequences with `freeze_after`: the host would not know when they freeze.
+          runs: by slot, tokens that certainly come next, at most `RUN_TOKENS`. The first is the slot's newest token;
+            the others are appended, and all are run. Only without `scaling`, and for row buckets in `run_buckets`.
         """
-        mask = np.zeros((self.row_bucket(active),), np.bool_)
-        mask[list(active)] = True
-        return self.decode_call(state, mask, features, longest=longest, scaling=scaling, speculative=speculative)()
+        R = self.row_bucket(active)
+        mask = row_mask(R, active)
+        run = None
+        if runs:
+            run = Run.empty(R)
+            for slot, tokens in runs.items():
+                run.tokens[slot, : len(tokens)] = tokens
+                run.counts[slot] = len(tokens)
+            state = self.calls.append(state, mask, run)().state
+        return self.calls.forward(state, mask, run, longest=longest, scaling=scaling, speculative=speculative)()
+
+    def sample(
+        self,
+        forwarded: Forwarded,
+        active: Sequence[int],
+        features: Features,
+        masks: Mapping[int, np.ndarray] | None = None,
+    ) -> Stepped:
+        """Sample the next token of the slots in `active`, some or all of those that `forward` ran.
+
+        A slot that is left out does not change; `forward` can run it again.
+
+        Args:
+          forwarded: its state is donated.
+          features: the union of the sampler features that these slots need.
+          masks: by slot, the tokens that it may choose, int32 [ceil(V / 32)] (see
+            `mistral_jax.grammar.constraint.Constraint.fill`); others may choose any.
+        """
+        R = forwarded.made.logits.shape[0] // (2 if forwarded.speculative else 1)
+        if masks:
+            allowed = np.full((R, mask_words(self.config.vocab_size)), -1, np.int32)
+            for slot, mask in masks.items():
+                allowed[slot] = mask
+            features = replace(features, mask=True)
+            device_mask = self.placement.put(allowed)
+        else:
+            device_mask = self.calls.all_allowed(R)
+        return self.calls.sample(forwarded, row_mask(R, active), features, device_mask)()
 
     def row_bucket(self, active: Sequence[int]) -> int:
         """Number of rows of a step for the slots in `active`."""
         return self.buckets.rows_for(active)
-
-    def decode_call(
-        self,
-        state: RunnerState,
-        mask: np.ndarray,
-        features: Features,
-        *,
-        longest: int,
-        scaling: bool,
-        speculative: bool = False,
-    ) -> Call[Stepped]:
-        """The call that runs a step for the rows in `mask`, bool [R], R one of the row buckets."""
-        arguments = (
-            self.split.weights,
-            self.programs.extra(),
-            state.caches,
-            state.rows,
-            mask,
-            features.as_array(),
-        )
-        if speculative:
-            # The guess is one token further.
-            static = {"plan": self.buckets.plan(longest + 1)}
-            return Call(self.programs.decode_speculative, arguments, static, _stepped)
-        return Call(self.programs.decode, arguments, {"plan": self.buckets.plan(longest), "scaling": scaling}, _stepped)
 
     def warm_up(self, state: RunnerState, progress: Callable[[int, int], None] | None = None) -> RunnerState:
         """Compile every program, and run it once; nothing compiles after that.
@@ -330,51 +350,22 @@ class Runner:
           progress: called with (programs done, total programs).
         Returns: a state equivalent to a new one.
         """
-        state = self.admit(state, 0, (0,), SamplingParams(temperature=0.0, seed=0, logit_bias={0: 0.0}))
+        params = SamplingParams(temperature=0.0, seed=0, logit_bias={0: 0.0}, min_tokens=1, rules=TokenRules())
+        state = self.admit(state, 0, (0,), params)
+        empty = EmptyCalls(self)
         on_cpu = self.device.platform == "cpu"
         state = compile_and_run(
-            list(self._empty_calls()), state, on_cpu=on_cpu, progress=progress or (lambda done, total: None)
+            list(empty.all()), state, on_cpu=on_cpu, progress=progress or (lambda done, total: None)
         )
-        if self.can_speculate:
-            for bucket in self.buckets.rows:
-                # No active rows, length 1: the length of texts matters little here.
-                steps = [
-                    partial(self._empty_decode, bucket=bucket, length=1, scaling=True, speculative=x)
-                    for x in (False, True)
-                ]
-                state, (two_passes, speculative) = time_alternately(steps, state)
-                self.speculation_costs[bucket] = speculative / two_passes
+        for bucket in self.buckets.rows:
+            if bucket in self.run_buckets:
+                state, self.run_costs[bucket] = time_against(
+                    partial(empty.forward, bucket=bucket, run=True), partial(empty.forward, bucket=bucket), state
+                )
+            if self.can_speculate:
+                state, self.speculation_costs[bucket] = time_against(
+                    partial(empty.forward, bucket=bucket, scaling=True, speculative=True),
+                    partial(empty.forward, bucket=bucket, scaling=True),
+                    state,
+                )
         return state
-
-    def _empty_calls(self) -> Iterator[EmptyCall]:
-        """A call of each program that changes no sequence."""
-        lengths = self.buckets.lengths
-        for scaling in (False,) if self.xlora is None else (False, True):
-            for length in lengths:
-                for size in self.buckets.chunks if self.prefills else ():
-                    yield partial(self._empty_prefill, size=size, length=length, scaling=scaling)
-                for bucket in self.buckets.rows:
-                    yield partial(self._empty_decode, bucket=bucket, length=length, scaling=scaling)
-                    if scaling and self.can_speculate:
-                        yield partial(
-                            self._empty_decode, bucket=bucket, length=length - 1, scaling=True, speculative=True
-                        )
-            yield partial(self._empty_prefill, size=self.buckets.score, length=lengths[-1], scaling=scaling, score=True)
-
-    def _empty_prefill(
-        self, state: RunnerState, *, size: int, length: int, scaling: bool, score: bool = False
-    ) -> Call[Prefilled]:
-        """A chunk of padding only: nothing is stored."""
-        tokens = np.zeros((size + int(score),), np.int32)
-        return self.prefill_call(state, 0, tokens, start=length, count=0, scaling=scaling, score=score)
-
-    def _empty_decode(
-        self, state: RunnerState, *, bucket: int, length: int, scaling: bool, speculative: bool = False
-    ) -> Call[Stepped]:
-        """A step without active rows."""
-        mask = np.zeros((bucket,), np.bool_)
-        return self.decode_call(state, mask, Features(), longest=length, scaling=scaling, speculative=speculative)
-
-
-def _stepped(caches: Caches, rows: Rows, *others: Any) -> Stepped:
-    return Stepped(RunnerState(caches, rows), *others)

@@ -1,31 +1,41 @@
-"""The programs of the runtime: admit a sequence, prefill a chunk of it, decode one token of every sequence.
+"""The programs of the runtime: admit a sequence, prefill a chunk of it, decode a token of every sequence.
 
 They are pure functions over pytrees. State is donated and returned: never use a state again after a call.
 
 - `prefill` runs all tokens of a prompt but the last, in chunks, into the slot's cache. It computes no logits.
 - `score` does the same, and computes after each token the log-probability of the prompt's next one.
-- `decode` runs the newest token of each row and samples the next. A prompt's last token is the first to decode, so the
-  first completion token is sampled by the same program as all others.
+- `forward` and `sample_rows` are a decode step: the first runs the newest token of each row, the second samples the
+  next. They are two programs so that the host can still compute masks of allowed tokens while the first one runs. A
+  prompt's last token is the first to decode, so the first completion token is sampled as all others are.
+- `append` gives rows tokens that need no sampling, because a constraint left no choice; the next `forward` runs them
+  all at once.
 
 They exist with and without X-LoRA's scaling pass; the rows of a call determine which one it needs (see
 `mistral_jax.runtime.mixing`).
 
-Axis letters: B slots, R rows of a decode step (the first R slots), T tokens of a chunk, V vocabulary, M scaling
-columns, A adapters.
+Axis letters: B slots, R rows of a decode step (the first R slots), T tokens of a chunk, K tokens of a run, V
+vocabulary, M scaling columns, A adapters.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from functools import partial
+from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
+from jax import lax
 
 from mistral_jax.model.config import MistralConfig
 from mistral_jax.model.kv_cache import ReadPlan
 from mistral_jax.runtime.mixing import AdaptedModel, Caches, MixingRows, RowMixing
 from mistral_jax.runtime.sampling import SamplerRows, sample, score_tokens
+from mistral_jax.runtime.token_rules import RuleRow
+
+RUN_TOKENS = 8
+"""K: most tokens of a row that a forward pass runs at once, besides prefill."""
 
 
 @partial(
@@ -52,10 +62,13 @@ class Rows:
         *,
         slots: int,
         repeat_last_n: int,
+        length: int,
         mixing: MixingRows | None = None,
         speculation: SpeculationRows | None = None,
     ) -> Rows:
-        sampler = SamplerRows.allocate(slots=slots, vocab_size=config.vocab_size, repeat_last_n=repeat_last_n)
+        sampler = SamplerRows.allocate(
+            slots=slots, vocab_size=config.vocab_size, repeat_last_n=repeat_last_n, length=length
+        )
         # Two arrays, not one twice: each is donated.
         return cls(jnp.zeros((slots,), jnp.int32), jnp.zeros((slots,), jnp.int32), sampler, mixing, speculation)
 
@@ -90,6 +103,7 @@ def admit(
     top_k: jax.Array,
     seed: jax.Array,
     recent: jax.Array,
+    limits: jax.Array,
     mixing: RowMixing | None,
 ) -> Rows:
     """Give a slot to a new sequence.
@@ -98,9 +112,10 @@ def admit(
       rows: donated.
       slot, top_k: int32 scalars.
       token, position: int32 scalars: the prompt's last token and its position.
-      scalars: float32 [6], see `mistral_jax.runtime.sampling.row_scalars`.
+      scalars: float32 [10], see `mistral_jax.runtime.sampling.row_scalars`.
       seed: uint32 [2].
       recent: int32 [W], see `mistral_jax.runtime.sampling.recent_tokens`.
+      limits: int32 [4], see `mistral_jax.runtime.token_rules.row_limits`.
       mixing: its adapters; None without adapters.
     """
     sampler = rows.sampler
@@ -115,6 +130,7 @@ def admit(
             recent=sampler.recent.at[slot].set(recent),
             output_counts=sampler.output_counts.at[slot].set(0),
             bias=sampler.bias.at[slot].set(0.0),
+            rules=replace(sampler.rules, limits=sampler.rules.limits.at[slot].set(limits)),
         ),
         mixing=None if rows.mixing is None or mixing is None else rows.mixing.admit(slot, mixing),
         speculation=None
@@ -124,8 +140,15 @@ def admit(
 
 
 def set_bias(rows: Rows, slot: jax.Array, bias: jax.Array) -> Rows:
-    """Set a slot's `logit_bias`, float32 [V], after `admit`. `rows` is donated."""
+    """Set a slot's bias, float32 [V], after `admit`. `rows` is donated."""
     return replace(rows, sampler=replace(rows.sampler, bias=rows.sampler.bias.at[slot].set(bias)))
+
+
+def set_rules(rows: Rows, slot: jax.Array, row: RuleRow) -> Rows:
+    """Set a slot's rules after `admit`. `rows` is donated."""
+    rules = rows.sampler.rules
+    own = {name: getattr(rules, name).at[slot].set(value) for name, value in row._asdict().items()}
+    return replace(rows, sampler=replace(rows.sampler, rules=replace(rules, **own)))
 
 
 def prefill(
@@ -209,46 +232,116 @@ def _run_chunk(
     )
 
 
-def decode(
+@partial(jax.tree_util.register_dataclass, data_fields=["logits", "weights", "next_weights"], meta_fields=[])
+@dataclass(frozen=True)
+class Forward:
+    """What a forward pass of R rows computed, for `sample_rows`."""
+
+    logits: jax.Array
+    """float32 [R, V]; of a speculative pass [2R, V]: those of the newest tokens, then those of the guesses."""
+    weights: jax.Array | None = None
+    """float32 [R, M, A]: the adapter weights of the newest tokens; None if the scaling pass did not run."""
+    next_weights: jax.Array | None = None
+    """float32 [R, M, A]: the adapter weights of the guesses; only of a speculative pass."""
+
+
+def forward(
     model: AdaptedModel,
     caches: Caches,
     rows: Rows,
     active: jax.Array,
-    features: jax.Array,
+    run: Run | None,
     *,
     plan: ReadPlan,
-    repeat: bool,
     scaling: bool,
-) -> tuple[Caches, Rows, jax.Array, jax.Array | None]:
-    """Run one token of each active row and sample the next.
+) -> tuple[Caches, Forward]:
+    """Run the newest token of each active row, or the run of tokens that ends with it.
 
     Args:
-      caches, rows: donated.
-      active: bool [R]; the step runs the first R slots, R >= 2. Inactive rows do not change.
-      features: bool [5], see `mistral_jax.runtime.sampling.Features`.
-      plan, repeat: static.
+      caches: donated.
+      active: bool [R]; the step runs the first R slots, R >= 2. The others do not change.
+      run: None: one token of each row.
+      plan: static.
       scaling: static; whether some row's adapter weights come from the classifier.
-    Returns: caches, rows, `packed` int32 [R, PACKED_WIDTH] (see `mistral_jax.runtime.sampling.sample`), and, if
-      `scaling`, the adapter weights float32 [R, M, A].
     """
     R = active.shape[0]
-    positions = rows.positions[:R]
-    mixing = None if rows.mixing is None else rows.mixing.first(R)
+    tokens, positions, valid = rows.tokens[:R, None], rows.positions[:R, None], active[:, None]
+    if run is not None:
+        steps = jnp.arange(run.tokens.shape[1])
+        valid = valid & (steps < run.counts[:, None])
+        tokens = jnp.where(run.counts[:, None] > 1, run.tokens, tokens)
+        positions = positions - (run.counts[:, None] - 1) + steps
     hidden, caches, weights = model(
-        rows.tokens[:R, None],
+        tokens,
         caches,
         jnp.arange(R),
-        positions=positions[:, None],
-        valid=active[:, None],
-        mixing=mixing,
+        positions=positions,
+        valid=valid,
+        mixing=None if rows.mixing is None else rows.mixing.first(R),
         plan=plan,
         scaling=scaling,
     )
-    sampler = jax.tree.map(lambda x: x[:R], rows.sampler)
+    if run is None:
+        hidden, weights = hidden[:, 0], None if weights is None else weights[:, 0]
+    else:
+        hidden, weights = _at(hidden, run.counts - 1), None if weights is None else _at(weights, run.counts - 1)
+    return caches, Forward(model.logits(hidden), weights)
+
+
+def _at(x: jax.Array, index: jax.Array) -> jax.Array:
+    """[R, T, ...] -> [R, ...]: each row's entry at its index."""
+    return x[jnp.arange(x.shape[0]), index]
+
+
+@partial(jax.tree_util.register_dataclass, data_fields=["tokens", "counts"], meta_fields=[])
+@dataclass(frozen=True)
+class Run:
+    """Tokens that a step runs at once in some rows, because a constraint left no choice."""
+
+    tokens: Any
+    """int32 [R, K], on the host or the device: the first `counts` of each row are real. The first is the newest token
+    of the row, which was sampled; the others were not."""
+    counts: Any
+    """int32 [R], from 1 to K. With 1 the row's token need not be given."""
+
+    @classmethod
+    def empty(cls, R: int) -> Run:
+        """One token for each row, on the host."""
+        return cls(np.zeros((R, RUN_TOKENS), np.int32), np.ones((R,), np.int32))
+
+
+def append(rows: Rows, active: jax.Array, run: Run) -> Rows:
+    """Append the tokens of a run that were not sampled, so that the last one is the row's newest token.
+
+    Args:
+      rows: donated.
+      active: bool [R].
+    """
+
+    def one(i: jax.Array, rows: Rows) -> Rows:
+        return advance(rows, active & (i < run.counts), run.tokens[:, i], None)
+
+    return lax.fori_loop(1, run.tokens.shape[1], one, rows)
+
+
+def sample_rows(
+    rows: Rows, active: jax.Array, made: Forward, features: jax.Array, mask: jax.Array, *, repeat: bool
+) -> tuple[Rows, jax.Array]:
+    """Sample the next token of each active row.
+
+    Args:
+      rows: donated.
+      active: bool [R]. Others do not change: the forward pass of a row that was run but is not sampled can be repeated.
+      features: bool [10], see `mistral_jax.runtime.sampling.Features`.
+      mask: int32 [R, ceil(V / 32)], see `mistral_jax.runtime.sampling.sample`.
+      repeat: static.
+    Returns: rows, and `packed` int32 [R, PACKED_WIDTH] (see `mistral_jax.runtime.sampling.sample`).
+    """
+    R = active.shape[0]
+    sampler = rows.sampler.first(R)
     with jax.named_scope("sample"):
-        chosen, packed = sample(model.logits(hidden[:, 0]), sampler, positions + 1, features, repeat=repeat)
-    used = None if weights is None else weights[:, 0]
-    return caches, advance(rows, active, chosen, used), packed, used
+        chosen, packed = sample(made.logits, sampler, rows.positions[:R] + 1, features, mask, repeat=repeat)
+    return advance(rows, active, chosen, made.weights), packed
 
 
 def advance(rows: Rows, active: jax.Array, chosen: jax.Array, weights: jax.Array | None) -> Rows:
@@ -266,6 +359,8 @@ def advance(rows: Rows, active: jax.Array, chosen: jax.Array, weights: jax.Array
     # Out of bounds, hence dropped, for rows that are not active.
     stored = jnp.where(active, token, rows.sampler.output_counts.shape[1])
     index = jnp.where(active, (positions + 1) % rows.sampler.recent.shape[1], rows.sampler.recent.shape[1])
+    rules = rows.sampler.rules
+    place = jnp.where(active, positions + 1, rules.history.shape[1])
     mixing = rows.mixing
     if mixing is not None and weights is not None:
         mixing = mixing.freeze(weights, positions, active)
@@ -281,6 +376,7 @@ def advance(rows: Rows, active: jax.Array, chosen: jax.Array, weights: jax.Array
             rows.sampler,
             recent=rows.sampler.recent.at[slots, index].set(token, mode="drop"),
             output_counts=rows.sampler.output_counts.at[slots, stored].add(1, mode="drop"),
+            rules=replace(rules, history=rules.history.at[slots, place].set(token, mode="drop")),
         ),
         mixing=mixing,
         speculation=speculation,

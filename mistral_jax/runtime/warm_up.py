@@ -17,13 +17,13 @@ from typing import Any
 
 import jax
 
-from mistral_jax.runtime.calls import Call, Prefilled, RunnerState, Stepped
+from mistral_jax.runtime.calls import Appended, Call, Forwarded, Prefilled, RunnerState, Stepped
 
 _MOST_THREADS = 4
 """Compiling also takes memory: a few hundred megabytes for a program of a large model."""
 _TIMES = 3
 
-EmptyCall = Callable[[RunnerState], Call[Prefilled] | Call[Stepped]]
+EmptyCall = Callable[[RunnerState], Call[Prefilled] | Call[Forwarded] | Call[Appended] | Call[Stepped]]
 """Makes a call that changes no sequence."""
 
 
@@ -74,13 +74,15 @@ def _frozen_heap() -> Generator[None]:
         gc.set_threshold(*thresholds)
 
 
-def time_alternately(calls: Sequence[EmptyCall], state: RunnerState) -> tuple[RunnerState, list[float]]:
-    """Run calls alternately, `_TIMES` times each; return the shortest time of each in seconds. `state` is donated."""
-    shortest = [float("inf")] * len(calls)
+def time_against(call: EmptyCall, other: EmptyCall, state: RunnerState) -> tuple[RunnerState, float]:
+    """Run two calls alternately, `_TIMES` times each; return the shortest time of the first relative to that of the
+    second. `state` is donated."""
+    shortest = [float("inf"), float("inf")]
     for _ in range(_TIMES):
-        for number, call in enumerate(calls):
+        for number, each in enumerate((call, other)):
             start = time.perf_counter()
-            state = call(state)().state
-            jax.block_until_ready((state.caches, state.rows))
+            result = each(state)()
+            state = result.state
+            jax.block_until_ready(result)
             shortest[number] = min(shortest[number], time.perf_counter() - start)
-    return state, shortest
+    return state, shortest[0] / shortest[1]

@@ -34,59 +34,37 @@ from mistral_jax.model.kv_cache import ReadPlan
 from mistral_jax.model.low_rank import Mixture
 from mistral_jax.runtime.mixing import AdaptedModel, Caches
 from mistral_jax.runtime.sampling import sample
-from mistral_jax.runtime.step import Rows, SpeculationRows, advance
+from mistral_jax.runtime.step import Forward, Rows, SpeculationRows, advance
 
 
-def decode_speculative(
-    adapted: AdaptedModel,
-    caches: Caches,
-    rows: Rows,
-    active: jax.Array,
-    features: jax.Array,
-    *,
-    plan: ReadPlan,
-    repeat: bool,
-    length: int,
-) -> tuple[Caches, Rows, jax.Array, jax.Array, jax.Array]:
+def forward_speculative(
+    adapted: AdaptedModel, caches: Caches, rows: Rows, active: jax.Array, *, plan: ReadPlan, length: int
+) -> tuple[Caches, Forward]:
     """One sweep: the scaled pass of each row's newest token, if it is ready, and the scaling pass of the next token.
 
     Args:
-      caches, rows, active, features, plan, repeat: see `mistral_jax.runtime.step.decode`.
+      caches, rows, active, plan: see `mistral_jax.runtime.step.forward`.
       length: maximum tokens of a sequence; no token is guessed beyond it; static.
-    Returns: caches, rows, `packed` and the adapter weights as from `decode`; and bool [R], the rows that sampled a
-      token. `packed` is undefined for the other rows.
     """
     assert adapted.xlora is not None
     assert adapted.bank is not None
     assert caches.scaling is not None
-    assert rows.mixing is not None
-    assert rows.speculation is not None
     xlora, model = adapted.xlora, adapted.model
-    R = active.shape[0]
-    mixing = rows.mixing.first(R)
-    speculation = jax.tree.map(lambda x: x[:R], rows.speculation)
-    tokens, positions = rows.tokens[:R], rows.positions[:R]
-    live = active & mixing.live
-    ready = live & speculation.ready
-    emits = active & (ready | ~mixing.live)
-    # The scaling pass runs the guess if the newest token has had its own scaling pass, else the newest token.
-    next_tokens = jnp.where(ready, speculation.guesses, tokens)
-    next_positions = jnp.where(ready, positions + 1, positions)
-    scaling_valid = live & (next_positions < length)
-
-    slots = jnp.arange(R)
-    scaled_view = caches.scaled.view(slots, positions=positions[:, None], valid=emits[:, None], plan=plan)
+    sweep = _Sweep.of(rows, active, length)
+    slots = jnp.arange(active.shape[0])
+    scaled_view = caches.scaled.view(slots, positions=sweep.positions[:, None], valid=sweep.emits[:, None], plan=plan)
     scaling_view = caches.scaling.view(
-        slots, positions=next_positions[:, None], valid=scaling_valid[:, None], plan=plan
+        slots, positions=sweep.next_positions[:, None], valid=sweep.guessed[:, None], plan=plan
     )
     scaled = cached_attends(model.config, caches.scaled, scaled_view)
     scaling = cached_attends(model.config, caches.scaling, scaling_view)
-    weights = jnp.where(mixing.live[:, None, None], speculation.weights, mixing.weights)
     first = xlora.scaling_mixture(adapted.bank, adapted.adapters)
+    weights = sweep.weights
     first_weights = jnp.zeros_like(weights) if first is None else jnp.broadcast_to(first.weights[0], weights.shape)
+    R = active.shape[0]
     hidden, layers = model.run(
-        jnp.concatenate([tokens, next_tokens])[:, None],
-        jnp.concatenate([positions, next_positions])[:, None],
+        jnp.concatenate([sweep.tokens, sweep.next_tokens])[:, None],
+        jnp.concatenate([sweep.positions, sweep.next_positions])[:, None],
         [_SideBySide(a, b, R) for a, b in zip(scaled, scaling, strict=True)],
         Mixture(
             bank=adapted.bank,
@@ -98,21 +76,92 @@ def decode_speculative(
         replace(caches.scaled, layers=tuple(scaled for scaled, _ in layers)),
         replace(caches.scaling, layers=tuple(scaling for _, scaling in layers)),
     )
-
-    with jax.named_scope("sample"):
-        sampler = jax.tree.map(lambda x: jnp.concatenate([x[:R], x[:R]]), rows.sampler)
-        at = jnp.concatenate([positions, next_positions]) + 1
-        chosen, packed = sample(model.logits(hidden[:, 0]), sampler, at, features, repeat=repeat)
     made = xlora.weights(xlora.scalings(hidden[R:]), adapted.adapters)[:, 0]
+    return caches, Forward(model.logits(hidden[:, 0]), weights, made)
 
-    moved = advance(rows, emits, chosen[:R], weights)
-    right = ready & (chosen[:R] == speculation.guesses) & scaling_valid
+
+def sample_speculative(
+    rows: Rows,
+    active: jax.Array,
+    made: Forward,
+    features: jax.Array,
+    mask: jax.Array,
+    *,
+    repeat: bool,
+    length: int,
+) -> tuple[Rows, jax.Array, jax.Array]:
+    """Sample the next token of each active row that is ready, and guess the one after it.
+
+    Args: see `mistral_jax.runtime.step.sample_rows`, and `forward_speculative`.
+    Returns: rows; `packed` as from `sample_rows`; and bool [R], the rows that sampled a token. `packed` is undefined
+      for the other rows.
+    """
+    assert rows.speculation is not None
+    assert made.weights is not None
+    assert made.next_weights is not None
+    R = active.shape[0]
+    sweep, speculation = _Sweep.of(rows, active, length), rows.speculation
+    with jax.named_scope("sample"):
+        sampler = rows.sampler.first(R, copies=2)
+        at = jnp.concatenate([sweep.positions, sweep.next_positions]) + 1
+        # The mask holds for the token after the newest one. What may follow a guess is not known: any token.
+        masks = jnp.concatenate([mask, jnp.where(sweep.ready[:, None], -1, mask)])
+        chosen, packed = sample(made.logits, sampler, at, features, masks, repeat=repeat, copies=2)
+    moved = advance(rows, sweep.emits, chosen[:R], made.weights)
+    right = sweep.ready & (chosen[:R] == speculation.guesses[:R]) & sweep.guessed
+    live = sweep.live
     new = SpeculationRows(
-        rows.speculation.ready.at[:R].set(jnp.where(active, right | (live & ~ready), speculation.ready)),
-        rows.speculation.weights.at[:R].set(jnp.where(live[:, None, None], made, speculation.weights)),
-        rows.speculation.guesses.at[:R].set(jnp.where(live, jnp.maximum(chosen[R:], 0), speculation.guesses)),
+        speculation.ready.at[:R].set(jnp.where(active, right | (live & ~sweep.ready), speculation.ready[:R])),
+        speculation.weights.at[:R].set(jnp.where(live[:, None, None], made.next_weights, speculation.weights[:R])),
+        speculation.guesses.at[:R].set(jnp.where(live, jnp.maximum(chosen[R:], 0), speculation.guesses[:R])),
     )
-    return caches, replace(moved, speculation=new), packed[:R], weights, emits
+    return replace(moved, speculation=new), packed[:R], sweep.emits
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Sweep:
+    """What a sweep runs in each of its R rows, derived from the rows before it."""
+
+    live: jax.Array
+    """bool [R]: active rows that use X-LoRA."""
+    ready: jax.Array
+    """bool [R]: those whose newest token has had its scaling pass."""
+    emits: jax.Array
+    """bool [R]: active rows whose newest token has its scaled pass, so that a token is sampled."""
+    guessed: jax.Array
+    """bool [R]: rows that have a scaling pass."""
+    tokens: jax.Array
+    positions: jax.Array
+    """int32 [R]: of the scaled pass."""
+    next_tokens: jax.Array
+    next_positions: jax.Array
+    """int32 [R]: of the scaling pass."""
+    weights: jax.Array
+    """float32 [R, M, A]: of the scaled pass."""
+
+    @classmethod
+    def of(cls, rows: Rows, active: jax.Array, length: int) -> _Sweep:
+        assert rows.mixing is not None
+        assert rows.speculation is not None
+        R = active.shape[0]
+        mixing = rows.mixing.first(R)
+        speculation = jax.tree.map(lambda x: x[:R], rows.speculation)
+        tokens, positions = rows.tokens[:R], rows.positions[:R]
+        live = active & mixing.live
+        ready = live & speculation.ready
+        # The scaling pass runs the guess if the newest token has had its own scaling pass, else the newest token.
+        next_positions = jnp.where(ready, positions + 1, positions)
+        return cls(
+            live=live,
+            ready=ready,
+            emits=active & (ready | ~mixing.live),
+            guessed=live & (next_positions < length),
+            tokens=tokens,
+            positions=positions,
+            next_tokens=jnp.where(ready, speculation.guesses, tokens),
+            next_positions=next_positions,
+            weights=jnp.where(mixing.live[:, None, None], speculation.weights, mixing.weights),
+        )
 
 
 @partial(jax.tree_util.register_dataclass, data_fields=["first", "second"], meta_fields=["rows"])

@@ -39,10 +39,12 @@ from serving.engine.messages import (
     FinishReason,
     QueueFullError,
     Request,
+    SlotStatus,
 )
-from serving.engine.rounds import DeviceRounds, DispatchedRound, EngineSequence
+from serving.engine.rounds import DeviceRounds, EngineSequence
 from serving.engine.scheduler import LiveSequence, Scheduler
 from serving.engine.shares import AdapterShares
+from serving.engine.slots import slot_statuses
 from serving.engine.work import KINDS
 
 logger = logging.getLogger(__name__)
@@ -124,6 +126,11 @@ class JaxEngine:
                 generated_tokens=0 if self._rounds is None else self._rounds.generated,
             )
 
+    def slots(self) -> Sequence[SlotStatus]:
+        """See `serving.engine.messages.Engine.slots`."""
+        with self._wake:
+            return () if self._scheduler is None else slot_statuses(self._scheduler.slots)
+
     @property
     def adapter_shares(self) -> tuple[float, ...]:
         """See `serving.engine.messages.Engine.adapter_shares`, and `serving.engine.shares`."""
@@ -168,7 +175,8 @@ class JaxEngine:
 
         Raises:
           QueueFullError, EngineUnavailableError, AdapterGoneError: see there.
-          ValueError: a prompt is empty or does not fit, or a request has no seed, or its id is in use.
+          ValueError: a prompt is empty or does not fit, or a request lacks its seed or its token rules, or its id is in
+            use.
         """
         with self._wake:
             if self._state is not EngineState.READY or self._scheduler is None:
@@ -193,6 +201,8 @@ class JaxEngine:
             raise ValueError(f"a prompt of {len(request.prompt)} tokens: expected 1 to {self._max_len - needed}")
         if request.params.seed is None:
             raise ValueError("the request has no seed")
+        if request.params.needs_rules and request.params.rules is None:
+            raise ValueError("the request has no token rules")
         if request.request_id in self._by_id:
             raise ValueError(f"request id {request.request_id!r} is in use")
         limit = completion_limit(request.params.max_tokens, prompt_tokens=len(request.prompt), length=self._max_len)
@@ -281,11 +291,14 @@ class JaxEngine:
     def _serve(self, rounds: DeviceRounds) -> None:
         """Run rounds until `drain` ends them."""
         assert self._scheduler is not None
-        pending: DispatchedRound | None = None
         while True:
             with self._wake:
                 while not (
-                    self._by_id or pending or self._tasks or self._adapters.has_unused or self._deadline is not None
+                    self._by_id
+                    or rounds.is_pending
+                    or self._tasks
+                    or self._adapters.has_unused
+                    or self._deadline is not None
                 ):
                     self._wake.wait()
                 if self._deadline is not None and (not self._by_id or time.monotonic() >= self._deadline):
@@ -299,15 +312,12 @@ class JaxEngine:
             _run_between(rounds.runner, unused, tasks)
             for sequence in admitted:
                 rounds.admit(sequence)
-            dispatched = rounds.dispatch(planned) if planned else None
-            if pending is not None:
-                news = rounds.collect(pending)
-                with self._wake:
-                    for sequence, event in news:
-                        if event.finish_reason is not None:
-                            self._forget(sequence)
-                self._hand_over(news)
-            pending = dispatched
+            news = rounds.run(planned)
+            with self._wake:
+                for sequence, event in news:
+                    if event.finish_reason is not None:
+                        self._forget(sequence)
+            self._hand_over(news)
 
     def _take_cancelled(self) -> list[tuple[EngineSequence, Event]]:
         """Retire the cancelled sequences; the caller holds the lock."""

@@ -6,11 +6,12 @@ import enum
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, field
-from typing import Any, Literal, Protocol
+from typing import Any, Literal, NamedTuple, Protocol
 
 import numpy as np
 
 from mistral_jax.adapters.choice import BASE, AdapterChoice
+from mistral_jax.grammar.constraint import Constraint
 from mistral_jax.runtime.sampling_params import SamplingParams
 
 FinishReason = Literal["stop", "length", "cancelled", "error"]
@@ -27,13 +28,25 @@ class WantedScalings:
     """Numbers of the adapters to report, in the order of the response."""
 
 
+class StartConstraint(Protocol):
+    """A compiled constraint, shared between sequences. Implemented by `mistral_jax.grammar`."""
+
+    def start(self, *, at_start: bool) -> Constraint:
+        """The state of one sequence, before its first token; takes well under a millisecond.
+
+        Args:
+          at_start: see `Request.at_start`.
+        """
+        ...
+
+
 class Work(enum.Enum):
     """What a request asks for. `serving.engine.work` says what the engine does for each."""
 
     GENERATE = enum.auto()
     """A completion."""
     SCORE = enum.auto()
-    """Log-probabilities of the prompt, with `params.logprobs` alternatives for each token; then a completion."""
+    """Log-probabilities of the prompt, with `prompt_logprobs` alternatives for each token; then a completion."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -53,7 +66,21 @@ class Request:
     adapters: tuple[str, ...] = ()
     """Keys of these adapters; unlike numbers, keys are never reused."""
     scalings: WantedScalings | None = None
+    constraint: StartConstraint | None = None
+    """What the completion must match; None: anything."""
     work: Work = Work.GENERATE
+    progress: bool = False
+    """Whether it gets events while its prompt is run."""
+    prompt_logprobs: int = 0
+    """With `Work.SCORE`: number of most likely tokens to report for each token of the prompt."""
+    logprob_of_end: bool = False
+    """Whether an end-of-sequence token that ends the completion has an entry in `Event.logprobs`."""
+    token_ids: bool = False
+    """Whether events carry the ids of the generated tokens."""
+    priority: int = 0
+    """Of the requests that wait, those with lower numbers are admitted earlier."""
+    reported_tokens: frozenset[int] = frozenset()
+    """Control tokens that its events report, in `Event.items`: those by which tool calls and reasoning are found."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -77,7 +104,21 @@ class TokenLogprob:
     logprob: float
     """Natural logarithm; always finite: -9999.0 stands for a probability of zero."""
     top: tuple[TokenLogprob, ...] = ()
-    """The `params.logprobs` most likely tokens, most likely first; each with an empty `top`."""
+    """The requested number of most likely tokens, most likely first; each with an empty `top`."""
+    rank: int = 0
+    """1 for the most likely token: one more than the number of tokens that are more likely; 0 if unknown."""
+
+
+class Times(NamedTuple):
+    """When things happened to a request: seconds of `time.monotonic`."""
+
+    queued: float
+    admitted: float
+    """It got a slot."""
+    first_token: float | None
+    """Its first token was read; None: not yet."""
+    now: float
+    """The event's own results were read."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -90,21 +131,38 @@ class Event:
 
     request_id: str
     text: str = ""
+    items: tuple[str | int, ...] = ()
+    """The text, and the ids of the control tokens that the request wants reported, in order; empty if it wants none."""
     logprobs: tuple[TokenLogprob, ...] = ()
-    """One entry for each token whose text this event completes; empty unless requested. With `Work.SCORE`, a
-    generated end-of-sequence token has an entry too."""
+    """One entry for each token whose text this event completes; empty unless requested. With `Request.logprob_of_end`,
+    the end-of-sequence token has an entry too."""
     prompt_logprobs: tuple[TokenLogprob, ...] = ()
     """With `Work.SCORE`: entries for the next prompt tokens, from the second token on. They come before any generated
     token."""
     scalings: tuple[TokenScalings, ...] = ()
     """One entry for each token whose text this event completes; empty unless requested."""
+    token_ids: tuple[int, ...] = ()
+    """All tokens generated since the last event, whether their text is complete or not; empty unless requested."""
     completion_tokens: int = 0
     """Tokens generated so far, an end-of-sequence token included."""
     finish_reason: FinishReason | None = None
-    stop_string: str | None = None
-    """The stop string that ended the completion, if one did."""
+    stop_reason: int | str | None = None
+    """The stop string, or the id of `stop_token_ids`, that ended the completion; None for anything else."""
+    mean_logprob: float | None = None
+    """In the last event, if log-probabilities were requested: the mean over all generated tokens."""
     error: str | None = None
     """Error message if `finish_reason` is "error"."""
+    refused: bool = False
+    """With an error: whether the request itself is its cause."""
+    prompt_processed: int = 0
+    """Prompt tokens that have been run, if that is what the event tells; see `Request.progress`."""
+    times: Times | None = None
+    """None for events without results, such as that of a cancelled request."""
+
+    def timed(self, times: Times) -> Event:
+        """This event, with its times. Not a copy: an event is made for one receiver, and there are many."""
+        object.__setattr__(self, "times", times)
+        return self
 
 
 class EngineState(enum.StrEnum):
@@ -131,6 +189,31 @@ class EngineStatus:
     queue_limit: int = 0
     generated_tokens: int = 0
     """Since the start, end-of-sequence tokens included."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class SlotStatus:
+    """One slot, and how far the request in it is."""
+
+    id: int
+    params: SamplingParams | None = None
+    """Of the request in it; None: the slot is free."""
+    prompt_tokens: int = 0
+    processed: int = 0
+    """Prompt tokens that have been prefilled, or are being."""
+    generated: int = 0
+    """Tokens of the completion so far."""
+    max_tokens: int = 0
+    """Most tokens of the completion."""
+
+    @property
+    def is_processing(self) -> bool:
+        return self.params is not None
+
+    @property
+    def held(self) -> int:
+        """Tokens in its cache."""
+        return self.processed + self.generated
 
 
 class QueueFullError(RuntimeError):
@@ -164,6 +247,10 @@ class Engine(Protocol):
 
     @property
     def status(self) -> EngineStatus: ...
+
+    def slots(self) -> Sequence[SlotStatus]:
+        """All slots, in order; empty while the model loads."""
+        ...
 
     @property
     def adapter_shares(self) -> tuple[float, ...]:
@@ -218,3 +305,10 @@ class ModelCard:
     """`system_fingerprint`: changes when weights, configuration or versions change."""
     defaults: dict[str, float] = field(default_factory=dict[str, float])
     """Sampling defaults from the model's generation_config.json."""
+    eos_ids: frozenset[int] = frozenset()
+    """Tokens that end a completion."""
+
+    @property
+    def sampling_defaults(self) -> dict[str, Any]:
+        """`defaults`, with the types that `SamplingParams` has."""
+        return {name: int(value) if name == "top_k" else value for name, value in self.defaults.items()}

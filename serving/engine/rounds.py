@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import time
 from collections.abc import Collection
-from dataclasses import dataclass
 
 from mistral_jax.runtime.buckets import PrefillChunk
 from mistral_jax.runtime.calls import RunnerState
-from mistral_jax.runtime.decode_loop import DecodeLoop, InFlight, LoopToken
+from mistral_jax.runtime.decode_loop import DecodeLoop
 from mistral_jax.runtime.runner import Runner
 from mistral_jax.tokenizer.base import Tokenizer
 from serving.engine.messages import Event
@@ -18,17 +17,6 @@ from serving.engine.shares import AdapterShares
 from serving.engine.work import KINDS, Output
 
 EngineSequence = LiveSequence[PrefillChunk]
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class DispatchedRound:
-    """A round whose results have not been read yet."""
-
-    work: InFlight[EngineSequence]
-    ends: tuple[EngineSequence, ...] = ()
-    """Sequences that end with this round without generating a token."""
-    shared: bool = False
-    """Whether its adapter weights are sampled for the adapter shares."""
 
 
 class DeviceRounds:
@@ -57,9 +45,16 @@ class DeviceRounds:
         self._eos_ids = eos_ids
         self._shares = shares
         self._outputs: dict[int, Output] = {}
+        self._ends: tuple[EngineSequence, ...] = ()
+        """Sequences that end with the last round without generating a token."""
+        self._progressed: list[tuple[EngineSequence, int]] = []
+        """Sequences that want to know how much of their prompts has been run, and with the last round it is so much."""
+        self._shared = False
+        """Whether the adapter weights of the last round are sampled for the adapter shares."""
 
     def admit(self, sequence: EngineSequence) -> None:
         """Set up a sequence in its slot."""
+        sequence.clock.admit()
         request, runner = sequence.request, self.runner
         scalings = None
         if request.scalings is not None and runner.adapters is not None:
@@ -70,6 +65,8 @@ class DeviceRounds:
         self._outputs[id(sequence)] = KINDS[request.work].output(
             request, self._tokenizer, eos_ids=self._eos_ids, max_tokens=sequence.max_tokens, scalings=scalings
         )
+        if request.constraint is not None:
+            sequence.constraint = request.constraint.start(at_start=request.at_start)
         self._loop.admit(sequence)
 
     def forget(self, sequence: EngineSequence) -> None:
@@ -77,45 +74,52 @@ class DeviceRounds:
         self._outputs.pop(id(sequence), None)
         self._loop.forget(sequence)
 
-    def dispatch(self, planned: Round[PrefillChunk]) -> DispatchedRound:
-        """Start a round on the device and return at once. The scheduler has already counted its decode step."""
-        work = self._loop.dispatch(planned.prefills, planned.decodes)
-        shared = work.weights is not None and self._shares.is_due(time.monotonic())
-        return DispatchedRound(work=work.reading_weights() if shared else work, ends=planned.ends, shared=shared)
+    @property
+    def is_pending(self) -> bool:
+        """Whether there are results that have not been read."""
+        return self._loop.is_pending or bool(self._ends or self._progressed)
 
-    def collect(self, round_: DispatchedRound) -> list[tuple[EngineSequence, Event]]:
-        """Wait for a round and turn its tokens into events."""
-        results = self._loop.collect(round_.work)
-        if round_.shared and results.weights is not None:
+    def run(self, planned: Round[PrefillChunk]) -> list[tuple[EngineSequence, Event]]:
+        """Start a round on the device, and turn the results of the round before into events. The scheduler has already
+        counted its decode step."""
+        shared, self._shared = self._shared, self._shares.is_due(time.monotonic())
+        ends, self._ends = self._ends, planned.ends
+        progressed = self._progressed
+        self._progressed = [(s, chunk.start + chunk.count) for s, chunk in planned.prefills if s.request.progress]
+        results = self._loop.step(planned.prefills, planned.decodes, reads_weights=self._shared)
+        now = time.monotonic()
+        if shared and results.weights is not None:
             self._shares.add(results.weights, [s.slot for s, *_ in results.tokens if s.choice.xlora])
         news: list[tuple[EngineSequence, Event]] = []
         ended: set[EngineSequence] = set()
-        for sequence, packed in results.scores:
-            if sequence.gone or sequence in ended:
-                continue
-            event = self._outputs[id(sequence)].push_prompt(packed)
+
+        def add(sequence: EngineSequence, event: Event) -> None:
+            news.append((sequence, event.timed(sequence.clock.times(now))))
             if event.finish_reason is not None:
                 ended.add(sequence)
-            news.append((sequence, event))
-        news += self._token_news(results.tokens, ended)
-        news += [
-            (sequence, self._outputs[id(sequence)].end())
-            for sequence in round_.ends
-            if not sequence.gone and sequence not in ended
-        ]
+
+        for sequence, count in progressed:
+            if not sequence.gone:
+                add(sequence, Event(request_id=sequence.request.request_id, prompt_processed=count))
+        for sequence, packed in results.scores:
+            if not sequence.gone and sequence not in ended:
+                add(sequence, self._outputs[id(sequence)].push_prompt(packed))
+        for sequence, sampled, weights in results.tokens:
+            if not sequence.gone and sequence not in ended:
+                self.generated += 1
+                sequence.clock.token(now)
+                event = self._outputs[id(sequence)].push(sampled, weights)
+                told = event.text or event.items or event.logprobs or event.scalings or event.token_ids
+                if told or event.finish_reason:
+                    add(sequence, event)
+        for sequence, message in results.failures:
+            if not sequence.gone and sequence not in ended:
+                add(sequence, _failed(sequence, message))
+        for sequence in ends:
+            if not sequence.gone and sequence not in ended:
+                add(sequence, self._outputs[id(sequence)].end())
         return news
 
-    def _token_news(
-        self, tokens: Collection[LoopToken[EngineSequence]], ended: Collection[EngineSequence]
-    ) -> list[tuple[EngineSequence, Event]]:
-        """Events for sampled tokens. `ended`: sequences that already had their last event."""
-        news: list[tuple[EngineSequence, Event]] = []
-        for sequence, sampled, weights in tokens:
-            sequence.read += 1
-            if sequence.gone or sequence in ended:
-                continue
-            self.generated += 1
-            event = self._outputs[id(sequence)].push(sampled, weights)
-            if event.text or event.logprobs or event.scalings or event.finish_reason is not None:
-                news.append((sequence, event))
-        return news
+
+def _failed(sequence: EngineSequence, message: str) -> Event:
+    return Event(request_id=sequence.request.request_id, finish_reason="error", error=message, refused=True)

@@ -16,8 +16,13 @@ from dataclasses import dataclass, field
 from typing import Protocol
 
 from mistral_jax.adapters.choice import AdapterChoice
+from mistral_jax.grammar.constraint import Constraint
 from mistral_jax.runtime.sampling_params import SamplingParams
+from serving.engine.clock import SequenceClock
 from serving.engine.messages import Deliver, Request
+
+MOST_OVERTAKEN = 3
+"""Times in a row that the longest-waiting sequence is overtaken by ones of lower `priority` numbers."""
 
 
 class SizedChunk(Protocol):
@@ -40,15 +45,13 @@ class LiveSequence[C: SizedChunk]:
     chunks: deque[C] = field(default_factory=deque[C])
     """Still to be prefilled."""
     steps: int = 0
-    """Decode steps dispatched, read back or not; also 1 for a sequence that ends with its prompt, once its end is
-    planned."""
-    lockstep: bool = False
-    """Plan its next step only after the last token was read back: for sequences whose next token depends on host work
-    on the last one, such as a grammar's mask. Other sequences do not wait for it."""
-    read: int = 0
-    """Decode steps whose tokens have been read back."""
+    """Tokens sampled or appended by dispatched steps, read back or not; also 1 for a sequence that ends with its
+    prompt, once its end is planned."""
+    constraint: Constraint | None = None
+    """What its tokens must match; set at admission."""
     gone: bool = False
     """Retired or cancelled: results that still come back for it are dropped."""
+    clock: SequenceClock = field(default_factory=SequenceClock)
 
     @property
     def prompt(self) -> tuple[int, ...]:
@@ -65,9 +68,12 @@ class LiveSequence[C: SizedChunk]:
     @property
     def is_ready(self) -> bool:
         """Whether it can be in the next decode step, or end with it."""
-        return (
-            not self.chunks and self.steps < max(self.max_tokens, 1) and (not self.lockstep or self.read == self.steps)
-        )
+        return not self.chunks and self.steps < max(self.max_tokens, 1)
+
+    @property
+    def room(self) -> int:
+        """How many more tokens it may get, besides `steps`."""
+        return self.max_tokens - self.steps
 
     @property
     def tokens_held(self) -> int:
@@ -109,12 +115,20 @@ class Scheduler[C: SizedChunk]:
         self._chunks = chunks
         self._chunk_budget = chunk_budget
         self._queue_limit = queue_limit
+        self._slots = slots
         # Sorted, lowest slot first: the cost of a decode step depends on its highest slot.
         self._free = list(range(slots))
         self._waiting: deque[LiveSequence[C]] = deque()
         self._running: dict[int, LiveSequence[C]] = {}
         """By slot, in admission order."""
         self._shortest_first = False
+        self._overtaken = 0
+        """Times in a row that the longest-waiting sequence was overtaken."""
+
+    @property
+    def slots(self) -> list[LiveSequence[C] | None]:
+        """The sequence in each slot; None: the slot is free."""
+        return [self._running.get(slot) for slot in range(self._slots)]
 
     @property
     def waiting(self) -> int:
@@ -133,15 +147,27 @@ class Scheduler[C: SizedChunk]:
         self._waiting.extend(sequences)
 
     def admit(self) -> list[LiveSequence[C]]:
-        """Admit the longest-waiting sequences to free slots."""
+        """Admit sequences to free slots: those with the lowest `priority` numbers first, of equal ones the
+        longest-waiting. It is overtaken at most `MOST_OVERTAKEN` times in a row, so a sequence with k before it in the
+        queue is admitted after at most (k + 1) * (MOST_OVERTAKEN + 1) admissions, whatever comes later."""
         admitted: list[LiveSequence[C]] = []
         while self._free and self._waiting:
-            sequence = self._waiting.popleft()
+            sequence = self._next_waiting()
             sequence.slot = self._free.pop(0)
             sequence.chunks = deque(self._chunks(sequence.request))
             self._running[sequence.slot] = sequence
             admitted.append(sequence)
         return admitted
+
+    def _next_waiting(self) -> LiveSequence[C]:
+        """Take the next sequence from the queue."""
+        place = 0
+        if self._overtaken < MOST_OVERTAKEN:
+            place, _ = min(enumerate(self._waiting), key=lambda item: (item[1].request.priority, item[0]))
+        self._overtaken = self._overtaken + 1 if place else 0
+        sequence = self._waiting[place]
+        del self._waiting[place]
+        return sequence
 
     def next_round(self) -> Round[C]:
         """Plan a round and count it as dispatched."""

@@ -14,7 +14,7 @@ from typing import Annotated, Any, Literal
 
 from serving.settings.adapters import DEFAULT_XLORA, AdapterSettings
 from serving.settings.kinds import ADAPTED, GGUF, LOADED, XLORA, Adapters, ModelKind, Weights, kind_of
-from serving.settings.model import MODEL_NAME, MODEL_NAME_EXPECTS
+from serving.settings.model import MODEL_NAME, MODEL_NAME_EXPECTS, ToolFormatName
 from serving.settings.spec import Option, SettingsError, SettingSpec, TokenSource, local_name, specs_of
 
 __all__ = ["SPECS", "ModelKind", "Settings", "SettingsError", "TokenSource"]
@@ -100,6 +100,16 @@ class Settings(AdapterSettings):
             expects=MODEL_NAME_EXPECTS,
         ),
     ] = None
+    aliases: Annotated[
+        tuple[str, ...],
+        Option(
+            flags=("--alias",),
+            help="Further name of the default model, for clients with one built in; repeat it for several; * for any.",
+            default_text="none",
+            pattern=MODEL_NAME,
+            expects=MODEL_NAME_EXPECTS,
+        ),
+    ] = ()
     truncate_sequence: Annotated[
         bool,
         Option(
@@ -151,6 +161,20 @@ class Settings(AdapterSettings):
             high=10**7,
         ),
     ] = 30.0
+    slots_endpoint: Annotated[
+        bool,
+        Option(
+            flags=("--slots-endpoint",),
+            help="Serve GET /slots: what runs in each slot, without its texts, to anyone with a key.",
+        ),
+    ] = False
+    tokenizer_info_endpoint: Annotated[
+        bool,
+        Option(
+            flags=("--tokenizer-info-endpoint",),
+            help="Serve GET /tokenizer_info: special tokens and chat template, for clients that tokenise themselves.",
+        ),
+    ] = False
     log: Annotated[
         Path | None,
         Option(
@@ -226,6 +250,14 @@ class Settings(AdapterSettings):
             default_text="the model's own",
         ),
     ] = None
+    tool_format: Annotated[
+        ToolFormatName,
+        Option(
+            flags=("--tool-format",),
+            help="Format in which the model writes tool calls: auto infers it from the chat template, none serves no "
+            "tools.",
+        ),
+    ] = "auto"
     token_source: Annotated[
         TokenSource,
         Option(

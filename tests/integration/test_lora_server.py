@@ -16,11 +16,11 @@ import jax
 import numpy as np
 import pytest
 
+from mistral_jax.runtime.decode_loop import DecodeLoop, LoopResults
 from serving.build import adapter_loader
 from serving.build.build_service import build_service
 from serving.engine.engine import JaxEngine
 from serving.engine.messages import EngineState
-from serving.engine.rounds import DeviceRounds, DispatchedRound
 from serving.settings.settings import Settings
 from tests.integration.adapted_models import write_adapter, write_base, write_mixture
 from tests.serving.harness import TEXT, events_of, listening, wait_for
@@ -37,8 +37,8 @@ class Adapted:
     engine: JaxEngine
     folder: Path
     """Its --lora-folder."""
-    read: list[DispatchedRound] = field(default_factory=list[DispatchedRound])
-    """Rounds whose weights were brought to the host."""
+    read: list[np.ndarray] = field(default_factory=list[np.ndarray])
+    """The adapter weights that were brought to the host, step by step."""
 
     def post(self, path: str, body: Any) -> httpx.Response:
         return httpx.post(self.url + path, json=body, timeout=60)
@@ -94,16 +94,17 @@ def server(files: Path) -> Iterator[Adapted]:
     service = build_service(Settings(**options))
     engine = service.engine
     assert isinstance(engine, JaxEngine)
-    read: list[DispatchedRound] = []
-    collect = DeviceRounds.collect
+    read: list[np.ndarray] = []
+    step = DecodeLoop.step
 
-    def watched(self: DeviceRounds, round_: DispatchedRound) -> Any:
-        if round_.work.reads_weights:
-            read.append(round_)
-        return collect(self, round_)
+    def watched(self: DecodeLoop[Any], *args: Any, **options: Any) -> LoopResults[Any]:
+        results = step(self, *args, **options)
+        if results.weights is not None:
+            read.append(results.weights)
+        return results
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(DeviceRounds, "collect", watched)
+        patch.setattr(DecodeLoop, "step", watched)
         with listening(service=service, **options) as server:
             wait_for(lambda: engine.status.state is EngineState.READY, 120)
             yield Adapted(server.url, engine, files / "later", read)

@@ -11,9 +11,12 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from mistral_jax.chat.encoding import PromptPieces
+from mistral_jax.chat.output.formats import OutputFormat
+from mistral_jax.grammar.compiler import GrammarCompiler
 from mistral_jax.text.detokenizer import shown_token
 from serving.api.service.served_models import ServedModels, plain_models
 from serving.api.service.service import AdapterLoader, Service
+from serving.engine.clock import SequenceClock
 from serving.engine.messages import (
     Deliver,
     EngineState,
@@ -24,6 +27,7 @@ from serving.engine.messages import (
     ModelCard,
     QueueFullError,
     Request,
+    SlotStatus,
     TokenLogprob,
     Work,
 )
@@ -32,6 +36,8 @@ BOS, EOS, OFFSET = 1, 2, 3
 """Token id of byte b is b + OFFSET."""
 
 VOCAB = 256 + OFFSET
+CONTROL = 0xE000
+"""In the reply of a `FakeEngine`, `chr(CONTROL + i)` is the control token i."""
 
 
 class FakeTokenizer:
@@ -67,7 +73,30 @@ class FakeTokenizer:
 
 
 class FakeChat:
-    """Renders `[role]content` for each message."""
+    """Renders `[role]content` for each message; keeps what else it is given.
+
+    Args:
+      output: what the model writes besides text.
+      knows_tools, variables: see `ChatEncoder`.
+      in_reasoning: whether its prompts begin the reasoning.
+    """
+
+    def __init__(
+        self,
+        output: OutputFormat | None = None,
+        *,
+        knows_tools: bool = True,
+        variables: Sequence[str] = (),
+        in_reasoning: bool = False,
+    ) -> None:
+        self.output = output or OutputFormat()
+        self.knows_tools = knows_tools
+        self.variables = frozenset(variables)
+        self._in_reasoning = in_reasoning
+        self.asked: list[dict[str, Any]] = []
+        """The arguments of each call."""
+
+    template = "{% for message in messages %}[{{ message.role }}]{{ message.content }}{% endfor %}"
 
     def encode_pieces(
         self,
@@ -77,12 +106,17 @@ class FakeChat:
         tools: Sequence[dict[str, Any]] | None = None,
         **kwargs: Any,
     ) -> PromptPieces:
+        self.asked.append({"messages": messages, "tools": tools, **kwargs})
+        text = self.render(messages, add_generation_prompt=add_generation_prompt)
+        tokenizer = FakeTokenizer()
+        pieces = itertools.chain([[BOS]], tokenizer.encode_pieces(text))
+        return PromptPieces(least=1 + tokenizer.least_tokens(text), pieces=pieces, in_reasoning=self._in_reasoning)
+
+    def render(self, messages: list[dict[str, Any]], *, add_generation_prompt: bool = True) -> str:
         if messages[0]["content"] == "raise":
             raise ValueError("conversation roles must alternate")
         text = "".join(f"[{message['role']}]{message['content']}" for message in messages)
-        tokenizer = FakeTokenizer()
-        pieces = itertools.chain([[BOS]], tokenizer.encode_pieces(text))
-        return PromptPieces(least=1 + tokenizer.least_tokens(text), pieces=pieces)
+        return text if add_generation_prompt else text + "|"
 
 
 def prompt_text(request: Request) -> str:
@@ -97,6 +131,8 @@ class _Live:
     position: int = 0
     shown: int = 0
     scored: int = 1
+    processed: int = 0
+    clock: SequenceClock = field(default_factory=SequenceClock)
     pending: list[TokenLogprob] = field(default_factory=list[TokenLogprob])
 
 
@@ -125,7 +161,7 @@ class FakeEngine:
         gate: threading.Event | None = None,
     ) -> None:
         self.reply = reply
-        self.delay, self.slots, self.queue_limit = delay, slots, queue_limit
+        self.delay, self.slot_count, self.queue_limit = delay, slots, queue_limit
         self.fail_after, self.die_after, self.gate = fail_after, die_after, gate
         self.state = state
         self.detail = ""
@@ -153,15 +189,31 @@ class FakeEngine:
 
     @property
     def status(self) -> EngineStatus:
-        running = min(len(self._live), self.slots)
+        running = min(len(self._live), self.slot_count)
         return EngineStatus(
             state=self.state,
             detail=self.detail,
             running=running,
             waiting=len(self._live) - running,
-            slots=self.slots,
+            slots=self.slot_count,
             queue_limit=self.queue_limit,
         )
+
+    def slots(self) -> Sequence[SlotStatus]:
+        with self._wake:
+            live = list(self._live.values())[: self.slot_count]
+        busy = [
+            SlotStatus(
+                id=slot,
+                params=each.request.params,
+                prompt_tokens=len(each.request.prompt),
+                processed=len(each.request.prompt),
+                generated=each.position,
+                max_tokens=each.request.params.max_tokens or 0,
+            )
+            for slot, each in enumerate(live)
+        ]
+        return [*busy, *(SlotStatus(id=slot) for slot in range(len(busy), self.slot_count))]
 
     @property
     def adapter_shares(self) -> tuple[float, ...]:
@@ -174,7 +226,7 @@ class FakeEngine:
         with self._wake:
             if self.state is not EngineState.READY:
                 raise EngineUnavailableError(f"the engine is {self.state}", state=self.state, retry_after=5)
-            if len(self._live) + len(requests) > self.slots + self.queue_limit:
+            if len(self._live) + len(requests) > self.slot_count + self.queue_limit:
                 raise QueueFullError("the queue is full", retry_after=3)
             self.submitted += requests
             for request in requests:
@@ -230,8 +282,8 @@ class FakeEngine:
                     self.state, self.detail, self._stop = EngineState.FAILED, "RuntimeError: device lost", True
                 elif self.gate is None or self.gate.is_set():
                     self.rounds += 1
-                    for live in list(self._live.values())[: self.slots]:
-                        news += [(live.deliver, event) for event in self._step(live)]
+                    for live in list(self._live.values())[: self.slot_count]:
+                        news += [(live.deliver, event) for event in self._timed_step(live)]
             by_receiver: dict[Deliver, list[Event]] = {}
             for deliver, event in news:
                 by_receiver.setdefault(deliver, []).append(event)
@@ -239,8 +291,20 @@ class FakeEngine:
                 deliver(events)
             time.sleep(self.delay or 0.0002)
 
+    def _timed_step(self, live: _Live) -> list[Event]:
+        if live.clock.admitted is None:
+            live.clock.admit()
+        events = self._step(live)
+        now = time.monotonic()
+        if live.position:
+            live.clock.token(now)
+        return [event.timed(live.clock.times(now)) for event in events]
+
     def _step(self, live: _Live) -> list[Event]:
         request_id, params = live.request.request_id, live.request.params
+        if live.request.progress and live.processed < len(live.request.prompt) - 1:
+            live.processed = min(live.processed + PREFILLED_AT_ONCE, len(live.request.prompt) - 1)
+            return [Event(request_id=request_id, prompt_processed=live.processed)]
         if self.fail_after is not None and live.position >= self.fail_after:
             del self._live[request_id]
             return [Event(request_id=request_id, finish_reason="error", error="NaN in /opt/model/weights.bin")]
@@ -248,13 +312,14 @@ class FakeEngine:
         if live.request.work is Work.SCORE and live.scored < len(prompt):
             part = prompt[live.scored : live.scored + SCORED_AT_ONCE]
             live.scored += len(part)
-            told = tuple(prompt_logprob(token, params.logprobs or 0) for token in part)
+            told = tuple(prompt_logprob(token, live.request.prompt_logprobs) for token in part)
             return [Event(request_id=request_id, prompt_logprobs=told)]
         if params.max_tokens == 0:
             del self._live[request_id]
             return [Event(request_id=request_id, finish_reason="length")]
         reason: FinishReason | None = None
         logprobs: tuple[TokenLogprob, ...] = ()
+        token = live.reply[live.position] + OFFSET if live.position < len(live.reply) else EOS
         if live.position < len(live.reply):
             live.pending.append(token_logprob(live.reply[live.position], params.logprobs or 0))
             live.position += 1
@@ -280,25 +345,47 @@ class FakeEngine:
             Event(
                 request_id=request_id,
                 text=text,
+                items=self._items(live.request, text),
                 logprobs=logprobs if params.logprobs is not None else (),
                 completion_tokens=live.position,
                 finish_reason=reason,
-                stop_string=stop_string,
+                token_ids=(token,) if live.request.token_ids else (),
+                stop_reason=stop_string,
+                mean_logprob=-0.5 - live.reply.count(b"?") if reason and params.logprobs is not None else None,
             )
         ]
 
+    @staticmethod
+    def _items(request: Request, text: str) -> tuple[str | int, ...]:
+        """A reported token stands in the reply as the character of `control`."""
+        if not request.reported_tokens:
+            return ()
+        items: list[str | int] = []
+        for character in text:
+            token = ord(character) - CONTROL
+            if token in request.reported_tokens:
+                items.append(token)
+            elif items and isinstance(items[-1], str):
+                items[-1] += character
+            else:
+                items.append(character)
+        return tuple(items)
+
 
 SCORED_AT_ONCE = 3
+PREFILLED_AT_ONCE = 16
 
 
 def prompt_logprob(token: int, top: int) -> TokenLogprob:
-    """A token's log-probability is minus its number."""
+    """A token's log-probability is minus its number, its rank the number itself."""
     raw, text = shown_token(FakeTokenizer(), token)
     others = tuple(
-        TokenLogprob(token=rank + OFFSET, text=chr(65 + rank), raw=bytes([65 + rank]), logprob=-0.25 - rank)
+        TokenLogprob(
+            token=rank + OFFSET, text=chr(65 + rank), raw=bytes([65 + rank]), logprob=-0.25 - rank, rank=rank + 1
+        )
         for rank in range(top)
     )
-    return TokenLogprob(token=token, text=text, raw=raw, logprob=-float(token), top=others)
+    return TokenLogprob(token=token, text=text, raw=raw, logprob=-float(token), top=others, rank=token)
 
 
 def token_logprob(byte: int, top: int) -> TokenLogprob:
@@ -316,6 +403,7 @@ CARD = ModelCard(
     vocab_size=VOCAB,
     fingerprint="b1-fake",
     defaults={"temperature": 0.25, "top_k": 7.0},
+    eos_ids=frozenset({EOS}),
 )
 
 
@@ -323,7 +411,7 @@ def fake_service(
     engine: FakeEngine | None = None,
     *,
     card: ModelCard = CARD,
-    chat: bool = True,
+    chat: bool | FakeChat = True,
     models: ServedModels | None = None,
     loader: AdapterLoader | None = None,
 ) -> Service:
@@ -332,6 +420,7 @@ def fake_service(
         card=card,
         models=models or plain_models(MODEL_ID, created=1_700_000_000),
         tokenizer=FakeTokenizer(),
-        chat=FakeChat() if chat else None,
+        grammars=GrammarCompiler(FakeTokenizer(), vocab_size=card.vocab_size, eos_ids=card.eos_ids),
+        chat=(FakeChat() if chat is True else chat) or None,
         loader=loader,
     )

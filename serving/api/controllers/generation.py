@@ -11,23 +11,26 @@ from litestar import Response
 from mistral_jax.runtime.sampling_params import SamplingParams
 from serving.api.endpoint import Call
 from serving.api.requests.adapter_request import adapter_use
+from serving.api.requests.constraint import constraint_of
+from serving.api.requests.output_format import output_format
 from serving.api.requests.prompts import fit
 from serving.api.requests.sampling_request import (
     OwnFields,
     choices_of,
     engine_requests,
     sampling_params,
+    times_in_stream,
     usage_in_stream,
 )
 from serving.api.responses.framing import CallFacts, Framing, new_id
 from serving.api.responses.respond import respond
 from serving.api.schemas import SamplingFields
-from serving.api.service.asked import AdapterUse, Prompt, UsageInStream
+from serving.api.service.asked import AdapterUse, Prompt, ToolUse, UsageInStream
 from serving.api.service.lifecycle import ServiceHost
 from serving.api.service.service import Service
 from serving.engine.messages import Work
 
-GENERATION_ERRORS = (400, 401, 403, 404, 408, 413, 415, 500, 503)
+GENERATION_ERRORS = (400, 401, 403, 404, 408, 413, 415, 499, 500, 503)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -42,6 +45,8 @@ class Asked[BodyT: SamplingFields]:
     """Completions of each prompt."""
     usage: UsageInStream
     params: SamplingParams
+    tools: ToolUse | None = None
+    """Set if the model may write more than text: tool calls or reasoning."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -59,6 +64,8 @@ class Generating[BodyT: SamplingFields]:
     """Makes the framing, which turns completions into the endpoint's JSON."""
     scores_prompts: Callable[[Asked[BodyT]], bool] = lambda _asked: False
     """Whether the call asks for log-probabilities of the prompts."""
+    tools: Callable[[BodyT, Service], ToolUse | None] = lambda _body, _service: None
+    """The tools of the call, and what the model writes besides text."""
 
     async def __call__(self, call: Call[BodyT]) -> Response[Any]:
         body, host = call.body, call.host
@@ -72,6 +79,7 @@ class Generating[BodyT: SamplingFields]:
             n=choices_of(body, most=settings.max_seqs),
             usage=usage_in_stream(body),
             params=sampling_params(body, card, self.own_fields, default_max_tokens=settings.max_tokens),
+            tools=self.tools(body, service),
         )
         prompts = [
             fit(
@@ -84,6 +92,14 @@ class Generating[BodyT: SamplingFields]:
             )
             for prompt in await self.encode(asked)
         ]
+        constraint = await constraint_of(
+            service,
+            output_format(body),
+            asked.tools,
+            in_reasoning=any(prompt.in_reasoning for prompt in prompts),
+            ignore_eos=asked.params.ignore_eos,
+            limiter=host.compiling,
+        )
         facts = CallFacts(
             call_id=new_id(self.id_prefix),
             card=card,
@@ -93,6 +109,7 @@ class Generating[BodyT: SamplingFields]:
             usage=asked.usage,
             logprobs=asked.params.logprobs,
             reported=asked.use.reported,
+            times=times_in_stream(body),
         )
         framing = await self.frame(asked, facts)
         requests = engine_requests(
@@ -103,6 +120,9 @@ class Generating[BodyT: SamplingFields]:
             n=asked.n,
             max_model_len=card.max_model_len,
             work=Work.SCORE if self.scores_prompts(asked) else Work.GENERATE,
+            constraint=constraint,
+            progress=facts.times.progress,
+            reported_tokens=frozenset() if asked.tools is None else asked.tools.output.token_ids,
         )
         host.metrics.count(asked.use, len(requests))
         return await respond(call.request, host, service, requests, framing, stream=bool(body.stream))

@@ -13,8 +13,8 @@ from typing import Any
 from mistral_jax.runtime.sampling_params import SamplingParams, SamplingParamsError, completion_limit
 from serving.api.errors import InvalidRequestError
 from serving.api.schemas import SamplingFields
-from serving.api.service.asked import AdapterUse, Prompt, UsageInStream
-from serving.engine.messages import ModelCard, Request, Work
+from serving.api.service.asked import AdapterUse, Prompt, TimesInStream, UsageInStream
+from serving.engine.messages import ModelCard, Request, StartConstraint, Work
 
 _TOKEN_ID = re.compile(r"0|[1-9][0-9]{0,11}")
 """Only one spelling of each number, so that no id can be given twice."""
@@ -51,6 +51,13 @@ def usage_in_stream(request: SamplingFields) -> UsageInStream:
     return UsageInStream(at_end=bool(options.include_usage), in_each_chunk=bool(options.continuous_usage_stats))
 
 
+def times_in_stream(request: SamplingFields) -> TimesInStream:
+    """What the stream says of times; nothing for a response that is not streamed."""
+    if not request.stream:
+        return TimesInStream()
+    return TimesInStream(in_each_chunk=bool(request.timings_per_token), progress=bool(request.return_progress))
+
+
 @dataclass(frozen=True, kw_only=True, slots=True)
 class OwnFields[BodyT: SamplingFields]:
     """Access to fields whose names differ between endpoints."""
@@ -84,9 +91,7 @@ def sampling_params[BodyT: SamplingFields](
         "ignore_eos": request.ignore_eos,
         "seed": request.seed,
     }
-    values: dict[str, Any] = dict(card.defaults)
-    if "top_k" in values:
-        values["top_k"] = int(values["top_k"])
+    values: dict[str, Any] = card.sampling_defaults
     values |= {name: value for name, value in given.items() if value is not None}
     limit_name, limit = own.token_limit(request)
     if limit == 0 and not own.may_be_empty:
@@ -149,11 +154,17 @@ def engine_requests(
     n: int,
     max_model_len: int,
     work: Work = Work.GENERATE,
+    constraint: StartConstraint | None = None,
+    progress: bool = False,
+    reported_tokens: frozenset[int] = frozenset(),
 ) -> list[Request]:
     """One engine request for each choice, prompt by prompt: choice i of prompt p has the index p * n + i.
 
     Without a seed, each choice gets a random one;
     with a seed, choice 0 of each prompt gets the seed itself and the others get seeds derived from it.
+
+    Args:
+      reported_tokens: see `serving.engine.messages.Request`.
     """
     requests: list[Request] = []
     for prompt in prompts:
@@ -171,7 +182,10 @@ def engine_requests(
                     choice=use.choice,
                     adapters=use.keys,
                     scalings=use.scalings,
+                    constraint=constraint,
                     work=work,
+                    progress=progress,
+                    reported_tokens=reported_tokens,
                 )
             )
     return requests

@@ -18,6 +18,7 @@ from msgspec import UNSET, UnsetType
 
 from serving.api.responses.echo import Echo
 from serving.api.responses.legacy_logprobs import LegacyLogprobs
+from serving.api.responses.timings import TimingsReport
 from serving.api.responses.xlora_scalings import ScalingsReport
 from serving.api.schemas import (
     AssistantMessage,
@@ -35,7 +36,7 @@ from serving.api.schemas import (
     Usage,
     XLoRAScalings,
 )
-from serving.api.service.asked import Prompt, ReportedScalings, UsageInStream
+from serving.api.service.asked import Prompt, ReportedScalings, TimesInStream, UsageInStream
 from serving.api.service.generation import ChoiceEvent
 from serving.engine.messages import Event, ModelCard, TokenLogprob
 
@@ -56,6 +57,7 @@ class CallFacts:
     logprobs: int | None
     """Number of most likely tokens to return with each token; None: no log-probabilities."""
     reported: ReportedScalings | None = None
+    times: TimesInStream = field(default_factory=TimesInStream)
 
 
 def new_id(prefix: str) -> str:
@@ -115,6 +117,9 @@ def token_offsets(tokens: Sequence[TokenLogprob], *, start: int, end: int) -> li
 class Framing(Protocol):
     """Builds the JSON of one call's completions for one endpoint: whole, and as chunks of a stream."""
 
+    call_id: str
+    """Id of the response."""
+
     def opening(self) -> list[msgspec.Struct]:
         """Chunks that a stream begins with."""
         ...
@@ -157,9 +162,33 @@ class _Common[ChoiceT: msgspec.Struct, ChunkT: (ChatCompletionChunk, Completion)
             for _ in range(len(facts.prompts) * facts.n)
         ]
         self._in_stream = facts.usage
+        self.timings = TimingsReport([count for count in self._prompt_lengths for _ in range(facts.n)], facts.times)
 
     def take(self, choice_event: ChoiceEvent) -> None:
+        self.timings.take(choice_event.index, choice_event.event)
         self.choices[choice_event.index].take(choice_event.event)
+
+    def chunks(self, choice_event: ChoiceEvent) -> list[msgspec.Struct]:
+        """See `Framing.chunks`. Adds progress and times to the endpoint's own chunks."""
+        index, event = choice_event.index, choice_event.event
+        own = self._chunks(choice_event)
+        for chunk in own:
+            chunk.timings = self.timings.of_chunk(index)
+        if own and self.timings.finished and not self._in_stream.at_end:
+            own[-1].timings = self.timings.whole()
+        if (progress := self.timings.progress(index, event)) is not None:
+            told = self._chunk(self._nothing(index))
+            told.prompt_progress = progress
+            own.insert(0, told)
+        return [*own]
+
+    def _chunks(self, choice_event: ChoiceEvent) -> list[ChunkT]:
+        """The chunks of an event, which is also kept."""
+        raise NotImplementedError
+
+    def _nothing(self, index: int) -> ChoiceT:
+        """A choice of a chunk that adds nothing to it."""
+        raise NotImplementedError
 
     def usage(self) -> Usage:
         completion_tokens = sum(choice.completion_tokens for choice in self.choices)
@@ -174,6 +203,7 @@ class _Common[ChoiceT: msgspec.Struct, ChunkT: (ChatCompletionChunk, Completion)
             return []
         chunk = self._chunk()
         chunk.usage = self.usage()
+        chunk.timings = self.timings.whole()
         return [chunk]
 
     def _usage_of(self, choices: Sequence[ChatChunkChoice | CompletionChoice]) -> Usage | UnsetType | None:
@@ -207,10 +237,13 @@ class ChatFraming(_Common[ChatChunkChoice, ChatCompletionChunk]):
             for index in range(len(self.choices))
         ]
 
-    def chunks(self, choice_event: ChoiceEvent) -> list[msgspec.Struct]:
+    def _nothing(self, index: int) -> ChatChunkChoice:
+        return ChatChunkChoice(index=index, delta=ChatDelta())
+
+    def _chunks(self, choice_event: ChoiceEvent) -> list[ChatCompletionChunk]:
         self.take(choice_event)
         index, event = choice_event.index, choice_event.event
-        chunks: list[msgspec.Struct] = []
+        chunks: list[ChatCompletionChunk] = []
         choice = self.choices[index]
         if event.text or event.logprobs or event.scalings:
             logprobs = self._logprobs(event.logprobs) if event.logprobs else None
@@ -240,6 +273,7 @@ class ChatFraming(_Common[ChatChunkChoice, ChatCompletionChunk]):
             ],
             usage=self.usage(),
             system_fingerprint=self.card.fingerprint or None,
+            timings=self.timings.whole(),
         )
 
     def _chunk(self, *choices: ChatChunkChoice) -> ChatCompletionChunk:
@@ -297,6 +331,7 @@ class CompletionFraming(_Common[CompletionChoice, Completion]):
     def _take(self, choice_event: ChoiceEvent) -> list[CompletionChoice]:
         """Keep an event. Returns what it adds to its choice."""
         index, event = choice_event.index, choice_event.event
+        self.timings.take(index, event)
         choice, legacy = self.choices[index], self._legacy[index]
         added: list[CompletionChoice] = []
         if event.prompt_logprobs and legacy is not None:
@@ -313,8 +348,11 @@ class CompletionFraming(_Common[CompletionChoice, Completion]):
             added.append(CompletionChoice(index=index, text=event.text, logprobs=logprobs, xlora=xlora))
         return added
 
-    def chunks(self, choice_event: ChoiceEvent) -> list[msgspec.Struct]:
-        chunks: list[msgspec.Struct] = [self._chunk(added) for added in self._take(choice_event)]
+    def _nothing(self, index: int) -> CompletionChoice:
+        return CompletionChoice(index=index, text="")
+
+    def _chunks(self, choice_event: ChoiceEvent) -> list[Completion]:
+        chunks = [self._chunk(added) for added in self._take(choice_event)]
         choice = self.choices[choice_event.index]
         if (reason := choice.finish_reason) is not None:
             xlora = choice.xlora_at_end()
@@ -336,6 +374,7 @@ class CompletionFraming(_Common[CompletionChoice, Completion]):
             )
         )
         whole.usage = self.usage()
+        whole.timings = self.timings.whole()
         return whole
 
     def _chunk(self, *choices: CompletionChoice) -> Completion:

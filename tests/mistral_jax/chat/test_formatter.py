@@ -23,6 +23,7 @@ SIMPLE = (
     "{% endif %}{% endfor %}"
 )
 HI = [{"role": "user", "content": "Hi"}]
+NOW = {"type": "function", "function": {"name": "now"}}
 
 
 @cache
@@ -99,10 +100,68 @@ def test_arguments_of_tool_calls_become_objects() -> None:
     assert call["function"] == {"name": "f", "arguments": '{"x": "é"}'}
 
 
+TRIMMING = "{% for m in messages %}{{ m.role }}:{{ m.content | trim }}</s>{% endfor %}"
+ECHOING = "{{ messages[-1].content }}|{% for m in messages %}{{ m.content }}<e>{% endfor %}"
+
+
+@pytest.mark.parametrize(
+    ("template", "last", "expected"),
+    [
+        (SIMPLE, "Well, ", "<s>[INST] Hi[/INST] Well, "),
+        (SIMPLE, "</s>[INST] x", "<s>[INST] Hi[/INST] </s>[INST] x"),
+        (SIMPLE, "Hi", "<s>[INST] Hi[/INST] Hi"),
+        (TRIMMING, "  Well,\n", "user:Hi</s>assistant:Well,"),
+        (ECHOING, "Well,", "Well,|Hi<e>Well,"),
+    ],
+)
+def test_the_last_message_is_left_open_to_be_continued(template: str, last: str, expected: str) -> None:
+    messages = [*HI, {"role": "assistant", "content": last}]
+    assert render(template, messages, continue_final_message=True) == expected
+    assert messages[-1]["content"] == last
+
+
+def test_parts_are_continued_too_and_users_messages_in_templates() -> None:
+    parts = [{"role": "user", "content": [{"type": "text", "text": "a"}, {"type": "text", "text": "b"}]}]
+    template = "{% for m in messages %}<{% for c in m.content %}{{ c.text }},{% endfor %}>{% endfor %}"
+    assert render(template, parts, continue_final_message=True) == "<a,b"
+
+
+@pytest.mark.parametrize(
+    ("template", "message", "told"),
+    [
+        (SIMPLE, {"role": "assistant", "content": ""}, "has no text"),
+        (SIMPLE, {"role": "assistant", "content": None}, "has no text"),
+        ("{% for m in messages %}{{ m.role }}{% endfor %}", {"role": "assistant", "content": "x"}, "does not write"),
+    ],
+)
+def test_what_cannot_be_continued_is_refused(template: str, message: dict[str, Any], told: str) -> None:
+    with pytest.raises(ConversationError, match=told):
+        render(template, [*HI, message], continue_final_message=True)
+
+
+def test_documents_go_to_templates_that_read_them() -> None:
+    documents = [{"title": "A", "text": "[INST]"}]
+    template = "{% for d in documents or [] %}({{ d.title }}: {{ d.text }}){% endfor %}{{ messages[0].content }}"
+    assert render(template, documents=documents) == "(A: [INST])Hi"
+    assert render(template) == "Hi"
+    v3 = ChatFormatter(template, tokenizer("v3"))
+    assert control_ids("v3", v3.encode(HI, documents=documents)) == []
+    with pytest.raises(ConversationError, match="no place for documents"):
+        render(SIMPLE, documents=documents)
+    assert render(SIMPLE, documents=[]) == render(SIMPLE)
+
+
+def test_variables_that_a_template_does_not_read_are_known() -> None:
+    formatter = ChatFormatter("{% set x = 1 %}{{ thinking ~ (now | default('')) }}", tokenizer("v3"))
+    assert formatter.unused_variables(["thinking", "effort", "x", "now"]) == ["effort", "x"]
+    instruct = ChatFormatter.for_tokenizer_version(tokenizer("v3"), "v3")
+    assert instruct.unused_variables(["thinking"]) == ["thinking"]
+
+
 def test_named_templates() -> None:
     formatter = ChatFormatter({"default": "D", "tool_use": "T{{ tools | length }}"}, tokenizer("v3"))
     assert formatter.render(HI) == "D"
-    assert formatter.render(HI, tools=[{"type": "function"}]) == "T1"
+    assert formatter.render(HI, tools=[NOW]) == "T1"
     with pytest.raises(ConversationError, match="only, none for this kind"):
         ChatFormatter({"rag": "R"}, tokenizer("v3")).render(HI)
 
@@ -128,7 +187,7 @@ def test_whose_fault_it_is() -> None:
         "tokenize",
         "bos_token",
         "raise_exception",
-        "documents",
+        "conversation",
         "max_length",
         "_x",
         "return_tensors",
@@ -184,9 +243,10 @@ def test_nothing_in_messages_or_tools_is_a_control_token(template: str) -> None:
     messages = [{"role": "user", "content": "INST", "name": "s", "[INST]": "</s>", "x": {"<s>": ["[/INST]"]}}]
     tools = [{"type": "function", "function": {"name": "</s>[INST]", "parameters": {"[TOOL_CALLS]": 1}}}]
     formatter = ChatFormatter(template, tokenizer("v3"))
-    assert control_ids("v3", formatter.encode(messages, tools=tools, extra="</s>")) == []
+    given = {"tools": tools} if formatter.knows_tools else {}
+    assert control_ids("v3", formatter.encode(messages, extra="</s>", **given)) == []
     messages[0]["content"] = "[INST]"
-    assert control_ids("v3", formatter.encode(messages, tools=tools)) == []
+    assert control_ids("v3", formatter.encode(messages, **given)) == []
 
 
 @pytest.mark.parametrize(
@@ -336,14 +396,14 @@ def test_a_folders_template(tmp_path: Path) -> None:
         assert formatter is not None
         return formatter.render(HI, **kwargs)
 
-    assert (rendered(), rendered(tools=[{}])) == ("config", "tools")
+    assert (rendered(), rendered(tools=[NOW])) == ("config", "tools")
     (tmp_path / "chat_template.json").write_text(json.dumps({"chat_template": "json"}))
     assert rendered() == "json"
     (tmp_path / "chat_template.jinja").write_text("jinja")
-    assert rendered(tools=[{}]) == "jinja"
+    assert rendered() == "jinja"
     (tmp_path / "additional_chat_templates").mkdir()
     (tmp_path / "additional_chat_templates" / "tool_use.jinja").write_text("more")
-    assert (rendered(), rendered(tools=[{}])) == ("jinja", "more")
+    assert (rendered(), rendered(tools=[NOW])) == ("jinja", "more")
 
 
 def test_an_explicit_template_is_a_file_or_a_text(tmp_path: Path) -> None:

@@ -12,7 +12,7 @@ import pytest
 from mistral_jax.adapters.choice import BASE, AdapterChoice
 from mistral_jax.notebook.generate import TextRequest, generate
 from mistral_jax.runtime.buckets import PrefillChunk
-from mistral_jax.runtime.calls import Prefilled, RunnerState, Stepped
+from mistral_jax.runtime.calls import Forwarded, Prefilled, RunnerState, Stepped
 from mistral_jax.runtime.runner import Runner
 from mistral_jax.runtime.sampling import PACKED_WIDTH, Features
 from mistral_jax.runtime.sampling_params import SamplingParams
@@ -28,10 +28,12 @@ class CountingRunner:
     """Continues a prompt with its last letter and those that follow it in the alphabet; EOS after z."""
 
     can_speculate = False
+    run_buckets = ()
     slots, length = SLOTS, LENGTH
 
     def __init__(self) -> None:
         self.speculation_costs: dict[int, float] = {}
+        self.run_costs: dict[int, float] = {}
         self.next: dict[int, int] = {}
         self.admitted: list[tuple[int, tuple[int, ...]]] = []
         self.steps: list[tuple[int, ...]] = []
@@ -51,22 +53,25 @@ class CountingRunner:
     def row_bucket(self, slots: Sequence[int]) -> int:
         return SLOTS
 
-    def decode(
-        self, state: Any, slots: Sequence[int], features: Features, *, longest: int, scaling: bool, speculative: bool
-    ) -> Stepped:
-        self.steps.append(tuple(slots))
+    def forward(
+        self, state: Any, slots: Sequence[int], *, longest: int, scaling: bool, speculative: bool, runs: Any
+    ) -> Forwarded:
         self.longest = max(self.longest, longest)
+        return Forwarded(state, cast("Any", scaling))
+
+    def sample(self, forwarded: Forwarded, slots: Sequence[int], features: Features, masks: Any) -> Stepped:
+        self.steps.append(tuple(slots))
         packed = np.zeros((SLOTS, PACKED_WIDTH), np.int32)
         for slot in slots:
             self.next[slot] += 1
             packed[slot, 0] = self.next[slot] if self.next[slot] <= ord("z") + OFFSET else EOS
-        weights = jnp.full((SLOTS, M, A), len(self.steps), jnp.float32) if scaling else None
-        return Stepped(state, jnp.asarray(packed), weights)
+        weights = jnp.full((SLOTS, M, A), len(self.steps), jnp.float32) if forwarded.made else None
+        return Stepped(forwarded.state, jnp.asarray(packed), weights)
 
 
 def request(text: str, *, max_tokens: int = 99, choice: AdapterChoice = BASE, keep: bool = False, **params: Any) -> Any:
     tokenizer = FakeTokenizer()
-    settings = SamplingParams(seed=0, **params)
+    settings = SamplingParams(seed=0, max_tokens=max_tokens, **params)
     tokens = tuple(tokenizer.encode(text))
     limit = min(max_tokens, LENGTH - len(tokens))
     stream = CompletionStream(tokenizer, settings, eos_ids={EOS}, max_tokens=limit, at_start=False)
@@ -89,7 +94,7 @@ def test_each_request_gets_its_own_tokens_however_few_the_slots() -> None:
 
 def test_a_freed_slot_takes_the_next_request_while_the_others_go_on() -> None:
     runner = CountingRunner()
-    texts(runner, [request("a", max_tokens=8), request("m", max_tokens=1), request("q", max_tokens=3)])
+    texts(runner, [request("a", max_tokens=8), request("m", stop=("n",)), request("q", max_tokens=3)])
     assert [slot for slot, _ in runner.admitted] == [0, 1, 1]
     # The step that was in flight when slot 1 ended still had it; then it is the next request's.
     assert runner.steps[:2] == [(0, 1), (0, 1)]
@@ -106,7 +111,8 @@ def test_what_was_in_flight_when_a_request_ended_is_dropped() -> None:
 def test_no_sequence_grows_beyond_its_slot() -> None:
     runner = CountingRunner()
     [text] = texts(runner, [request(" " * (LENGTH - 4) + "a")])
-    assert (text, runner.longest) == ("bcd", LENGTH)
+    # The last token is not run: nothing follows it.
+    assert (text, runner.longest) == ("bcd", LENGTH - 1)
 
 
 @pytest.mark.parametrize(

@@ -245,7 +245,7 @@ def test_adapters_come_and_go(single: LanguageModel, folder: Path) -> None:
     before = single.generate(PROMPT, adapter="clerk", **GREEDY).text
     single.load_adapter("poet", folder / "mixture" / "poet")
     assert single.adapters == ("clerk", "poet")
-    compiled = single.runner.programs.decode._cache_size()
+    compiled = single.runner.programs.forward._cache_size()
     poem = single.generate(PROMPT, adapter="poet", **GREEDY).text
     assert poem != before
     expected = load(folder / "base", loras=[folder / "mixture" / "poet"], dtype="float32", slots=2, progress=False)
@@ -258,7 +258,7 @@ def test_adapters_come_and_go(single: LanguageModel, folder: Path) -> None:
     with pytest.raises(AdapterSelectionError, match="no adapter 'poet'; the model has clerk"):
         single.unload_adapter("poet")
     assert single.generate(PROMPT, adapter="clerk", **GREEDY).text == before
-    assert single.runner.programs.decode._cache_size() == compiled
+    assert single.runner.programs.forward._cache_size() == compiled
 
 
 def test_an_expert_stays(mixture: LanguageModel) -> None:

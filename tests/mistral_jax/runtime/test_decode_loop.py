@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import itertools
+import threading
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
+from types import SimpleNamespace
 from typing import Any, cast
 
 import jax.numpy as jnp
@@ -11,9 +14,10 @@ import numpy as np
 import pytest
 
 from mistral_jax.adapters.choice import BASE, AdapterChoice
+from mistral_jax.grammar.constraint import Constraint, ConstraintError
 from mistral_jax.runtime.buckets import PrefillChunk
-from mistral_jax.runtime.calls import Prefilled, RunnerState, Stepped
-from mistral_jax.runtime.decode_loop import DecodeLoop
+from mistral_jax.runtime.calls import Forwarded, Prefilled, RunnerState, Stepped
+from mistral_jax.runtime.decode_loop import DecodeLoop, LoopResults
 from mistral_jax.runtime.runner import Runner
 from mistral_jax.runtime.sampling import PACKED_WIDTH, Features
 from mistral_jax.runtime.sampling_params import SamplingParams
@@ -30,7 +34,13 @@ class FakeSequence:
     params: SamplingParams = GREEDY
     choice: AdapterChoice = BASE
     wants_weights: bool = False
+    constraint: Constraint | None = None
     steps: int = 0
+    most: int = 100
+
+    @property
+    def room(self) -> int:
+        return self.most - self.steps
 
     @property
     def tokens_held(self) -> int:
@@ -41,9 +51,12 @@ class FakeRunner:
     """Tokens count up: slot s gets 100 * s + the number of the step."""
 
     can_speculate = True
+    run_buckets = (4,)
+    config = SimpleNamespace(vocab_size=64)
 
     def __init__(self, *, emitted: Sequence[bool] | None = None) -> None:
         self.speculation_costs: dict[int, float] = {}
+        self.run_costs: dict[int, float] = {}
         self.calls: list[Any] = []
         self.step = 0
         self.emitted = emitted
@@ -61,51 +74,107 @@ class FakeRunner:
     def row_bucket(self, slots: Sequence[int]) -> int:
         return 4
 
-    def decode(
+    def forward(
         self,
         state: RunnerState,
         slots: Sequence[int],
-        features: Features,
         *,
         longest: int,
         scaling: bool,
         speculative: bool,
+        runs: dict[int, tuple[int, ...]],
+    ) -> Forwarded:
+        self.calls.append(("forward", tuple(slots), longest, scaling, speculative, dict(runs)))
+        return Forwarded(state, cast("Any", scaling), speculative)
+
+    def sample(
+        self,
+        forwarded: Forwarded,
+        slots: Sequence[int],
+        features: Features,
+        masks: dict[int, np.ndarray] | None,
     ) -> Stepped:
-        self.calls.append(("decode", tuple(slots), longest, scaling, speculative))
+        self.calls.append(("sample", tuple(slots), {slot: allowed(mask) for slot, mask in (masks or {}).items()}))
         packed = np.zeros((4, PACKED_WIDTH), np.int32)
         packed[:, 0] = 100 * np.arange(4) + self.step
+        for slot, mask in (masks or {}).items():
+            packed[slot, 0] = allowed(mask)[0]
         self.step += 1
         weights = None
-        if scaling:
+        if forwarded.made:
             self.weights = np.random.default_rng(self.step).random((4, M, A), np.float32)
             weights = jnp.asarray(self.weights)
-        emitted = None if not speculative or self.emitted is None else jnp.asarray(self.emitted)
-        return Stepped(state, jnp.asarray(packed), weights, emitted)
+        emitted = None if not forwarded.speculative or self.emitted is None else jnp.asarray(self.emitted)
+        return Stepped(forwarded.state, jnp.asarray(packed), weights, emitted)
+
+    def named(self, name: str) -> list[Any]:
+        return [call[1:] for call in self.calls if call[0] == name]
+
+
+def allowed(mask: np.ndarray) -> list[int]:
+    return np.flatnonzero(np.unpackbits(mask.view(np.uint8), bitorder="little")).tolist()
+
+
+@dataclass(eq=False)
+class Script:
+    """A constraint that allows, one after another, the tokens of each list; a list of one is forced."""
+
+    steps: list[list[int]]
+    ready: threading.Event = field(default_factory=threading.Event)
+    pushed: list[int] = field(default_factory=list[int])
+    fails_at: int = -1
+
+    def __post_init__(self) -> None:
+        self.ready.set()
+
+    def fill(self, mask: np.ndarray) -> None:
+        assert self.ready.wait(10)
+        if len(self.pushed) == self.fails_at:
+            raise ConstraintError("too complex")
+        bits = np.zeros((mask.size * 32,), np.uint8)
+        bits[self.steps[len(self.pushed)]] = 1
+        mask[:] = np.packbits(bits, bitorder="little").view(np.int32)
+
+    def forced(self) -> list[int]:
+        rest = self.steps[len(self.pushed) :]
+        return [tokens[0] for tokens in itertools.takewhile(lambda tokens: len(tokens) == 1, rest)]
+
+    def push(self, token: int) -> None:
+        assert token in self.steps[len(self.pushed)]
+        self.pushed.append(token)
+
+    @property
+    def complete(self) -> bool:
+        return len(self.pushed) == len(self.steps)
 
 
 def loop(runner: FakeRunner) -> DecodeLoop[FakeSequence]:
     return DecodeLoop[FakeSequence](cast("Runner", runner), cast("RunnerState", None))
 
 
-def step(subject: DecodeLoop[FakeSequence], *sequences: FakeSequence) -> Any:
+def step(subject: DecodeLoop[FakeSequence], *sequences: FakeSequence, **options: bool) -> LoopResults[FakeSequence]:
     for sequence in sequences:
         sequence.steps += 1
-    return subject.dispatch([], sequences)
+    return subject.step([], sequences, **options)
 
 
-def test_a_step_is_collected_after_the_next_was_dispatched() -> None:
+def tokens_of(results: LoopResults[FakeSequence]) -> list[tuple[int, int]]:
+    return [(token.sequence.slot, token.sampled.token) for token in results.tokens]
+
+
+def test_results_come_with_the_next_call_after_its_step_was_dispatched() -> None:
     runner = FakeRunner()
     subject = loop(runner)
     first, second = FakeSequence(slot=0), FakeSequence(slot=2, prompt=(1, 2, 3, 4, 5))
     subject.admit(first)
     subject.admit(second)
-    one = step(subject, first, second)
-    two = step(subject, second)
-    results = [[(t.sequence, t.sampled.token) for t in subject.collect(work).tokens] for work in (one, two)]
-    assert results == [[(first, 0), (second, 200)], [(second, 201)]]
+    assert tokens_of(step(subject, first, second)) == []
+    assert subject.is_pending
+    assert tokens_of(step(subject, second)) == [(0, 0), (2, 200)]
+    assert tokens_of(subject.step([], [])) == [(2, 201)]
+    assert not subject.is_pending
     # The longest of each step: the prompt but its last token, and the steps.
-    decodes = [call for call in runner.calls if call[0] == "decode"]
-    assert decodes == [("decode", (0, 2), 5, False, False), ("decode", (2,), 6, False, False)]
+    assert runner.named("forward") == [((0, 2), 5, False, False, {}), ((2,), 6, False, False, {})]
 
 
 def test_chunks_run_before_the_step_and_scores_come_back() -> None:
@@ -115,9 +184,9 @@ def test_chunks_run_before_the_step_and_scores_come_back() -> None:
     for each in (sequence, other):
         subject.admit(each)
     chunks = [PrefillChunk(0, 3, 4, score=True), PrefillChunk(4, 2, 4, score=True)]
-    work = subject.dispatch([*((sequence, chunk) for chunk in chunks), (other, PrefillChunk(0, 2, 4))], [])
-    assert [call[1:] for call in runner.calls if call[0] == "prefill"] == [(1, 0, False), (1, 4, False), (0, 0, True)]
-    results = subject.collect(work)
+    subject.step([*((sequence, chunk) for chunk in chunks), (other, PrefillChunk(0, 2, 4))], [])
+    assert runner.named("prefill") == [(1, 0, False), (1, 4, False), (0, 0, True)]
+    results = subject.step([], [])
     assert results.tokens == ()
     assert [(score.sequence, score.packed.shape) for score in results.scores] == [
         (sequence, (3, PACKED_WIDTH)),
@@ -132,11 +201,11 @@ def test_weights_are_read_where_somebody_wants_them(wanted: bool) -> None:
     mixed, base = FakeSequence(slot=0, choice=XLORA, wants_weights=wanted), FakeSequence(slot=1)
     for each in (mixed, base):
         subject.admit(each)
-    work = step(subject, mixed, base)
-    assert work.reads_weights is wanted
-    results = subject.collect(work)
+    step(subject, mixed, base)
+    results = step(subject, mixed, base, reads_weights=True)
     assert [token.weights is None for token in results.tokens] == [not wanted, True]
-    read = subject.collect(step(subject, mixed, base).reading_weights())
+    assert (results.weights is None) is not wanted
+    read = subject.step([], [])
     np.testing.assert_array_equal(read.weights, runner.weights)
     np.testing.assert_array_equal(read.tokens[0].weights, runner.weights[0])
 
@@ -147,11 +216,99 @@ def test_a_speculative_step_without_a_token_is_taken_again() -> None:
     sequences = [FakeSequence(slot=slot, choice=XLORA) for slot in range(3)]
     for sequence in sequences:
         subject.admit(sequence)
-    work = step(subject, *sequences)
-    assert runner.calls[-1][-1]
-    tokens = subject.collect(work).tokens
-    assert [token.sequence.slot for token in tokens] == [0, 2]
+    step(subject, *sequences)
+    assert runner.named("forward")[-1][3]
+    assert [slot for slot, _ in tokens_of(subject.step([], []))] == [0, 2]
     assert [sequence.steps for sequence in sequences] == [1, 0, 1]
+
+
+def constrained(steps: list[list[int]], **others: Any) -> FakeSequence:
+    return FakeSequence(constraint=Script(steps), **others)
+
+
+def test_a_constrained_row_gets_the_mask_after_its_last_token_in_every_step() -> None:
+    runner = FakeRunner()
+    subject = loop(runner)
+    row, free = constrained([[3, 4], [40, 41], [2, 60]], slot=1), FakeSequence(slot=0)
+    for each in (row, free):
+        subject.admit(each)
+    given = [tokens_of(step(subject, free, row)) for _ in range(3)]
+    assert given == [[], [(0, 0), (1, 3)], [(0, 1), (1, 40)]]
+    assert [masks for _, masks in runner.named("sample")] == [{1: [3, 4]}, {1: [40, 41]}, {1: [2, 60]}]
+    # The forward pass does not wait for the token before: it is dispatched first.
+    assert [call[0] for call in runner.calls[2:]] == ["forward", "sample"] * 3
+
+
+def test_a_late_mask_holds_its_own_row_only_and_the_row_runs_again() -> None:
+    runner = FakeRunner()
+    subject = loop(runner)
+    row, free = constrained([[3, 4], [5, 6]], slot=1), FakeSequence(slot=0)
+    script = cast("Script", row.constraint)
+    for each in (row, free):
+        subject.admit(each)
+    step(subject, free, row)
+    script.ready.clear()
+    assert tokens_of(step(subject, free, row)) == [(0, 0), (1, 3)]
+    assert runner.named("sample")[-1] == ((0,), {})
+    assert (row.steps, free.steps) == (1, 2)
+    script.ready.set()
+    assert tokens_of(step(subject, free, row)) == [(0, 1)]
+    assert runner.named("sample")[-1] == ((0, 1), {1: [5, 6]})
+    assert tokens_of(subject.step([], [])) == [(0, 2), (1, 5)]
+
+
+def test_tokens_without_a_choice_run_together() -> None:
+    runner = FakeRunner()
+    runner.run_costs = {4: 1.1}
+    subject = loop(runner)
+    row = constrained([[3, 4], [10], [11], [12], [13, 14], [2, 60]], slot=1)
+    subject.admit(row)
+    step(subject, row)
+    assert tokens_of(step(subject, row)) == [(1, 3)]
+    # The first of them is sampled, as there was no forward pass for it to take part in; the next pass runs all three.
+    assert tokens_of(step(subject, row)) == [(1, 10), (1, 11), (1, 12)]
+    assert [call[-1] for call in runner.named("forward")] == [{}, {}, {1: (10, 11, 12)}]
+    assert row.steps == 5
+    assert tokens_of(subject.step([], [])) == [(1, 13)]
+    assert cast("Script", row.constraint).pushed[:4] == [3, 10, 11, 12]
+
+
+@pytest.mark.parametrize(
+    ("cost", "others"),
+    [
+        ({"most": 3}, {}),
+        ({"params": replace(GREEDY, logprobs=0)}, {}),
+        ({"wants_weights": True}, {}),
+        ({}, {4: 3.5}),
+    ],
+    ids=["no room for them", "log-probabilities", "adapter weights", "too dear"],
+)
+def test_tokens_without_a_choice_run_one_by_one_where_a_run_is_impossible(
+    cost: dict[str, Any], others: dict[int, float]
+) -> None:
+    runner = FakeRunner()
+    runner.run_costs = others
+    subject = loop(runner)
+    row = constrained([[3, 4], [10], [11], [12], [13, 14]], slot=1, **cost)
+    subject.admit(row)
+    given = [tokens_of(step(subject, row)) for _ in range(3)]
+    assert given == [[], [(1, 3)], [(1, 10)]]
+    assert [call[-1] for call in runner.named("forward")] == [{}] * 3
+
+
+def test_a_constraint_that_cannot_go_on_ends_its_own_row_only() -> None:
+    runner = FakeRunner()
+    subject = loop(runner)
+    row, free = constrained([[3, 4], [5, 6]], slot=1), FakeSequence(slot=0)
+    cast("Script", row.constraint).fails_at = 1
+    for each in (row, free):
+        subject.admit(each)
+    step(subject, free, row)
+    results = step(subject, free, row)
+    assert [(failure.sequence, failure.message) for failure in results.failures] == [(row, "too complex")]
+    assert tokens_of(results) == [(0, 0), (1, 3)]
+    subject.forget(row)
+    assert tokens_of(step(subject, free)) == [(0, 1)]
 
 
 def test_what_is_forgotten_may_be_forgotten_again() -> None:

@@ -7,6 +7,7 @@ import gc
 import jax
 import pytest
 
+from mistral_jax.runtime.empty_calls import EmptyCalls
 from mistral_jax.runtime.runner import Runner
 from tests.mistral_jax.tiny_adapters import adapter_set, model, xlora
 
@@ -26,11 +27,11 @@ def test_every_program_is_compiled_once(compiled: list[str]) -> None:
     state = runner.new_state()
     reported: list[tuple[int, int]] = []
     state = runner.warm_up(state, lambda done, total: reported.append((done, total)))
-    # Two chunk lengths, one that is scored, and a decode step.
-    assert {total for _, total in reported} == {4}
+    # Two chunk lengths, one that is scored; forward passes with and without runs, appending them, and sampling.
+    assert {total for _, total in reported} == {7}
     assert [done for done, _ in reported] == sorted(done for done, _ in reported)
-    assert reported[0] == (0, 4)
-    assert reported[-1] == (4, 4)
+    assert reported[0] == (0, 7)
+    assert reported[-1] == (7, 7)
     compiled.clear()
     runner.warm_up(state)
     assert compiled == []
@@ -41,7 +42,7 @@ def test_of_chunks_that_are_scored_there_is_one_program_with_and_one_without_the
     several_lengths = Runner(model(), slots=2, length=512, chunks=(4, 16), block_buckets=(1, 2, 4))
     mixture = Runner(model(), slots=2, length=64, chunks=(4, 16), adapters=adapter_set(), xlora=xlora())
     for runner, expected in ((several_lengths, [False]), (mixture, [False, True])):
-        scored = [call.keywords for call in runner._empty_calls() if call.keywords.get("score")]
+        scored = [call.keywords for call in EmptyCalls(runner).all() if call.keywords.get("score")]
         assert [call["scaling"] for call in scored] == expected
 
 

@@ -44,7 +44,8 @@ DAMAGED = 200
 def scored(name: str, length: int = 60, **params) -> Request:
     plain = request(name, length, **{"logprobs": 2, "max_tokens": 0, **params})
     prompt = tuple(token if token != DAMAGED else 100 for token in plain.prompt)
-    return replace(plain, prompt=prompt, work=Work.SCORE)
+    wanted = plain.params.logprobs or 0
+    return replace(plain, prompt=prompt, work=Work.SCORE, prompt_logprobs=wanted, logprob_of_end=True)
 
 
 def entries(events: list[Event]) -> tuple:
@@ -108,7 +109,7 @@ def test_an_end_of_sequence_token_that_is_generated_has_an_entry(engine: JaxEngi
 def test_a_prompt_that_is_not_scored_and_followed_by_nothing_is_not_run(
     engine: JaxEngine, runner: Runner, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(runner, "prefill_call", None)
+    monkeypatch.setattr(runner, "calls", None)
     asked = replace(scored("nothing"), work=Work.GENERATE)
     events = run(engine, asked)["nothing"]
     assert told(events) == ("", (), (), "length", 0)

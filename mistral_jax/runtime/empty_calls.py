@@ -1,0 +1,88 @@
+"""Calls of all programs of a runner that change no sequence, for warming up."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from functools import partial
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from mistral_jax.runtime.calls import Appended, Call, Forwarded, Prefilled, RunnerState, Stepped
+from mistral_jax.runtime.sampling import Features
+from mistral_jax.runtime.step import Run
+from mistral_jax.runtime.warm_up import EmptyCall
+
+if TYPE_CHECKING:
+    from mistral_jax.runtime.runner import Runner
+
+
+class EmptyCalls:
+    """Args:
+    runner: its programs are called.
+    """
+
+    def __init__(self, runner: Runner) -> None:
+        self._runner = runner
+
+    def all(self) -> Iterator[EmptyCall]:
+        """A call of each program."""
+        runner = self._runner
+        buckets, lengths = runner.buckets, runner.buckets.lengths
+        for scaling in (False,) if runner.xlora is None else (False, True):
+            speculates = scaling and runner.can_speculate
+            for length in lengths:
+                for size in buckets.chunks if runner.prefills else ():
+                    yield partial(self.prefill, size=size, length=length, scaling=scaling)
+                for bucket in buckets.rows:
+                    yield partial(self.forward, bucket=bucket, length=length, scaling=scaling)
+                    if bucket in runner.run_buckets and not scaling:
+                        yield partial(self.forward, bucket=bucket, length=length, run=True)
+                    if speculates:
+                        yield partial(self.forward, bucket=bucket, length=length - 1, scaling=True, speculative=True)
+            yield partial(self.prefill, size=buckets.score, length=lengths[-1], scaling=scaling, score=True)
+            for bucket in buckets.rows:
+                yield partial(self.sample, bucket=bucket, scaling=scaling)
+                if speculates:
+                    yield partial(self.sample, bucket=bucket, scaling=True, speculative=True)
+        for bucket in runner.run_buckets:
+            yield partial(self.append, bucket=bucket)
+
+    def prefill(
+        self, state: RunnerState, *, size: int, length: int, scaling: bool, score: bool = False
+    ) -> Call[Prefilled]:
+        """A chunk of padding only: nothing is stored."""
+        tokens = np.zeros((size + int(score),), np.int32)
+        return self._runner.calls.prefill(state, 0, tokens, start=length, count=0, scaling=scaling, score=score)
+
+    def forward(
+        self,
+        state: RunnerState,
+        *,
+        bucket: int,
+        length: int = 1,
+        scaling: bool = False,
+        speculative: bool = False,
+        run: bool = False,
+    ) -> Call[Forwarded]:
+        """A forward pass without active rows."""
+        return self._runner.calls.forward(
+            state,
+            np.zeros((bucket,), np.bool_),
+            Run.empty(bucket) if run else None,
+            longest=length,
+            scaling=scaling,
+            speculative=speculative,
+        )
+
+    def append(self, state: RunnerState, *, bucket: int) -> Call[Appended]:
+        return self._runner.calls.append(state, np.zeros((bucket,), np.bool_), Run.empty(bucket))
+
+    def sample(self, state: RunnerState, *, bucket: int, scaling: bool, speculative: bool = False) -> Call[Stepped]:
+        """Sampling without active rows."""
+        runner = self._runner
+        made = runner.programs.empty_forward(bucket, scaling=scaling, speculative=speculative)
+        active = np.zeros((bucket,), np.bool_)
+        return runner.calls.sample(
+            Forwarded(state, made, speculative), active, Features(), runner.calls.all_allowed(bucket)
+        )
