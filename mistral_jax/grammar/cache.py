@@ -23,7 +23,8 @@ _BYTES_OF_ANY: Final = 200_000
 class CompiledGrammars:
     """A bounded cache, the least recently used out first. Safe to use from several threads.
 
-    A grammar that many requests ask for at once is compiled once. Errors are not kept.
+    It compiles as `GrammarCompiler` does. A grammar that many requests ask for at once is compiled once. Errors are not
+    kept.
     """
 
     def __init__(
@@ -45,8 +46,8 @@ class CompiledGrammars:
     def __len__(self) -> int:
         return len(self._entries)
 
-    def get(self, grammar: Grammar) -> CompiledGrammar:
-        """The compiled grammar. Call it outside of the event loop.
+    def compile(self, grammar: Grammar) -> CompiledGrammar:
+        """The compiled grammar, from the cache or new. Call it outside of the event loop.
 
         Raises:
           GrammarError: see `GrammarCompiler.compile`.

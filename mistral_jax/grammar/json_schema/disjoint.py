@@ -22,20 +22,38 @@ class Disjointness:
     def __init__(self, definitions: Mapping[str, Schema]) -> None:
         self._definitions = definitions
         self._left = _MAX_COMPARISONS
+        self._constants: dict[int, tuple[frozenset[str], frozenset[str]]] = {}
 
     def overlapping(self, schemas: Sequence[Schema]) -> tuple[int, int] | None:
         """The first two schemas that one value might match, by their numbers; None if there are none."""
+        parts = [self._parts(schema) for schema in schemas]
+        names = {name for part in parts[:1] for inner in part for name in inner.get("required", [])}
+        if any(self._discriminates(name, parts) for name in names):
+            return None
         for i, first in enumerate(schemas):
             for j in range(i + 1, len(schemas)):
                 if not self._apart(first, schemas[j], _MAX_DEPTH):
                     return i, j
         return None
 
+    def _discriminates(self, name: str, schemas: Sequence[Sequence[Schema]]) -> bool:
+        """Whether all schemas are of objects that need a property, with other constants in each."""
+        total, together = 0, set[str]()
+        for parts in schemas:
+            needed = any(name in part.get("required", []) for part in parts)
+            if not needed or self._types(parts, _MAX_DEPTH) != frozenset({"object"}):
+                return False
+            values = self._values([inner for part in _property(parts, name) for inner in self._parts(part)])
+            if values is None:
+                return False
+            total, together = total + len(values), together | values
+        return total == len(together)
+
     def _apart(self, first: Schema, second: Schema, depth: int) -> bool:
         self._left -= 1
         if depth == 0 or self._left < 0:
             return False
-        a, b = self._parts(first, depth), self._parts(second, depth)
+        a, b = self._parts(first), self._parts(second)
         types = self._types(a, depth) & self._types(b, depth)
         if not types:
             return True
@@ -46,7 +64,7 @@ class Disjointness:
                     self._apart(option, {"allOf": list(those)}, depth - 1) for option in part["anyOf"]
                 ):
                     return True
-        values, others = _values(a), _values(b)
+        values, others = self._values(a), self._values(b)
         if values is not None and others is not None:
             return values.isdisjoint(others)
         return (
@@ -54,7 +72,7 @@ class Disjointness:
             and ("object" not in types or self._objects_apart(a, b, depth))
         )  # fmt: skip
 
-    def _parts(self, schema: Schema, depth: int) -> list[Schema]:
+    def _parts(self, schema: Schema) -> list[Schema]:
         """The schemas that hold all at once: itself, what it refers to, and its `allOf`."""
         found, seen, queue = list[Schema](), set[str](), [schema]
         while queue and len(found) < 50:
@@ -74,12 +92,27 @@ class Disjointness:
             if "type" in part:
                 given = part["type"]
                 types &= {"number" if t == "integer" else t for t in ([given] if isinstance(given, str) else given)}
-            if (values := _values([part])) is not None:
-                types &= {_type_of(json.loads(value)) for value in values}
+            if (constants := self._constants_of(part)) is not None:
+                types &= constants[1]
             if "anyOf" in part and depth > 1:
-                options = [self._types(self._parts(option, depth), depth - 1) for option in part["anyOf"]]
+                options = [self._types(self._parts(option), depth - 1) for option in part["anyOf"]]
                 types &= frozenset().union(*options)
         return types
+
+    def _values(self, parts: Sequence[Schema]) -> frozenset[str] | None:
+        """The constants that a value may be, as text; None: others, too."""
+        found = (constants for part in parts if (constants := self._constants_of(part)) is not None)
+        return next((values for values, _ in found), None)
+
+    def _constants_of(self, part: Schema) -> tuple[frozenset[str], frozenset[str]] | None:
+        """The constants of a schema, as text, and their types; None if it has none."""
+        if "const" not in part and "enum" not in part:
+            return None
+        if (known := self._constants.get(id(part))) is None:
+            values = [part["const"]] if "const" in part else part["enum"]
+            texts = frozenset(json.dumps(value, sort_keys=True) for value in values)
+            known = self._constants[id(part)] = texts, frozenset(map(_type_of, values))
+        return known
 
     def _objects_apart(self, a: Sequence[Schema], b: Sequence[Schema], depth: int) -> bool:
         """Whether a property that both need, or that one needs and the other forbids, tells objects apart."""
@@ -103,16 +136,6 @@ def _property(parts: Sequence[Schema], name: str) -> list[Schema]:
         elif "additionalProperties" in part and "patternProperties" not in part:
             found.append(part["additionalProperties"])
     return found
-
-
-def _values(parts: Sequence[Schema]) -> set[str] | None:
-    """The constants that a value may be, as text; None: others, too."""
-    for part in parts:
-        if "const" in part:
-            return {_shown(part["const"])}
-        if "enum" in part:
-            return {_shown(value) for value in part["enum"]}
-    return None
 
 
 def _ranges_apart(a: Sequence[Schema], b: Sequence[Schema], type_: str) -> bool:
@@ -145,7 +168,3 @@ def _type_of(value: Any) -> str:
             return "object"
         case _:
             return "number"
-
-
-def _shown(value: Any) -> str:
-    return json.dumps(value, sort_keys=True)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from decimal import Decimal
+from functools import cache
 from typing import Any
 
 from mistral_jax.grammar.grammar import GrammarError
@@ -45,19 +46,24 @@ def string_keywords(value: Mapping[str, Json], where: Where) -> Schema:
         if not isinstance(name := value["format"], str):
             where.wrong("format", "a string", name)
         if name in formats.PATTERNS:
-            patterns.append(f"^{full_match(formats.PATTERNS[name])}$")
+            patterns.append(_format(name))
         elif name not in (*formats.BOUNDS, *formats.NO_MEANING):
             known = ", ".join(sorted([*formats.PATTERNS, *formats.BOUNDS, *formats.NO_MEANING]))
             where.refuse("format", f"{name[:80]!r} is none of {known}")
     if "contentEncoding" in value:
         if value["contentEncoding"] != "base64":
             where.refuse("contentEncoding", "only base64 can be held")
-        patterns.append(f"^{full_match(formats.PATTERNS['byte'])}$")
+        patterns.append(_format("byte"))
     if patterns:
         made["pattern"] = patterns[0]
     if len(patterns) > 1:
         made["allOf"] = [{"pattern": pattern} for pattern in patterns[1:]]
     return made
+
+
+@cache
+def _format(name: str) -> str:
+    return f"^{full_match(formats.PATTERNS[name])}$"
 
 
 def _pattern(value: Json, keyword: str, where: Where) -> str:

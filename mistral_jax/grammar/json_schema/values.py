@@ -25,7 +25,9 @@ MAX_INTEGER = 2**53
 _MAX_DIGITS = 15
 _MAX_EXPONENT = 20
 
-_STRINGS = re.compile(r'"(?:[^"\\]|\\.)*"', re.DOTALL)
+_STRINGS = re.compile(r'"(?:[^"\\]++|\\.)*+"?', re.DOTALL)
+"""Strings, the last of which may be unfinished. Takes linear time: it never goes back."""
+
 UNWRITABLE = ((0, 7), (0x0B, 0x0B), (0x0E, 0x1F), (0x7F, 0x7F))
 """Control characters, as ranges, that a JSON string could only have as `\\u001f`, which the grammar does not write."""
 

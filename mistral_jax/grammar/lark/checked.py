@@ -28,15 +28,15 @@ _TOKEN = re.compile(
     r"""
     (?P<space>[ \t\r\n]+)
     | (?P<comment>(?:\#|//)[^\n]*)
-    | (?P<string>"(?:[^"\\\n]|\\.)*"i?)
-    | (?P<regex>/(?:[^/\\\n]|\\.)+/[a-z]*)
+    | (?P<string>"(?:[^"\\\n]++|\\.)*+"i?)
+    | (?P<regex>/(?:[^/\\\n]++|\\.)++/[a-z]*)
     | (?P<directive>%[a-z]+)
     | (?P<special><[^<>\s]+>)
     | (?P<reference>@[A-Za-z0-9_-]+)
     | (?P<parameter>::)
     | (?P<name>[!?]*_?[A-Za-z][A-Za-z0-9_-]*)
     | (?P<number>[+-]?[0-9]+(?:\.(?!\.)[0-9]*)?)
-    | (?P<operator>->|\.\.|.)
+    | (?P<operator>->|\.\.|[^"/])
     """,
     re.VERBOSE,
 )

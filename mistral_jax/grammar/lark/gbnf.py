@@ -11,10 +11,11 @@ from __future__ import annotations
 
 from mistral_jax.grammar.grammar import GrammarError
 from mistral_jax.grammar.lark.gbnf_parse import Alternatives, Class, Literal, Node, Reference, Repeat, Sequence, parse
-from mistral_jax.grammar.lark.gbnf_sets import CharacterSets, meet
+from mistral_jax.grammar.lark.gbnf_sets import CharacterSets, references_in
 from mistral_jax.grammar.patterns import class_text, literal
-from mistral_jax.grammar.patterns.characters import union
-from mistral_jax.grammar.patterns.tree import Ranges
+
+MAX_RUN = 50
+"""Parts of one word."""
 
 MAX_GROUPS = 4_000
 """Rules and groups. Llguidance goes through them recursively; see `mistral_jax.grammar.limits`."""
@@ -37,6 +38,7 @@ class _Writer:
         self._rules = rules
         self._numbers = {name: i for i, name in enumerate(rules)}
         self._recursive = _recursive(rules)
+        # Undefined rules have been found by now.
         self._sets = CharacterSets(rules)
         self._groups: dict[tuple[str, str], str] = {}
         """Names of groups by their definitions. In Lark, words have names in capitals, rules in small letters."""
@@ -68,7 +70,7 @@ class _Writer:
             case Alternatives():
                 return all(map(self._is_word, node.options))
 
-    def _of_rule(self, node: Node, then: Ranges) -> str:
+    def _of_rule(self, node: Node, then: int) -> str:
         """The definition of a part that is not one word.
 
         Args:
@@ -81,19 +83,19 @@ class _Writer:
             case Sequence():
                 return self._sequence(node.nodes, then)
             case Repeat():
-                return f"{self._part(node.node, union(then, self._sets.first(node.node)))}{_times(node)}"
+                return f"{self._part(node.node, then | self._sets.first(node.node))}{_times(node)}"
             case _:
                 return self._part(node, then)
 
-    def _sequence(self, nodes: tuple[Node, ...], then: Ranges) -> str:
+    def _sequence(self, nodes: tuple[Node, ...], then: int) -> str:
         """Runs of regular parts become words, as long as what follows cannot be taken for more of the word."""
         parts, end = list[str](), len(nodes)
         while end:
             start = end
-            while start and self._is_word(nodes[start - 1]):
+            while start and end - start < MAX_RUN and self._is_word(nodes[start - 1]):
                 start -= 1
             run = Sequence(nodes[start:end])
-            if run.nodes and not meet(self._sets.longer(run), then):
+            if run.nodes and not self._sets.longer(run) & then:
                 parts.append(self._word(run))
                 end, then = start, self._sets.after(run.nodes, then)
             else:
@@ -102,10 +104,10 @@ class _Writer:
                 then = self._sets.after(nodes[end : end + 1], then)
         return " ".join(reversed(parts)) or '""'
 
-    def _part(self, node: Node, then: Ranges) -> str:
+    def _part(self, node: Node, then: int) -> str:
         """A part of a rule, as one word if that is exact."""
         if self._is_word(node):
-            if not meet(self._sets.longer(node), then):
+            if not self._sets.longer(node) & then:
                 return self._word(node)
             if isinstance(node, Reference):
                 node = self._rules[node.name]
@@ -152,30 +154,18 @@ def _times(node: Repeat) -> str:
 
 def _recursive(rules: dict[str, Alternatives]) -> set[str]:
     """The rules that reach a rule that refers back to itself."""
-    uses = {name: set(_references(body)) for name, body in rules.items()}
+    uses = {name: set(references_in(body)) for name, body in rules.items()}
     for name, used in uses.items():
         if missing := sorted(used - uses.keys()):
             raise GrammarError(f"The rule {name!r} of the grammar refers to {missing[0]!r}, which is not defined.")
     # Rules that only refer to regular ones are regular.
-    regular, grown = set[str](), True
-    while grown:
-        found = {name for name, used in uses.items() if name not in regular and used <= regular}
-        regular, grown = regular | found, bool(found)
+    users: dict[str, list[str]] = {name: [] for name in rules}
+    for name, used in uses.items():
+        for other in used:
+            users[other].append(name)
+    regular, candidates = set[str](), set(rules)
+    while candidates:
+        found = {name for name in candidates if uses[name] <= regular}
+        regular |= found
+        candidates = {user for name in found for user in users[name]} - regular
     return set(rules) - regular
-
-
-def _references(node: Node) -> list[str]:
-    found, stack = list[str](), [node]
-    while stack:
-        match current := stack.pop():
-            case Reference():
-                found.append(current.name)
-            case Repeat():
-                stack.append(current.node)
-            case Sequence():
-                stack += current.nodes
-            case Alternatives():
-                stack += current.options
-            case _:
-                pass
-    return found

@@ -12,6 +12,9 @@ from mistral_jax.grammar.lark.checked import MAX_BYTES, MAX_REPEAT, MAX_RULES
 MAX_DEPTH = 50
 """Groups inside groups."""
 
+MAX_NODES = 8_000
+"""Literals, classes, names and groups of a grammar."""
+
 _NAME = re.compile(r"[A-Za-z0-9_-]+")
 _REPEAT = re.compile(r"\{\s*(\d+)\s*(,?)\s*(\d*)\s*\}")
 _ESCAPES = {
@@ -89,6 +92,7 @@ class _Parser:
         self._text = text
         self._at = 0
         self._depth = 0
+        self._nodes = 0
 
     def rules(self) -> dict[str, Alternatives]:
         found: dict[str, Alternatives] = {}
@@ -128,6 +132,9 @@ class _Parser:
         return Sequence(tuple(nodes))
 
     def _part(self, character: str) -> Node:
+        self._nodes += 1
+        if self._nodes > MAX_NODES:
+            self._refuse(f"more than {MAX_NODES:,} parts")
         if character == '"':
             return self._literal()
         if character == "[":

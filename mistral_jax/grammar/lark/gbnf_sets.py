@@ -1,37 +1,38 @@
-"""Sets of characters of a GBNF grammar: with which a part begins, what may follow it, and what may prolong it."""
+"""Sets of characters of a GBNF grammar: with which a part begins, what may follow it, and what may prolong it.
+
+A set is an int with a bit for each ASCII character and one for all others together: it may say more than is true, and
+then a word is divided without need.
+"""
 
 from __future__ import annotations
 
+import functools
 import itertools
-from collections.abc import Mapping
+import operator
+from collections.abc import Callable, Iterable, Mapping
 
 from mistral_jax.grammar.lark.gbnf_parse import Alternatives, Class, Literal, Node, Reference, Repeat, Sequence
-from mistral_jax.grammar.patterns.characters import complement, union
-from mistral_jax.grammar.patterns.tree import Ranges
+
+_OTHERS = 128
+_ALL = (1 << (_OTHERS + 1)) - 1
 
 
 class CharacterSets:
     """The sets of all rules, computed until nothing changes."""
 
     def __init__(self, rules: Mapping[str, Alternatives]) -> None:
-        self._empty: dict[str, bool] = dict.fromkeys(rules, False)
-        self._first: dict[str, Ranges] = dict.fromkeys(rules, ())
-        self.follow: dict[str, Ranges] = dict.fromkeys(rules, ())
-        """What may come after each rule."""
         self._rules = rules
-        self._longer: dict[str, Ranges] = {}
-        changed = True
-        while changed:
-            before = dict(self._empty), dict(self._first)
-            for name, body in rules.items():
-                self._empty[name], self._first[name] = self.may_be_empty(body), self.first(body)
-            changed = before != (self._empty, self._first)
-        changed = True
-        while changed:
-            before = dict(self.follow)
-            for name, body in rules.items():
-                self._add_follow(body, self.follow[name])
-            changed = before != self.follow
+        self._empty: dict[str, bool] = dict.fromkeys(rules, False)
+        self._first: dict[str, int] = dict.fromkeys(rules, 0)
+        self.follow: dict[str, int] = dict.fromkeys(rules, 0)
+        """What may come after each rule."""
+        self._longer: dict[str, int] = {}
+        users: dict[str, set[str]] = {name: set() for name in rules}
+        for name, body in rules.items():
+            for used in references_in(body):
+                users[used].add(name)
+        _until_stable(rules, self._add_first, users)
+        _until_stable(rules, self._add_follow, {name: set(references_in(body)) for name, body in rules.items()})
 
     def may_be_empty(self, node: Node) -> bool:
         """Whether a part matches the empty text."""
@@ -49,84 +50,138 @@ class CharacterSets:
             case Alternatives():
                 return any(map(self.may_be_empty, node.options))
 
-    def first(self, node: Node) -> Ranges:
+    def first(self, node: Node) -> int:
         """The characters with which a part may begin."""
         match node:
             case Literal():
-                return ((ord(node.text[0]), ord(node.text[0])),) if node.text else ()
+                return _bit(ord(node.text[0])) if node.text else 0
             case Class():
-                return complement(union(node.ranges)) if node.negated else union(node.ranges)
+                return _class_bits(node)
             case Reference():
                 return self._first[node.name]
             case Repeat():
-                return self.first(node.node) if node.most != 0 else ()
+                return self.first(node.node) if node.most != 0 else 0
             case Alternatives():
-                return union(*map(self.first, node.options))
+                return _union(map(self.first, node.options))
             case Sequence():
-                found: Ranges = ()
+                found = 0
                 for part in node.nodes:
-                    found = union(found, self.first(part))
+                    found |= self.first(part)
                     if not self.may_be_empty(part):
                         break
                 return found
 
-    def longer(self, node: Node) -> Ranges:
+    def longer(self, node: Node) -> int:
         """The characters with which a text of a regular part may go on to a longer text of it."""
         match node:
             case Literal() | Class():
-                return ()
+                return 0
             case Reference():
                 if node.name not in self._longer:
                     self._longer[node.name] = self.longer(self._rules[node.name])
                 return self._longer[node.name]
             case Repeat():
-                again = self.first(node.node) if node.most is None or node.most > node.least else ()
-                return union(self.longer(node.node), again)
+                again = self.first(node.node) if node.most is None or node.most > node.least else 0
+                return self.longer(node.node) | again
             case Alternatives():
                 # An option may be the beginning of another.
-                again = [self.first(node)] if self.may_be_empty(node) else []
-                return union(*map(self.longer, node.options), *again, _prolonged_literals(node))
+                again = self.first(node) if self.may_be_empty(node) else 0
+                return _union(map(self.longer, node.options)) | again | _prolonged_literals(node)
             case Sequence():
-                found: Ranges = ()
+                found = 0
                 for part in reversed(node.nodes):
-                    found = union(found, self.longer(part))
+                    found |= self.longer(part)
                     if not self.may_be_empty(part):
                         break
-                    found = union(found, self.first(part))
+                    found |= self.first(part)
                 return found
 
-    def after(self, nodes: tuple[Node, ...], then: Ranges) -> Ranges:
+    def after(self, nodes: tuple[Node, ...], then: int) -> int:
         """What may come next where some parts follow, and then `then`."""
         rest = Sequence(nodes)
-        return union(self.first(rest), then if self.may_be_empty(rest) else ())
+        return self.first(rest) | (then if self.may_be_empty(rest) else 0)
 
-    def _add_follow(self, node: Node, then: Ranges) -> None:
+    def _add_first(self, name: str) -> bool:
+        before = self._empty[name], self._first[name]
+        self._empty[name], self._first[name] = self.may_be_empty(self._rules[name]), self.first(self._rules[name])
+        return before != (self._empty[name], self._first[name])
+
+    def _add_follow(self, name: str) -> bool:
+        return self._followed(self._rules[name], self.follow[name])
+
+    def _followed(self, node: Node, then: int) -> bool:
+        """Adds what follows to the rules in a part; returns whether one of them has changed."""
         match node:
             case Reference():
-                self.follow[node.name] = union(self.follow[node.name], then)
+                before = self.follow[node.name]
+                self.follow[node.name] = before | then
+                return before != self.follow[node.name]
             case Repeat():
-                self._add_follow(node.node, union(then, self.first(node.node)))
+                return self._followed(node.node, then | self.first(node.node))
             case Alternatives():
+                changed = False
                 for option in node.options:
-                    self._add_follow(option, then)
+                    changed |= self._followed(option, then)
+                return changed
             case Sequence():
+                changed = False
                 for part in reversed(node.nodes):
-                    self._add_follow(part, then)
-                    then = union(self.first(part), then if self.may_be_empty(part) else ())
+                    changed |= self._followed(part, then)
+                    then = self.first(part) | (then if self.may_be_empty(part) else 0)
+                return changed
+            case _:
+                return False
+
+
+def references_in(node: Node) -> list[str]:
+    """The names of the rules that a part refers to."""
+    found, stack = list[str](), [node]
+    while stack:
+        match current := stack.pop():
+            case Reference():
+                found.append(current.name)
+            case Repeat():
+                stack.append(current.node)
+            case Sequence():
+                stack += current.nodes
+            case Alternatives():
+                stack += current.options
             case _:
                 pass
+    return found
 
 
-def meet(a: Ranges, b: Ranges) -> bool:
-    """Whether two sets have a character in common."""
-    return any(low <= high_b and low_b <= high for low, high in a for low_b, high_b in b)
+def _until_stable(
+    rules: Mapping[str, Alternatives], step: Callable[[str], bool], affected: Mapping[str, set[str]]
+) -> None:
+    """Takes a step for each rule, and again for those that a change affects."""
+    waiting = set(rules)
+    while waiting:
+        changed = [name for name in waiting if step(name)]
+        waiting = set[str]().union(*(affected[name] for name in changed))
 
 
-def _prolonged_literals(node: Alternatives) -> Ranges:
+def _prolonged_literals(node: Alternatives) -> int:
     """The characters with which one literal among the options goes on to another."""
-    texts = [
-        part.text for option in node.options if len(option.nodes) == 1 and isinstance(part := option.nodes[0], Literal)
-    ]
-    texts.sort()
-    points = {ord(b[len(a)]) for a, b in itertools.pairwise(texts) if b.startswith(a) and b != a}
-    return union(tuple((point, point) for point in points))
+    parts = [option.nodes[0] for option in node.options if len(option.nodes) == 1]
+    texts = sorted(part.text for part in parts if isinstance(part, Literal))
+    return _union(_bit(ord(b[len(a)])) for a, b in itertools.pairwise(texts) if b.startswith(a) and b != a)
+
+
+def _bit(point: int) -> int:
+    return 1 << min(point, _OTHERS)
+
+
+def _class_bits(node: Class) -> int:
+    found = 0
+    for low, high in node.ranges:
+        if low <= min(high, _OTHERS):
+            found |= (1 << (min(high, _OTHERS) + 1)) - (1 << low)
+        elif low > _OTHERS:
+            found |= 1 << _OTHERS
+    # What is outside of some of the other characters is never all of them.
+    return _ALL & (~found | 1 << _OTHERS) if node.negated else found
+
+
+def _union(sets: Iterable[int]) -> int:
+    return functools.reduce(operator.or_, sets, 0)

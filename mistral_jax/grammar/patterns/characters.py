@@ -60,6 +60,11 @@ def complement(ranges: Ranges) -> Ranges:
     return (*gaps, (start, MAX)) if start <= MAX else tuple(gaps)
 
 
+def meet(a: Ranges, b: Ranges) -> bool:
+    """Whether two sets have a character in common."""
+    return any(low <= high_b and low_b <= high for low, high in a for low_b, high_b in b)
+
+
 def single(point: int) -> Characters:
     """One character."""
     return Characters(((point, point),), ((point, point),))

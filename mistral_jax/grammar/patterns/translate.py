@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from mistral_jax.grammar.grammar import GrammarError
-from mistral_jax.grammar.patterns.characters import complement, union
+from mistral_jax.grammar.patterns.characters import complement, meet, union
 from mistral_jax.grammar.patterns.parse import parse
 from mistral_jax.grammar.patterns.tree import Anchor, Characters, Group, Node, Ranges, Repeat
 
@@ -111,7 +111,9 @@ class _Writer:
         if node.inner_items:
             text = f"{_ranges(node.inner)}{''.join(node.inner_items)}"
             return f"[[{text}]--[{_ranges(self._without)}]]" if self._without else f"[{text}]"
-        ranges = complement(union(complement(node.inner), self._without)) if self._without else node.inner
+        ranges = node.inner
+        if meet(ranges, self._without):
+            ranges = complement(union(complement(ranges), self._without))
         if len(ranges) == 1 and ranges[0][0] == ranges[0][1]:
             return _point(ranges[0][0])
         return f"[{_ranges(ranges)}]" if ranges else "[^\\x{0}-\\x{10FFFF}]"

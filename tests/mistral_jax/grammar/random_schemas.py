@@ -114,7 +114,11 @@ def _integer(chance: random.Random) -> Schema:
 def _number(chance: random.Random) -> Schema:
     low = chance.choice((-10.5, -0.001, 0, 0.1, 3, 1234.5))
     key = chance.choice(("maximum", "exclusiveMaximum"))
-    return {"type": "number", chance.choice(("minimum", "exclusiveMinimum")): low, key: low + chance.choice((0.5, 1, 33))}
+    return {
+        "type": "number",
+        chance.choice(("minimum", "exclusiveMinimum")): low,
+        key: low + chance.choice((0.5, 1, 33)),
+    }
 
 
 def _multiple(chance: random.Random) -> Schema:
@@ -131,4 +135,6 @@ def _format(chance: random.Random) -> Schema:
 
 def _both(chance: random.Random) -> Schema:
     low = chance.randint(0, 4)
-    return {"allOf": [{"type": "integer", "minimum": low}, {"maximum": low + 6, "multipleOf": chance.choice((1, 2, 3))}]}
+    return {
+        "allOf": [{"type": "integer", "minimum": low}, {"maximum": low + 6, "multipleOf": chance.choice((1, 2, 3))}]
+    }
