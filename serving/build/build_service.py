@@ -17,6 +17,7 @@ from mistral_jax.checkpoint.description import ModelDescription, describe
 from mistral_jax.checkpoint.load_module import load_module
 from mistral_jax.checkpoint.summary import summarize
 from mistral_jax.checkpoint.weights import choose_dtype, open_weights, plan_weights, settle_tying
+from mistral_jax.grammar.cache import CompiledGrammars
 from mistral_jax.grammar.compiler import GrammarCompiler
 from mistral_jax.hub.files import DEMO, ModelFiles, find_gguf, find_model
 from mistral_jax.model.kv_cache import BLOCK
@@ -93,8 +94,10 @@ def build_service(settings: Settings) -> Service:
         card=card,
         models=models,
         tokenizer=description.tokenizer,
-        grammars=GrammarCompiler(
-            description.tokenizer, vocab_size=description.config.vocab_size, eos_ids=description.eos_ids
+        grammars=CompiledGrammars(
+            GrammarCompiler(
+                description.tokenizer, vocab_size=description.config.vocab_size, eos_ids=description.eos_ids
+            )
         ),
         chat=chat_format(settings, description),
         loader=loader,
