@@ -7,6 +7,7 @@ from typing import Annotated, Any, Literal
 from msgspec import UNSET, Struct, UnsetType
 
 from serving.api.schemas.documented import documented as _doc
+from serving.api.schemas.lora import LoraScale
 from serving.api.schemas.usage import PromptProgress, Timings, Usage
 
 FinishReason = Literal["stop", "length"]
@@ -62,6 +63,9 @@ class SamplingFields(Struct, kw_only=True):
     adapter: Annotated[str | None, _doc("a LoRA adapter over the base model, or `base` for none (an extension)")] = None
     adapters: Annotated[
         dict[str, float] | None, _doc("a mixture with fixed weights: adapter names and their weights (an extension)")
+    ] = None
+    lora: Annotated[
+        list[LoraScale] | None, _doc("the same, by number (GET /lora-adapters), as llama.cpp (an extension)")
     ] = None
     xlora: XLoRAOptions | None = None
     max_tokens: Annotated[

@@ -50,3 +50,10 @@ class UnloadedLora(Struct, kw_only=True):
         Literal["unloaded", "draining"], _doc("draining: its room is freed when the last request that uses it ends")
     ]
     requests: Annotated[int, _doc("number of requests that still use it")]
+
+
+class LoraScale(Struct, kw_only=True):
+    """The weight of an adapter."""
+
+    id: Annotated[int, _doc("its number, see GET /lora-adapters")]
+    scale: Annotated[float, _doc("from -100 to 100")]
