@@ -2,12 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import secrets
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 from mistral_jax.chat.encoding import PromptPieces, by_format, by_template
 from mistral_jax.chat.errors import ConversationError
-from mistral_jax.chat.messages import check_variables, for_template, plain, plain_messages
+from mistral_jax.chat.messages import (
+    check_variables,
+    for_template,
+    mark_end,
+    plain,
+    plain_messages,
+    text_before,
+)
 from mistral_jax.chat.mistral_instruct import MistralInstruct
 from mistral_jax.chat.render_process import IsolatedTemplate
 from mistral_jax.chat.trusted import ControlMarks, ControlToken
@@ -81,6 +89,8 @@ class ChatFormatter:
         *,
         add_generation_prompt: bool = True,
         tools: Sequence[Mapping[str, Any]] | None = None,
+        documents: Sequence[Mapping[str, Any]] | None = None,
+        continue_final_message: bool = False,
         **kwargs: Any,
     ) -> list[int]:
         """Token ids of the whole prompt, control tokens and BOS included.
@@ -89,13 +99,23 @@ class ChatFormatter:
           messages: OpenAI's messages; contents are strings or lists of text parts.
           add_generation_prompt: Whether the prompt ends where the assistant's turn begins.
           tools: OpenAI's tool descriptions.
+          documents: Documents that the template writes into the prompt.
+          continue_final_message: Whether the prompt ends with the last message's text, to be continued; instead of
+            `add_generation_prompt`.
           **kwargs: Further variables for the template.
 
         Raises:
           ConversationError: the conversation is refused: the caller's fault.
           ChatTemplateError: the template fails or exceeds its limits.
         """
-        prompt = self.encode_pieces(messages, add_generation_prompt=add_generation_prompt, tools=tools, **kwargs)
+        prompt = self.encode_pieces(
+            messages,
+            add_generation_prompt=add_generation_prompt,
+            tools=tools,
+            documents=documents,
+            continue_final_message=continue_final_message,
+            **kwargs,
+        )
         return [token for piece in prompt.pieces for token in piece]
 
     def encode_pieces(
@@ -104,6 +124,8 @@ class ChatFormatter:
         *,
         add_generation_prompt: bool = True,
         tools: Sequence[Mapping[str, Any]] | None = None,
+        documents: Sequence[Mapping[str, Any]] | None = None,
+        continue_final_message: bool = False,
         **kwargs: Any,
     ) -> PromptPieces:
         """As `encode`, a piece at a time: the conversation is rendered before this returns, and encoded while the
@@ -113,7 +135,8 @@ class ChatFormatter:
           ConversationError: the conversation is refused: the caller's fault.
           ChatTemplateError: the template fails or exceeds its limits.
         """
-        segments = self._segments(messages, add_generation_prompt, tools, kwargs)
+        ending = add_generation_prompt, continue_final_message
+        segments = self._segments(messages, ending, tools, documents, kwargs)
         return (by_template if self._instruct is None else by_format)(segments, self._tokenizer)
 
     def render(
@@ -122,6 +145,8 @@ class ChatFormatter:
         *,
         add_generation_prompt: bool = True,
         tools: Sequence[Mapping[str, Any]] | None = None,
+        documents: Sequence[Mapping[str, Any]] | None = None,
+        continue_final_message: bool = False,
         **kwargs: Any,
     ) -> str:
         """The prompt as text, for display; it does not distinguish text from control tokens.
@@ -130,35 +155,57 @@ class ChatFormatter:
           ConversationError: the conversation is refused: the caller's fault.
           ChatTemplateError: the template fails or exceeds its limits.
         """
-        segments = self._segments(messages, add_generation_prompt, tools, kwargs)
+        ending = add_generation_prompt, continue_final_message
+        segments = self._segments(messages, ending, tools, documents, kwargs)
         return "".join(s.text if isinstance(s, ControlToken) else s for s in segments)
+
+    def unused_variables(self, names: Collection[str], *, with_tools: bool = False) -> list[str]:
+        """Those of the names of variables that the template does not read."""
+        if self._instruct is not None:
+            return list(names)
+        read = self._template(with_tools=with_tools).variables
+        return [name for name in names if name not in read]
 
     def _segments(
         self,
         messages: Sequence[Mapping[str, Any]],
-        add_generation_prompt: bool,
+        ending: tuple[bool, bool],
         tools: Sequence[Mapping[str, Any]] | None,
+        documents: Sequence[Mapping[str, Any]] | None,
         kwargs: Mapping[str, Any],
     ) -> list[str | ControlToken]:
+        """Args:
+        ending: `add_generation_prompt` and `continue_final_message`.
+        """
+        generates, continues = ending
         try:
             variables = check_variables(kwargs)
             conversation = plain_messages(messages)
             plain_tools = plain(list(tools), "tools") if tools else None
+            plain_documents = plain(list(documents), "documents") if documents else None
         except RecursionError as error:
             raise ConversationError("The conversation is nested too deeply.") from error
+        if plain_documents and self.unused_variables(["documents"], with_tools=plain_tools is not None):
+            raise ConversationError("This model's chat format has no place for documents.")
         if self._instruct is not None:
             if variables:
                 name = next(iter(variables))
                 raise ConversationError(f"This model's chat format is not a template: it has no variable {name!r}.")
+            if continues:
+                _continue_last(conversation)
             return self._instruct.segments(conversation, plain_tools, self._max_text)
         template = self._template(with_tools=plain_tools is not None)
+        mark = "".join(chr(0xF0000 + secrets.randbelow(0xFFFE)) for _ in range(6))
+        if continues:
+            mark_end(conversation, f"{mark} ")
         conversation = for_template(
             conversation, reads_parts=template.reads_parts, reads_strings=template.reads_strings
         )
         variables |= self._named_tokens()
-        variables |= {"messages": conversation, "tools": plain_tools, "documents": None}
-        variables["add_generation_prompt"] = add_generation_prompt
-        return self._marks.split(template.render(variables))
+        variables |= {"messages": conversation, "tools": plain_tools, "documents": plain_documents}
+        variables["add_generation_prompt"] = generates and not continues
+        rendered = template.render(variables)
+        return self._marks.split(text_before(rendered, mark) if continues else rendered)
 
     def _template(self, *, with_tools: bool) -> IsolatedTemplate:
         if with_tools and "tool_use" in self._templates:
@@ -184,3 +231,11 @@ class ChatFormatter:
             for name, token_id in ids.items()
             if token_id is not None
         }
+
+
+def _continue_last(conversation: list[dict[str, Any]]) -> None:
+    """Leaves the last message open, for Mistral's own formats."""
+    last = conversation[-1]
+    if last["role"] != "assistant" or not last.get("content"):
+        raise ConversationError("Only the text of an assistant's message can be continued in this model's chat format.")
+    last["prefix"] = True

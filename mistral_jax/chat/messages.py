@@ -66,6 +66,39 @@ def plain_messages(messages: Sequence[Mapping[str, Any]]) -> list[Message]:
     return cast("list[Message]", copies)
 
 
+def mark_end(messages: Sequence[Message], mark: str) -> None:
+    """Writes a mark after the last message's text, in place.
+
+    Raises:
+      ConversationError: it has no text.
+    """
+    content = messages[-1].get("content")
+    if isinstance(content, str) and content:
+        messages[-1]["content"] = content + mark
+        return
+    for part in reversed(cast("list[Any]", content) if isinstance(content, list) else []):
+        if isinstance(part, dict) and isinstance(cast("Message", part).get("text"), str):
+            part["text"] += mark
+            return
+    raise ConversationError("The last message has no text that could be continued.")
+
+
+def text_before(rendered: str, mark: str) -> str:
+    """A rendered conversation up to the end of the message that `mark_end` marked with `mark` and a space.
+
+    A template that trims contents has dropped that space; then the spaces before it are dropped, too.
+
+    Raises:
+      ConversationError: the mark is not there.
+    """
+    end = rendered.rfind(mark)
+    if end < 0:
+        raise ConversationError("The chat template does not write the last message's text, so it cannot be continued.")
+    # A template may write the message more than once.
+    text = rendered[:end].replace(f"{mark} ", "").replace(mark, "")
+    return text if rendered.startswith(" ", end + len(mark)) else text.rstrip()
+
+
 def text_parts(content: Any, where: str) -> list[str]:
     """The texts of a message's content: a string, a list of text parts, or nothing.
 

@@ -70,7 +70,8 @@ def _answer(request: bytes, templates: dict[int, tuple[ChatTemplate, float]]) ->
             marks = ControlMarks(dict.fromkeys(control_tokens, 0), mark=mark)
             template = ChatTemplate(source, marks, max_text=max_text, time_limit=seconds)
             templates[key] = template, seconds
-            return DONE, f"{template.reads_parts:d}{template.reads_strings:d}"
+            names = " ".join(sorted(template.variables))[:LONGEST_MESSAGE]
+            return DONE, f"{template.reads_parts:d}{template.reads_strings:d}{names}"
         template, seconds = templates[key]
         _limit_time(seconds)
         return DONE, template.render(rest[0])

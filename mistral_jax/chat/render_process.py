@@ -94,8 +94,10 @@ class IsolatedTemplate:
         texts = tuple(marks.texts)
         self._compile = request_bytes("compile", self._key, source, marks.secret, texts, max_text, time_limit)
         flags = _pool.ask(self, None)
-        self.reads_parts, self.reads_strings = flags[:1] == "1", flags[1:] == "1"
+        self.reads_parts, self.reads_strings = flags[:1] == "1", flags[1:2] == "1"
         """Whether the template reads message contents as lists of parts, and whether it reads them as strings."""
+        self.variables: Final = frozenset(flags[2:].split())
+        """Names of the variables that it reads, or might."""
 
     def render(self, variables: Mapping[str, Any]) -> str:
         """The prompt with marked control tokens.

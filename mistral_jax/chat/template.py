@@ -46,6 +46,7 @@ class ChatTemplate:
         try:
             tree = self._environment.parse(source)
             self.reads_parts, self.reads_strings = _content_forms(tree)
+            self.variables = frozenset(name.name for name in tree.find_all(nodes.Name) if name.ctx == "load")
             self._template = self._environment.compile_bounded(marks.mark_template(tree))
         except jinja2.TemplateSyntaxError as error:
             raise ChatTemplateError(

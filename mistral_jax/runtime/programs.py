@@ -70,6 +70,7 @@ class Programs:
         self.allocate = jax.jit(self._allocate, out_shardings=self._places())
         self.admit = jax.jit(self._admit, donate_argnums=0)
         self.set_bias = jax.jit(step.set_bias, donate_argnums=0)
+        self.set_rules = jax.jit(step.set_rules, donate_argnums=0)
         static = ("plan", "scaling")
         jit = partial(jax.jit, compiler_options=COMPILER_OPTIONS)
         self.prefill = jit(self._prefill, donate_argnums=2, static_argnames=static)
@@ -105,7 +106,12 @@ class Programs:
             mixing = MixingRows.allocate(**sizes)
             speculation = step.SpeculationRows.allocate(**sizes) if self.xlora is not None and self.speculates else None
         return step.Rows.allocate(
-            self.config, slots=self.slots, repeat_last_n=self.repeat_last_n, mixing=mixing, speculation=speculation
+            self.config,
+            slots=self.slots,
+            repeat_last_n=self.repeat_last_n,
+            length=self.length,
+            mixing=mixing,
+            speculation=speculation,
         )
 
     def _places(self) -> tuple[Caches, step.Rows]:

@@ -38,9 +38,10 @@ from mistral_jax.runtime.calls import Appended, Call, Forwarded, Prefilled, Runn
 from mistral_jax.runtime.empty_calls import EmptyCalls
 from mistral_jax.runtime.mixing import Caches, RowMixing
 from mistral_jax.runtime.programs import Programs
-from mistral_jax.runtime.sampling import Features, mask_words, recent_tokens, row_scalars, seed_words
-from mistral_jax.runtime.sampling_params import SamplingParams
+from mistral_jax.runtime.sampling import Features, mask_words, recent_tokens, row_bias, row_scalars, seed_words
+from mistral_jax.runtime.sampling_params import SamplingParams, TokenRules
 from mistral_jax.runtime.step import Forward, Rows, Run
+from mistral_jax.runtime.token_rules import row_limits, rule_row
 from mistral_jax.runtime.warm_up import compile_and_run, time_against
 
 
@@ -49,6 +50,9 @@ def row_mask(R: int, active: Sequence[int]) -> np.ndarray:
     mask = np.zeros((R,), np.bool_)
     mask[list(active)] = True
     return mask
+
+
+_MOST_RUN_ROWS = 8
 
 
 class Runner:
@@ -72,7 +76,7 @@ class Runner:
     prefills: ClassVar[bool] = True
     """Whether prompts are prefilled in chunks."""
     takes_runs: ClassVar[bool] = True
-    """Whether `forward` takes `runs`."""
+    """Whether `forward` ever takes `runs`."""
 
     def __init__(
         self,
@@ -147,6 +151,15 @@ class Runner:
         return self.buckets.chunks
 
     @property
+    def run_buckets(self) -> tuple[int, ...]:
+        """The row buckets with a forward pass for runs: each is a program to compile. On a CPU a pass over the runs of
+        many rows takes several times as long as a step, so there are none."""
+        if not self.takes_runs:
+            return ()
+        on_cpu = self.device.platform == "cpu"
+        return tuple(bucket for bucket in self.buckets.rows if bucket <= _MOST_RUN_ROWS or not on_cpu)
+
+    @property
     def can_speculate(self) -> bool:
         """Whether `decode` accepts `speculative=True`."""
         return self.xlora is not None and self.programs.speculates
@@ -191,20 +204,23 @@ class Runner:
           choice: the sequence's adapters.
 
         Raises:
-          ValueError: the prompt is empty or leaves no room for a completion, `params.seed` is None, or the runner lacks
-            the chosen adapters.
+          ValueError: the prompt is empty or leaves no room for a completion, `params.seed` or needed `params.rules` are
+            None, or the runner lacks the chosen adapters.
         """
         most = self.length if params.max_tokens == 0 else self.length - 1
         if not 0 < len(prompt) <= most:
             raise ValueError(f"a prompt of {len(prompt)} tokens: expected 1 to {most}, to leave room for a completion")
         if params.seed is None:
             raise ValueError("params.seed is None: choose a seed before admitting a sequence")
+        if params.needs_rules and params.rules is None:
+            raise ValueError("params.rules is None: see mistral_jax.text.token_rules")
         mixing = self._row_mixing(choice, len(prompt))
         rows = self.programs.admit(state.rows, *self._admission(slot, prompt, params, mixing))
-        if params.logit_bias:
-            bias = np.zeros((self.config.vocab_size,), np.float32)
-            bias[list(params.logit_bias.keys())] = list(params.logit_bias.values())
+        if (bias := row_bias(params, self.config.vocab_size)) is not None:
             rows = self.programs.set_bias(rows, np.int32(slot), bias)
+        if params.needs_rules:
+            row = rule_row(params, prompt, vocab_size=self.config.vocab_size, length=self.length)
+            rows = self.programs.set_rules(rows, np.int32(slot), row)
         return RunnerState(state.caches, rows)
 
     def _admission(
@@ -220,6 +236,7 @@ class Runner:
             np.int32(min(params.top_k, self.config.vocab_size)),
             seed_words(params.seed),
             recent_tokens(tuple(prompt), max(self.repeat_last_n, 1), self.config.vocab_size),
+            row_limits(params, len(prompt)),
             mixing,
         )
 
@@ -317,7 +334,7 @@ class Runner:
             `mistral_jax.runtime.xlora_speculation`). Some rows may sample nothing. Plain and speculative steps may
             alternate in any order. Not for sequences with `freeze_after`: the host would not know when they freeze.
           runs: by slot, tokens that certainly come next, at most `RUN_TOKENS`. The first is the slot's newest token;
-            the others are appended, and all are run. Not with `speculative`, and not for sequences with `freeze_after`.
+            the others are appended, and all are run. Only without `scaling`, and for row buckets in `run_buckets`.
         """
         R = self.row_bucket(active)
         mask = row_mask(R, active)
@@ -420,14 +437,15 @@ class Runner:
           progress: called with (programs done, total programs).
         Returns: a state equivalent to a new one.
         """
-        state = self.admit(state, 0, (0,), SamplingParams(temperature=0.0, seed=0, logit_bias={0: 0.0}))
+        params = SamplingParams(temperature=0.0, seed=0, logit_bias={0: 0.0}, min_tokens=1, rules=TokenRules())
+        state = self.admit(state, 0, (0,), params)
         empty = EmptyCalls(self)
         on_cpu = self.device.platform == "cpu"
         state = compile_and_run(
             list(empty.all()), state, on_cpu=on_cpu, progress=progress or (lambda done, total: None)
         )
         for bucket in self.buckets.rows:
-            if self.takes_runs:
+            if bucket in self.run_buckets:
                 state, self.run_costs[bucket] = time_against(
                     partial(empty.forward, bucket=bucket, run=True), partial(empty.forward, bucket=bucket), state
                 )

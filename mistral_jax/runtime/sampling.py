@@ -4,15 +4,15 @@ Each row has its own temperature, truncation, penalties, bias and seed, stored i
 is skipped at run time (`Features`), not compiled away. A row's draw is a function of its seed and the token's position
 alone, so it does not depend on other rows, slots or timing.
 
-The vocabulary is never sorted: the k-th largest logit and the edge of the nucleus are found exactly, by bisecting the
-bits of the float that separates kept from dropped tokens.
+The vocabulary is never sorted; see `mistral_jax.runtime.truncation`.
 
 Axis letters: B rows, V vocabulary, W tokens that the repetition penalty looks back at.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, fields, replace
 from functools import partial
 
 import jax
@@ -22,9 +22,21 @@ from jax import lax
 
 from mistral_jax.quant.dot import row_sum
 from mistral_jax.runtime.sampling_params import MAX_TOP_LOGPROBS, SamplingParams
+from mistral_jax.runtime.token_rules import RuleRows, apply_rules
+from mistral_jax.runtime.truncation import (
+    kth_largest,
+    nucleus_edge,
+    row_max,
+    tokens_after_xtc,
+    tokens_within_sigma,
+    typical_tokens,
+)
 
 LOWEST_LOGPROB = -9999.0
 """Reported for probability zero, because JSON has no infinity (as in OpenAI's API)."""
+
+NOT_NUMBERS, NO_TOKEN = -1, -2
+"""In place of a token: the logits are not finite; every token is excluded."""
 
 SMALLEST = 1e-6
 """Smaller temperatures, values of top_p and repetition penalties are raised to this: in float32 they could become zero,
@@ -33,23 +45,25 @@ or a quotient by them infinite. At this value only the most likely token is left
 
 @partial(
     jax.tree_util.register_dataclass,
-    data_fields=["scalars", "top_k", "seeds", "recent", "output_counts", "bias"],
+    data_fields=["scalars", "top_k", "seeds", "recent", "output_counts", "bias", "rules"],
     meta_fields=[],
 )
 @dataclass(frozen=True)
 class SamplerRows:
     """The sampler's state of each slot. Donated in every step, like the cache."""
 
-    scalars: jax.Array  # float32 [B, 6]: see `row_scalars`
+    scalars: jax.Array  # float32 [B, 10]: see `row_scalars`
     top_k: jax.Array  # int32 [B]; 0: all
     seeds: jax.Array  # uint32 [B, 2]
     recent: jax.Array  # int32 [B, W]: the token at position p at index p % W; V: none
     output_counts: jax.Array  # int32 [B, V]: how often each token was generated
-    bias: jax.Array  # float32 [B, V]: logit_bias
+    bias: jax.Array  # float32 [B, V]: logit_bias; -inf for tokens that must not be chosen
+    rules: RuleRows
 
     @classmethod
-    def allocate(cls, *, slots: int, vocab_size: int, repeat_last_n: int) -> SamplerRows:
-        """Rows with neutral settings. `repeat_last_n` is W; 0 turns the repetition penalty off."""
+    def allocate(cls, *, slots: int, vocab_size: int, repeat_last_n: int, length: int) -> SamplerRows:
+        """Rows with neutral settings. `repeat_last_n` is W; 0 turns the repetition penalty off. `length`: maximum
+        tokens of a sequence."""
         return cls(
             scalars=jnp.tile(jnp.asarray(row_scalars(SamplingParams(temperature=0.0))), (slots, 1)),
             top_k=jnp.zeros((slots,), jnp.int32),
@@ -57,11 +71,18 @@ class SamplerRows:
             recent=jnp.full((slots, max(repeat_last_n, 1)), vocab_size, jnp.int32),
             output_counts=jnp.zeros((slots, vocab_size), jnp.int32),
             bias=jnp.zeros((slots, vocab_size), jnp.float32),
+            rules=RuleRows.allocate(slots=slots, vocab_size=vocab_size, length=length),
         )
+
+    def first(self, count: int, *, copies: int = 1) -> SamplerRows:
+        """The first `count` rows, `copies` times over, for `sample`; `rules` stay whole, as few steps need them."""
+        few = jax.tree.map(lambda x: jnp.concatenate([x[:count]] * copies), replace(self, rules=None))  # type: ignore[arg-type]
+        return replace(few, rules=self.rules)
 
 
 def row_scalars(params: SamplingParams) -> np.ndarray:
-    """temperature (0: greedy), top_p, min_p, repetition, presence, frequency: float32 [6]."""
+    """temperature (0: greedy), top_p, min_p, repetition, presence, frequency, typical_p, top_n_sigma, xtc_probability,
+    xtc_threshold: float32 [10]."""
     temperature = 0.0 if params.is_greedy else max(params.temperature, SMALLEST)
     values = (
         temperature,
@@ -70,6 +91,10 @@ def row_scalars(params: SamplingParams) -> np.ndarray:
         max(params.repetition_penalty, SMALLEST),
         params.presence_penalty,
         params.frequency_penalty,
+        max(params.typical_p, SMALLEST),
+        params.top_n_sigma,
+        params.xtc_probability,
+        params.xtc_threshold,
     )
     return np.array(values, np.float32)
 
@@ -78,6 +103,21 @@ def seed_words(seed: int) -> np.ndarray:
     """A 64-bit seed as the two words of a key: uint32 [2]."""
     unsigned = seed % 2**64
     return np.array([unsigned >> 32, unsigned & 0xFFFFFFFF], np.uint32)
+
+
+def row_bias(params: SamplingParams, vocab_size: int) -> np.ndarray | None:
+    """A row of `SamplerRows.bias`, float32 [V]; None if it is zero."""
+    banned = () if params.rules is None else params.rules.banned
+    if not params.logit_bias and params.allowed_token_ids is None and not banned:
+        return None
+    bias = np.zeros((vocab_size,), np.float32)
+    bias[list(params.logit_bias.keys())] = list(params.logit_bias.values())
+    if params.allowed_token_ids is not None:
+        only = np.full((vocab_size,), -np.inf, np.float32)
+        only[list(params.allowed_token_ids)] = 0.0
+        bias += only
+    bias[list(banned)] = -np.inf
+    return bias
 
 
 def recent_tokens(prompt: tuple[int, ...], window: int, vocab_size: int) -> np.ndarray:
@@ -101,6 +141,12 @@ class Features:
     logprobs: bool = False
     mask: bool = False
     """A mask of allowed tokens."""
+    shape: bool = False
+    """`typical_p` or `top_n_sigma`."""
+    xtc: bool = False
+    dry: bool = False
+    bans: bool = False
+    """`bad_words` of several tokens, or `min_tokens`."""
 
     @classmethod
     def of(cls, params: SamplingParams) -> Features:
@@ -110,28 +156,27 @@ class Features:
             top_k=drawn and params.top_k > 0,
             top_p=drawn and params.top_p < 1.0,
             adjust=bool(params.logit_bias)
+            or params.allowed_token_ids is not None
+            or bool(params.rules and params.rules.banned)
             or params.repetition_penalty != 1.0
             or params.presence_penalty != 0.0
             or params.frequency_penalty != 0.0,
             logprobs=params.logprobs is not None,
+            shape=drawn and (params.typical_p < 1.0 or params.top_n_sigma > 0.0),
+            xtc=drawn and params.xtc_probability > 0.0,
+            dry=params.uses_dry,
+            bans=params.min_tokens > 0 or bool(params.rules and params.rules.banned_sequences),
         )
 
     def as_array(self) -> np.ndarray:
-        """bool [6], in the order of the fields."""
-        return np.array([self.sample, self.top_k, self.top_p, self.adjust, self.logprobs, self.mask])
+        """bool [10], in the order of the fields."""
+        return np.array([getattr(self, field.name) for field in fields(self)], np.bool_)
 
     def __or__(self, other: Features) -> Features:
-        return Features(
-            sample=self.sample or other.sample,
-            top_k=self.top_k or other.top_k,
-            top_p=self.top_p or other.top_p,
-            adjust=self.adjust or other.adjust,
-            logprobs=self.logprobs or other.logprobs,
-            mask=self.mask or other.mask,
-        )
+        return Features(**{f.name: getattr(self, f.name) or getattr(other, f.name) for f in fields(self)})
 
 
-PACKED_WIDTH = 2 + 2 * MAX_TOP_LOGPROBS
+PACKED_WIDTH = 3 + 2 * MAX_TOP_LOGPROBS
 
 
 def mask_words(vocab_size: int) -> int:
@@ -140,36 +185,48 @@ def mask_words(vocab_size: int) -> int:
 
 
 def sample(
-    logits: jax.Array, rows: SamplerRows, positions: jax.Array, features: jax.Array, mask: jax.Array, *, repeat: bool
+    logits: jax.Array,
+    rows: SamplerRows,
+    positions: jax.Array,
+    features: jax.Array,
+    mask: jax.Array,
+    *,
+    repeat: bool,
+    copies: int = 1,
 ) -> tuple[jax.Array, jax.Array]:
     """Choose a token for each row.
 
     Args:
       logits: float32 [B, V], the model's unmodified logits.
-      rows: of the same B rows.
+      rows: of the same B rows, see `SamplerRows.first`.
       positions: int32 [B], the position of the token to choose.
-      features: bool [6], see `Features`.
+      features: bool [10], see `Features`.
       mask: int32 [B, ceil(V / 32)]: bit t % 32 of word t // 32 is set if token t may be chosen; at least one in each
         row. Read only with `features.mask`.
       repeat: static; whether repetition penalties are supported (`repeat_last_n` > 0).
+      copies: static; as given to `SamplerRows.first`.
     Returns:
-      tokens int32 [B]: -1 where the logits are not finite.
+      tokens int32 [B]: NOT_NUMBERS or NO_TOKEN where there is none to choose.
       packed int32 [B, PACKED_WIDTH], for one transfer to the host: token, log-probability, the most likely tokens,
-        their log-probabilities (floats as bits). Without `features.logprobs` only the token is set.
+        their log-probabilities (floats as bits), the token's rank. Without `features.logprobs` only the token is set.
     """
-    do_sample, do_top_k, do_top_p, do_adjust, do_logprobs, do_mask = features
-    adjusted = lax.cond(do_adjust, lambda: _adjust(logits, rows, repeat=repeat), lambda: logits)
+    flag = {field.name: features[i] for i, field in enumerate(fields(Features))}
+    adjusted = lax.cond(flag["adjust"], lambda: _adjust(logits, rows, repeat=repeat), lambda: logits)
     adjusted = lax.cond(
-        do_mask, lambda: jnp.where(_allowed(mask, logits.shape[-1]), adjusted, -jnp.inf), lambda: adjusted
+        flag["dry"] | flag["bans"],
+        lambda: apply_rules(adjusted, rows.rules, positions, dry=flag["dry"], bans=flag["bans"], copies=copies),
+        lambda: adjusted,
+    )
+    adjusted = lax.cond(
+        flag["mask"], lambda: jnp.where(_allowed(mask, logits.shape[-1]), adjusted, -jnp.inf), lambda: adjusted
     )
     greedy = jnp.argmax(adjusted, axis=-1).astype(jnp.int32)
-    drawn = lax.cond(
-        do_sample, lambda: _draw(adjusted, rows, positions, do_top_k, do_top_p), lambda: jnp.zeros_like(greedy)
-    )
+    drawn = lax.cond(flag["sample"], lambda: _draw(adjusted, rows, positions, flag), lambda: jnp.zeros_like(greedy))
     tokens = jnp.where(rows.scalars[:, 0] > 0, drawn, greedy)
+    tokens = jnp.where(jnp.max(adjusted, axis=-1) > -jnp.inf, tokens, NO_TOKEN)
     is_number = jnp.isfinite(jnp.max(logits, axis=-1))
-    tokens = jnp.where(is_number, tokens, -1)
-    packed = lax.cond(do_logprobs, lambda: _logprobs(logits, tokens), lambda: _no_logprobs(tokens))
+    tokens = jnp.where(is_number, tokens, NOT_NUMBERS)
+    packed = lax.cond(flag["logprobs"], lambda: _logprobs(logits, tokens), lambda: _no_logprobs(tokens))
     return tokens, packed
 
 
@@ -181,7 +238,7 @@ def _allowed(mask: jax.Array, vocab_size: int) -> jax.Array:
 
 def _adjust(logits: jax.Array, rows: SamplerRows, *, repeat: bool) -> jax.Array:
     B = logits.shape[0]
-    _, _, _, repetition, presence, frequency = (column[:, None] for column in rows.scalars.T)
+    repetition, presence, frequency = (rows.scalars[:, i : i + 1] for i in range(3, 6))
     if repeat:
         seen = jnp.zeros(logits.shape, jnp.bool_).at[jnp.arange(B)[:, None], rows.recent].set(True, mode="drop")
         penalised = jnp.where(logits > 0, logits / repetition, logits * repetition)
@@ -190,83 +247,60 @@ def _adjust(logits: jax.Array, rows: SamplerRows, *, repeat: bool) -> jax.Array:
     return logits + rows.bias
 
 
-def _draw(
-    logits: jax.Array, rows: SamplerRows, positions: jax.Array, do_top_k: jax.Array, do_top_p: jax.Array
-) -> jax.Array:
+def _draw(logits: jax.Array, rows: SamplerRows, positions: jax.Array, flag: Mapping[str, jax.Array]) -> jax.Array:
     """Draw a token from each row's truncated distribution, with the Gumbel-max trick: int32 [B]."""
     V = logits.shape[-1]
     temperature, top_p, min_p = (rows.scalars[:, i : i + 1] for i in range(3))
     scaled = logits / jnp.where(temperature > 0, temperature, 1.0)
     k = jnp.where(rows.top_k > 0, jnp.minimum(rows.top_k, V), V)[:, None]
-    kept = lax.cond(do_top_k, lambda: scaled >= _kth_largest(scaled, k), lambda: jnp.ones(scaled.shape, jnp.bool_))
-    weights = jnp.where(kept, jnp.exp(scaled - _row_max(scaled)), 0.0)
+    kept = lax.cond(flag["top_k"], lambda: scaled >= kth_largest(scaled, k), lambda: jnp.ones(scaled.shape, jnp.bool_))
+    weights = jnp.where(kept, jnp.exp(scaled - row_max(scaled)), 0.0)
     probabilities = weights / row_sum(weights)[:, None]
-    kept = lax.cond(do_top_p, lambda: kept & (probabilities >= _nucleus_edge(probabilities, top_p)), lambda: kept)
+    kept, probabilities = lax.cond(
+        flag["shape"], lambda: _shape(scaled, kept, probabilities, rows), lambda: (kept, probabilities)
+    )
+    kept = lax.cond(flag["top_p"], lambda: kept & (probabilities >= nucleus_edge(probabilities, top_p)), lambda: kept)
     kept = kept & (probabilities >= min_p * jnp.max(probabilities, axis=-1, keepdims=True))
+    kept = lax.cond(flag["xtc"], lambda: _exclude_top(kept, probabilities, rows, positions), lambda: kept)
 
     def noise(seed: jax.Array, position: jax.Array) -> jax.Array:
-        key = jax.random.fold_in(jax.random.wrap_key_data(seed, impl="threefry2x32"), position)
-        return jax.random.gumbel(key, (V,), jnp.float32)
+        return jax.random.gumbel(jax.random.fold_in(_key(seed), position), (V,), jnp.float32)
 
     gumbel = jax.vmap(noise)(rows.seeds, positions)
     return jnp.argmax(jnp.where(kept, scaled + gumbel, -jnp.inf), axis=-1).astype(jnp.int32)
 
 
-def _kth_largest(x: jax.Array, k: jax.Array) -> jax.Array:
-    """The k-th largest value of each row: x float32 [B, V], k int32 [B, 1] in [1, V] -> float32 [B, 1]. Exact.
-
-    Bisects the floats' bits for the greatest value that at least k elements reach.
-    """
-    keys = _ordered(x)
-    low, high = jnp.iinfo(jnp.int32).min, jnp.iinfo(jnp.int32).max
-
-    def halve(_: int, bounds: tuple[jax.Array, jax.Array]) -> tuple[jax.Array, jax.Array]:
-        low, high = bounds
-        # The mean rounded up, without overflow.
-        middle = (low >> 1) + (high >> 1) + ((low | high) & 1)
-        enough = jnp.sum(keys >= middle, axis=-1, keepdims=True) >= k
-        return jnp.where(enough, middle, low), jnp.where(enough, high, middle - 1)
-
-    start = (jnp.full_like(k, low), jnp.full_like(k, high))
-    found, _ = lax.fori_loop(0, 32, halve, start)
-    return _ordered_inverse(found)
+def _key(seed: jax.Array) -> jax.Array:
+    return jax.random.wrap_key_data(seed, impl="threefry2x32")
 
 
-def _ordered(x: jax.Array) -> jax.Array:
-    """Maps floats to integers of the same order."""
-    bits = lax.bitcast_convert_type(x, jnp.int32)
-    return jnp.where(bits < 0, bits ^ 0x7FFFFFFF, bits)
+def _shape(
+    scaled: jax.Array, kept: jax.Array, probabilities: jax.Array, rows: SamplerRows
+) -> tuple[jax.Array, jax.Array]:
+    """`top_n_sigma` and `typical_p`: the tokens that are left, and their probabilities."""
+    typical_p, sigmas = (rows.scalars[:, i : i + 1] for i in (6, 7))
+    near = kept & ((sigmas == 0) | tokens_within_sigma(scaled, sigmas))
+    shaped = jnp.where(typical_p < 1, typical_tokens(scaled, near, typical_p), near)
+    left = jnp.where(shaped, probabilities, 0.0)
+    is_used = (typical_p < 1) | (sigmas > 0)
+    return shaped, jnp.where(is_used, left / row_sum(left)[:, None], probabilities)
 
 
-def _ordered_inverse(keys: jax.Array) -> jax.Array:
-    return lax.bitcast_convert_type(jnp.where(keys < 0, keys ^ 0x7FFFFFFF, keys), jnp.float32)
+_XTC_STREAM = 0x787463
+"""Folded into the key, so that XTC's draws are not those of the tokens."""
 
 
-def _nucleus_edge(probabilities: jax.Array, top_p: jax.Array) -> jax.Array:
-    """The smallest probability in each row's nucleus, [B, 1]: the greatest p such that those >= p sum to at least
-    `top_p`."""
+def _exclude_top(kept: jax.Array, probabilities: jax.Array, rows: SamplerRows, positions: jax.Array) -> jax.Array:
+    """XTC: the tokens that are left."""
+    chance, threshold = (rows.scalars[:, i : i + 1] for i in (8, 9))
 
-    def halve(_: int, bounds: tuple[jax.Array, jax.Array]) -> tuple[jax.Array, jax.Array]:
-        low, high = bounds
-        middle = (low + high + 1) >> 1
-        edge = lax.bitcast_convert_type(middle, jnp.float32)
-        mass = row_sum(jnp.where(probabilities >= edge, probabilities, 0.0))[:, None]
-        enough = mass >= top_p
-        return jnp.where(enough, middle, low), jnp.where(enough, high, middle - 1)
+    def draw(seed: jax.Array, position: jax.Array) -> jax.Array:
+        stream = jax.random.fold_in(_key(seed), _XTC_STREAM)
+        return jax.random.uniform(jax.random.fold_in(stream, position), (), jnp.float32)
 
-    # The bits of floats in [0, 1] are integers in the same order, below 2**30.
-    zeros = jnp.zeros(top_p.shape, jnp.int32)
-    found, _ = lax.fori_loop(0, 31, halve, (zeros, jnp.full_like(zeros, 0x3F800000)))
-    return lax.bitcast_convert_type(found, jnp.float32)
-
-
-def _row_max(x: jax.Array) -> jax.Array:
-    """The largest value of each row: [B, V] -> [B, 1].
-
-    The barrier keeps XLA's CPU backend from fusing it with the exponentials that follow. From 4096 values on that uses
-    another exponential, so a row's bits would depend on the number of rows.
-    """
-    return lax.optimization_barrier(jnp.max(x, axis=-1, keepdims=True))
+    left = jnp.where(kept, probabilities, 0.0)
+    applies = jax.vmap(draw)(rows.seeds, positions)[:, None] < chance
+    return jnp.where(applies, tokens_after_xtc(left / row_sum(left)[:, None], kept, threshold), kept)
 
 
 def _bits(x: jax.Array) -> jax.Array:
@@ -274,13 +308,16 @@ def _bits(x: jax.Array) -> jax.Array:
 
 
 def _logprobs(logits: jax.Array, tokens: jax.Array) -> jax.Array:
-    shifted = logits - _row_max(logits)
+    shifted = logits - row_max(logits)
     logprobs = shifted - jnp.log(row_sum(jnp.exp(shifted)))[:, None]
-    chosen = jnp.take_along_axis(logprobs, jnp.maximum(tokens, 0)[:, None], axis=-1)
+    at = jnp.maximum(tokens, 0)[:, None]
+    chosen = jnp.take_along_axis(logprobs, at, axis=-1)
+    above = jnp.sum(logits > jnp.take_along_axis(logits, at, axis=-1), axis=-1, keepdims=True, dtype=jnp.int32)
     count = min(MAX_TOP_LOGPROBS, logits.shape[-1])
     top, ids = lax.top_k(logprobs, count)
     pad = ((0, 0), (0, MAX_TOP_LOGPROBS - count))
-    parts = [tokens[:, None], _bits(chosen), jnp.pad(ids.astype(jnp.int32), pad), jnp.pad(_bits(top), pad)]
+    most_likely = [jnp.pad(ids.astype(jnp.int32), pad), jnp.pad(_bits(top), pad)]
+    parts = [tokens[:, None], _bits(chosen), *most_likely, 1 + above]
     return jnp.concatenate(parts, axis=-1)
 
 
@@ -290,10 +327,10 @@ def score_tokens(logits: jax.Array, tokens: jax.Array) -> jax.Array:
     Args:
       logits: float32 [T, V], the model's unmodified logits.
       tokens: int32 [T], the tokens that follow.
-    Returns: packed int32 [T, PACKED_WIDTH]; the token is -1 where the logits are not finite.
+    Returns: packed int32 [T, PACKED_WIDTH]; the token is NOT_NUMBERS where the logits are not finite.
     """
     is_number = jnp.isfinite(jnp.max(logits, axis=-1))
-    return _logprobs(logits, jnp.where(is_number, tokens, -1))
+    return _logprobs(logits, jnp.where(is_number, tokens, NOT_NUMBERS))
 
 
 def _no_logprobs(tokens: jax.Array) -> jax.Array:
@@ -308,6 +345,8 @@ class Sampled:
     logprob: float
     top: tuple[tuple[int, float], ...]
     """The most likely tokens with their log-probabilities, most likely first."""
+    rank: int = 0
+    """1 for the most likely token: one more than the number of tokens that are more likely; 0 if unknown."""
 
 
 def unpack(row: np.ndarray, alternatives: int | None) -> Sampled:
@@ -322,4 +361,4 @@ def unpack(row: np.ndarray, alternatives: int | None) -> Sampled:
     floats = row.view(np.float32)
     ids = row[2 : 2 + alternatives].tolist()
     values = floats[2 + MAX_TOP_LOGPROBS : 2 + MAX_TOP_LOGPROBS + alternatives].tolist()
-    return Sampled(token, float(floats[1]), tuple(zip(ids, values, strict=True)))
+    return Sampled(token, float(floats[1]), tuple(zip(ids, values, strict=True)), int(row[-1]))

@@ -32,6 +32,7 @@ from mistral_jax.model.config import MistralConfig
 from mistral_jax.model.kv_cache import ReadPlan
 from mistral_jax.runtime.mixing import AdaptedModel, Caches, MixingRows, RowMixing
 from mistral_jax.runtime.sampling import SamplerRows, sample, score_tokens
+from mistral_jax.runtime.token_rules import RuleRow
 
 RUN_TOKENS = 8
 """K: most tokens of a row that a forward pass runs at once, besides prefill."""
@@ -61,10 +62,13 @@ class Rows:
         *,
         slots: int,
         repeat_last_n: int,
+        length: int,
         mixing: MixingRows | None = None,
         speculation: SpeculationRows | None = None,
     ) -> Rows:
-        sampler = SamplerRows.allocate(slots=slots, vocab_size=config.vocab_size, repeat_last_n=repeat_last_n)
+        sampler = SamplerRows.allocate(
+            slots=slots, vocab_size=config.vocab_size, repeat_last_n=repeat_last_n, length=length
+        )
         # Two arrays, not one twice: each is donated.
         return cls(jnp.zeros((slots,), jnp.int32), jnp.zeros((slots,), jnp.int32), sampler, mixing, speculation)
 
@@ -99,6 +103,7 @@ def admit(
     top_k: jax.Array,
     seed: jax.Array,
     recent: jax.Array,
+    limits: jax.Array,
     mixing: RowMixing | None,
 ) -> Rows:
     """Give a slot to a new sequence.
@@ -107,9 +112,10 @@ def admit(
       rows: donated.
       slot, top_k: int32 scalars.
       token, position: int32 scalars: the prompt's last token and its position.
-      scalars: float32 [6], see `mistral_jax.runtime.sampling.row_scalars`.
+      scalars: float32 [10], see `mistral_jax.runtime.sampling.row_scalars`.
       seed: uint32 [2].
       recent: int32 [W], see `mistral_jax.runtime.sampling.recent_tokens`.
+      limits: int32 [4], see `mistral_jax.runtime.token_rules.row_limits`.
       mixing: its adapters; None without adapters.
     """
     sampler = rows.sampler
@@ -124,6 +130,7 @@ def admit(
             recent=sampler.recent.at[slot].set(recent),
             output_counts=sampler.output_counts.at[slot].set(0),
             bias=sampler.bias.at[slot].set(0.0),
+            rules=replace(sampler.rules, limits=sampler.rules.limits.at[slot].set(limits)),
         ),
         mixing=None if rows.mixing is None or mixing is None else rows.mixing.admit(slot, mixing),
         speculation=None
@@ -133,8 +140,15 @@ def admit(
 
 
 def set_bias(rows: Rows, slot: jax.Array, bias: jax.Array) -> Rows:
-    """Set a slot's `logit_bias`, float32 [V], after `admit`. `rows` is donated."""
+    """Set a slot's bias, float32 [V], after `admit`. `rows` is donated."""
     return replace(rows, sampler=replace(rows.sampler, bias=rows.sampler.bias.at[slot].set(bias)))
+
+
+def set_rules(rows: Rows, slot: jax.Array, row: RuleRow) -> Rows:
+    """Set a slot's rules after `admit`. `rows` is donated."""
+    rules = rows.sampler.rules
+    own = {name: getattr(rules, name).at[slot].set(value) for name, value in row._asdict().items()}
+    return replace(rows, sampler=replace(rows.sampler, rules=replace(rules, **own)))
 
 
 def prefill(
@@ -318,13 +332,13 @@ def sample_rows(
     Args:
       rows: donated.
       active: bool [R]. Others do not change: the forward pass of a row that was run but is not sampled can be repeated.
-      features: bool [6], see `mistral_jax.runtime.sampling.Features`.
+      features: bool [10], see `mistral_jax.runtime.sampling.Features`.
       mask: int32 [R, ceil(V / 32)], see `mistral_jax.runtime.sampling.sample`.
       repeat: static.
     Returns: rows, and `packed` int32 [R, PACKED_WIDTH] (see `mistral_jax.runtime.sampling.sample`).
     """
     R = active.shape[0]
-    sampler = jax.tree.map(lambda x: x[:R], rows.sampler)
+    sampler = rows.sampler.first(R)
     with jax.named_scope("sample"):
         chosen, packed = sample(made.logits, sampler, rows.positions[:R] + 1, features, mask, repeat=repeat)
     return advance(rows, active, chosen, made.weights), packed
@@ -345,6 +359,8 @@ def advance(rows: Rows, active: jax.Array, chosen: jax.Array, weights: jax.Array
     # Out of bounds, hence dropped, for rows that are not active.
     stored = jnp.where(active, token, rows.sampler.output_counts.shape[1])
     index = jnp.where(active, (positions + 1) % rows.sampler.recent.shape[1], rows.sampler.recent.shape[1])
+    rules = rows.sampler.rules
+    place = jnp.where(active, positions + 1, rules.history.shape[1])
     mixing = rows.mixing
     if mixing is not None and weights is not None:
         mixing = mixing.freeze(weights, positions, active)
@@ -360,6 +376,7 @@ def advance(rows: Rows, active: jax.Array, chosen: jax.Array, weights: jax.Array
             rows.sampler,
             recent=rows.sampler.recent.at[slots, index].set(token, mode="drop"),
             output_counts=rows.sampler.output_counts.at[slots, stored].add(1, mode="drop"),
+            rules=replace(rules, history=rules.history.at[slots, place].set(token, mode="drop")),
         ),
         mixing=mixing,
         speculation=speculation,

@@ -102,11 +102,11 @@ def sample_speculative(
     R = active.shape[0]
     sweep, speculation = _Sweep.of(rows, active, length), rows.speculation
     with jax.named_scope("sample"):
-        sampler = jax.tree.map(lambda x: jnp.concatenate([x[:R], x[:R]]), rows.sampler)
+        sampler = rows.sampler.first(R, copies=2)
         at = jnp.concatenate([sweep.positions, sweep.next_positions]) + 1
         # The mask holds for the token after the newest one. What may follow a guess is not known: any token.
         masks = jnp.concatenate([mask, jnp.where(sweep.ready[:, None], -1, mask)])
-        chosen, packed = sample(made.logits, sampler, at, features, masks, repeat=repeat)
+        chosen, packed = sample(made.logits, sampler, at, features, masks, repeat=repeat, copies=2)
     moved = advance(rows, sweep.emits, chosen[:R], made.weights)
     right = sweep.ready & (chosen[:R] == speculation.guesses[:R]) & sweep.guessed
     live = sweep.live

@@ -23,17 +23,19 @@ class Piece:
     tokens: tuple[Sampled, ...] = ()
     """The tokens whose text this piece completes, without end-of-sequence tokens and those of a stop string."""
     finish_reason: Literal["stop", "length", "error"] | None = None
-    """Set on the last piece. "error": the logits are not finite numbers."""
-    stop_string: str | None = None
+    """Set on the last piece. "error": there is no token; see `mistral_jax.runtime.sampling.sample`."""
+    stop_reason: int | str | None = None
+    """The stop string, or the id of `stop_token_ids`, that ended the completion; None for anything else."""
     end: Sampled | None = None
-    """The end-of-sequence token that ended the completion, if one did."""
+    """The token without text that ended the completion, if one did."""
 
 
 class CompletionStream:
     """Turns the tokens of one completion into pieces of text; no byte is lost or added.
 
     Args:
-      params: `stop` and `ignore_eos` are used here.
+      params: what ends a completion (`stop`, `stop_token_ids`, `ignore_eos`, `min_tokens`) and what its text shows
+        (`include_stop_str_in_output`, `skip_special_tokens`) is used here.
       eos_ids: tokens that end generation.
       max_tokens: tokens after which the completion ends with "length".
       at_start: whether the completion begins after a control token; False where it continues a raw text.
@@ -49,10 +51,14 @@ class CompletionStream:
         at_start: bool = True,
     ) -> None:
         self._eos_ids = frozenset() if params.ignore_eos else frozenset(eos_ids)
-        self._max_tokens = max_tokens
+        self._stop_ids = frozenset(params.stop_token_ids)
+        self._shows_stops = params.include_stop_str_in_output
+        self._min_tokens, self._max_tokens = params.min_tokens, max_tokens
         self._vocab_size = tokenizer.vocab_size
-        self._detokenizer = IncrementalDetokenizer(tokenizer, at_start=at_start)
-        self._stops = StopMatcher(params.stop)
+        self._detokenizer = IncrementalDetokenizer(
+            tokenizer, at_start=at_start, show_control=not params.skip_special_tokens
+        )
+        self._stops = StopMatcher(params.stop, keep=self._shows_stops)
         self._decoded = 0
         """Characters decoded so far."""
         self._released = 0
@@ -67,29 +73,44 @@ class CompletionStream:
         self.count += 1
         if sampled.token < 0:
             return Piece(finish_reason="error")
-        if sampled.token in self._eos_ids:
-            return replace(self._finish("stop", ""), end=sampled)
+        is_eos = sampled.token in self._eos_ids
+        ends = is_eos or sampled.token in self._stop_ids
         # Padding rows of the embedding beyond the vocabulary have no text.
-        text = self._detokenizer.push(sampled.token) if sampled.token < self._vocab_size else ""
+        shown = sampled.token < self._vocab_size and (self._shows_stops or not ends)
+        text = self._detokenizer.push(sampled.token) if shown else ""
+        if ends and not text:
+            return replace(self._finish("stop", "", stop_reason=None if is_eos else sampled.token), end=sampled)
         self._held.append((self._decoded, self._decoded + len(text), sampled))
         self._decoded += len(text)
-        released, stop = self._stops.push(text)
+        released, stop = self._stops.push(text, ends=self._stops_now)
         self._released += len(released)
         if stop is not None:
             tokens = self._take(lambda before, _: before < self._released)
-            return Piece(text=released, tokens=tokens, finish_reason="stop", stop_string=stop)
+            return Piece(text=released, tokens=tokens, finish_reason="stop", stop_reason=stop)
+        if ends:
+            return self._finish("stop", released, stop_reason=None if is_eos else sampled.token)
         if self.count >= self._max_tokens:
             return self._finish("length", released)
         return Piece(text=released, tokens=self._take(lambda _, after: after <= self._released))
 
-    def _finish(self, reason: Literal["stop", "length"], text: str) -> Piece:
+    @property
+    def _stops_now(self) -> bool:
+        """Whether a stop string that the newest token completes ends the completion."""
+        return self.count > self._min_tokens
+
+    def _finish(self, reason: Literal["stop", "length"], text: str, *, stop_reason: int | None = None) -> Piece:
         """Release the held-back text; the replacement of a broken last character may still complete a stop string."""
-        tail, stop = self._stops.push(self._detokenizer.flush())
+        tail, stop = self._stops.push(self._detokenizer.flush(), ends=self._stops_now)
         if stop is None:
             tail += self._stops.flush()
         self._released += len(tail)
         tokens = self._take(lambda before, _: stop is None or before < self._released)
-        return Piece(text=text + tail, tokens=tokens, finish_reason="stop" if stop else reason, stop_string=stop)
+        return Piece(
+            text=text + tail,
+            tokens=tokens,
+            finish_reason="stop" if stop else reason,
+            stop_reason=stop_reason if stop is None else stop,
+        )
 
     def _take(self, ready: Callable[[int, int], bool]) -> tuple[Sampled, ...]:
         taken: list[Sampled] = []

@@ -18,20 +18,22 @@ class IncrementalDetokenizer:
     Example: with the tokens `▁Hi`, `<0xF0>`, `<0x9F>`, `<0x98>`, `<0x80>` the pushes give "Hi", "", "", "" and "😀".
     """
 
-    def __init__(self, tokenizer: Tokenizer, *, at_start: bool = True) -> None:
+    def __init__(self, tokenizer: Tokenizer, *, at_start: bool = True, show_control: bool = False) -> None:
         """Starts a text.
 
         Args:
           tokenizer: The vocabulary.
           at_start: Whether the text begins after a control token. False where it continues a raw prompt: then a leading
             space is part of the text even for vocabularies with a dummy prefix.
+          show_control: Whether control tokens appear as text, by their names.
         """
         self._token_bytes = tokenizer.token_bytes
         self._decoder = codecs.getincrementaldecoder("utf-8")("replace")
         self._strip_space = at_start and tokenizer.strips_leading_space
+        self._control = {i: text.encode() for text, i in tokenizer.control_tokens.items()} if show_control else {}
 
     def push(self, token_id: int) -> str:
-        """The text that this token completes: "" for control tokens and within a character.
+        """The text that this token completes: "" for hidden control tokens and within a character.
 
         Raises:
           IndexError: the id is outside the vocabulary.
@@ -40,6 +42,8 @@ class IncrementalDetokenizer:
         if self._strip_space and piece:
             self._strip_space = False
             piece = piece.removeprefix(b" ")
+        if not piece and self._control:
+            piece = self._control.get(token_id, b"")
         return self._decoder.decode(piece)
 
     def flush(self) -> str:

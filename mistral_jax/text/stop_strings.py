@@ -18,12 +18,17 @@ class StopMatcher:
     with "c" and "abc" as "x" (matched "abc").
     """
 
-    def __init__(self, stops: Sequence[str]) -> None:
+    def __init__(self, stops: Sequence[str], *, keep: bool = False) -> None:
         """Prepares to look for any of `stops`, whose lengths are not limited.
+
+        Args:
+          stops: the stop strings.
+          keep: whether the text ends after the stop string, not before it; then nothing is held back.
 
         Raises:
           ValueError: a stop string is empty.
         """
+        self._keep = keep
         if "" in stops:
             raise ValueError("A stop string is empty: it would end every text at once. Leave it out.")
         self._automaton = _automaton(tuple(sorted(set(stops)))) if stops else None
@@ -37,8 +42,12 @@ class StopMatcher:
         """The stop string that ended the text; None as long as there is none."""
         return self._matched
 
-    def push(self, text: str) -> tuple[str, str | None]:
+    def push(self, text: str, *, ends: bool = True) -> tuple[str, str | None]:
         """Takes the next piece of text.
+
+        Args:
+          text: the piece.
+          ends: whether a stop string that this piece completes ends the text.
 
         Returns:
           The released text, and the stop string that ended the text, or None. Once the text has ended, further pieces
@@ -51,14 +60,14 @@ class StopMatcher:
         for position, character in enumerate(text):
             self._state = self._automaton.next(self._state, character)
             stop = self._automaton.complete[self._state]
-            if stop is not None:
+            if stop is not None and ends:
                 seen = self._held + text[: position + 1]
                 self._held, self._matched = "", stop
-                return seen[: -len(stop)], stop
+                return seen if self._keep else seen[: -len(stop)], stop
         seen = self._held + text
-        keep = self._automaton.depth[self._state]
-        self._held = seen[len(seen) - keep :]
-        return seen[: len(seen) - keep], None
+        held = 0 if self._keep else self._automaton.depth[self._state]
+        self._held = seen[len(seen) - held :]
+        return seen[: len(seen) - held], None
 
     def flush(self) -> str:
         """Releases the held-back text, at the end of a text that no stop string ended."""

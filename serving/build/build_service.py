@@ -79,6 +79,7 @@ def build_service(settings: Settings) -> Service:
             *([] if adapters is None else [files_digest(adapters)]),
         ),
         defaults=description.defaults,
+        eos_ids=frozenset(description.eos_ids),
     )
     loader = None
     if settings.lora_folder is not None:

@@ -175,7 +175,8 @@ class JaxEngine:
 
         Raises:
           QueueFullError, EngineUnavailableError, AdapterGoneError: see there.
-          ValueError: a prompt is empty or does not fit, or a request has no seed, or its id is in use.
+          ValueError: a prompt is empty or does not fit, or a request lacks its seed or its token rules, or its id is in
+            use.
         """
         with self._wake:
             if self._state is not EngineState.READY or self._scheduler is None:
@@ -200,6 +201,8 @@ class JaxEngine:
             raise ValueError(f"a prompt of {len(request.prompt)} tokens: expected 1 to {self._max_len - needed}")
         if request.params.seed is None:
             raise ValueError("the request has no seed")
+        if request.params.needs_rules and request.params.rules is None:
+            raise ValueError("the request has no token rules")
         if request.request_id in self._by_id:
             raise ValueError(f"request id {request.request_id!r} is in use")
         limit = completion_limit(request.params.max_tokens, prompt_tokens=len(request.prompt), length=self._max_len)

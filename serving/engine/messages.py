@@ -46,7 +46,7 @@ class Work(enum.Enum):
     GENERATE = enum.auto()
     """A completion."""
     SCORE = enum.auto()
-    """Log-probabilities of the prompt, with `params.logprobs` alternatives for each token; then a completion."""
+    """Log-probabilities of the prompt, with `prompt_logprobs` alternatives for each token; then a completion."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -71,6 +71,14 @@ class Request:
     work: Work = Work.GENERATE
     progress: bool = False
     """Whether it gets events while its prompt is run."""
+    prompt_logprobs: int = 0
+    """With `Work.SCORE`: number of most likely tokens to report for each token of the prompt."""
+    logprob_of_end: bool = False
+    """Whether an end-of-sequence token that ends the completion has an entry in `Event.logprobs`."""
+    token_ids: bool = False
+    """Whether events carry the ids of the generated tokens."""
+    priority: int = 0
+    """Of the requests that wait, those with lower numbers are admitted earlier."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -94,7 +102,9 @@ class TokenLogprob:
     logprob: float
     """Natural logarithm; always finite: -9999.0 stands for a probability of zero."""
     top: tuple[TokenLogprob, ...] = ()
-    """The `params.logprobs` most likely tokens, most likely first; each with an empty `top`."""
+    """The requested number of most likely tokens, most likely first; each with an empty `top`."""
+    rank: int = 0
+    """1 for the most likely token: one more than the number of tokens that are more likely; 0 if unknown."""
 
 
 class Times(NamedTuple):
@@ -120,18 +130,22 @@ class Event:
     request_id: str
     text: str = ""
     logprobs: tuple[TokenLogprob, ...] = ()
-    """One entry for each token whose text this event completes; empty unless requested. With `Work.SCORE`, a
-    generated end-of-sequence token has an entry too."""
+    """One entry for each token whose text this event completes; empty unless requested. With `Request.logprob_of_end`,
+    the end-of-sequence token has an entry too."""
     prompt_logprobs: tuple[TokenLogprob, ...] = ()
     """With `Work.SCORE`: entries for the next prompt tokens, from the second token on. They come before any generated
     token."""
     scalings: tuple[TokenScalings, ...] = ()
     """One entry for each token whose text this event completes; empty unless requested."""
+    token_ids: tuple[int, ...] = ()
+    """All tokens generated since the last event, whether their text is complete or not; empty unless requested."""
     completion_tokens: int = 0
     """Tokens generated so far, an end-of-sequence token included."""
     finish_reason: FinishReason | None = None
-    stop_string: str | None = None
-    """The stop string that ended the completion, if one did."""
+    stop_reason: int | str | None = None
+    """The stop string, or the id of `stop_token_ids`, that ended the completion; None for anything else."""
+    mean_logprob: float | None = None
+    """In the last event, if log-probabilities were requested: the mean over all generated tokens."""
     error: str | None = None
     """Error message if `finish_reason` is "error"."""
     refused: bool = False
@@ -287,6 +301,8 @@ class ModelCard:
     """`system_fingerprint`: changes when weights, configuration or versions change."""
     defaults: dict[str, float] = field(default_factory=dict[str, float])
     """Sampling defaults from the model's generation_config.json."""
+    eos_ids: frozenset[int] = frozenset()
+    """Tokens that end a completion."""
 
     @property
     def sampling_defaults(self) -> dict[str, Any]:

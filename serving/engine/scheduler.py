@@ -21,6 +21,9 @@ from mistral_jax.runtime.sampling_params import SamplingParams
 from serving.engine.clock import SequenceClock
 from serving.engine.messages import Deliver, Request
 
+MOST_OVERTAKEN = 3
+"""Times in a row that the longest-waiting sequence is overtaken by ones of lower `priority` numbers."""
+
 
 class SizedChunk(Protocol):
     """A chunk of a prompt; `size` is its cost in tokens, padding included."""
@@ -119,6 +122,8 @@ class Scheduler[C: SizedChunk]:
         self._running: dict[int, LiveSequence[C]] = {}
         """By slot, in admission order."""
         self._shortest_first = False
+        self._overtaken = 0
+        """Times in a row that the longest-waiting sequence was overtaken."""
 
     @property
     def slots(self) -> list[LiveSequence[C] | None]:
@@ -142,15 +147,27 @@ class Scheduler[C: SizedChunk]:
         self._waiting.extend(sequences)
 
     def admit(self) -> list[LiveSequence[C]]:
-        """Admit the longest-waiting sequences to free slots."""
+        """Admit sequences to free slots: those with the lowest `priority` numbers first, of equal ones the
+        longest-waiting. It is overtaken at most `MOST_OVERTAKEN` times in a row, so a sequence with k before it in the
+        queue is admitted after at most (k + 1) * (MOST_OVERTAKEN + 1) admissions, whatever comes later."""
         admitted: list[LiveSequence[C]] = []
         while self._free and self._waiting:
-            sequence = self._waiting.popleft()
+            sequence = self._next_waiting()
             sequence.slot = self._free.pop(0)
             sequence.chunks = deque(self._chunks(sequence.request))
             self._running[sequence.slot] = sequence
             admitted.append(sequence)
         return admitted
+
+    def _next_waiting(self) -> LiveSequence[C]:
+        """Take the next sequence from the queue."""
+        place = 0
+        if self._overtaken < MOST_OVERTAKEN:
+            place, _ = min(enumerate(self._waiting), key=lambda item: (item[1].request.priority, item[0]))
+        self._overtaken = self._overtaken + 1 if place else 0
+        sequence = self._waiting[place]
+        del self._waiting[place]
+        return sequence
 
     def next_round(self) -> Round[C]:
         """Plan a round and count it as dispatched."""

@@ -286,13 +286,14 @@ class FakeEngine:
         if live.request.work is Work.SCORE and live.scored < len(prompt):
             part = prompt[live.scored : live.scored + SCORED_AT_ONCE]
             live.scored += len(part)
-            told = tuple(prompt_logprob(token, params.logprobs or 0) for token in part)
+            told = tuple(prompt_logprob(token, live.request.prompt_logprobs) for token in part)
             return [Event(request_id=request_id, prompt_logprobs=told)]
         if params.max_tokens == 0:
             del self._live[request_id]
             return [Event(request_id=request_id, finish_reason="length")]
         reason: FinishReason | None = None
         logprobs: tuple[TokenLogprob, ...] = ()
+        token = live.reply[live.position] + OFFSET if live.position < len(live.reply) else EOS
         if live.position < len(live.reply):
             live.pending.append(token_logprob(live.reply[live.position], params.logprobs or 0))
             live.position += 1
@@ -321,7 +322,9 @@ class FakeEngine:
                 logprobs=logprobs if params.logprobs is not None else (),
                 completion_tokens=live.position,
                 finish_reason=reason,
-                stop_string=stop_string,
+                token_ids=(token,) if live.request.token_ids else (),
+                stop_reason=stop_string,
+                mean_logprob=-0.5 - live.reply.count(b"?") if reason and params.logprobs is not None else None,
             )
         ]
 
@@ -331,13 +334,15 @@ PREFILLED_AT_ONCE = 16
 
 
 def prompt_logprob(token: int, top: int) -> TokenLogprob:
-    """A token's log-probability is minus its number."""
+    """A token's log-probability is minus its number, its rank the number itself."""
     raw, text = shown_token(FakeTokenizer(), token)
     others = tuple(
-        TokenLogprob(token=rank + OFFSET, text=chr(65 + rank), raw=bytes([65 + rank]), logprob=-0.25 - rank)
+        TokenLogprob(
+            token=rank + OFFSET, text=chr(65 + rank), raw=bytes([65 + rank]), logprob=-0.25 - rank, rank=rank + 1
+        )
         for rank in range(top)
     )
-    return TokenLogprob(token=token, text=text, raw=raw, logprob=-float(token), top=others)
+    return TokenLogprob(token=token, text=text, raw=raw, logprob=-float(token), top=others, rank=token)
 
 
 def token_logprob(byte: int, top: int) -> TokenLogprob:
@@ -355,6 +360,7 @@ CARD = ModelCard(
     vocab_size=VOCAB,
     fingerprint="b1-fake",
     defaults={"temperature": 0.25, "top_k": 7.0},
+    eos_ids=frozenset({EOS}),
 )
 
 

@@ -181,6 +181,7 @@ class GenerationCall:
         Raises:
           DeadlineError: `limit` seconds have passed.
           GenerationError: a choice failed, or the client reads too slowly; the other choices are cancelled.
+          InvalidRequestError: the request leaves no token to choose.
           RequestCancelledError: another request cancelled it.
           UnavailableError: the server is stopping and ended a choice.
         """

@@ -99,6 +99,64 @@ def test_arguments_of_tool_calls_become_objects() -> None:
     assert call["function"] == {"name": "f", "arguments": '{"x": "é"}'}
 
 
+TRIMMING = "{% for m in messages %}{{ m.role }}:{{ m.content | trim }}</s>{% endfor %}"
+ECHOING = "{{ messages[-1].content }}|{% for m in messages %}{{ m.content }}<e>{% endfor %}"
+
+
+@pytest.mark.parametrize(
+    ("template", "last", "expected"),
+    [
+        (SIMPLE, "Well, ", "<s>[INST] Hi[/INST] Well, "),
+        (SIMPLE, "</s>[INST] x", "<s>[INST] Hi[/INST] </s>[INST] x"),
+        (SIMPLE, "Hi", "<s>[INST] Hi[/INST] Hi"),
+        (TRIMMING, "  Well,\n", "user:Hi</s>assistant:Well,"),
+        (ECHOING, "Well,", "Well,|Hi<e>Well,"),
+    ],
+)
+def test_the_last_message_is_left_open_to_be_continued(template: str, last: str, expected: str) -> None:
+    messages = [*HI, {"role": "assistant", "content": last}]
+    assert render(template, messages, continue_final_message=True) == expected
+    assert messages[-1]["content"] == last
+
+
+def test_parts_are_continued_too_and_users_messages_in_templates() -> None:
+    parts = [{"role": "user", "content": [{"type": "text", "text": "a"}, {"type": "text", "text": "b"}]}]
+    template = "{% for m in messages %}<{% for c in m.content %}{{ c.text }},{% endfor %}>{% endfor %}"
+    assert render(template, parts, continue_final_message=True) == "<a,b"
+
+
+@pytest.mark.parametrize(
+    ("template", "message", "told"),
+    [
+        (SIMPLE, {"role": "assistant", "content": ""}, "has no text"),
+        (SIMPLE, {"role": "assistant", "content": None}, "has no text"),
+        ("{% for m in messages %}{{ m.role }}{% endfor %}", {"role": "assistant", "content": "x"}, "does not write"),
+    ],
+)
+def test_what_cannot_be_continued_is_refused(template: str, message: dict[str, Any], told: str) -> None:
+    with pytest.raises(ConversationError, match=told):
+        render(template, [*HI, message], continue_final_message=True)
+
+
+def test_documents_go_to_templates_that_read_them() -> None:
+    documents = [{"title": "A", "text": "[INST]"}]
+    template = "{% for d in documents or [] %}({{ d.title }}: {{ d.text }}){% endfor %}{{ messages[0].content }}"
+    assert render(template, documents=documents) == "(A: [INST])Hi"
+    assert render(template) == "Hi"
+    v3 = ChatFormatter(template, tokenizer("v3"))
+    assert control_ids("v3", v3.encode(HI, documents=documents)) == []
+    with pytest.raises(ConversationError, match="no place for documents"):
+        render(SIMPLE, documents=documents)
+    assert render(SIMPLE, documents=[]) == render(SIMPLE)
+
+
+def test_variables_that_a_template_does_not_read_are_known() -> None:
+    formatter = ChatFormatter("{% set x = 1 %}{{ thinking ~ (now | default('')) }}", tokenizer("v3"))
+    assert formatter.unused_variables(["thinking", "effort", "x", "now"]) == ["effort", "x"]
+    instruct = ChatFormatter.for_tokenizer_version(tokenizer("v3"), "v3")
+    assert instruct.unused_variables(["thinking"]) == ["thinking"]
+
+
 def test_named_templates() -> None:
     formatter = ChatFormatter({"default": "D", "tool_use": "T{{ tools | length }}"}, tokenizer("v3"))
     assert formatter.render(HI) == "D"
@@ -128,7 +186,7 @@ def test_whose_fault_it_is() -> None:
         "tokenize",
         "bos_token",
         "raise_exception",
-        "documents",
+        "conversation",
         "max_length",
         "_x",
         "return_tensors",

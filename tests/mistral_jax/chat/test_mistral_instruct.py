@@ -172,6 +172,20 @@ def test_mistrals_own_templates_encode_as_mistral_common(kind: str, by_variable:
     assert compared >= 6
 
 
+def test_a_message_to_be_continued_is_a_prefix(files: dict[str, Path]) -> None:
+    for kind in ("v1", "v3"):
+        formatter = ChatFormatter.for_tokenizer_version(ours(files[kind]), kind)
+        talk = [user("Hi"), assistant("Well,")]
+        prefix = formatter.encode([user("Hi"), assistant("Well,", prefix=True)])
+        assert formatter.encode(talk, continue_final_message=True) == prefix
+        assert formatter.encode(talk) != prefix
+        for messages in ([user("Hi")], [user("Hi"), assistant("")]):
+            with pytest.raises(ConversationError, match="Only the text of an assistant's message"):
+                formatter.encode(messages, continue_final_message=True)
+        with pytest.raises(ConversationError, match="no place for documents"):
+            formatter.encode([user("Hi")], documents=[{"text": "x"}])
+
+
 def test_what_a_format_cannot_say_is_refused(files: dict[str, Path]) -> None:
     v1 = ChatFormatter.for_tokenizer_version(ours(files["v1"]), "v1")
     v3 = ChatFormatter.for_tokenizer_version(ours(files["v3"]), "v3")

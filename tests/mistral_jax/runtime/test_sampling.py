@@ -16,25 +16,24 @@ from mistral_jax.runtime.sampling import (
     LOWEST_LOGPROB,
     Features,
     SamplerRows,
-    _kth_largest,
-    _nucleus_edge,
     mask_words,
     recent_tokens,
+    row_bias,
     row_scalars,
     sample,
     seed_words,
     unpack,
 )
-from mistral_jax.runtime.sampling_params import SamplingParams, SamplingParamsError
+from mistral_jax.runtime.sampling_params import SamplingParams, SamplingParamsError, TokenRules
+from mistral_jax.runtime.truncation import kth_largest, nucleus_edge
 
-V, W = 97, 5
+V, W, LENGTH = 97, 5, 40
 
 
 def rows_for(*params: SamplingParams, prompts: tuple[tuple[int, ...], ...] | None = None) -> SamplerRows:
-    rows = SamplerRows.allocate(slots=len(params), vocab_size=V, repeat_last_n=W)
-    bias = np.zeros((len(params), V), np.float32)
-    for row, p in enumerate(params):
-        bias[row, list(p.logit_bias)] = list(p.logit_bias.values())
+    rows = SamplerRows.allocate(slots=len(params), vocab_size=V, repeat_last_n=W, length=LENGTH)
+    biases = [row_bias(p, V) for p in params]
+    bias = np.stack([np.zeros((V,), np.float32) if row is None else row for row in biases])
     prompts = prompts or ((),) * len(params)
     return replace(
         rows,
@@ -131,6 +130,25 @@ def reference(params: SamplingParams, logits: np.ndarray) -> np.ndarray:
     return p / p.sum()
 
 
+def shaped(params: SamplingParams, logits: np.ndarray) -> np.ndarray:
+    """`reference` with top-nσ and typical sampling, by sorting."""
+    scaled = logits.astype(np.float64) / params.temperature
+    keep = np.ones(V, bool)
+    if params.top_n_sigma:
+        keep &= scaled >= scaled.max() - params.top_n_sigma * scaled.std()
+    if params.top_k:
+        keep &= scaled >= np.sort(scaled)[-params.top_k]
+    p = softmax(np.where(keep, scaled, -np.inf))
+    surprise = np.where(keep, -np.log(np.where(keep, p, 1)), np.inf)
+    distance = np.abs(surprise - (p[keep] * surprise[keep]).sum())
+    order = np.argsort(distance)
+    before = np.cumsum(p[order]) - p[order]
+    typical = np.zeros(V, bool)
+    typical[order[before < params.typical_p]] = True
+    left = np.where(keep & typical, np.log(np.where(keep, p, 1)) * params.temperature, -np.inf)
+    return reference(replace(params, top_k=0), left)
+
+
 @pytest.mark.parametrize(
     "params",
     [
@@ -149,13 +167,80 @@ def test_draws_follow_the_truncated_distribution(params):
     assert np.abs(seen - expected).max() < 0.035
 
 
+@pytest.mark.parametrize(
+    "params",
+    [
+        SamplingParams(seed=5, typical_p=0.6),
+        SamplingParams(seed=5, top_n_sigma=1.0),
+        SamplingParams(seed=5, temperature=1.4, typical_p=0.8, top_k=30),
+        SamplingParams(seed=5, temperature=1.4, typical_p=0.9, top_n_sigma=2.0, top_p=0.8, min_p=0.02),
+    ],
+)
+def test_draws_follow_the_distribution_that_is_shaped_by_entropy_and_deviation(params: SamplingParams):
+    logits = random_logits(1, seed=3)
+    seen, expected = frequencies(params, logits), shaped(params, logits[0])
+    assert not seen[expected == 0].any()
+    assert np.abs(seen - expected).max() < 0.035
+
+
+def test_xtc_leaves_the_least_likely_of_the_top_tokens_now_and_then():
+    logits = np.full((1, V), -9.0, np.float32)
+    logits[0, [3, 4, 5, 6]] = np.log([0.4, 0.3, 0.2, 0.1])
+    always = frequencies(SamplingParams(seed=5, xtc_probability=1.0, xtc_threshold=0.15), logits)
+    assert not always[[3, 4]].any()
+    assert always[5] == pytest.approx(2 / 3, abs=0.035)
+    half = frequencies(SamplingParams(seed=5, xtc_probability=0.5, xtc_threshold=0.15), logits)
+    assert half[3] == pytest.approx(0.2, abs=0.035)
+    assert half[5] == pytest.approx(0.5 * 2 / 3 + 0.5 * 0.2, abs=0.035)
+    # A single token above the threshold stays, and so does anything without one.
+    for threshold in (0.35, 0.5):
+        params = SamplingParams(seed=5, xtc_probability=1.0, xtc_threshold=threshold)
+        assert np.array_equal(frequencies(params, logits), frequencies(SamplingParams(seed=5), logits))
+
+
+def test_where_xtc_does_not_apply_the_token_is_the_one_without_it():
+    logits = np.repeat(random_logits(1, seed=6), 200, axis=0)
+    plain, some = SamplingParams(seed=8), SamplingParams(seed=8, xtc_probability=0.3, xtc_threshold=0.05)
+    without, _ = draw(logits, rows_for(*[plain] * 200), [plain] * 200, positions=np.arange(200))
+    with_xtc, _ = draw(logits, rows_for(*[some] * 200), [some] * 200, positions=np.arange(200))
+    assert 0.55 < (without == with_xtc).mean() < 0.95
+
+
+def test_only_allowed_tokens_are_chosen():
+    logits = random_logits(2)
+    params = [
+        SamplingParams(temperature=0.0, allowed_token_ids=(3, 9), logit_bias={9: -100, 5: 100}, seed=1),
+        SamplingParams(temperature=0.0),
+    ]
+    tokens, _ = draw(logits, rows_for(*params), params)
+    assert tokens.tolist() == [3, int(logits[1].argmax())]
+    many = frequencies(SamplingParams(seed=2, allowed_token_ids=tuple(range(7, 20))), logits[:1])
+    assert many[7:20].sum() == pytest.approx(1)
+
+
+def test_no_token_to_choose_is_told():
+    logits = random_logits(2)
+    params = [SamplingParams(seed=1, allowed_token_ids=(3,), rules=TokenRules(banned=(3,))), SamplingParams(seed=2)]
+    tokens, _ = draw(logits, rows_for(*params), params)
+    assert tokens[0] == -2
+    assert tokens[1] == draw(logits[1:], rows_for(params[1]), params[1:])[0][0]
+
+
+def test_ranks_count_the_more_likely_tokens():
+    logits = random_logits(3)
+    params = [SamplingParams(seed=i, logprobs=0) for i in range(3)]
+    tokens, packed = draw(logits, rows_for(*params), params)
+    for row, token in enumerate(tokens):
+        assert unpack(packed[row], 0).rank == 1 + (logits[row] > logits[row, token]).sum()
+
+
 @settings(max_examples=50, deadline=None)
 @given(st.lists(st.integers(-(10**6), 10**6), min_size=1, max_size=40), st.data())
-def test_the_kth_largest_is_exact(values, data):
+def test_thekth_largest_is_exact(values, data):
     k = data.draw(st.integers(1, len(values)))
     x = np.zeros((1, 40), np.float32) - np.float32(3e38)
     x[0, : len(values)] = np.asarray(values) / 1000
-    found = np.asarray(jax.jit(_kth_largest)(jnp.asarray(x), jnp.asarray([[k]])))
+    found = np.asarray(jax.jit(kth_largest)(jnp.asarray(x), jnp.asarray([[k]])))
     # -0.0 and 0.0 are one number.
     assert found[0, 0] == np.sort(x[0])[-k]
 
@@ -164,7 +249,7 @@ def test_the_kth_largest_is_exact(values, data):
 @given(st.integers(0, 2**31), st.floats(0.01, 1.0))
 def test_the_nucleus_is_the_smallest_set_that_reaches_top_p(seed, top_p):
     p = softmax(np.random.default_rng(seed).standard_normal(50).astype(np.float32) * 4).astype(np.float32)
-    edge = np.asarray(jax.jit(_nucleus_edge)(jnp.asarray(p[None]), jnp.asarray([[top_p]], jnp.float32)))[0, 0]
+    edge = np.asarray(jax.jit(nucleus_edge)(jnp.asarray(p[None]), jnp.asarray([[top_p]], jnp.float32)))[0, 0]
     kept = p[p >= edge]
     assert kept.sum(dtype=np.float64) >= top_p - 1e-5
     assert kept.sum(dtype=np.float64) - kept.min() < top_p + 1e-5
@@ -216,13 +301,23 @@ def test_logprobs_are_those_of_the_model_not_of_the_penalised_logits():
 @pytest.mark.parametrize("vocabulary", [200, 1000, 2500])
 def test_a_row_has_the_same_bits_beside_any_number_of_others(vocabulary: int):
     """From 4096 values on, XLA computes sums and exponentials of whole arrays in other ways."""
-    chosen = SamplingParams(temperature=0.9, top_p=0.8, min_p=0.01, seed=5, logprobs=5)
+    chosen = SamplingParams(
+        temperature=0.9,
+        top_p=0.8,
+        min_p=0.01,
+        typical_p=0.9,
+        top_n_sigma=3.0,
+        xtc_probability=0.5,
+        xtc_threshold=0.01,
+        seed=5,
+        logprobs=5,
+    )
     logits = 3 * np.random.default_rng(2).standard_normal((32, vocabulary)).astype(np.float32)
     features = jnp.asarray(Features.of(chosen).as_array())
     run = jax.jit(partial(sample, repeat=True))
     packed = {}
     for count in (2, 4, 32):
-        rows = SamplerRows.allocate(slots=count, vocab_size=vocabulary, repeat_last_n=4)
+        rows = SamplerRows.allocate(slots=count, vocab_size=vocabulary, repeat_last_n=4, length=LENGTH)
         scalars = jnp.tile(row_scalars(chosen), (count, 1))
         rows = replace(rows, scalars=scalars, seeds=jnp.asarray(np.stack([seed_words(i) for i in range(count)])))
         positions = jnp.arange(count, dtype=jnp.int32)
@@ -269,6 +364,20 @@ def test_logits_that_are_not_numbers_are_told_and_spoil_no_neighbour(bad):
         ("logit_bias", {-1: 1.0}),
         ("logit_bias", {1: 101.0}),
         ("stop", ("",)),
+        ("bad_words", ("",)),
+        ("typical_p", 0.0),
+        ("top_n_sigma", -1.0),
+        ("xtc_probability", 1.1),
+        ("xtc_threshold", -0.1),
+        ("dry_multiplier", -1.0),
+        ("dry_base", 0.9),
+        ("dry_allowed_length", 0),
+        ("dry_penalty_last_n", -2),
+        ("min_tokens", -1),
+        ("stop_token_ids", (-1,)),
+        ("stop_token_ids", tuple(range(1025))),
+        ("allowed_token_ids", ()),
+        ("allowed_token_ids", (-1,)),
     ],
 )
 def test_values_out_of_range_are_refused_by_name(field, value):
@@ -276,6 +385,11 @@ def test_values_out_of_range_are_refused_by_name(field, value):
         SamplingParams(**{field: value})
     assert caught.value.param == field
     assert field in str(caught.value)
+
+
+def test_a_least_length_beyond_the_limit_is_refused():
+    with pytest.raises(SamplingParamsError, match="min_tokens is 4; expected at most max_tokens, 3"):
+        SamplingParams(min_tokens=4, max_tokens=3)
 
 
 def test_logprobs_beyond_twenty_are_refused_by_the_name_that_the_api_gives_them():
@@ -333,5 +447,6 @@ def test_a_mask_that_allows_everything_changes_no_bit_of_a_row():
     _, free_packed = draw(logits, rows_for(*params), params)
     assert tokens[0] == 7
     np.testing.assert_array_equal(packed[1:], free_packed[1:])
-    # Log-probabilities are the model's own: the alternatives are the same with and without a mask.
-    np.testing.assert_array_equal(packed[0, 2:], free_packed[0, 2:])
+    # Log-probabilities are the model's own: the alternatives are the same with and without a mask, but for the rank of
+    # the chosen token.
+    np.testing.assert_array_equal(packed[0, 2:-1], free_packed[0, 2:-1])

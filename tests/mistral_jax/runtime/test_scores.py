@@ -135,8 +135,10 @@ def test_scores_are_those_of_a_whole_pass_without_a_cache(float32: Runners) -> N
             np.testing.assert_array_equal(packed[:, 0], text[1:])
             np.testing.assert_allclose(logprobs(packed), expected[np.arange(length - 1), text[1:]], atol=1e-5, rtol=0)
             likeliest = -np.sort(-expected, axis=-1)[:, :MAX_TOP_LOGPROBS]
-            told = packed[:, 2 + MAX_TOP_LOGPROBS :].view(np.float32)
+            told = packed[:, 2 + MAX_TOP_LOGPROBS : -1].view(np.float32)
             np.testing.assert_allclose(told, likeliest, atol=1e-5, rtol=0)
+            above = expected > expected[np.arange(length - 1), text[1:]][:, None]
+            np.testing.assert_array_equal(packed[:, -1], 1 + above.sum(axis=-1))
 
 
 @pytest.mark.parametrize(("quant", "dtype"), [("q8_0", "bfloat16"), ("q4_k", "float32"), ("int8", "bfloat16")])

@@ -11,15 +11,16 @@ import pytest
 
 from mistral_jax.runtime.mixing import MixingRows, RowMixing
 from mistral_jax.runtime.sampling import recent_tokens, row_scalars, seed_words
-from mistral_jax.runtime.sampling_params import SamplingParams
-from mistral_jax.runtime.step import Rows, SpeculationRows, admit, advance, set_bias
+from mistral_jax.runtime.sampling_params import SamplingParams, TokenRules
+from mistral_jax.runtime.step import Rows, SpeculationRows, admit, advance, set_bias, set_rules
+from mistral_jax.runtime.token_rules import row_limits, rule_row
 from tests.mistral_jax.tiny_adapters import CONFIG
 
-SLOTS, W = 4, 5
+SLOTS, W, LENGTH = 4, 5, 19
 
 
 def rows(**others: object) -> Rows:
-    return Rows.allocate(CONFIG, slots=SLOTS, repeat_last_n=W, **others)  # type: ignore[arg-type]
+    return Rows.allocate(CONFIG, slots=SLOTS, repeat_last_n=W, length=LENGTH, **others)  # type: ignore[arg-type]
 
 
 def admitted(before: Rows, slot: int, prompt: tuple[int, ...], mixing: RowMixing | None = None) -> Rows:
@@ -33,6 +34,7 @@ def admitted(before: Rows, slot: int, prompt: tuple[int, ...], mixing: RowMixing
         jnp.int32(params.top_k),
         jnp.asarray(seed_words(9)),
         jnp.asarray(recent_tokens(prompt, W, CONFIG.vocab_size)),
+        jnp.asarray(row_limits(params, len(prompt))),
         mixing,
     )
 
@@ -58,6 +60,21 @@ def test_advance_moves_active_rows_and_leaves_the_others_as_they_are() -> None:
     # The token at position p is remembered at p % W.
     assert after.sampler.recent[0, 3 % W] == 11
     np.testing.assert_array_equal(after.sampler.recent[1:], before.sampler.recent[1:])
+    assert after.sampler.rules.history[0, 3] == 11
+    np.testing.assert_array_equal(after.sampler.rules.history[1:], before.sampler.rules.history[1:])
+
+
+def test_the_rules_of_a_slot_know_its_prompt_until_another_sequence_comes() -> None:
+    params = SamplingParams(min_tokens=2, rules=TokenRules(ends=(2,)))
+    row = rule_row(params, (4, 5, 6), vocab_size=CONFIG.vocab_size, length=LENGTH)
+    after = set_rules(admitted(rows(), 1, (4, 5, 6)), jnp.int32(1), row)
+    history = np.zeros((SLOTS, LENGTH), np.int32)
+    history[1, :3] = 4, 5, 6
+    np.testing.assert_array_equal(after.sampler.rules.history, history)
+    assert after.sampler.rules.early[1, 0] == 1 << 2
+    assert after.sampler.rules.limits[1].tolist() == [0, 3, 0, 0]
+    again = admitted(after, 1, (7,))
+    assert again.sampler.rules.limits[1].tolist() == [0, 1, 0, 0]
 
 
 def test_a_row_without_numbers_keeps_its_token() -> None:

@@ -67,3 +67,13 @@ def test_a_character_appears_with_its_last_byte() -> None:
 def test_ids_outside_the_vocabulary_are_refused() -> None:
     with pytest.raises(IndexError):
         IncrementalDetokenizer(tokenizer("v1")).push(32000)
+
+
+@names
+def test_control_tokens_appear_where_they_are_asked_for(name: str) -> None:
+    vocabulary = tokenizer(name)
+    end = vocabulary.control_tokens["</s>"]
+    ids = [vocabulary.control_tokens["<s>"], *vocabulary.encode("Hé 🎉"), end, *vocabulary.encode("x", at_start=False)]
+    detokenizer = IncrementalDetokenizer(vocabulary, show_control=True)
+    shown = "".join([*map(detokenizer.push, ids), detokenizer.flush()])
+    assert shown == vocabulary.decode(ids, skip_control=False) == "<s>Hé 🎉</s>x"

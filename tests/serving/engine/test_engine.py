@@ -225,7 +225,7 @@ def test_a_stop_string_ends_the_answer_before_it(engine: JaxEngine):
     stopping = replace(free, request_id="stop", params=replace(free.params, stop=("AAAA",)))
     events = run(engine, stopping)["stop"]
     assert answer(events)[0] == ""
-    assert (events[-1].finish_reason, events[-1].stop_string, events[-1].completion_tokens) == ("stop", "AAAA", 4)
+    assert (events[-1].finish_reason, events[-1].stop_reason, events[-1].completion_tokens) == ("stop", "AAAA", 4)
 
 
 def test_cancelling_running_and_waiting_requests_frees_everything(engine: JaxEngine):
@@ -291,7 +291,7 @@ def test_a_device_thread_that_raises_fails_its_requests_and_says_so(runner: Runn
     def broken(*args, **kwargs):
         raise RuntimeError("out of memory on the device")
 
-    monkeypatch.setattr(runner, "decode", broken)
+    monkeypatch.setattr(runner, "forward", broken)
     engine.submit([request("victim")], inbox.deliver)
     events = inbox.until_all_end(["victim"])["victim"]
     assert (events[-1].finish_reason, events[-1].error) == ("error", "the engine failed; see the server's log")

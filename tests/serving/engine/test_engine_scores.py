@@ -44,7 +44,8 @@ DAMAGED = 200
 def scored(name: str, length: int = 60, **params) -> Request:
     plain = request(name, length, **{"logprobs": 2, "max_tokens": 0, **params})
     prompt = tuple(token if token != DAMAGED else 100 for token in plain.prompt)
-    return replace(plain, prompt=prompt, work=Work.SCORE)
+    wanted = plain.params.logprobs or 0
+    return replace(plain, prompt=prompt, work=Work.SCORE, prompt_logprobs=wanted, logprob_of_end=True)
 
 
 def entries(events: list[Event]) -> tuple:

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from mistral_jax.runtime.sampling_params import SamplingParams
 from serving.engine.messages import Request
-from serving.engine.scheduler import LiveSequence, Scheduler
+from serving.engine.scheduler import MOST_OVERTAKEN, LiveSequence, Scheduler
 
 
 @dataclass(frozen=True)
@@ -26,8 +26,9 @@ def chunks_of(request: Request) -> list[FakeChunk]:
     return chunks
 
 
-def sequence(name: str, prompt: int, max_tokens: int = 3) -> LiveSequence[FakeChunk]:
-    request = Request(request_id=name, prompt=tuple(range(prompt)), params=SamplingParams(seed=0))
+def sequence(name: str, prompt: int, max_tokens: int = 3, priority: int = 0) -> LiveSequence[FakeChunk]:
+    params = SamplingParams(seed=0)
+    request = Request(request_id=name, prompt=tuple(range(prompt)), params=params, priority=priority)
     return LiveSequence(request=request, deliver=lambda events: None, max_tokens=max_tokens)
 
 
@@ -45,6 +46,34 @@ def test_free_slots_take_those_who_wait_longest_lowest_slot_first():
     s.retire(a)
     assert s.admit() == [c]
     assert c.slot == 0
+
+
+def test_lower_priorities_are_admitted_earlier_and_equal_ones_in_order():
+    s = scheduler(slots=1, queue_limit=9)
+    asked = {"a": 2, "b": 0, "c": 1, "d": 0, "e": -5}
+    s.submit([sequence(name, 1, priority=priority) for name, priority in asked.items()])
+    order = []
+    while admitted := s.admit():
+        order += [each.request.request_id for each in admitted]
+        s.retire(admitted[0])
+    # The first has been overtaken as often as one may be.
+    assert order == ["e", "b", "d", "a", "c"]
+
+
+@settings(max_examples=50, deadline=None)
+@given(st.lists(st.integers(-2, 2), min_size=1, max_size=12), st.integers(0, 5))
+def test_nobody_waits_for_ever_behind_lower_priorities(before: list[int], patience: int):
+    s = scheduler(slots=1, queue_limit=100)
+    patient = sequence("patient", 1, priority=patience)
+    s.submit([*(sequence(f"before{i}", 1, priority=p) for i, p in enumerate(before)), patient])
+    for admissions in range(1, 1000):
+        # Urgent ones keep coming.
+        s.submit([sequence(f"urgent{admissions}", 1, priority=-9)])
+        [admitted] = s.admit()
+        s.retire(admitted)
+        if admitted is patient:
+            break
+    assert admissions <= (len(before) + 1) * (MOST_OVERTAKEN + 1)
 
 
 def test_a_newcomer_catches_up_in_chunks_while_the_others_decode_every_round():

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from mistral_jax.runtime.sampling import Sampled
+from mistral_jax.runtime.sampling import NO_TOKEN, NOT_NUMBERS, Sampled
 from mistral_jax.runtime.sampling_params import SamplingParams
 from serving.engine.messages import Request, Work
 from serving.engine.work import KINDS, Output
@@ -22,9 +22,9 @@ class RecordingRunner:
         yield prompt_length, score
 
 
-def request(work: Work, **params: Any) -> Request:
+def request(work: Work, *, asked: dict[str, Any] | None = None, **params: Any) -> Request:
     settings = {"seed": 0, "logprobs": 1, **params}
-    return Request(request_id="r", prompt=(1, 5, 6), params=SamplingParams(**settings), work=work)
+    return Request(request_id="r", prompt=(1, 5, 6), params=SamplingParams(**settings), work=work, **(asked or {}))
 
 
 def output(asked: Request, max_tokens: int) -> Output:
@@ -51,18 +51,36 @@ def test_a_prompt_is_run_as_far_as_its_work_needs(work: Work, max_tokens: int | 
     assert list(KINDS[work].chunks(runner, request(work, max_tokens=max_tokens))) == expected
 
 
-def test_only_scored_requests_have_an_entry_for_the_token_that_ends_them() -> None:
-    for work, entries in ((Work.GENERATE, 0), (Work.SCORE, 1)):
-        event = output(request(work), 5).push(Sampled(EOS, -0.5, ()))
-        assert (event.finish_reason, len(event.logprobs)) == ("stop", entries)
+def test_the_token_that_ends_a_completion_has_an_entry_where_it_is_asked_for() -> None:
+    for wanted in (False, True):
+        event = output(request(Work.SCORE, asked={"logprob_of_end": wanted}), 5).push(Sampled(EOS, -0.5, ()))
+        assert (event.finish_reason, len(event.logprobs)) == ("stop", int(wanted))
 
 
 def test_a_stop_string_that_the_end_token_completes_hides_it() -> None:
-    asked = request(Work.SCORE, stop=("\ufffd",))
+    asked = request(Work.SCORE, stop=("\ufffd",), asked={"logprob_of_end": True})
     processor = output(asked, 5)
     processor.push(Sampled(0xC3 + OFFSET, -0.5, ()))
     event = processor.push(Sampled(EOS, -0.5, ()))
-    assert (event.finish_reason, event.stop_string, event.logprobs) == ("stop", "\ufffd", ())
+    assert (event.finish_reason, event.stop_reason, event.logprobs) == ("stop", "\ufffd", ())
+
+
+def test_ids_come_with_their_tokens_and_the_mean_counts_all_of_them() -> None:
+    processor = output(request(Work.GENERATE, stop=("xyz",), asked={"token_ids": True}), 5)
+    events = [processor.push(Sampled(token, -1.0 - i, ())) for i, token in enumerate((OFFSET + 120, OFFSET + 121, EOS))]
+    assert [event.text for event in events] == ["", "", "xy"]
+    assert [event.token_ids for event in events] == [(OFFSET + 120,), (OFFSET + 121,), (EOS,)]
+    assert [event.mean_logprob for event in events] == [None, None, -2.0]
+    assert output(request(Work.GENERATE, logprobs=None), 5).push(Sampled(EOS, 0.0, ())).mean_logprob is None
+
+
+@pytest.mark.parametrize(
+    ("token", "told", "refused"), [(NOT_NUMBERS, "not numbers", False), (NO_TOKEN, "no token", True)]
+)
+def test_why_there_is_no_token_is_told(token: int, told: str, refused: bool) -> None:
+    event = output(request(Work.GENERATE, asked={"token_ids": True}), 5).push(Sampled(token, 0.0, ()))
+    assert (event.finish_reason, event.token_ids, event.refused) == ("error", (), refused)
+    assert told in (event.error or "")
 
 
 def test_a_completion_has_no_results_of_its_prompt() -> None:
