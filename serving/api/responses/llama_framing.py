@@ -68,7 +68,8 @@ class LlamaFraming:
         choice = self._choices[index]
         choice.take(event)
         choice.tokens += event.logprobs
-        choice.stopping_word = event.stop_string or choice.stopping_word
+        if isinstance(event.stop_reason, str):
+            choice.stopping_word = event.stop_reason
 
     def chunks(self, choice_event: ChoiceEvent) -> list[Payload]:
         index, event = choice_event.index, choice_event.event
