@@ -19,7 +19,6 @@ _ERRORS = {
     403: "not allowed: the host name, the web origin, or a change of adapters",
     404: "no such model or path",
     408: "the body did not arrive in time",
-    409: "the name is taken, or the adapter cannot be unloaded",
     413: "the body is too large",
     415: "the body is not sent as JSON (Content-Type: application/json)",
     499: "the request was cancelled by its id",

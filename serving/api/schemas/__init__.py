@@ -47,10 +47,12 @@ from serving.api.schemas.llama_cpp import (
     TokenProbability,
 )
 from serving.api.schemas.lora import (
+    LoadedLora,
     LoadLoraRequest,
     LoraAdapter,
     LoraAdapterList,
     LoraScale,
+    NumberedLora,
     UnloadedLora,
     UnloadLoraRequest,
 )
@@ -120,6 +122,7 @@ __all__ = [
     "LlamaCompletionChunk",
     "LlamaCompletionRequest",
     "LoadLoraRequest",
+    "LoadedLora",
     "LoraAdapter",
     "LoraAdapterList",
     "LoraScale",
@@ -127,6 +130,7 @@ __all__ = [
     "Model",
     "ModelList",
     "NextToken",
+    "NumberedLora",
     "PromptProgress",
     "PromptTokensDetails",
     "Props",
