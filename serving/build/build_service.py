@@ -12,6 +12,7 @@ from conversion.files.regular_file import is_file
 from conversion.weights.ggml_types import BY_NAME
 from conversion.weights.weight_files import parts_pattern
 from mistral_jax.adapters.load_adapters import AdapterFiles, adapter_bytes, load_adapters
+from mistral_jax.chat import ChatFormatter
 from mistral_jax.checkpoint.description import ModelDescription, describe
 from mistral_jax.checkpoint.load_module import load_module
 from mistral_jax.checkpoint.summary import summarize
@@ -91,9 +92,17 @@ def build_service(settings: Settings) -> Service:
         card=card,
         models=models,
         tokenizer=description.tokenizer,
-        chat=description.chat,
+        chat=chat_format(settings, description),
         loader=loader,
     )
+
+
+def chat_format(settings: Settings, description: ModelDescription) -> ChatFormatter | None:
+    """The model's chat format, with the format of tool calls that the settings name."""
+    chat = description.chat
+    if chat is None or settings.tool_format == "auto":
+        return chat
+    return chat.with_tool_format(None if settings.tool_format == "none" else settings.tool_format)
 
 
 def use_compilation_cache(settings: Settings) -> None:

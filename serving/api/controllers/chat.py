@@ -10,15 +10,20 @@ from serving.api.endpoint import Endpoint
 from serving.api.errors import InvalidRequestError
 from serving.api.requests.prompts import encode_chat
 from serving.api.requests.sampling_request import OwnFields
+from serving.api.requests.tool_request import reasoning_variables, tool_use
 from serving.api.responses.framing import CallFacts, ChatFraming
+from serving.api.responses.parsed_chat import ParsedChatFraming
 from serving.api.schemas import ChatCompletion, ChatCompletionChunk, ChatCompletionRequest
-from serving.api.service.asked import Prompt
+from serving.api.service.asked import Prompt, ToolUse
+from serving.api.service.service import Service
 
 
 async def _encode(asked: Asked[ChatCompletionRequest]) -> Sequence[Prompt]:
     prompt = await encode_chat(
         asked.service,
         asked.body.messages,
+        tools=() if asked.tools is None else asked.tools.shown,
+        variables=None if asked.service.chat is None else reasoning_variables(asked.body, asked.service.chat),
         limiter=asked.host.encoding,
         rendering=asked.host.rendering,
         truncate=asked.host.settings.truncate_sequence,
@@ -26,8 +31,15 @@ async def _encode(asked: Asked[ChatCompletionRequest]) -> Sequence[Prompt]:
     return [prompt]
 
 
-async def _frame(_asked: Asked[ChatCompletionRequest], facts: CallFacts) -> ChatFraming:
-    return ChatFraming(facts)
+async def _frame(asked: Asked[ChatCompletionRequest], facts: CallFacts) -> ChatFraming:
+    return ChatFraming(facts) if asked.tools is None else ParsedChatFraming(facts, asked.tools)
+
+
+def _tools(body: ChatCompletionRequest, service: Service) -> ToolUse | None:
+    if service.chat is None:
+        return None  # refused when the messages are encoded
+    used = tool_use(body, service.chat)
+    return used if used.callable or used.output.reasoning is not None else None
 
 
 def _token_limit(body: ChatCompletionRequest) -> tuple[str, int | None]:
@@ -63,5 +75,6 @@ CHAT_COMPLETIONS = Endpoint(
         prompt_field="messages",
         encode=_encode,
         frame=_frame,
+        tools=_tools,
     ),
 )

@@ -23,7 +23,7 @@ from serving.api.requests.sampling_request import (
 from serving.api.responses.framing import CallFacts, Framing, new_id
 from serving.api.responses.respond import respond
 from serving.api.schemas import SamplingFields
-from serving.api.service.asked import AdapterUse, Prompt, UsageInStream
+from serving.api.service.asked import AdapterUse, Prompt, ToolUse, UsageInStream
 from serving.api.service.lifecycle import ServiceHost
 from serving.api.service.service import Service
 from serving.engine.messages import Work
@@ -43,6 +43,8 @@ class Asked[BodyT: SamplingFields]:
     """Completions of each prompt."""
     usage: UsageInStream
     params: SamplingParams
+    tools: ToolUse | None = None
+    """Set if the model may write more than text: tool calls or reasoning."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -60,6 +62,8 @@ class Generating[BodyT: SamplingFields]:
     """Makes the framing, which turns completions into the endpoint's JSON."""
     scores_prompts: Callable[[Asked[BodyT]], bool] = lambda _asked: False
     """Whether the call asks for log-probabilities of the prompts."""
+    tools: Callable[[BodyT, Service], ToolUse | None] = lambda _body, _service: None
+    """The tools of the call, and what the model writes besides text."""
 
     async def __call__(self, call: Call[BodyT]) -> Response[Any]:
         body, host = call.body, call.host
@@ -73,6 +77,7 @@ class Generating[BodyT: SamplingFields]:
             n=choices_of(body, most=settings.max_seqs),
             usage=usage_in_stream(body),
             params=sampling_params(body, card, self.own_fields, default_max_tokens=settings.max_tokens),
+            tools=self.tools(body, service),
         )
         prompts = [
             fit(
@@ -106,6 +111,7 @@ class Generating[BodyT: SamplingFields]:
             max_model_len=card.max_model_len,
             work=Work.SCORE if self.scores_prompts(asked) else Work.GENERATE,
             progress=facts.times.progress,
+            reported_tokens=frozenset() if asked.tools is None else asked.tools.output.token_ids,
         )
         host.metrics.count(asked.use, len(requests))
         return await respond(call.request, host, service, requests, framing, stream=bool(body.stream))

@@ -47,7 +47,9 @@ FIELDS: tuple[Field, ...] = (
         "anything else is a 404 that lists what is served",
     ),
     _honoured(
-        "messages", "roles system, developer (rendered as system), user, assistant, tool; text content only", _CHAT
+        "messages",
+        "roles system, developer (rendered as system), user, assistant, tool, function; text content only",
+        _CHAT,
     ),
     _honoured("prompt", "text, list of texts, list of token ids, list of lists of token ids", _TEXT),
     _honoured(
@@ -80,23 +82,31 @@ FIELDS: tuple[Field, ...] = (
         unless=lambda body: _value(body, "best_of") == (_value(body, "n") or 1),
     ),
     _refused("suffix", "no fill-in-the-middle yet", _TEXT, neutral=("",)),
-    _refused(
+    _honoured(
         "tools",
-        "no tool calls yet; allowed if tool_choice is none (the model does not see them)",
+        "functions, at most 128; refused if the model's chat format knows none. The arguments of a call match the "
+        "function's schema",
         _CHAT,
-        neutral=([],),
-        unless=lambda body: _value(body, "tool_choice") == "none",
     ),
-    _refused("tool_choice", "no tool calls yet", _CHAT, neutral=("none", "auto")),
-    _refused("functions", "no function calls yet", _CHAT, neutral=([],)),
-    _refused("function_call", "no function calls yet", _CHAT, neutral=("none", "auto")),
-    _accepted("parallel_tool_calls", "there are no tool calls to make in parallel", _CHAT),
+    _honoured(
+        "tool_choice",
+        "none (the model does not see the tools), auto, required, a function by name, or allowed_tools",
+        _CHAT,
+    ),
+    _honoured("functions", "the older form of tools; the response has function_call", _CHAT),
+    _honoured("function_call", "the older form of tool_choice", _CHAT),
+    _honoured("parallel_tool_calls", "false: at most one call", _CHAT),
     _refused("response_format", "plain text only, no constrained output yet", _CHAT, neutral=({"type": "text"},)),
     _refused("modalities", "text only", _CHAT, neutral=(["text"], [])),
     _refused("audio", "text only", _CHAT),
     _refused("prediction", "no predicted outputs", _CHAT),
     _refused("web_search_options", "no web search", _CHAT),
-    _refused("reasoning_effort", "no reasoning models yet", _CHAT, neutral=("none",)),
+    _honoured(
+        "reasoning_effort",
+        "a variable of the chat template or a setting of Mistral's v15 format; refused if the model has neither, "
+        "except for `none` if it does not reason",
+        _CHAT,
+    ),
     _refused("verbosity", "no such control in the model", _CHAT, neutral=("medium",)),
     _accepted("user", "a label"),
     _accepted("safety_identifier", "a label", _CHAT),
@@ -172,9 +182,38 @@ OBJECTS: dict[str, tuple[Field, ...]] = {
         _honoured("role", "see above", _CHAT),
         _honoured("content", "a string, or a list of text parts, which are joined by line breaks", _CHAT),
         _honoured("name", "passed to the chat template", _CHAT),
-        _honoured("tool_calls", "passed to the chat template", _CHAT),
-        _honoured("tool_call_id", "passed to the chat template", _CHAT),
+        _honoured("tool_calls", "earlier calls, passed to the chat template with their arguments as objects", _CHAT),
+        _honoured("tool_call_id", "the call that a message of the role tool is the result of", _CHAT),
+        _honoured("function_call", "the older form of tool_calls", _CHAT),
+        _honoured("reasoning_content", "extension; passed to the chat template", _CHAT),
         _accepted("cache_control", "a hint that some clients add", _CHAT),
+    ),
+    "messages[].tool_calls[]": (
+        _honoured("id", "ids that Mistral's models do not know are replaced in the prompt", _CHAT),
+        _honoured("type", "`function`", _CHAT),
+        _honoured("function", "name, and arguments: the JSON text of an object, or the object", _CHAT),
+        _accepted("index", "some clients send back what they were sent in a stream", _CHAT),
+    ),
+    "tools[]": (
+        _honoured("type", "`function`; others are refused", _CHAT),
+        _honoured("function", "the function", _CHAT),
+    ),
+    "tools[].function": (
+        _honoured("name", "1 to 64 letters, digits, underscores and dashes", _CHAT),
+        _honoured("description", "passed to the chat template", _CHAT),
+        _honoured("parameters", "JSON schema of the arguments; passed to the chat template, and enforced", _CHAT),
+        _honoured("strict", "refuses schemas that cannot be enforced to the letter", _CHAT),
+    ),
+    "tool_choice": (
+        _honoured("type", "`function` or `allowed_tools`; others are refused", _CHAT),
+        _honoured("function", "the name of the one to call", _CHAT),
+        _honoured("allowed_tools", "mode (`auto` or `required`), and tools: functions by name", _CHAT),
+    ),
+    "functions[]": (
+        _honoured("name", "as of tools", _CHAT),
+        _honoured("description", "as of tools", _CHAT),
+        _honoured("parameters", "as of tools", _CHAT),
+        _honoured("strict", "as of tools", _CHAT),
     ),
     "messages[].content[]": (
         _honoured("type", "`text`; others are refused", _CHAT),

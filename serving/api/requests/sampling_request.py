@@ -155,11 +155,15 @@ def engine_requests(
     max_model_len: int,
     work: Work = Work.GENERATE,
     progress: bool = False,
+    reported_tokens: frozenset[int] = frozenset(),
 ) -> list[Request]:
     """One engine request for each choice, prompt by prompt: choice i of prompt p has the index p * n + i.
 
     Without a seed, each choice gets a random one;
     with a seed, choice 0 of each prompt gets the seed itself and the others get seeds derived from it.
+
+    Args:
+      reported_tokens: see `serving.engine.messages.Request`.
     """
     requests: list[Request] = []
     for prompt in prompts:
@@ -179,6 +183,7 @@ def engine_requests(
                     scalings=use.scalings,
                     work=work,
                     progress=progress,
+                    reported_tokens=reported_tokens,
                 )
             )
     return requests

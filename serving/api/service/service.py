@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 from mistral_jax.chat.encoding import PromptPieces
+from mistral_jax.chat.output.formats import OutputFormat
 from mistral_jax.tokenizer.base import Tokenizer
 from serving.api.service.served_models import ServedModels
 from serving.engine.adapter_registry import AdapterInfo
@@ -20,6 +21,21 @@ class ChatEncoder(Protocol):
     @property
     def template(self) -> str | None:
         """The Jinja source of the template; None if the format is not a template."""
+        ...
+
+    @property
+    def output(self) -> OutputFormat:
+        """What the model writes besides text: tool calls and reasoning."""
+        ...
+
+    @property
+    def knows_tools(self) -> bool:
+        """Whether the format can tell the model of tools."""
+        ...
+
+    @property
+    def variables(self) -> frozenset[str]:
+        """Names that the template reads, those of variables that a caller may set among them."""
         ...
 
     def encode_pieces(

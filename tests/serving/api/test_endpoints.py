@@ -17,6 +17,7 @@ from serving.api.description.page import page
 from serving.api.endpoint import Call, Endpoint, Field
 from serving.api.endpoints import ENDPOINTS
 from serving.api.schemas import ChatCompletionRequest, ChatMessage, CompletionRequest, ContentPart, StreamOptions
+from serving.api.schemas.tools import FunctionDefinition, MessageToolCall, Tool, ToolChoice
 from serving.app import create_app
 from serving.settings.settings import Settings
 from tests.serving.fakes import fake_service
@@ -39,7 +40,16 @@ def test_every_field_of_the_schemas_is_in_the_table_as_honoured_and_no_other() -
         assert honoured == set(schema.__struct_fields__)
     names = [(field.name, endpoint) for field in FIELDS for endpoint in field.endpoints]
     assert len(names) == len(set(names))
-    objects = {"stream_options": StreamOptions, "messages[]": ChatMessage, "messages[].content[]": ContentPart}
+    objects = {
+        "stream_options": StreamOptions,
+        "messages[]": ChatMessage,
+        "messages[].content[]": ContentPart,
+        "messages[].tool_calls[]": MessageToolCall,
+        "tools[]": Tool,
+        "tools[].function": FunctionDefinition,
+        "tool_choice": ToolChoice,
+        "functions[]": FunctionDefinition,
+    }
     for where, schema in objects.items():
         honoured = {field.name for field in OBJECTS[where] if field.decision == "honoured"}
         assert honoured == set(schema.__struct_fields__)
