@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, field
 from typing import Any
@@ -67,7 +67,8 @@ class FakeTokenizer:
 
 
 class FakeChat:
-    """Renders `[role]content` for each message."""
+    """Renders `[role]content` for each message, `(text)` for each document and `{name=value}` for each variable. `!`
+    stands for no generation prompt, `_` for a last message to be continued. It reads the variable `mood`."""
 
     def encode_pieces(
         self,
@@ -75,14 +76,23 @@ class FakeChat:
         *,
         add_generation_prompt: bool = True,
         tools: Sequence[dict[str, Any]] | None = None,
+        documents: Sequence[Mapping[str, Any]] | None = None,
+        continue_final_message: bool = False,
         **kwargs: Any,
     ) -> PromptPieces:
         if messages[0]["content"] == "raise":
             raise ValueError("conversation roles must alternate")
         text = "".join(f"[{message['role']}]{message['content']}" for message in messages)
+        text += "".join(f"({document['text']})" for document in documents or ())
+        text += "".join(f"{{{name}={value}}}" for name, value in kwargs.items())
+        if not add_generation_prompt:
+            text += "_" if continue_final_message else "!"
         tokenizer = FakeTokenizer()
         pieces = itertools.chain([[BOS]], tokenizer.encode_pieces(text))
         return PromptPieces(least=1 + tokenizer.least_tokens(text), pieces=pieces)
+
+    def unused_variables(self, names: Collection[str], *, with_tools: bool = False) -> list[str]:
+        return [name for name in names if name not in ("mood", "documents")]
 
 
 def prompt_text(request: Request) -> str:

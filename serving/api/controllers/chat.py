@@ -10,18 +10,26 @@ from serving.api.endpoint import Endpoint
 from serving.api.errors import InvalidRequestError
 from serving.api.requests.prompts import encode_chat
 from serving.api.requests.sampling_request import OwnFields
+from serving.api.requests.template_use import template_use
+from serving.api.requests.unknown_fields import report_ignored, unused
 from serving.api.responses.framing import CallFacts, ChatFraming
 from serving.api.schemas import ChatCompletion, ChatCompletionChunk, ChatCompletionRequest
 from serving.api.service.asked import Prompt
 
 
 async def _encode(asked: Asked[ChatCompletionRequest]) -> Sequence[Prompt]:
+    settings = asked.host.settings
+    template = template_use(asked.body)
+    if asked.service.chat is not None:
+        template, unread = template.without_unused(asked.service.chat)
+        report_ignored(asked.scope, unused("chat_template_kwargs", unread), strict=settings.strict_fields)
     prompt = await encode_chat(
         asked.service,
         asked.body.messages,
         limiter=asked.host.encoding,
         rendering=asked.host.rendering,
-        truncate=asked.host.settings.truncate_sequence,
+        truncate=asked.truncates,
+        template=template,
     )
     return [prompt]
 

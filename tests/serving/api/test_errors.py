@@ -146,11 +146,11 @@ async def test_a_body_without_a_type_is_refused_on_every_path_that_takes_one() -
         ("response_format", {"type": "json_object"}),
         ("modalities", ["text", "audio"]),
         ("audio", {"voice": "x"}),
-        ("prediction", {"type": "content", "content": "x"}),
         ("web_search_options", {}),
         ("reasoning_effort", "high"),
         ("guided_json", {"type": "object"}),
-        ("min_tokens", 5),
+        ("use_beam_search", True),
+        ("mirostat", 2),
         ("chat_template", "{{ x }}"),
     ],
 )
