@@ -15,6 +15,7 @@ from mistral_jax.shadowing import require_own
 if TYPE_CHECKING:  # for type checkers and editors; at run time `__getattr__` finds these
     from mistral_jax.chat import ChatFormatter as ChatFormatter
     from mistral_jax.checkpoint.weights import save_pretrained as save_pretrained
+    from mistral_jax.grammar.grammar import Grammar as Grammar
     from mistral_jax.model.config import MistralConfig as MistralConfig
     from mistral_jax.model.kv_cache import KVCache as KVCache
     from mistral_jax.model.mistral import Mistral as Mistral
@@ -34,6 +35,7 @@ __version__ = "0.1.0"
 _HOMES = {
     "ChatFormatter": "chat",
     "Generation": "notebook.results",
+    "Grammar": "grammar.grammar",
     "KVCache": "model.kv_cache",
     "LanguageModel": "notebook.language_model",
     "Mistral": "model.mistral",
@@ -52,6 +54,7 @@ _HOMES = {
 __all__ = [
     "ChatFormatter",
     "Generation",
+    "Grammar",
     "KVCache",
     "LanguageModel",
     "Mistral",

@@ -82,9 +82,9 @@ def create_app(settings: Settings | None = None, *, service: Service | None = No
     # Not Litestar middleware, which sees only routed requests: the access check wraps the router, so that a refused
     # caller learns nothing about the routes, and the log wraps both and records everything.
     names = allowed_names(settings.host, settings.allowed_hosts)
-    public = frozenset(endpoint.path for endpoint in ENDPOINTS if endpoint.public)
+    public = frozenset(path for endpoint in ENDPOINTS if endpoint.public for path in endpoint.paths)
     access = Access(app.asgi_handler, AccessRules(names=names, cors=cors, keys=settings.api_keys, public_paths=public))
-    quiet = frozenset(endpoint.path for endpoint in ENDPOINTS if endpoint.quiet)
+    quiet = frozenset(path for endpoint in ENDPOINTS if endpoint.quiet for path in endpoint.paths)
     app.state.request_log = app.asgi_handler = RequestLog(access, quiet_paths=quiet)
     return app
 

@@ -50,6 +50,7 @@ class ChatFormatter:
           ConversationError: there are several and none of them is "default".
         """
         sources = {"default": template} if isinstance(template, str) else dict(template)
+        self._sources = sources
         self._tokenizer = tokenizer
         self._marks = ControlMarks(tokenizer.control_tokens)
         self._templates = {
@@ -76,6 +77,11 @@ class ChatFormatter:
         formatter = cls({}, tokenizer)
         formatter._instruct = MistralInstruct(tokenizer.control_tokens, version)
         return formatter
+
+    @property
+    def template(self) -> str | None:
+        """The Jinja source of the default template; None if the format is not a template."""
+        return self._sources.get("default")
 
     def encode(
         self,

@@ -33,6 +33,8 @@ from mistral_jax.adapters.load_adapters import open_adapters
 from mistral_jax.adapters.selection import AdapterSelectionError, numbered, select
 from mistral_jax.adapters.xlora import XLoRA
 from mistral_jax.checkpoint.description import ModelDescription
+from mistral_jax.grammar.compiler import CompiledGrammar, GrammarCompiler
+from mistral_jax.grammar.grammar import Grammar
 from mistral_jax.model.config import ConfigError
 from mistral_jax.model.mistral import Mistral
 from mistral_jax.notebook.generate import TextRequest, generate
@@ -63,6 +65,10 @@ class LanguageModel:
       adapters: a mixture by hand: adapter weights by name.
       freeze_after: keep the mixture of this completion token (1: the first) for all later ones; faster, but an
         approximation.
+
+    And one for models of all kinds:
+
+      grammar: what the completion must match, such as `Grammar.json_schema({...})`.
 
     Attributes:
       module: the Flax module.
@@ -176,6 +182,7 @@ class LanguageModel:
         adapter: str | None = None,
         adapters: Mapping[str, float] | None = None,
         freeze_after: int | None = None,
+        grammar: Grammar | None = None,
         keep_weights: bool = False,
         **settings: Any,
     ) -> Generation | list[Generation]:
@@ -184,7 +191,7 @@ class LanguageModel:
         Args:
           prompt: a text, its token ids, a conversation, or a list of texts, which run in batches of up to `slots`.
           params: sampling parameters; None: the model's defaults.
-          adapter, adapters, freeze_after: see the class.
+          adapter, adapters, freeze_after, grammar: see the class.
           keep_weights: return the adapter weights with the completion, token by token.
           settings: fields of `SamplingParams` to override, such as `temperature=0.7, max_tokens=50`.
         Returns: a `Generation`; a list of them for a list of texts.
@@ -192,7 +199,8 @@ class LanguageModel:
         chosen, choice = self._params(params, settings), self._choice(adapter, adapters, freeze_after)
         many = isinstance(prompt, list) and all(isinstance(p, str) for p in prompt)
         texts = cast("list[Text]", prompt if many else [prompt])
-        prompts = [self._prompt(self._encoded(text), chosen, choice, keep_weights) for text in texts]
+        compiled = self._compiled(grammar)
+        prompts = [self._prompt(self._encoded(text), chosen, choice, compiled, keep_weights) for text in texts]
         completions = whole_completions(self.runner, prompts)
         return completions if many else completions[0]
 
@@ -204,11 +212,12 @@ class LanguageModel:
         adapter: str | None = None,
         adapters: Mapping[str, float] | None = None,
         freeze_after: int | None = None,
+        grammar: Grammar | None = None,
         **settings: Any,
     ) -> Iterator[str]:
         """As `generate`, yielding pieces of text."""
         request, chosen = self._encoded(prompt), self._params(params, settings)
-        yield from self._stream(request, chosen, self._choice(adapter, adapters, freeze_after))
+        yield from self._stream(request, chosen, self._choice(adapter, adapters, freeze_after), grammar)
 
     def chat(self, messages: str | list[dict[str, Any]], params: SamplingParams | None = None, **settings: Any) -> str:
         """The assistant's reply to a user message or OpenAI-style messages. Adapters are chosen as in `stream`."""
@@ -222,11 +231,12 @@ class LanguageModel:
         adapter: str | None = None,
         adapters: Mapping[str, float] | None = None,
         freeze_after: int | None = None,
+        grammar: Grammar | None = None,
         **settings: Any,
     ) -> Iterator[str]:
         """As `chat`, yielding pieces of text."""
         request, chosen = (self.encode_chat(messages), True), self._params(params, settings)
-        yield from self._stream(request, chosen, self._choice(adapter, adapters, freeze_after))
+        yield from self._stream(request, chosen, self._choice(adapter, adapters, freeze_after), grammar)
 
     def logits(
         self, text: Text, *, adapter: str | None = None, adapters: Mapping[str, float] | None = None
@@ -269,6 +279,15 @@ class LanguageModel:
         )
 
     @cached_property
+    def grammars(self) -> GrammarCompiler:
+        """Compiles grammars for the model's vocabulary."""
+        eos_ids = self.description.eos_ids
+        return GrammarCompiler(self.tokenizer, vocab_size=self.config.vocab_size, eos_ids=eos_ids)
+
+    def _compiled(self, grammar: Grammar | None) -> CompiledGrammar | None:
+        return None if grammar is None else self.grammars.compile(grammar)
+
+    @cached_property
     def _whole_texts(self) -> WholeTexts:
         return WholeTexts(self.runner)
 
@@ -299,12 +318,19 @@ class LanguageModel:
         return chosen
 
     def _prompt(
-        self, request: tuple[list[int], bool], params: SamplingParams, choice: AdapterChoice, keep_weights: bool = False
+        self,
+        request: tuple[list[int], bool],
+        params: SamplingParams,
+        choice: AdapterChoice,
+        grammar: CompiledGrammar | None,
+        keep_weights: bool = False,
     ) -> TextRequest:
         tokens, at_start = request
         if params.max_tokens == 0:
             raise ValueError("max_tokens is 0: nothing would be generated; `logprobs` tells how likely a text is")
         seed = secrets.randbits(63) if params.seed is None else params.seed
+        if grammar is not None and params.ignore_eos:
+            raise ValueError("ignore_eos: not together with a grammar, which says where the completion ends")
         room = self.runner.length - len(tokens)
         if not tokens or room < 1:
             raise ValueError(
@@ -316,11 +342,19 @@ class LanguageModel:
         )
         sampled = replace(params, seed=seed)
         return TextRequest(
-            tokens=tuple(tokens), params=sampled, completion=completion, choice=choice, keep_weights=keep_weights
+            tokens=tuple(tokens),
+            params=sampled,
+            completion=completion,
+            choice=choice,
+            keep_weights=keep_weights,
+            constraint=None if grammar is None else grammar.start(at_start=at_start),
         )
 
-    def _stream(self, request: tuple[list[int], bool], params: SamplingParams, choice: AdapterChoice) -> Iterator[str]:
-        for _, piece, *_ in generate(self.runner, self.runner.new_state(), [self._prompt(request, params, choice)]):
+    def _stream(
+        self, request: tuple[list[int], bool], params: SamplingParams, choice: AdapterChoice, grammar: Grammar | None
+    ) -> Iterator[str]:
+        prompt = self._prompt(request, params, choice, self._compiled(grammar))
+        for _, piece, *_ in generate(self.runner, self.runner.new_state(), [prompt]):
             if piece.text:
                 yield piece.text
             if piece.finish_reason == "error":

@@ -128,13 +128,21 @@ _LONGEST = 0.05
 """Seconds to wait for all masks of a step where every row is constrained."""
 
 
-def worthwhile_runs[S](runs: Mapping[S, tuple[int, ...]], *, rows: int, cost: float) -> Mapping[S, tuple[int, ...]]:
+def worthwhile_runs[S](
+    runs: Mapping[S, tuple[int, ...]], *, rows: int, constrained: int, cost: float
+) -> Mapping[S, tuple[int, ...]]:
     """The runs to use in the next step: all, or none.
 
     Args:
       runs: by row, the tokens that it could run.
       rows: number of rows of the step.
+      constrained: how many of them are constrained. The others gain nothing by a longer step, so it may hardly be any
+        longer if there are others.
       cost: time of a forward pass with runs relative to one without.
     """
     gained = sum(len(run) - 1 for run in runs.values())
-    return runs if gained > rows * (cost - 1) else {}
+    most = 1 + gained / rows if constrained == rows else _NEARLY_FREE
+    return runs if gained and cost < most else {}
+
+
+_NEARLY_FREE = 1.03

@@ -168,10 +168,9 @@ class DecodeLoop[S: LoopSequence]:
             row = ConstrainedRow(
                 sequence.constraint,
                 words=mask_words(self.runner.config.vocab_size),
-                # A run has no log-probabilities or adapter weights of its tokens, excludes none of them, and would pass
+                # A run has no log-probabilities or adapter weights of its tokens, excludes none of them, and might pass
                 # a step that freezes.
-                takes_runs=self.runner.takes_runs
-                and params.logprobs is None
+                takes_runs=params.logprobs is None
                 and not params.excludes_tokens
                 and not sequence.wants_weights
                 and choice.freeze_after is None,
@@ -221,30 +220,39 @@ class DecodeLoop[S: LoopSequence]:
 
     def _forward(self, decodes: Sequence[S]) -> Forwarded:
         slots = [s.slot for s in decodes]
-        runs = self._runs(decodes, self.runner.row_bucket(slots))
-        passes = self._policy.passes([(s.choice, s.steps - 1) for s in decodes], self.runner.row_bucket(slots))
+        bucket = self.runner.row_bucket(slots)
+        passes = self._policy.passes([(s.choice, s.steps - 1) for s in decodes], bucket)
+        runs = self._runs(decodes, bucket, possible=not passes.scaling)
         return self.runner.forward(
             self._state,
             slots,
             longest=max(s.tokens_held for s in decodes),
             scaling=passes.scaling,
-            speculative=passes.speculative and not runs,
+            speculative=passes.speculative,
             runs=runs,
         )
 
-    def _runs(self, decodes: Sequence[S], bucket: int) -> dict[int, tuple[int, ...]]:
-        """The runs of this step, by slot. They are added to `steps`."""
-        possible: dict[S, tuple[int, ...]] = {}
-        for sequence in decodes:
-            row = self._constrained.get(id(sequence))
-            if row is not None and (run := row.next_run(most=min(RUN_TOKENS, 1 + sequence.room))):
-                possible[sequence] = run
-        chosen = worthwhile_runs(possible, rows=len(decodes), cost=self.runner.run_costs.get(bucket, USUAL_RUN_COST))
-        for sequence in decodes:
-            if (row := self._constrained.get(id(sequence))) is not None:
-                run = chosen.get(sequence, ())
-                row.take_run(run)
-                sequence.steps += len(row.extras)
+    def _runs(self, decodes: Sequence[S], bucket: int, *, possible: bool) -> dict[int, tuple[int, ...]]:
+        """The runs of this step, by slot. They are added to `steps`.
+
+        Args:
+          possible: False: there are none.
+        """
+        rows = {s: row for s in decodes if (row := self._constrained.get(id(s))) is not None}
+        if not possible or bucket not in self.runner.run_buckets:
+            for row in rows.values():
+                row.take_run(())
+            return {}
+        runs = {s: row.next_run(most=min(RUN_TOKENS, 1 + s.room)) for s, row in rows.items()}
+        chosen = worthwhile_runs(
+            {s: run for s, run in runs.items() if run},
+            rows=len(decodes),
+            constrained=len(rows),
+            cost=self.runner.run_costs.get(bucket, USUAL_RUN_COST),
+        )
+        for sequence, row in rows.items():
+            row.take_run(chosen.get(sequence, ()))
+            sequence.steps += len(row.extras)
         return {sequence.slot: run for sequence, run in chosen.items()}
 
     def _sample(

@@ -36,8 +36,8 @@ class EmptyCalls:
                     yield partial(self.prefill, size=size, length=length, scaling=scaling)
                 for bucket in buckets.rows:
                     yield partial(self.forward, bucket=bucket, length=length, scaling=scaling)
-                    if runner.takes_runs:
-                        yield partial(self.forward, bucket=bucket, length=length, scaling=scaling, run=True)
+                    if bucket in runner.run_buckets and not scaling:
+                        yield partial(self.forward, bucket=bucket, length=length, run=True)
                     if speculates:
                         yield partial(self.forward, bucket=bucket, length=length - 1, scaling=True, speculative=True)
             yield partial(self.prefill, size=buckets.score, length=lengths[-1], scaling=scaling, score=True)
@@ -45,7 +45,7 @@ class EmptyCalls:
                 yield partial(self.sample, bucket=bucket, scaling=scaling)
                 if speculates:
                     yield partial(self.sample, bucket=bucket, scaling=True, speculative=True)
-        for bucket in buckets.rows if runner.takes_runs else ():
+        for bucket in runner.run_buckets:
             yield partial(self.append, bucket=bucket)
 
     def prefill(

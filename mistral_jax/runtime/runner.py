@@ -52,6 +52,9 @@ def row_mask(R: int, active: Sequence[int]) -> np.ndarray:
     return mask
 
 
+_MOST_RUN_ROWS = 8
+
+
 class Runner:
     """Compiled programs for one model at fixed shapes.
 
@@ -73,7 +76,7 @@ class Runner:
     prefills: ClassVar[bool] = True
     """Whether prompts are prefilled in chunks."""
     takes_runs: ClassVar[bool] = True
-    """Whether `forward` takes `runs`."""
+    """Whether `forward` ever takes `runs`."""
 
     def __init__(
         self,
@@ -146,6 +149,15 @@ class Runner:
     @property
     def chunk_sizes(self) -> tuple[int, ...]:
         return self.buckets.chunks
+
+    @property
+    def run_buckets(self) -> tuple[int, ...]:
+        """The row buckets with a forward pass for runs: each is a program to compile. On a CPU a pass over the runs of
+        many rows takes several times as long as a step, so there are none."""
+        if not self.takes_runs:
+            return ()
+        on_cpu = self.device.platform == "cpu"
+        return tuple(bucket for bucket in self.buckets.rows if bucket <= _MOST_RUN_ROWS or not on_cpu)
 
     @property
     def can_speculate(self) -> bool:
@@ -322,7 +334,7 @@ class Runner:
             `mistral_jax.runtime.xlora_speculation`). Some rows may sample nothing. Plain and speculative steps may
             alternate in any order. Not for sequences with `freeze_after`: the host would not know when they freeze.
           runs: by slot, tokens that certainly come next, at most `RUN_TOKENS`. The first is the slot's newest token;
-            the others are appended, and all are run. Not with `speculative`, and not for sequences with `freeze_after`.
+            the others are appended, and all are run. Only without `scaling`, and for row buckets in `run_buckets`.
         """
         R = self.row_bucket(active)
         mask = row_mask(R, active)
@@ -433,7 +445,7 @@ class Runner:
             list(empty.all()), state, on_cpu=on_cpu, progress=progress or (lambda done, total: None)
         )
         for bucket in self.buckets.rows:
-            if self.takes_runs:
+            if bucket in self.run_buckets:
                 state, self.run_costs[bucket] = time_against(
                     partial(empty.forward, bucket=bucket, run=True), partial(empty.forward, bucket=bucket), state
                 )

@@ -15,6 +15,8 @@ from litestar import Request, Response
 from serving.api.service.lifecycle import ServiceHost
 
 Decision = Literal["honoured", "accepted", "refused"]
+VERSION = "/v1"
+"""What the paths of OpenAI's API begin with."""
 Body = Mapping[str, msgspec.Raw]
 """The fields of a body, not yet decoded."""
 
@@ -42,6 +44,14 @@ class Text:
     media_type: str = "text/plain"
 
 
+@dataclass(frozen=True, slots=True)
+class OneOf:
+    """A response that has one of several shapes: Structs, or lists of them."""
+
+    description: str
+    shapes: tuple[Any, ...]
+
+
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Call[BodyT]:
     """One request to an endpoint, as passed to its handler."""
@@ -59,7 +69,7 @@ class Endpoint[BodyT]:
     """One operation of the API."""
 
     path: str
-    """In the router's syntax: `{name}` is a path segment, `{name:path}` the rest of the path."""
+    """In the router's syntax: `{name}` is a path segment, `{name:path}` the rest of the path. See also `paths`."""
     method: Literal["GET", "POST"]
     operation_id: str
     summary: str
@@ -67,7 +77,7 @@ class Endpoint[BodyT]:
     handler: Callable[[Call[BodyT]], Awaitable[msgspec.Struct | Response[Any]]]
     request: type[BodyT] | None = None
     """Schema of the body; None: it takes no body."""
-    response: type[msgspec.Struct] | Text
+    response: type[msgspec.Struct] | OneOf | Text
     chunk: type[msgspec.Struct] | None = None
     """Schema of each stream event; None: it cannot stream."""
     fields: tuple[Field, ...] | None = None
@@ -123,6 +133,12 @@ class Endpoint[BodyT]:
     def parameters(self) -> tuple[str, ...]:
         """Names of the path parameters."""
         return tuple(re.findall(r"\{(\w+)[:}]", self.path))
+
+    @property
+    def paths(self) -> tuple[str, ...]:
+        """The paths that it is served at: `path`, and without `/v1` if it begins so, because clients are given base
+        URLs with and without it."""
+        return (self.path, self.path.removeprefix(VERSION)) if self.path.startswith(f"{VERSION}/") else (self.path,)
 
     @property
     def template(self) -> str:

@@ -12,13 +12,17 @@ from litestar import HttpMethod, Request, route
 from litestar.di import NamedDependency
 from litestar.handlers import HTTPRouteHandler
 
+from serving.api.controllers.cancelling import CANCEL_REQUEST
 from serving.api.controllers.chat import CHAT_COMPLETIONS
 from serving.api.controllers.completions import COMPLETIONS
-from serving.api.controllers.health import HEALTH
-from serving.api.controllers.index import DOCS, INDEX, OPENAPI
+from serving.api.controllers.health import HEALTH, LIVEZ
+from serving.api.controllers.index import DOCS, INDEX, OPENAPI, VERSION
+from serving.api.controllers.llama_cpp.state import PROPS, SLOTS
 from serving.api.controllers.lora_adapters import LOAD_LORA_ADAPTER, LORA_ADAPTERS, UNLOAD_LORA_ADAPTER
 from serving.api.controllers.metrics import METRICS
 from serving.api.controllers.models import MODEL, MODELS
+from serving.api.controllers.tokenizing.templates import APPLY_TEMPLATE, TOKENIZER_INFO
+from serving.api.controllers.tokenizing.tokens import DETOKENIZE, TOKENIZE
 from serving.api.description.compatibility import compatibility_page
 from serving.api.endpoint import Call, Endpoint
 from serving.api.requests.request_body import read_request
@@ -32,8 +36,17 @@ ENDPOINTS: tuple[Endpoint[Any], ...] = (
     LORA_ADAPTERS,
     LOAD_LORA_ADAPTER,
     UNLOAD_LORA_ADAPTER,
+    CANCEL_REQUEST,
+    TOKENIZE,
+    DETOKENIZE,
+    APPLY_TEMPLATE,
+    TOKENIZER_INFO,
+    PROPS,
+    SLOTS,
     HEALTH,
+    LIVEZ,
     METRICS,
+    VERSION,
     INDEX,
     DOCS,
     OPENAPI,
@@ -55,7 +68,7 @@ def _route(endpoint: Endpoint[Any], endpoints: tuple[Endpoint[Any], ...]) -> HTT
     methods = [HttpMethod(endpoint.method)]
     if endpoint.takes_head:
         methods.append(HttpMethod.HEAD)
-    return route(endpoint.path, http_method=methods, status_code=200, operation_id=endpoint.operation_id)(handle)
+    return route(list(endpoint.paths), http_method=methods, status_code=200, operation_id=endpoint.operation_id)(handle)
 
 
 if __name__ == "__main__":

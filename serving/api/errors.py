@@ -17,7 +17,8 @@ MAX_MESSAGE = 2000
 """Longest error message in characters: an error may quote the client's input."""
 
 CLIENT_GONE = 499
-"""Status in the log of a request whose client disconnected; never sent."""
+"""Status of a request that its client ended: sent if it was cancelled by another request; only logged if the client
+disconnected."""
 
 _PATH = re.compile(r"(?<![\w.:/])(?:~|[A-Za-z]:)?(?:[/\\][\w.@+\-]+){2,}")
 
@@ -131,6 +132,22 @@ class ClientGoneError(ApiError):
 
     status = CLIENT_GONE
     type = "client_closed_request"
+
+
+class RequestCancelledError(ApiError):
+    """The request was cancelled by its id."""
+
+    status = CLIENT_GONE
+    type = "request_cancelled"
+    code = "request_cancelled"
+
+
+class NotEnabledError(ApiError):
+    """The endpoint is turned off by the server's settings."""
+
+    status = 501
+    type = "not_supported_error"
+    code = "not_enabled"
 
 
 class GenerationError(ApiError):

@@ -23,6 +23,7 @@ from mistral_jax.runtime.buckets import DEFAULT_CHUNKS
 from mistral_jax.runtime.compilation_cache import enable_compilation_cache
 from mistral_jax.runtime.recomputing import RecomputingRunner
 from mistral_jax.runtime.runner import Runner
+from serving.api.service.served_models import with_aliases
 from serving.api.service.service import Service
 from serving.build.adapter_loader import FolderLoader
 from serving.build.build_adapters import files_digest, open_adapter_files, served_models, with_base_model
@@ -52,7 +53,7 @@ def build_service(settings: Settings) -> Service:
     description = describe(model_files(settings), chat_template=settings.chat_template)
     placement = choose_placement(settings.device)
     adapters = open_adapter_files(settings, description.config)
-    models = served_models(settings, adapters, created=int(time.time()))
+    models = with_aliases(served_models(settings, adapters, created=int(time.time())), settings.aliases)
     length = sequence_length(settings, description, placement, adapters)
 
     def load(report: Report) -> Runner:

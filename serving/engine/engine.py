@@ -39,10 +39,12 @@ from serving.engine.messages import (
     FinishReason,
     QueueFullError,
     Request,
+    SlotStatus,
 )
 from serving.engine.rounds import DeviceRounds, EngineSequence
 from serving.engine.scheduler import LiveSequence, Scheduler
 from serving.engine.shares import AdapterShares
+from serving.engine.slots import slot_statuses
 from serving.engine.work import KINDS
 
 logger = logging.getLogger(__name__)
@@ -123,6 +125,11 @@ class JaxEngine:
                 queue_limit=self._queue_limit,
                 generated_tokens=0 if self._rounds is None else self._rounds.generated,
             )
+
+    def slots(self) -> Sequence[SlotStatus]:
+        """See `serving.engine.messages.Engine.slots`."""
+        with self._wake:
+            return () if self._scheduler is None else slot_statuses(self._scheduler.slots)
 
     @property
     def adapter_shares(self) -> tuple[float, ...]:

@@ -6,7 +6,7 @@ import enum
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, field
-from typing import Any, Literal, Protocol
+from typing import Any, Literal, NamedTuple, Protocol
 
 import numpy as np
 
@@ -69,6 +69,8 @@ class Request:
     constraint: StartConstraint | None = None
     """What the completion must match; None: anything."""
     work: Work = Work.GENERATE
+    progress: bool = False
+    """Whether it gets events while its prompt is run."""
     prompt_logprobs: int = 0
     """With `Work.SCORE`: number of most likely tokens to report for each token of the prompt."""
     logprob_of_end: bool = False
@@ -105,6 +107,18 @@ class TokenLogprob:
     """1 for the most likely token: one more than the number of tokens that are more likely; 0 if unknown."""
 
 
+class Times(NamedTuple):
+    """When things happened to a request: seconds of `time.monotonic`."""
+
+    queued: float
+    admitted: float
+    """It got a slot."""
+    first_token: float | None
+    """Its first token was read; None: not yet."""
+    now: float
+    """The event's own results were read."""
+
+
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Event:
     """Progress of one request. The joined `text` of its events is the completion; the last has a `finish_reason`.
@@ -136,6 +150,15 @@ class Event:
     """Error message if `finish_reason` is "error"."""
     refused: bool = False
     """With an error: whether the request itself is its cause."""
+    prompt_processed: int = 0
+    """Prompt tokens that have been run, if that is what the event tells; see `Request.progress`."""
+    times: Times | None = None
+    """None for events without results, such as that of a cancelled request."""
+
+    def timed(self, times: Times) -> Event:
+        """This event, with its times. Not a copy: an event is made for one receiver, and there are many."""
+        object.__setattr__(self, "times", times)
+        return self
 
 
 class EngineState(enum.StrEnum):
@@ -162,6 +185,31 @@ class EngineStatus:
     queue_limit: int = 0
     generated_tokens: int = 0
     """Since the start, end-of-sequence tokens included."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class SlotStatus:
+    """One slot, and how far the request in it is."""
+
+    id: int
+    params: SamplingParams | None = None
+    """Of the request in it; None: the slot is free."""
+    prompt_tokens: int = 0
+    processed: int = 0
+    """Prompt tokens that have been prefilled, or are being."""
+    generated: int = 0
+    """Tokens of the completion so far."""
+    max_tokens: int = 0
+    """Most tokens of the completion."""
+
+    @property
+    def is_processing(self) -> bool:
+        return self.params is not None
+
+    @property
+    def held(self) -> int:
+        """Tokens in its cache."""
+        return self.processed + self.generated
 
 
 class QueueFullError(RuntimeError):
@@ -195,6 +243,10 @@ class Engine(Protocol):
 
     @property
     def status(self) -> EngineStatus: ...
+
+    def slots(self) -> Sequence[SlotStatus]:
+        """All slots, in order; empty while the model loads."""
+        ...
 
     @property
     def adapter_shares(self) -> tuple[float, ...]:
@@ -251,3 +303,8 @@ class ModelCard:
     """Sampling defaults from the model's generation_config.json."""
     eos_ids: frozenset[int] = frozenset()
     """Tokens that end a completion."""
+
+    @property
+    def sampling_defaults(self) -> dict[str, Any]:
+        """`defaults`, with the types that `SamplingParams` has."""
+        return {name: int(value) if name == "top_k" else value for name, value in self.defaults.items()}

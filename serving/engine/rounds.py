@@ -47,11 +47,14 @@ class DeviceRounds:
         self._outputs: dict[int, Output] = {}
         self._ends: tuple[EngineSequence, ...] = ()
         """Sequences that end with the last round without generating a token."""
+        self._progressed: list[tuple[EngineSequence, int]] = []
+        """Sequences that want to know how much of their prompts has been run, and with the last round it is so much."""
         self._shared = False
         """Whether the adapter weights of the last round are sampled for the adapter shares."""
 
     def admit(self, sequence: EngineSequence) -> None:
         """Set up a sequence in its slot."""
+        sequence.clock.admit()
         request, runner = sequence.request, self.runner
         scalings = None
         if request.scalings is not None and runner.adapters is not None:
@@ -74,30 +77,37 @@ class DeviceRounds:
     @property
     def is_pending(self) -> bool:
         """Whether there are results that have not been read."""
-        return self._loop.is_pending or bool(self._ends)
+        return self._loop.is_pending or bool(self._ends or self._progressed)
 
     def run(self, planned: Round[PrefillChunk]) -> list[tuple[EngineSequence, Event]]:
         """Start a round on the device, and turn the results of the round before into events. The scheduler has already
         counted its decode step."""
         shared, self._shared = self._shared, self._shares.is_due(time.monotonic())
         ends, self._ends = self._ends, planned.ends
+        progressed = self._progressed
+        self._progressed = [(s, chunk.start + chunk.count) for s, chunk in planned.prefills if s.request.progress]
         results = self._loop.step(planned.prefills, planned.decodes, reads_weights=self._shared)
+        now = time.monotonic()
         if shared and results.weights is not None:
             self._shares.add(results.weights, [s.slot for s, *_ in results.tokens if s.choice.xlora])
         news: list[tuple[EngineSequence, Event]] = []
         ended: set[EngineSequence] = set()
 
         def add(sequence: EngineSequence, event: Event) -> None:
-            news.append((sequence, event))
+            news.append((sequence, event.timed(sequence.clock.times(now))))
             if event.finish_reason is not None:
                 ended.add(sequence)
 
+        for sequence, count in progressed:
+            if not sequence.gone:
+                add(sequence, Event(request_id=sequence.request.request_id, prompt_processed=count))
         for sequence, packed in results.scores:
             if not sequence.gone and sequence not in ended:
                 add(sequence, self._outputs[id(sequence)].push_prompt(packed))
         for sequence, sampled, weights in results.tokens:
             if not sequence.gone and sequence not in ended:
                 self.generated += 1
+                sequence.clock.token(now)
                 event = self._outputs[id(sequence)].push(sampled, weights)
                 if event.text or event.logprobs or event.scalings or event.token_ids or event.finish_reason:
                     add(sequence, event)

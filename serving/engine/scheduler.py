@@ -18,6 +18,7 @@ from typing import Protocol
 from mistral_jax.adapters.choice import AdapterChoice
 from mistral_jax.grammar.constraint import Constraint
 from mistral_jax.runtime.sampling_params import SamplingParams
+from serving.engine.clock import SequenceClock
 from serving.engine.messages import Deliver, Request
 
 MOST_OVERTAKEN = 3
@@ -50,6 +51,7 @@ class LiveSequence[C: SizedChunk]:
     """What its tokens must match; set at admission."""
     gone: bool = False
     """Retired or cancelled: results that still come back for it are dropped."""
+    clock: SequenceClock = field(default_factory=SequenceClock)
 
     @property
     def prompt(self) -> tuple[int, ...]:
@@ -113,6 +115,7 @@ class Scheduler[C: SizedChunk]:
         self._chunks = chunks
         self._chunk_budget = chunk_budget
         self._queue_limit = queue_limit
+        self._slots = slots
         # Sorted, lowest slot first: the cost of a decode step depends on its highest slot.
         self._free = list(range(slots))
         self._waiting: deque[LiveSequence[C]] = deque()
@@ -121,6 +124,11 @@ class Scheduler[C: SizedChunk]:
         self._shortest_first = False
         self._overtaken = 0
         """Times in a row that the longest-waiting sequence was overtaken."""
+
+    @property
+    def slots(self) -> list[LiveSequence[C] | None]:
+        """The sequence in each slot; None: the slot is free."""
+        return [self._running.get(slot) for slot in range(self._slots)]
 
     @property
     def waiting(self) -> int:

@@ -100,6 +100,16 @@ class Settings(AdapterSettings):
             expects=MODEL_NAME_EXPECTS,
         ),
     ] = None
+    aliases: Annotated[
+        tuple[str, ...],
+        Option(
+            flags=("--alias",),
+            help="Further name of the default model, for clients with one built in; repeat it for several; * for any.",
+            default_text="none",
+            pattern=MODEL_NAME,
+            expects=MODEL_NAME_EXPECTS,
+        ),
+    ] = ()
     truncate_sequence: Annotated[
         bool,
         Option(
@@ -151,6 +161,20 @@ class Settings(AdapterSettings):
             high=10**7,
         ),
     ] = 30.0
+    slots_endpoint: Annotated[
+        bool,
+        Option(
+            flags=("--slots-endpoint",),
+            help="Serve GET /slots: what runs in each slot, without its texts, to anyone with a key.",
+        ),
+    ] = False
+    tokenizer_info_endpoint: Annotated[
+        bool,
+        Option(
+            flags=("--tokenizer-info-endpoint",),
+            help="Serve GET /tokenizer_info: special tokens and chat template, for clients that tokenise themselves.",
+        ),
+    ] = False
     log: Annotated[
         Path | None,
         Option(

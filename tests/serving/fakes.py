@@ -14,6 +14,7 @@ from mistral_jax.chat.encoding import PromptPieces
 from mistral_jax.text.detokenizer import shown_token
 from serving.api.service.served_models import ServedModels, plain_models
 from serving.api.service.service import AdapterLoader, Service
+from serving.engine.clock import SequenceClock
 from serving.engine.messages import (
     Deliver,
     EngineState,
@@ -24,6 +25,7 @@ from serving.engine.messages import (
     ModelCard,
     QueueFullError,
     Request,
+    SlotStatus,
     TokenLogprob,
     Work,
 )
@@ -67,8 +69,10 @@ class FakeTokenizer:
 
 
 class FakeChat:
-    """Renders `[role]content` for each message, `(text)` for each document and `{name=value}` for each variable. `!`
+    """Renders `[role]content` for each message, `(text)` for each document and `{name=value}` for each variable. `|`
     stands for no generation prompt, `_` for a last message to be continued. It reads the variable `mood`."""
+
+    template = "{% for message in messages %}[{{ message.role }}]{{ message.content }}{% endfor %}"
 
     def encode_pieces(
         self,
@@ -80,19 +84,23 @@ class FakeChat:
         continue_final_message: bool = False,
         **kwargs: Any,
     ) -> PromptPieces:
-        if messages[0]["content"] == "raise":
-            raise ValueError("conversation roles must alternate")
-        text = "".join(f"[{message['role']}]{message['content']}" for message in messages)
+        text = self.render(messages)
         text += "".join(f"({document['text']})" for document in documents or ())
         text += "".join(f"{{{name}={value}}}" for name, value in kwargs.items())
         if not add_generation_prompt:
-            text += "_" if continue_final_message else "!"
+            text += "_" if continue_final_message else "|"
         tokenizer = FakeTokenizer()
         pieces = itertools.chain([[BOS]], tokenizer.encode_pieces(text))
         return PromptPieces(least=1 + tokenizer.least_tokens(text), pieces=pieces)
 
     def unused_variables(self, names: Collection[str], *, with_tools: bool = False) -> list[str]:
         return [name for name in names if name not in ("mood", "documents")]
+
+    def render(self, messages: list[dict[str, Any]], *, add_generation_prompt: bool = True) -> str:
+        if messages[0]["content"] == "raise":
+            raise ValueError("conversation roles must alternate")
+        text = "".join(f"[{message['role']}]{message['content']}" for message in messages)
+        return text if add_generation_prompt else text + "|"
 
 
 def prompt_text(request: Request) -> str:
@@ -107,6 +115,8 @@ class _Live:
     position: int = 0
     shown: int = 0
     scored: int = 1
+    processed: int = 0
+    clock: SequenceClock = field(default_factory=SequenceClock)
     pending: list[TokenLogprob] = field(default_factory=list[TokenLogprob])
 
 
@@ -135,7 +145,7 @@ class FakeEngine:
         gate: threading.Event | None = None,
     ) -> None:
         self.reply = reply
-        self.delay, self.slots, self.queue_limit = delay, slots, queue_limit
+        self.delay, self.slot_count, self.queue_limit = delay, slots, queue_limit
         self.fail_after, self.die_after, self.gate = fail_after, die_after, gate
         self.state = state
         self.detail = ""
@@ -163,15 +173,31 @@ class FakeEngine:
 
     @property
     def status(self) -> EngineStatus:
-        running = min(len(self._live), self.slots)
+        running = min(len(self._live), self.slot_count)
         return EngineStatus(
             state=self.state,
             detail=self.detail,
             running=running,
             waiting=len(self._live) - running,
-            slots=self.slots,
+            slots=self.slot_count,
             queue_limit=self.queue_limit,
         )
+
+    def slots(self) -> Sequence[SlotStatus]:
+        with self._wake:
+            live = list(self._live.values())[: self.slot_count]
+        busy = [
+            SlotStatus(
+                id=slot,
+                params=each.request.params,
+                prompt_tokens=len(each.request.prompt),
+                processed=len(each.request.prompt),
+                generated=each.position,
+                max_tokens=each.request.params.max_tokens or 0,
+            )
+            for slot, each in enumerate(live)
+        ]
+        return [*busy, *(SlotStatus(id=slot) for slot in range(len(busy), self.slot_count))]
 
     @property
     def adapter_shares(self) -> tuple[float, ...]:
@@ -184,7 +210,7 @@ class FakeEngine:
         with self._wake:
             if self.state is not EngineState.READY:
                 raise EngineUnavailableError(f"the engine is {self.state}", state=self.state, retry_after=5)
-            if len(self._live) + len(requests) > self.slots + self.queue_limit:
+            if len(self._live) + len(requests) > self.slot_count + self.queue_limit:
                 raise QueueFullError("the queue is full", retry_after=3)
             self.submitted += requests
             for request in requests:
@@ -240,8 +266,8 @@ class FakeEngine:
                     self.state, self.detail, self._stop = EngineState.FAILED, "RuntimeError: device lost", True
                 elif self.gate is None or self.gate.is_set():
                     self.rounds += 1
-                    for live in list(self._live.values())[: self.slots]:
-                        news += [(live.deliver, event) for event in self._step(live)]
+                    for live in list(self._live.values())[: self.slot_count]:
+                        news += [(live.deliver, event) for event in self._timed_step(live)]
             by_receiver: dict[Deliver, list[Event]] = {}
             for deliver, event in news:
                 by_receiver.setdefault(deliver, []).append(event)
@@ -249,8 +275,20 @@ class FakeEngine:
                 deliver(events)
             time.sleep(self.delay or 0.0002)
 
+    def _timed_step(self, live: _Live) -> list[Event]:
+        if live.clock.admitted is None:
+            live.clock.admit()
+        events = self._step(live)
+        now = time.monotonic()
+        if live.position:
+            live.clock.token(now)
+        return [event.timed(live.clock.times(now)) for event in events]
+
     def _step(self, live: _Live) -> list[Event]:
         request_id, params = live.request.request_id, live.request.params
+        if live.request.progress and live.processed < len(live.request.prompt) - 1:
+            live.processed = min(live.processed + PREFILLED_AT_ONCE, len(live.request.prompt) - 1)
+            return [Event(request_id=request_id, prompt_processed=live.processed)]
         if self.fail_after is not None and live.position >= self.fail_after:
             del self._live[request_id]
             return [Event(request_id=request_id, finish_reason="error", error="NaN in /opt/model/weights.bin")]
@@ -302,6 +340,7 @@ class FakeEngine:
 
 
 SCORED_AT_ONCE = 3
+PREFILLED_AT_ONCE = 16
 
 
 def prompt_logprob(token: int, top: int) -> TokenLogprob:

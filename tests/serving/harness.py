@@ -24,6 +24,8 @@ from tests.serving.fakes import FakeEngine, fake_service
 
 CHAT = "/v1/chat/completions"
 TEXT = "/v1/completions"
+URL = "http://localhost:1234"
+"""To put before a path that begins with two slashes, which the client would take for a host."""
 MESSAGES = [{"role": "user", "content": "hi"}]
 
 
@@ -43,7 +45,7 @@ def in_process(app: Litestar) -> httpx.AsyncClient:
     transport = httpx.ASGITransport(app=app)  # type: ignore[arg-type]
     # For bodies that a test writes itself; what sends no JSON is refused.
     headers = {"Content-Type": "application/json"}
-    return httpx.AsyncClient(transport=transport, base_url="http://localhost:1234", headers=headers)
+    return httpx.AsyncClient(transport=transport, base_url=URL, headers=headers)
 
 
 @dataclass
@@ -97,3 +99,14 @@ def events_of(body: str) -> list[Any]:
     payloads = [block for block in blocks if not block.startswith(":")]
     assert all(payload.startswith("data: ") and "\n" not in payload for payload in payloads)
     return [json.loads(payload.removeprefix("data: ")) for payload in payloads]
+
+
+def usage_of(prompt_tokens: int, completion_tokens: int) -> dict[str, Any]:
+    """The `usage` of a response."""
+    return {
+        "prompt_tokens": prompt_tokens,
+        "completion_tokens": completion_tokens,
+        "total_tokens": prompt_tokens + completion_tokens,
+        "prompt_tokens_details": {"cached_tokens": 0},
+        "completion_tokens_details": {"reasoning_tokens": 0},
+    }

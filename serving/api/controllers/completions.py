@@ -10,8 +10,9 @@ from serving.api.endpoint import Endpoint
 from serving.api.errors import InvalidRequestError
 from serving.api.requests.prompts import encode_prompts
 from serving.api.requests.sampling_request import OwnFields, candidates_of
+from serving.api.responses.completion_framing import CompletionFraming
 from serving.api.responses.echo import echo_prompts
-from serving.api.responses.framing import CallFacts, CompletionFraming
+from serving.api.responses.framing import CallFacts
 from serving.api.schemas import Completion, CompletionRequest
 from serving.api.service.asked import Prompt
 

@@ -20,6 +20,7 @@ from serving.api.requests.sampling_request import (
     priority_of,
     reported,
     sampling_params,
+    times_in_stream,
     usage_in_stream,
     with_rules,
 )
@@ -32,7 +33,7 @@ from serving.api.service.asked import AdapterUse, Prompt, Reported, UsageInStrea
 from serving.api.service.lifecycle import ServiceHost
 from serving.api.service.service import Service
 
-GENERATION_ERRORS = (400, 401, 403, 404, 408, 413, 415, 500, 503)
+GENERATION_ERRORS = (400, 401, 403, 404, 408, 413, 415, 499, 500, 503)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -116,6 +117,7 @@ class Generating[BodyT: SamplingFields]:
             logprobs=params.logprobs,
             tokens=asked.reported,
             reported=asked.use.reported,
+            times=times_in_stream(body),
         )
         framing = await self.frame(asked, facts)
         if asked.candidates > n:
@@ -130,6 +132,7 @@ class Generating[BodyT: SamplingFields]:
             max_model_len=card.max_model_len,
             reported=asked.reported,
             priority=priority_of(body),
+            progress=facts.times.progress,
         )
         host.metrics.count(asked.use, len(requests))
         return await respond(call.request, host, service, requests, framing, stream=bool(body.stream))

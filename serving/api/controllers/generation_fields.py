@@ -121,6 +121,10 @@ FIELDS: tuple[Field, ...] = (
     _honoured("min_p", "extension; 0 to 1"),
     _honoured("repetition_penalty", "extension; above 0, up to 10; looks back on the server's --repeat-last-n tokens"),
     _honoured("ignore_eos", "extension, for benchmarks"),
+    _honoured("timings_per_token", "extension of llama.cpp; in a stream, `timings` of its choice in every chunk"),
+    _honoured(
+        "return_progress", "extension of llama.cpp; in a stream, chunks with `prompt_progress` while the prompt is run"
+    ),
     _accepted("cache_prompt", "extension of llama.cpp; a hint"),
     _honoured(
         "priority",

@@ -1,4 +1,4 @@
-"""GET /health: whether the server takes requests now."""
+"""GET /health: whether the server takes requests now. GET /livez: whether the process runs."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from msgspec import UNSET
 
 from serving.api.endpoint import Call, Endpoint
 from serving.api.errors import without_paths
-from serving.api.schemas import Health
+from serving.api.schemas import Alive, Health
 from serving.api.service.lifecycle import unavailable
 from serving.engine.messages import EngineState
 
@@ -27,6 +27,13 @@ async def _health(call: Call[None]) -> Response[Health]:
     return Response(body, status_code=503, headers=refusal.headers)
 
 
+async def _livez(call: Call[None]) -> Response[Alive]:
+    """200 also while loading and draining: a supervisor must not restart a server for either. 503 after a failure,
+    when the process is about to end."""
+    failed = call.host.status.state is EngineState.FAILED
+    return Response(Alive(status="failed" if failed else "ok"), status_code=503 if failed else 200)
+
+
 HEALTH = Endpoint(
     path="/health",
     method="GET",
@@ -39,4 +46,16 @@ HEALTH = Endpoint(
     quiet=True,
     link="health",
     handler=_health,
+)
+LIVEZ = Endpoint(
+    path="/livez",
+    method="GET",
+    takes_head=True,
+    operation_id="livez",
+    summary="Whether the process runs, ready or not",
+    response=Alive,
+    other_responses={503: ("the engine failed, and the process is about to end", Alive)},
+    public=True,
+    quiet=True,
+    handler=_livez,
 )

@@ -1,4 +1,5 @@
-"""GET /: name, version and links. GET /docs and GET /openapi.json: the endpoints. All are public."""
+"""GET /: name, version and links. GET /version: the version. GET /docs and GET /openapi.json: the endpoints. All are
+public."""
 
 from __future__ import annotations
 
@@ -11,13 +12,17 @@ from litestar import Response
 from serving.api.description.openapi import document
 from serving.api.description.page import page
 from serving.api.endpoint import Call, Endpoint, Text
-from serving.api.schemas import Index
+from serving.api.schemas import Index, Version
 from serving.version import version
 
 
 async def _index(call: Call[None]) -> Index:
     links = {endpoint.link: endpoint.path for endpoint in call.endpoints if endpoint.link is not None}
     return Index(name="mistral-jax", version=version(), links=links)
+
+
+async def _version(_call: Call[None]) -> Version:
+    return Version(version=version())
 
 
 async def _docs(call: Call[None]) -> Response[bytes]:
@@ -43,6 +48,15 @@ INDEX = Endpoint(
     response=Index,
     public=True,
     handler=_index,
+)
+VERSION = Endpoint(
+    path="/version",
+    method="GET",
+    operation_id="version",
+    summary="The version of the server",
+    response=Version,
+    public=True,
+    handler=_version,
 )
 DOCS = Endpoint(
     path="/docs",

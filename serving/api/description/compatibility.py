@@ -51,6 +51,8 @@ and are not reported.
 _BEHAVIOUR = """
 ## Behaviour worth knowing
 
+- Every path below `/v1` is served without it, too (`/chat/completions`), because clients are given base URLs with and
+  without it.
 - `max_tokens` absent: the completion may fill the context (or the server's `--max-tokens`), also on /v1/completions,
   where OpenAI's default is 16. If prompt and `max_tokens` together exceed the context, the request is not refused; the
   completion is capped and ends with `length`.
@@ -69,6 +71,11 @@ _BEHAVIOUR = """
   or for 10 if the request does not set it, but for at most half of the context.
 - `usage` counts a prompt once, however many choices it has. Streams carry it with `stream_options.include_usage`; with
   `continuous_usage_stats` each chunk has the counts of its own choice so far, with that choice's own prompt.
+- `timings` of a response, and of the last chunk of a stream, has llama.cpp's fields and `queue_ms`: from the queue to a
+  slot (queue), from there to the first token (prompt), and on to the last one (predicted). Of several choices, counts
+  are sums, and each phase lasts from its beginning for the first of them to its end for the last. `timings_per_token`
+  puts those of the choice into every chunk. `return_progress` sends chunks with `prompt_progress` (`total`, `cache`,
+  `processed`, `time_ms`) while the prompt is run; the last has the whole prompt.
 - Choice 0 of a seeded request uses the seed itself; choice i > 0 uses a seed derived from (seed, i). Each prompt of a
   list gives the same result as alone.
 - Text parts of a message's content are joined by line breaks.

@@ -7,7 +7,7 @@ from typing import Any
 
 import msgspec
 
-from serving.api.endpoint import Endpoint, Text
+from serving.api.endpoint import Endpoint, OneOf, Text
 from serving.api.schemas import ErrorResponse
 from serving.version import version
 
@@ -22,7 +22,9 @@ _ERRORS = {
     409: "the name is taken, or the adapter cannot be unloaded",
     413: "the body is too large",
     415: "the body is not sent as JSON (Content-Type: application/json)",
+    499: "the request was cancelled by its id",
     500: "the completion could not be finished",
+    501: "this server does not enable the endpoint",
     503: "loading, stopping, or the queue is full; see Retry-After",
     507: "there is no room for another adapter",
 }
@@ -32,18 +34,19 @@ _ERRORS = {
 def document(endpoints: tuple[Endpoint[Any], ...]) -> dict[str, Any]:
     """The OpenAPI 3.1 document of these endpoints."""
     documented = [endpoint for endpoint in endpoints if endpoint.documented]
-    schemas = [schema for endpoint in documented for schema in _schemas(endpoint)]
-    distinct = dict.fromkeys([*schemas, ErrorResponse])
-    _, components = msgspec.json.schema_components(distinct, ref_template=REFERENCE + "{name}")
+    types = dict.fromkeys([*(each for endpoint in documented for each in _types(endpoint)), ErrorResponse])
+    found, components = msgspec.json.schema_components(types, ref_template=REFERENCE + "{name}")
+    schemas = dict(zip(types, found, strict=True))
     paths: dict[str, Any] = {}
     for endpoint in documented:
-        paths.setdefault(endpoint.template, {})[endpoint.method.lower()] = _operation(endpoint)
+        paths.setdefault(endpoint.template, {})[endpoint.method.lower()] = _operation(endpoint, schemas)
     return {
         "openapi": "3.1.0",
         "info": {
             "title": "mistral-jax",
             "version": version(),
-            "description": "Mistral-family language models behind the OpenAI HTTP API.",
+            "description": "Mistral-family language models behind the OpenAI HTTP API. "
+            "Every path below /v1 is served without it, too.",
         },
         "servers": [{"url": "/"}],
         "security": [{}, {"bearer": []}, {"apiKey": []}],
@@ -58,19 +61,24 @@ def document(endpoints: tuple[Endpoint[Any], ...]) -> dict[str, Any]:
     }
 
 
-def _schemas(endpoint: Endpoint[Any]) -> list[type]:
-    found = [endpoint.request, endpoint.response, endpoint.chunk]
-    found += [schema for _, schema in endpoint.other_responses.values()]
-    return [schema for schema in found if isinstance(schema, type)]
+Schemas = dict[Any, dict[str, Any]]
+"""The schema of each type, with references to those that have names."""
 
 
-def _operation(endpoint: Endpoint[Any]) -> dict[str, Any]:
+def _types(endpoint: Endpoint[Any]) -> list[Any]:
+    response = endpoint.response
+    found = [endpoint.request, endpoint.chunk, *(schema for _, schema in endpoint.other_responses.values())]
+    found += response.shapes if isinstance(response, OneOf) else () if isinstance(response, Text) else (response,)
+    return [each for each in found if each is not None]
+
+
+def _operation(endpoint: Endpoint[Any], schemas: Schemas) -> dict[str, Any]:
     operation: dict[str, Any] = {"operationId": endpoint.operation_id, "summary": endpoint.summary}
     if endpoint.request is not None:
-        content = _content(endpoint.request)
+        content = _content(schemas[endpoint.request])
         content["application/json"]["example"] = endpoint.example
         operation["requestBody"] = {"required": True, "content": content}
-    operation["responses"] = _responses(endpoint)
+    operation["responses"] = _responses(endpoint, schemas)
     if endpoint.parameters:
         operation["parameters"] = [
             {"name": name, "in": "path", "required": True, "schema": {"type": "string"}} for name in endpoint.parameters
@@ -80,20 +88,24 @@ def _operation(endpoint: Endpoint[Any]) -> dict[str, Any]:
     return operation
 
 
-def _responses(endpoint: Endpoint[Any]) -> dict[str, Any]:
+def _responses(endpoint: Endpoint[Any], schemas: Schemas) -> dict[str, Any]:
     response = endpoint.response
-    if isinstance(response, Text):
-        description, content = response.description, {response.media_type: {"schema": {"type": "string"}}}
-    else:
-        description, content = (response.__doc__ or "").strip(), _content(response)
+    match response:
+        case Text():
+            description, content = response.description, {response.media_type: {"schema": {"type": "string"}}}
+        case OneOf():
+            shapes = [schemas[shape] for shape in response.shapes]
+            description, content = response.description, _content(shapes[0] if len(shapes) == 1 else {"anyOf": shapes})
+        case _:
+            description, content = (response.__doc__ or "").strip(), _content(schemas[response])
     if endpoint.chunk is not None:
-        content |= _content(endpoint.chunk, "text/event-stream")
+        content |= _content(schemas[endpoint.chunk], "text/event-stream")
     others = {status: (_ERRORS[status], ErrorResponse) for status in endpoint.errors} | dict(endpoint.other_responses)
     responses: dict[str, Any] = {"200": {"description": description, "content": content}}
     for status, (words, schema) in others.items():
-        responses[str(status)] = {"description": words, "content": _content(schema)}
+        responses[str(status)] = {"description": words, "content": _content(schemas[schema])}
     return responses
 
 
-def _content(schema: type, media_type: str = "application/json") -> dict[str, Any]:
-    return {media_type: {"schema": {"$ref": REFERENCE + schema.__name__}}}
+def _content(schema: dict[str, Any], media_type: str = "application/json") -> dict[str, Any]:
+    return {media_type: {"schema": schema}}

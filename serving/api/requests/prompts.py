@@ -50,15 +50,9 @@ async def encode_chat(
       InvalidRequestError: a message is invalid, the template refuses the messages, or the model has no template.
       ContextLengthError: it is certainly longer than the context; the exact length is not computed.
     """
-    if service.chat is None:
-        raise InvalidRequestError(
-            "this model has no chat template; start the server with --chat-template, or use /v1/completions",
-            code="no_chat_template",
-        )
-    if not messages:
-        raise InvalidRequestError("messages: expected at least one message", param="messages")
+    chat = chat_encoder(service)
     try:
-        pieces = await anyio.to_thread.run_sync(_render, service.chat, messages, template, limiter=rendering)
+        pieces = await anyio.to_thread.run_sync(_render, chat, messages, template, limiter=rendering)
         most = None if truncate else service.card.max_model_len
         tokens = await in_turns(gather(pieces, most=most, param="messages"), limiter)
     except ValueError as error:
@@ -68,9 +62,33 @@ async def encode_chat(
     return Prompt(tuple(tokens), at_start=at_start)
 
 
+def chat_encoder(service: Service) -> ChatEncoder:
+    """The model's chat format.
+
+    Raises:
+      InvalidRequestError: it has none.
+    """
+    if service.chat is None:
+        raise InvalidRequestError(
+            "this model has no chat template; start the server with --chat-template, or use /v1/completions",
+            code="no_chat_template",
+        )
+    return service.chat
+
+
 def _render(chat: ChatEncoder, messages: Sequence[ChatMessage], template: TemplateUse) -> PromptPieces:
-    rendered = [_message(index, message) for index, message in enumerate(messages)]
-    return chat.encode_pieces(rendered, **template.arguments())
+    return chat.encode_pieces(template_messages(messages), **template.arguments())
+
+
+def template_messages(messages: Sequence[ChatMessage]) -> list[dict[str, Any]]:
+    """Messages as a chat template takes them.
+
+    Raises:
+      InvalidRequestError: there are none, or one is invalid.
+    """
+    if not messages:
+        raise InvalidRequestError("messages: expected at least one message", param="messages")
+    return [_message(index, message) for index, message in enumerate(messages)]
 
 
 def _message(index: int, message: ChatMessage) -> dict[str, Any]:

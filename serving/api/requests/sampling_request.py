@@ -24,7 +24,7 @@ from mistral_jax.tokenizer.base import Tokenizer
 from serving.api.errors import InvalidRequestError
 from serving.api.requests.samplers import check_samplers
 from serving.api.schemas import CompletionRequest, SamplingFields
-from serving.api.service.asked import TEXT_ONLY, AdapterUse, Prompt, Reported, UsageInStream
+from serving.api.service.asked import TEXT_ONLY, AdapterUse, Prompt, Reported, TimesInStream, UsageInStream
 from serving.engine.messages import ModelCard, Request, Work
 
 _TOKEN_ID = re.compile(r"0|[1-9][0-9]{0,11}")
@@ -69,6 +69,13 @@ def usage_in_stream(request: SamplingFields) -> UsageInStream:
     return UsageInStream(at_end=bool(options.include_usage), in_each_chunk=bool(options.continuous_usage_stats))
 
 
+def times_in_stream(request: SamplingFields) -> TimesInStream:
+    """What the stream says of times; nothing for a response that is not streamed."""
+    if not request.stream:
+        return TimesInStream()
+    return TimesInStream(in_each_chunk=bool(request.timings_per_token), progress=bool(request.return_progress))
+
+
 @dataclass(frozen=True, kw_only=True, slots=True)
 class OwnFields[BodyT: SamplingFields]:
     """Access to fields whose names differ between endpoints."""
@@ -108,9 +115,7 @@ def sampling_params[BodyT: SamplingFields](
         if request.dry_sequence_breakers is None
         else tuple(request.dry_sequence_breakers),
     } | {name: getattr(request, name) for name in _AS_THEY_ARE}
-    values: dict[str, Any] = dict(card.defaults)
-    if "top_k" in values:
-        values["top_k"] = int(values["top_k"])
+    values: dict[str, Any] = card.sampling_defaults
     values |= {name: value for name, value in given.items() if value is not None}
     limit_name, limit = own.token_limit(request)
     if limit == 0 and not own.may_be_empty:
@@ -275,6 +280,7 @@ def engine_requests(
     max_model_len: int,
     reported: Reported = TEXT_ONLY,
     priority: int = 0,
+    progress: bool = False,
 ) -> list[Request]:
     """One engine request for each choice, prompt by prompt: choice i of prompt p has the index p * n + i.
 
@@ -304,6 +310,7 @@ def engine_requests(
                     logprob_of_end=reported.echoes_logprobs,
                     token_ids=reported.token_ids,
                     priority=priority,
+                    progress=progress,
                 )
             )
     return requests

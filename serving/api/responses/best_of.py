@@ -22,6 +22,7 @@ class BestOf:
     """
 
     def __init__(self, framing: Framing, *, candidates: int, n: int) -> None:
+        self.call_id = framing.call_id
         self._framing = framing
         self._candidates, self._n = candidates, n
         self._scores: dict[int, float] = {}

@@ -6,20 +6,18 @@ the log).
 
 from __future__ import annotations
 
-import codecs
 import time
 import uuid
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Any, Protocol, cast
 
 import msgspec
 from msgspec import UNSET, UnsetType
 
-from serving.api.responses.echo import Echo
-from serving.api.responses.legacy_logprobs import LegacyLogprobs
 from serving.api.responses.prompt_scores import PromptScores
-from serving.api.responses.token_names import id_name, named_by_id
+from serving.api.responses.timings import TimingsReport
+from serving.api.responses.token_names import named_by_id
 from serving.api.responses.xlora_scalings import ScalingsReport
 from serving.api.schemas import (
     AssistantMessage,
@@ -37,7 +35,7 @@ from serving.api.schemas import (
     Usage,
     XLoRAScalings,
 )
-from serving.api.service.asked import TEXT_ONLY, Prompt, Reported, ReportedScalings, UsageInStream
+from serving.api.service.asked import TEXT_ONLY, Prompt, Reported, ReportedScalings, TimesInStream, UsageInStream
 from serving.api.service.generation import ChoiceEvent
 from serving.engine.messages import Event, ModelCard, TokenLogprob
 
@@ -59,6 +57,7 @@ class CallFacts:
     """Number of most likely tokens to return with each token; None: no log-probabilities."""
     tokens: Reported = TEXT_ONLY
     reported: ReportedScalings | None = None
+    times: TimesInStream = field(default_factory=TimesInStream)
 
 
 def new_id(prefix: str) -> str:
@@ -112,22 +111,11 @@ class Choice:
         return UNSET if self.scalings is None else self.scalings.whole()
 
 
-def token_offsets(tokens: Sequence[TokenLogprob], *, start: int, end: int) -> list[int]:
-    """Offsets of tokens whose text is the characters from `start` to `end`.
-
-    A token that begins inside a character has the offset of that character.
-    """
-    decoder = codecs.getincrementaldecoder("utf-8")(errors="replace")
-    offsets: list[int] = []
-    position = start
-    for token in tokens:
-        offsets.append(min(position, end))
-        position += len(decoder.decode(token.raw))
-    return offsets
-
-
 class Framing(Protocol):
     """Builds the JSON of one call's completions for one endpoint: whole, and as chunks of a stream."""
+
+    call_id: str
+    """Id of the response."""
 
     def opening(self) -> list[msgspec.Struct]:
         """Chunks that a stream begins with."""
@@ -154,8 +142,8 @@ class Framing(Protocol):
         ...
 
 
-class _Common[ChoiceT: msgspec.Struct, ChunkT: (ChatCompletionChunk, Completion)]:
-    """Base of both framings."""
+class Framed[ChoiceT: msgspec.Struct, ChunkT: (ChatCompletionChunk, Completion)]:
+    """What all framings have in common."""
 
     def __init__(self, facts: CallFacts) -> None:
         self.call_id = facts.call_id
@@ -179,8 +167,10 @@ class _Common[ChoiceT: msgspec.Struct, ChunkT: (ChatCompletionChunk, Completion)
         ]
         wanted = facts.tokens.own_prompt_logprobs
         self._prompt_scores = [None if wanted is None else PromptScores(wanted) for _ in facts.prompts]
+        self.timings = TimingsReport([count for count in self._prompt_lengths for _ in range(facts.n)], facts.times)
 
     def take(self, choice_event: ChoiceEvent) -> None:
+        self.timings.take(choice_event.index, choice_event.event)
         self.choices[choice_event.index].take(choice_event.event)
         prompt, candidate = divmod(choice_event.index, self._n)
         if candidate == 0 and (scores := self._prompt_scores[prompt]) is not None:
@@ -193,6 +183,28 @@ class _Common[ChoiceT: msgspec.Struct, ChunkT: (ChatCompletionChunk, Completion)
     def _prompt_logprobs(self, prompt: int) -> Any:
         scores = self._prompt_scores[prompt]
         return UNSET if scores is None else scores.whole()
+
+    def chunks(self, choice_event: ChoiceEvent) -> list[msgspec.Struct]:
+        """See `Framing.chunks`. Adds progress and times to the endpoint's own chunks."""
+        index, event = choice_event.index, choice_event.event
+        own = self._chunks(choice_event)
+        for chunk in own:
+            chunk.timings = self.timings.of_chunk(index)
+        if own and self.timings.finished and not self._in_stream.at_end:
+            own[-1].timings = self.timings.whole()
+        if (progress := self.timings.progress(index, event)) is not None:
+            told = self._chunk(self._nothing(index))
+            told.prompt_progress = progress
+            own.insert(0, told)
+        return [*own]
+
+    def _chunks(self, choice_event: ChoiceEvent) -> list[ChunkT]:
+        """The chunks of an event, which is also kept."""
+        raise NotImplementedError
+
+    def _nothing(self, index: int) -> ChoiceT:
+        """A choice of a chunk that adds nothing to it."""
+        raise NotImplementedError
 
     def usage(self) -> Usage:
         completion_tokens = sum(choice.completion_tokens for choice in self.choices)
@@ -207,6 +219,7 @@ class _Common[ChoiceT: msgspec.Struct, ChunkT: (ChatCompletionChunk, Completion)
             return []
         chunk = self._chunk()
         chunk.usage = self.usage()
+        chunk.timings = self.timings.whole()
         return [chunk]
 
     def _usage_of(self, choices: Sequence[ChatChunkChoice | CompletionChoice]) -> Usage | UnsetType | None:
@@ -222,7 +235,7 @@ class _Common[ChoiceT: msgspec.Struct, ChunkT: (ChatCompletionChunk, Completion)
         raise NotImplementedError
 
 
-class ChatFraming(_Common[ChatChunkChoice, ChatCompletionChunk]):
+class ChatFraming(Framed[ChatChunkChoice, ChatCompletionChunk]):
     """Frames /v1/chat/completions."""
 
     def __init__(self, facts: CallFacts) -> None:
@@ -243,10 +256,13 @@ class ChatFraming(_Common[ChatChunkChoice, ChatCompletionChunk]):
             chunk.prompt_token_ids = self._prompt_ids[0]
         return list(chunks)
 
-    def chunks(self, choice_event: ChoiceEvent) -> list[msgspec.Struct]:
+    def _nothing(self, index: int) -> ChatChunkChoice:
+        return ChatChunkChoice(index=index, delta=ChatDelta())
+
+    def _chunks(self, choice_event: ChoiceEvent) -> list[ChatCompletionChunk]:
         self.take(choice_event)
         index, event = choice_event.index, choice_event.event
-        chunks: list[msgspec.Struct] = []
+        chunks: list[ChatCompletionChunk] = []
         choice = self.choices[index]
         if event.text or event.logprobs or event.scalings or event.token_ids:
             logprobs = self._logprobs(self._named(event.logprobs)) if event.logprobs else None
@@ -280,6 +296,7 @@ class ChatFraming(_Common[ChatChunkChoice, ChatCompletionChunk]):
             prompt_token_ids=self._prompt_ids[0],
             prompt_logprobs=self._prompt_logprobs(0),
             system_fingerprint=self.card.fingerprint or None,
+            timings=self.timings.whole(),
         )
 
     def _chunk(self, *choices: ChatChunkChoice) -> ChatCompletionChunk:
@@ -306,93 +323,4 @@ class ChatFraming(_Common[ChatChunkChoice, ChatCompletionChunk]):
                 )
                 for token in tokens
             ]
-        )
-
-
-class CompletionFraming(_Common[CompletionChoice, Completion]):
-    """Frames /v1/completions."""
-
-    def __init__(self, facts: CallFacts, *, echoes: Sequence[Echo] = ()) -> None:
-        """Args:
-        echoes: the echo of each prompt.
-        """
-        super().__init__(facts)
-        top = facts.logprobs
-        if facts.tokens.tokens_by_id:
-            pairs = zip(echoes, facts.prompts, strict=True)
-            echoes = [replace(echo, first=id_name(prompt.tokens[0])) for echo, prompt in pairs]
-        self._echoes = [echo for echo in echoes or [Echo() for _ in facts.prompts] for _ in range(facts.n)]
-        self._legacy = [None if top is None else LegacyLogprobs(echo, top) for echo in self._echoes]
-        for choice, echo in zip(self.choices, self._echoes, strict=True):
-            choice.length = len(echo.text)
-
-    def opening(self) -> list[msgspec.Struct]:
-        chunks: list[msgspec.Struct] = []
-        for index, (echo, legacy) in enumerate(zip(self._echoes, self._legacy, strict=True)):
-            text, logprobs = (echo.text, None) if legacy is None or legacy.opening is None else legacy.opening
-            ids = self._prompt_ids[index // self._n]
-            if text or logprobs is not None or ids is not UNSET:
-                added = CompletionChoice(index=index, text=text, logprobs=logprobs, prompt_token_ids=ids)
-                chunks.append(self._chunk(added))
-        return chunks
-
-    def take(self, choice_event: ChoiceEvent) -> None:
-        self._take(choice_event)
-
-    def _take(self, choice_event: ChoiceEvent) -> list[CompletionChoice]:
-        """Keep an event. Returns what it adds to its choice."""
-        index, event = choice_event.index, choice_event.event
-        choice, legacy = self.choices[index], self._legacy[index]
-        added: list[CompletionChoice] = []
-        if event.prompt_logprobs and legacy is not None and self._tokens.echoes_logprobs:
-            text, logprobs = legacy.prompt(self._named(event.prompt_logprobs))
-            added.append(CompletionChoice(index=index, text=text, logprobs=logprobs))
-        start = choice.length
-        super().take(choice_event)
-        if event.text or event.logprobs or event.scalings or event.token_ids:
-            logprobs = None
-            if event.logprobs and legacy is not None:
-                offsets = token_offsets(event.logprobs, start=start, end=choice.length)
-                logprobs = legacy.completion(self._named(event.logprobs), offsets)
-            ids, xlora = choice.ids_of(event), choice.xlora_of(event)
-            added.append(CompletionChoice(index=index, text=event.text, logprobs=logprobs, token_ids=ids, xlora=xlora))
-        return added
-
-    def chunks(self, choice_event: ChoiceEvent) -> list[msgspec.Struct]:
-        chunks: list[msgspec.Struct] = [self._chunk(added) for added in self._take(choice_event)]
-        choice = self.choices[choice_event.index]
-        if choice.finish_reason is not None:
-            end = CompletionChoice(index=choice_event.index, text="", finish_reason=choice.finish_reason)
-            end.stop_reason, end.xlora = choice.stop_reason, choice.xlora_at_end()
-            chunks.append(self._chunk(end))
-        return chunks
-
-    def whole(self) -> Completion:
-        whole = self._chunk(
-            *(
-                CompletionChoice(
-                    index=index,
-                    text=self._echoes[index].text + "".join(choice.text),
-                    logprobs=None if legacy is None else legacy.whole(),
-                    finish_reason=choice.finish_reason,
-                    stop_reason=choice.stop_reason,
-                    token_ids=choice.token_ids,
-                    prompt_token_ids=self._prompt_ids[index // self._n],
-                    prompt_logprobs=self._prompt_logprobs(index // self._n),
-                    xlora=choice.xlora(),
-                )
-                for index, (choice, legacy) in enumerate(zip(self.choices, self._legacy, strict=True))
-            )
-        )
-        whole.usage = self.usage()
-        return whole
-
-    def _chunk(self, *choices: CompletionChoice) -> Completion:
-        return Completion(
-            id=self.call_id,
-            created=self.created,
-            model=self.model_id,
-            choices=list(choices),
-            usage=self._usage_of(choices),
-            system_fingerprint=self.card.fingerprint or None,
         )

@@ -14,6 +14,7 @@ from litestar import Request, Response
 
 from serving.api.errors import ClientGoneError
 from serving.api.log.exchange import exchange_of
+from serving.api.log.request_id import request_id_of
 from serving.api.responses.framing import Framing
 from serving.api.responses.streaming import EventStream, disconnected
 from serving.api.service.generation import GenerationCall
@@ -44,6 +45,9 @@ async def respond(
         limit = max(0.0, limit - (time.monotonic() - exchange.started))
     generation = GenerationCall(service.engine, host.router, engine_requests)
     generation.submit()
+    ids = (framing.call_id, request_id_of(request.scope))
+    host.live_calls.add(generation, *ids)
+    exchange.at_end.append(lambda: host.live_calls.remove(generation, *ids))
     if stream:
         return EventStream(generation, framing, exchange, keep_alive=host.settings.keep_alive, limit=limit)
     collecting = asyncio.create_task(_collect(generation, framing, limit))

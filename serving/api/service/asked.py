@@ -29,6 +29,15 @@ class UsageInStream:
     in_each_chunk: bool = False
 
 
+@dataclass(frozen=True, slots=True)
+class TimesInStream:
+    """What a stream says of times besides those in its last chunk."""
+
+    in_each_chunk: bool = False
+    progress: bool = False
+    """Whether it tells how much of the prompt has been run."""
+
+
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Reported:
     """What a response tells about tokens, besides the log-probabilities of the completion."""

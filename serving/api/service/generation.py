@@ -119,7 +119,8 @@ class GenerationCall:
         self._items = 0
         """In `_pending`."""
         self._ready = asyncio.Event()
-        self._overflowed = False
+        self._ended: ApiError | None = None
+        """Why the call was ended before its last event."""
 
     def submit(self) -> None:
         """Queue all the choices or none.
@@ -147,7 +148,7 @@ class GenerationCall:
         """Accept an event from the router."""
         if len(self._pending) >= MAX_PENDING_EVENTS or self._items >= MAX_PENDING_ITEMS:
             self.overflow()
-        if self._overflowed:
+        if self._ended is not None:
             return
         self._pending.append(event)
         self._items += (items := _items_of(event.event))
@@ -155,7 +156,12 @@ class GenerationCall:
 
     def overflow(self) -> None:
         """Drop buffered events: the client is too slow, and gets an error."""
-        self._overflowed = True
+        self.end(GenerationError("the client read too slowly", code="client_too_slow"))
+
+    def end(self, error: ApiError) -> None:
+        """End the call early: buffered events are dropped, and `events` raises this error. The first error counts."""
+        if self._ended is None:
+            self._ended = error
         self._drop()
         self._ready.set()
 
@@ -176,6 +182,7 @@ class GenerationCall:
           DeadlineError: `limit` seconds have passed.
           GenerationError: a choice failed, or the client reads too slowly; the other choices are cancelled.
           InvalidRequestError: the request leaves no token to choose.
+          RequestCancelledError: another request cancelled it.
           UnavailableError: the server is stopping and ended a choice.
         """
         now = asyncio.get_running_loop().time
@@ -184,8 +191,8 @@ class GenerationCall:
             while self._unfinished:
                 # Checked before every event, not only after waiting: a slow reader never waits, and the last event may
                 # be among those dropped, after which nothing would wake us.
-                if self._overflowed:
-                    raise GenerationError("the client read too slowly", code="client_too_slow")
+                if self._ended is not None:
+                    raise self._ended
                 if limit is not None and deadline is not None and now() >= deadline:
                     raise DeadlineError(limit)
                 if not self._pending:

@@ -16,6 +16,7 @@ from serving.api.errors import UnavailableError, without_paths
 from serving.api.log.log_file import LogFile
 from serving.api.service.body_budget import BodyBudget
 from serving.api.service.generation import EventRouter
+from serving.api.service.live_calls import LiveCalls
 from serving.api.service.metrics import Metrics
 from serving.api.service.service import Service
 from serving.engine.messages import EngineState, EngineStatus
@@ -35,6 +36,7 @@ class ServiceHost:
     def __init__(self, settings: Settings, build: Callable[[Settings], Service]) -> None:
         self.settings = settings
         self.router = EventRouter()
+        self.live_calls = LiveCalls()
         self.encoding = anyio.CapacityLimiter(2)
         """Prompts encoded at the same time; more would starve the engine's thread of the interpreter lock."""
         self.rendering = anyio.CapacityLimiter(4)

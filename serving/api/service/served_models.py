@@ -7,6 +7,8 @@
                        the base model's name, base            the base model
                        each adapter's name                    that adapter
     the demo           demo, base; demo-<skill>; demo-xlora, default
+    --alias NAME       NAME                                   the default
+    --alias '*'        every name that nothing else has       the default
 
 Used only on the event loop.
 """
@@ -14,7 +16,7 @@ Used only on the event loop.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Literal
 
 from mistral_jax.adapters.choice import BASE, BASE_NAME, AdapterChoice
@@ -22,6 +24,8 @@ from serving.engine.adapter_registry import AdapterInfo, AdapterRegistry
 
 ServedKind = Literal["base", "adapter", "mixture"]
 DEFAULT_NAME = "default"
+ANY_NAME = "*"
+"""The alias for every name that nothing else has."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -104,7 +108,9 @@ class ServedModels:
 
     def find(self, name: str | None) -> ServedModel | None:
         """The model with this name, or None; the default if `name` is None."""
-        name = DEFAULT_NAME if name is None else name
+        return self._named(DEFAULT_NAME if name is None else name) or self._fixed.get(ANY_NAME)
+
+    def _named(self, name: str) -> ServedModel | None:
         if name in self._fixed:
             return self._fixed[name]
         adapter = self.find_adapter(name)
@@ -146,7 +152,7 @@ class ServedModels:
           NameTakenError: it is in use.
         """
         for taken in _adapter_names(name, self.adapter_prefix):
-            if (found := self.find(taken)) is not None or taken in (BASE_NAME, DEFAULT_NAME):
+            if (found := self._named(taken)) is not None or taken in (BASE_NAME, DEFAULT_NAME):
                 raise NameTakenError(f"{taken!r} is the name of {_described(found)}")
 
 
@@ -205,6 +211,22 @@ def adapted_models(
         adapter_prefix=adapter_prefix,
         can_freeze=can_freeze,
     )
+
+
+def with_aliases(served: ServedModels, aliases: Iterable[str]) -> ServedModels:
+    """The same, with further names of the default model; `ANY_NAME` stands for every name that nothing else has.
+
+    Raises:
+      NameTakenError: one of them is in use.
+    """
+    aliases = tuple(dict.fromkeys(aliases))
+    for name in aliases:
+        if name != ANY_NAME and (found := served.find(name)) is not None:
+            raise NameTakenError(
+                f"--alias {name}: {name!r} is the name of {_described(found)} already; choose another, or leave it out"
+            )
+    default = replace(served.default, aliases=(*served.default.aliases, *aliases))
+    return replace(served, mixture=default) if default.kind == "mixture" else replace(served, base=default)
 
 
 def _check_distinct(models: Iterable[ServedModel]) -> None:

@@ -17,6 +17,11 @@ class ChatEncoder(Protocol):
     """Renders chat messages with the model's chat template and encodes them. Implemented by
     `mistral_jax.chat.ChatFormatter`."""
 
+    @property
+    def template(self) -> str | None:
+        """The Jinja source of the template; None if the format is not a template."""
+        ...
+
     def encode_pieces(
         self,
         messages: list[dict[str, Any]],
@@ -37,6 +42,14 @@ class ChatEncoder(Protocol):
 
     def unused_variables(self, names: Collection[str], *, with_tools: bool = False) -> list[str]:
         """Those of the names of variables that the template does not read."""
+        ...
+
+    def render(self, messages: list[dict[str, Any]], *, add_generation_prompt: bool = True) -> str:
+        """The prompt as text, control tokens by name.
+
+        Raises:
+          ValueError: see `encode_pieces`.
+        """
         ...
 
 

@@ -150,11 +150,15 @@ def test_a_constraint_that_allows_everything_changes_no_bit(run: Runner) -> None
         assert [s.got for s in bound] == [s.got for s in free]
 
 
-@pytest.mark.parametrize("choice", [BASE, AdapterChoice(weights=((0, 1.0), (2, -0.5))), XLORA], ids=str)
+MIXED = AdapterChoice(weights=((0, 1.0), (2, -0.5)))
+
+
+@pytest.mark.parametrize("choice", [BASE, MIXED, XLORA, AdapterChoice(xlora=True, freeze_after=3)], ids=str)
 def test_tokens_are_the_same_alone_in_a_batch_and_with_and_without_runs(run: Runner, choice: AdapterChoice) -> None:
     alone = made(2, SAMPLED, Pattern(), choice)
     steps = complete(run, alone, policy=Never({}))
-    assert steps < STEPS - 4
+    # X-LoRA's two passes have no program for runs.
+    assert steps >= STEPS if choice.xlora else steps < STEPS - 4
     expected = patterns(alone)
     # With log-probabilities, tokens without a choice are not run together.
     slow = made(2, replace(SAMPLED, logprobs=2), Pattern(), choice)

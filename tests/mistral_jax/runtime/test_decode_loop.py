@@ -51,7 +51,7 @@ class FakeRunner:
     """Tokens count up: slot s gets 100 * s + the number of the step."""
 
     can_speculate = True
-    takes_runs = True
+    run_buckets = (4,)
     config = SimpleNamespace(vocab_size=64)
 
     def __init__(self, *, emitted: Sequence[bool] | None = None) -> None:

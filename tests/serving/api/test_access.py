@@ -6,7 +6,7 @@ import pytest
 
 from serving.api.access import allowed_names
 from tests.serving.fakes import FakeEngine
-from tests.serving.harness import CHAT, MESSAGES, running
+from tests.serving.harness import CHAT, MESSAGES, URL, running
 
 pytestmark = pytest.mark.anyio
 
@@ -42,7 +42,7 @@ async def test_without_a_valid_key_nothing_is_served(headers: dict[str, str]) ->
     engine = FakeEngine()
     async with running(engine, api_keys=("key-one",)) as client:
         for path in ("/v1/models", "/v1/models/acme/tiny-mistral", "//v1/models", "/v1/models/", "/v1//models"):
-            response = await client.get(path, headers=headers)
+            response = await client.get(URL + path, headers=headers)
             assert response.status_code == 401, path
             assert "tiny-mistral" not in response.text
         response = await client.post(CHAT, json=BODY, headers=headers)

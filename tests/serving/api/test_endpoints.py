@@ -97,7 +97,8 @@ def test_every_route_is_in_the_document_and_every_reference_resolves() -> None:
     assert references <= set(document()["components"]["schemas"])
     app = create_app(Settings(), service=fake_service())
     routes = {re.sub(r"\{(\w+)(:\w+)?\}", "{}", route.path) for route in app.routes} - {"/docs", "/openapi.json"}
-    assert {re.sub(r"\{\w+\}", "{}", path) for path in document()["paths"]} == routes
+    documented = {re.sub(r"\{\w+\}", "{}", path) for path in document()["paths"]}
+    assert documented | {path.removeprefix("/v1") for path in documented} == routes
 
 
 def test_the_page_needs_nothing_from_elsewhere() -> None:

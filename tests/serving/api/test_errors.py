@@ -80,7 +80,7 @@ async def test_wrong_types_name_the_field(path: str, body: str, param: str | Non
 
 async def test_unknown_addresses_and_methods() -> None:
     async with running() as client:
-        for path in ("/nope", "/v1", "/v1/chat", "/chat/completions", "/v1/models/other/model"):
+        for path in ("/nope", "/v1", "/v1/chat", "/v2/chat/completions", "/v1/models/other/model"):
             assert error_of(await client.get(path), 404)["type"] == "invalid_request_error"
         response = await client.get(CHAT)
         assert error_of(response, 405)["code"] == "method_not_allowed"

@@ -14,7 +14,8 @@ from mistral_jax.checkpoint.description import ModelDescription
 from mistral_jax.hub.files import ModelFiles
 from mistral_jax.model.config import MistralConfig
 from mistral_jax.runtime.buckets import DEFAULT_CHUNKS
-from serving.build.build_service import chunk_sizes, fingerprint, use_compilation_cache
+from serving.api.service.served_models import NameTakenError
+from serving.build.build_service import build_service, chunk_sizes, fingerprint, use_compilation_cache
 from serving.commands.chat import run_chat
 from serving.settings.settings import Settings
 from tests.serving.fakes import FakeChat, FakeTokenizer
@@ -113,3 +114,10 @@ def test_chat_honours_the_settings_of_the_server(monkeypatch: pytest.MonkeyPatch
     )
     assert run_chat(settings, system=None) == 0
     assert [(r.slots, r.length, r.chunk_sizes, r.repeat_last_n) for r in made] == [(1, 48, (16, 20), 5)]
+
+
+def test_aliases_are_names_of_the_default_and_a_taken_one_stops_the_start() -> None:
+    served = build_service(Settings(aliases=("gpt-4o",), compilation_cache="none")).models
+    assert served.find("gpt-4o") is served.default
+    with pytest.raises(NameTakenError, match="--alias demo-text: 'demo-text' is the name of the adapter 'demo-text'"):
+        build_service(Settings(aliases=("demo-text",), compilation_cache="none"))

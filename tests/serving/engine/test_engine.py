@@ -291,7 +291,7 @@ def test_a_device_thread_that_raises_fails_its_requests_and_says_so(runner: Runn
     def broken(*args, **kwargs):
         raise RuntimeError("out of memory on the device")
 
-    monkeypatch.setattr(runner, "decode", broken)
+    monkeypatch.setattr(runner, "forward", broken)
     engine.submit([request("victim")], inbox.deliver)
     events = inbox.until_all_end(["victim"])["victim"]
     assert (events[-1].finish_reason, events[-1].error) == ("error", "the engine failed; see the server's log")
@@ -336,3 +336,22 @@ def test_prompts_that_do_not_fit_are_refused_when_submitted(engine: JaxEngine, p
     bad = Request(request_id="bad", prompt=prompt or (), params=SamplingParams(seed=0))
     with pytest.raises(ValueError, match=f"expected 1 to {LENGTH - 1}"):
         engine.submit([bad], lambda events: None)
+
+
+def test_events_tell_when_things_happened_and_how_far_a_prompt_is(engine: JaxEngine) -> None:
+    before = time.monotonic()
+    events = run(engine, replace(request("timed", 40, max_tokens=5), progress=True))["timed"]
+    after = time.monotonic()
+    progress = [event.prompt_processed for event in events if event.prompt_processed]
+    assert progress == [16, 32, 39]
+    assert [bool(event.prompt_processed) for event in events] == [True] * 3 + [False] * (len(events) - 3)
+    times = [event.times for event in events if event.times is not None]
+    assert len(times) == len(events)
+    last = times[-1]
+    assert last.first_token is not None
+    assert before <= last.queued <= last.admitted <= times[0].now <= last.first_token < last.now <= after
+    assert [each.now for each in times] == sorted(each.now for each in times)
+    assert all(each.first_token is None for each in times[:2])  # the last chunk and the first step are one round
+    plain = run(engine, request("timed", 40, max_tokens=5))["timed"]
+    assert not any(event.prompt_processed for event in plain)
+    assert "".join(event.text for event in plain) == "".join(event.text for event in events)

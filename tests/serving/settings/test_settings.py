@@ -50,7 +50,6 @@ def test_empty_variables_count_as_not_set() -> None:
 def test_every_setting_is_read_from_its_variable(spec) -> None:
     samples = {
         "model_kind": "mistral",
-        "xlora_kv_cache": "no",
         "lora_folder": ".",
         "port": "0",
         "device": "gpu:1",
@@ -58,12 +57,11 @@ def test_every_setting_is_read_from_its_variable(spec) -> None:
         "quant": "q4_k",
         "log_level": "error",
         "token_source": "none",
-        "truncate_sequence": "yes",
-        "strict_fields": "yes",
         "max_body_bytes": "2048",
         "compilation_cache": "none",
     }
-    text = samples.get(spec.name, "17" if spec.type in (int, float) else "value")
+    usual = {bool: "no" if spec.default else "yes", int: "17", float: "17"}
+    text = samples.get(spec.name, usual.get(spec.type, "value"))
     kind = next((kind for kind in ("mistral", "gguf-mistral", "x-lora-mistral") if kind in spec.option.kinds), None)
     env = {"MISTRAL_JAX_MODEL_ID": "a/b", spec.env: text}
     if spec.name == "spare_loras":

@@ -8,7 +8,7 @@ import pytest
 
 from serving.api.requests.sampling_request import derived_seed
 from tests.serving.fakes import CARD, MODEL_ID, FakeEngine, fake_service, prompt_text
-from tests.serving.harness import CHAT, MESSAGES, running
+from tests.serving.harness import CHAT, MESSAGES, running, usage_of
 
 pytestmark = pytest.mark.anyio
 
@@ -22,6 +22,7 @@ async def test_answer_has_openai_shape() -> None:
     body = (await chat(FakeEngine("Hi."))).json()
     assert body.pop("id").startswith("chatcmpl-")
     assert isinstance(body.pop("created"), int)
+    assert body.pop("timings")["prompt_n"] == body["usage"]["prompt_tokens"]
     assert body == {
         "object": "chat.completion",
         "model": MODEL_ID,
@@ -34,7 +35,7 @@ async def test_answer_has_openai_shape() -> None:
                 "finish_reason": "stop",
             }
         ],
-        "usage": {"prompt_tokens": 9, "completion_tokens": 4, "total_tokens": 13},
+        "usage": usage_of(9, 4),
     }
 
 

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from tests.serving.fakes import OFFSET, FakeEngine, FakeTokenizer, fake_service, prompt_text
-from tests.serving.harness import TEXT, running
+from tests.serving.harness import TEXT, running, usage_of
 
 pytestmark = pytest.mark.anyio
 
@@ -23,12 +23,13 @@ async def test_answer_has_openai_shape() -> None:
     body = (await complete(FakeEngine(" upon a time"), prompt="Once", max_tokens=5)).json()
     assert body.pop("id").startswith("cmpl-")
     assert isinstance(body.pop("created"), int)
+    assert body.pop("timings")["prompt_n"] == body["usage"]["prompt_tokens"]
     assert body == {
         "object": "text_completion",
         "model": "acme/tiny-mistral",
         "system_fingerprint": "b1-fake",
         "choices": [{"index": 0, "text": " upon", "logprobs": None, "finish_reason": "length"}],
-        "usage": {"prompt_tokens": 5, "completion_tokens": 5, "total_tokens": 10},
+        "usage": usage_of(5, 5),
     }
 
 

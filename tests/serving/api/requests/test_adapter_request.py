@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from mistral_jax.adapters.choice import BASE, AdapterChoice
-from serving.api.service.served_models import ServedModels, plain_models
+from serving.api.service.served_models import ServedModels, plain_models, with_aliases
 from serving.engine.messages import Request, WantedScalings
 from tests.serving.api.service.test_served_models import info, models
 from tests.serving.fakes import FakeEngine, fake_service
@@ -185,3 +185,15 @@ async def test_metrics_are_there_while_the_model_loads_and_need_a_key_like_the_r
         assert (await client.get("/metrics")).status_code == 401
         text = (await client.get("/metrics", headers={"Authorization": "Bearer secret"})).text
     assert "mistral_jax_ready 0.0" in text.splitlines()
+
+
+async def test_aliases_are_served_and_listed() -> None:
+    served = with_aliases(models(), ["gpt-4o", "*"])
+    for name in ("gpt-4o", "whatever/it-is"):
+        response, requests = await ask({"model": name}, served)
+        assert response.json()["model"] == "lab/mixture"
+        assert requests[0].choice == MIXED
+    async with running(service=fake_service(models=served)) as client:
+        assert (await client.get("/v1/models")).json()["data"][0]["aliases"] == ["default", "gpt-4o", "*"]
+        assert (await client.get("/v1/models/gpt-4o")).json()["id"] == "lab/mixture"
+        assert (await client.get("/v1/models/what/ever")).json()["id"] == "lab/mixture"

@@ -17,7 +17,7 @@ from serving.api.responses.prompt_scores import MAX_SCORES, check_scores
 from serving.api.service.asked import Prompt, Reported
 from serving.engine.messages import Work
 from tests.serving.fakes import CARD, OFFSET, FakeEngine, FakeTokenizer, prompt_logprob
-from tests.serving.harness import CHAT, MESSAGES, TEXT, events_of, running
+from tests.serving.harness import CHAT, MESSAGES, TEXT, events_of, running, usage_of
 
 pytestmark = pytest.mark.anyio
 
@@ -42,7 +42,7 @@ async def test_the_prompts_tokens_come_before_the_answers() -> None:
     assert logprobs["token_logprobs"] == [None, *(-float(token) for token in ids("ö🙂b")), -0.5, -0.5]
     assert logprobs["top_logprobs"][0] is None
     assert logprobs["top_logprobs"][-3] == {"A": -0.25, "b": -float(ids("b")[0])}
-    assert body["usage"] == {"prompt_tokens": 8, "completion_tokens": 2, "total_tokens": 10}
+    assert body["usage"] == usage_of(8, 2)
 
 
 @pytest.mark.parametrize(
@@ -75,7 +75,7 @@ async def test_an_answer_of_no_tokens_is_empty(body: dict[str, Any]) -> None:
     assert (choice["text"], choice["finish_reason"]) == ("abc" if "echo" in body else "", "length")
     empty = {"tokens": [], "token_logprobs": [], "top_logprobs": [], "text_offset": []}
     assert choice["logprobs"] == (empty if "logprobs" in body else None)
-    assert answer["usage"] == {"prompt_tokens": 4, "completion_tokens": 0, "total_tokens": 4}
+    assert answer["usage"] == usage_of(4, 0)
     assert engine.submitted[0].work is not Work.SCORE
 
 

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from tests.serving.fakes import FakeEngine
-from tests.serving.harness import CHAT, MESSAGES, TEXT, events_of, running
+from tests.serving.harness import CHAT, MESSAGES, TEXT, events_of, running, usage_of
 
 pytestmark = pytest.mark.anyio
 
@@ -40,7 +40,7 @@ async def test_bytes_of_a_chat_stream() -> None:
 async def test_usage_chunk_comes_last_and_the_others_carry_null() -> None:
     chunks = events_of((await stream(FakeEngine("Hi"), stream_options={"include_usage": True})).text)
     assert chunks[-1]["choices"] == []
-    assert chunks[-1]["usage"] == {"prompt_tokens": 9, "completion_tokens": 3, "total_tokens": 12}
+    assert chunks[-1]["usage"] == usage_of(9, 3)
     assert all(chunk["usage"] is None for chunk in chunks[:-1])
 
 

@@ -5,7 +5,13 @@ from __future__ import annotations
 import pytest
 
 from mistral_jax.adapters.choice import BASE, AdapterChoice
-from serving.api.service.served_models import NameTakenError, ServedModels, adapted_models, plain_models
+from serving.api.service.served_models import (
+    NameTakenError,
+    ServedModels,
+    adapted_models,
+    plain_models,
+    with_aliases,
+)
 from serving.engine.adapter_registry import AdapterInfo
 
 
@@ -109,3 +115,30 @@ def test_the_default_is_listed_first() -> None:
     assert [model.id for model in models().listed] == ["lab/mixture", "lab/base", "poet", "cook", "extra"]
     assert [model.id for model in models(mixture_id=None).listed] == ["lab/base", "poet", "cook", "extra"]
     assert models().default.id == "lab/mixture"
+
+
+def test_aliases_are_names_of_the_default() -> None:
+    for served in (plain_models("lab/base"), models(mixture_id=None), models()):
+        named = with_aliases(served, ["gpt-4o", "gpt-4o", "any/thing"])
+        assert named.find("gpt-4o") is named.find("any/thing") is named.find(None) is named.default
+        assert named.default.aliases[-2:] == ("gpt-4o", "any/thing")
+        assert named.find("gpt-5") is None
+        assert named.registry is served.registry
+        with pytest.raises(NameTakenError, match="'gpt-4o' is the name of"):
+            named.check_free("gpt-4o")
+
+
+@pytest.mark.parametrize("name", ["poet", "lab/mixture", "lab/base", "base", "default"])
+def test_an_alias_that_is_taken_is_refused(name: str) -> None:
+    with pytest.raises(NameTakenError, match=f"--alias {name}: '{name}' is the name of"):
+        with_aliases(models(), ["free", name])
+
+
+def test_the_alias_for_any_name_stands_behind_all_others() -> None:
+    served = with_aliases(models(), ["*"])
+    assert served.find("gpt-4o") is served.find("*") is served.default
+    assert meaning(served, "poet") == ("poet", AdapterChoice(weights=((0, 1.0),)))
+    assert meaning(served, "base") == ("lab/base", BASE)
+    served.add(info("new", 3, removable=True))
+    assert meaning(served, "new") == ("new", AdapterChoice(weights=((3, 1.0),)))
+    assert served.find_adapter("gpt-4o") is None

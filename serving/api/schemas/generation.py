@@ -1,22 +1,16 @@
-"""The JSON of the OpenAI API: requests, responses, stream chunks, errors and models.
-
-In a request, null means absent. `serving.api.requests.unsupported_fields` refuses fields that are not implemented,
-and `serving.api.requests.unknown_fields` reports unknown ones. Missing fields of a response are `UNSET`.
-"""
+"""/v1/chat/completions and /v1/completions: requests, responses and stream chunks."""
 
 from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from msgspec import UNSET, Meta, Struct, UnsetType
+from msgspec import UNSET, Struct, UnsetType
 
-from serving.api.extension_fields import ExtensionFields
+from serving.api.schemas.documented import documented as _doc
+from serving.api.schemas.extensions import ExtensionFields
+from serving.api.schemas.usage import PromptProgress, Timings, Usage
 
 FinishReason = Literal["stop", "length"]
-
-
-def _doc(text: str) -> Meta:
-    return Meta(description=text)
 
 
 # --- requests ---
@@ -95,6 +89,12 @@ class SamplingFields(ExtensionFields, kw_only=True):
     ignore_eos: Annotated[
         bool | None, _doc("do not end at an end-of-sequence token (an extension, for benchmarks)")
     ] = None
+    timings_per_token: Annotated[
+        bool | None, _doc("send `timings` in every chunk of a stream, instead of in the last (an extension)")
+    ] = None
+    return_progress: Annotated[
+        bool | None, _doc("send `prompt_progress` in a stream while the prompt is run (an extension)")
+    ] = None
 
 
 class ChatCompletionRequest(SamplingFields, kw_only=True):
@@ -134,14 +134,6 @@ class CompletionRequest(SamplingFields, kw_only=True):
 
 
 # --- responses ---
-
-
-class Usage(Struct, kw_only=True):
-    """Token counts; a prompt counts once, however many choices it has."""
-
-    prompt_tokens: int
-    completion_tokens: int
-    total_tokens: int
 
 
 class TopLogprob(Struct, kw_only=True):
@@ -233,6 +225,7 @@ class ChatCompletion(Struct, kw_only=True):
     prompt_token_ids: PromptTokenIds = UNSET
     prompt_logprobs: PromptLogprobs = UNSET
     system_fingerprint: str | None = None
+    timings: Timings | UnsetType = UNSET
 
 
 class ChatDelta(Struct, kw_only=True):
@@ -261,6 +254,10 @@ class ChatCompletionChunk(Struct, kw_only=True):
     usage: Usage | UnsetType | None = UNSET
     prompt_token_ids: PromptTokenIds = UNSET
     system_fingerprint: str | None = None
+    timings: Annotated[
+        Timings | UnsetType, _doc("in a stream: in the last chunk, or with `timings_per_token` in each, of its choice")
+    ] = UNSET
+    prompt_progress: PromptProgress | UnsetType = UNSET
 
 
 class CompletionLogprobs(Struct, kw_only=True):
@@ -294,99 +291,7 @@ class Completion(Struct, kw_only=True):
     choices: list[CompletionChoice]
     usage: Usage | UnsetType | None = UNSET
     system_fingerprint: str | None = None
-
-
-# --- models, errors, health ---
-
-
-class Model(Struct, kw_only=True):
-    id: str
-    object: Literal["model"] = "model"
-    created: int
-    max_model_len: Annotated[int, _doc("most tokens of prompt and completion together")]
-    aliases: Annotated[list[str], _doc("other names that requests may use")]
-    owned_by: str = "mistral-jax"
-    root: Annotated[str | None, _doc("what it was loaded from")] = None
-    parent: Annotated[str | None, _doc("the base model of an adapter or a mixture")] = None
-
-
-class ModelList(Struct, kw_only=True):
-    object: Literal["list"] = "list"
-    data: list[Model]
-
-
-class LoraAdapter(Struct, kw_only=True):
-    id: Annotated[str, _doc("its name in `model`")]
-    object: Literal["lora_adapter"] = "lora_adapter"
-    name: Annotated[str, _doc("its name in `adapter` and `adapters`")]
-    rank: int
-    target_modules: Annotated[list[str], _doc("the kinds of linear layers that it changes")]
-    root: Annotated[str | None, _doc("what it was loaded from")]
-    parent: Annotated[str, _doc("the base model")]
-    created: int
-    expert: Annotated[bool, _doc("part of the X-LoRA mixture")]
-    removable: Annotated[bool, _doc("loaded by a request, and can be unloaded")]
-
-
-class LoraAdapterList(Struct, kw_only=True):
-    """The adapters that requests may use now."""
-
-    object: Literal["list"] = "list"
-    data: list[LoraAdapter]
-
-
-class LoadLoraRequest(Struct, kw_only=True, forbid_unknown_fields=True):
-    """Body of POST /v1/load_lora_adapter."""
-
-    lora_name: Annotated[str, _doc("its name in the API")]
-    lora_path: Annotated[str | None, _doc("its folder below the server's --lora-folder; absent: the name")] = None
-
-
-class UnloadLoraRequest(Struct, kw_only=True, forbid_unknown_fields=True):
-    """Body of POST /v1/unload_lora_adapter."""
-
-    lora_name: str
-
-
-class UnloadedLora(Struct, kw_only=True):
-    """New requests can no longer use the adapter."""
-
-    name: str
-    status: Annotated[
-        Literal["unloaded", "draining"], _doc("draining: its room is freed when the last request that uses it ends")
-    ]
-    requests: Annotated[int, _doc("number of requests that still use it")]
-
-
-class ErrorBody(Struct, kw_only=True):
-    message: str
-    type: str
-    param: str | None
-    code: str | None
-    n_prompt_tokens: int | UnsetType = UNSET
-    n_ctx: int | UnsetType = UNSET
-
-
-class ErrorResponse(Struct, kw_only=True):
-    """Body of every error response."""
-
-    error: ErrorBody
-
-
-class Health(Struct, kw_only=True):
-    """`ok` with status 200; anything else with status 503."""
-
-    status: str
-    detail: str | UnsetType = UNSET
-    progress: Annotated[float | UnsetType, _doc("0 to 1 within the current state")] = UNSET
-    running: int | UnsetType = UNSET
-    waiting: int | UnsetType = UNSET
-    error: ErrorBody | UnsetType = UNSET
-
-
-class Index(Struct, kw_only=True):
-    """Response of GET /: name, version and paths of the endpoints."""
-
-    name: str
-    version: str
-    links: dict[str, str]
+    timings: Annotated[
+        Timings | UnsetType, _doc("in a stream: in the last chunk, or with `timings_per_token` in each, of its choice")
+    ] = UNSET
+    prompt_progress: PromptProgress | UnsetType = UNSET

@@ -1,0 +1,75 @@
+"""POST /apply-template: the chat template alone. GET /tokenizer_info: what a client needs to use both by itself."""
+
+from __future__ import annotations
+
+import anyio.to_thread
+
+from serving.api.controllers.tokenizing.fields import APPLY_TEMPLATE_FIELDS, MESSAGES
+from serving.api.endpoint import Call, Endpoint
+from serving.api.errors import InvalidRequestError, NotEnabledError
+from serving.api.requests.adapter_request import find_model
+from serving.api.requests.prompts import chat_encoder, template_messages
+from serving.api.schemas import AppliedTemplate, ApplyTemplateRequest, TokenizerInfo
+
+
+async def _apply_template(call: Call[ApplyTemplateRequest]) -> AppliedTemplate:
+    body, host = call.body, call.host
+    service = host.loaded_service
+    find_model(service.models, body.model)
+    chat = chat_encoder(service)
+    begin = True if body.add_generation_prompt is None else body.add_generation_prompt
+
+    def render() -> str:
+        return chat.render(template_messages(body.messages), add_generation_prompt=begin)
+
+    try:
+        return AppliedTemplate(prompt=await anyio.to_thread.run_sync(render, limiter=host.rendering))
+    except ValueError as error:
+        raise InvalidRequestError(f"messages: {error}", param="messages", code="invalid_messages") from error
+
+
+async def _tokenizer_info(call: Call[None]) -> TokenizerInfo:
+    host = call.host
+    if not host.settings.tokenizer_info_endpoint:
+        raise NotEnabledError("this server does not describe its tokenizer; start it with --tokenizer-info-endpoint")
+    service = host.loaded_service
+    tokenizer = service.tokenizer
+
+    def spelt(token: int | None) -> str | None:
+        return None if token is None else tokenizer.token_text(token)
+
+    return TokenizerInfo(
+        tokenizer_class=type(tokenizer).__name__,
+        vocab_size=tokenizer.vocab_size,
+        model_max_length=service.card.max_model_len,
+        add_bos_token=tokenizer.add_bos,
+        bos_token=spelt(tokenizer.bos_id),
+        eos_token=spelt(tokenizer.eos_id),
+        unk_token=spelt(tokenizer.unk_id),
+        pad_token=spelt(tokenizer.pad_id),
+        chat_template=None if service.chat is None else service.chat.template,
+    )
+
+
+APPLY_TEMPLATE = Endpoint(
+    path="/apply-template",
+    method="POST",
+    operation_id="applyTemplate",
+    summary="Chat messages to the text of their prompt, as llama.cpp",
+    request=ApplyTemplateRequest,
+    response=AppliedTemplate,
+    fields=APPLY_TEMPLATE_FIELDS,
+    objects=MESSAGES,
+    example={"messages": [{"role": "user", "content": "Hello!"}]},
+    errors=(400, 401, 403, 404, 408, 413, 415, 503),
+    handler=_apply_template,
+)
+TOKENIZER_INFO = Endpoint(
+    path="/tokenizer_info",
+    method="GET",
+    operation_id="tokenizerInfo",
+    summary="The special tokens and the chat template, if --tokenizer-info-endpoint allows it; as vLLM",
+    response=TokenizerInfo,
+    errors=(401, 501, 503),
+    handler=_tokenizer_info,
+)

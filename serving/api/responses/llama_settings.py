@@ -1,0 +1,34 @@
+"""Sampling parameters in llama.cpp's names."""
+
+from __future__ import annotations
+
+from mistral_jax.runtime.sampling_params import SamplingParams
+from serving.api.schemas import GenerationSettings
+
+SAMPLERS = ("penalties", "temperature", "top_k", "top_p", "min_p")
+"""The order in which this server applies what llama.cpp calls samplers; fixed."""
+
+
+def generation_settings(params: SamplingParams, *, repeat_last_n: int) -> GenerationSettings:
+    """The settings of a request, without the texts in it.
+
+    Args:
+      repeat_last_n: number of last tokens that the repetition penalty counts.
+    """
+    limit = -1 if params.max_tokens is None else params.max_tokens
+    return GenerationSettings(
+        n_predict=limit,
+        max_tokens=limit,
+        seed=-1 if params.seed is None else params.seed,
+        temperature=params.temperature,
+        top_k=params.top_k,
+        top_p=params.top_p,
+        min_p=params.min_p,
+        repeat_last_n=repeat_last_n,
+        repeat_penalty=params.repetition_penalty,
+        presence_penalty=params.presence_penalty,
+        frequency_penalty=params.frequency_penalty,
+        n_probs=params.logprobs or 0,
+        ignore_eos=params.ignore_eos,
+        samplers=list(SAMPLERS),
+    )
