@@ -229,6 +229,7 @@ OBJECTS: dict[str, tuple[Field, ...]] = {
             "continuous_usage_stats",
             "extension of vLLM; every chunk of a choice has the token counts of that choice so far, prompt included",
         ),
+        _accepted("include_obfuscation", "chunks are not padded"),
     ),
     "messages[]": (
         _honoured("role", "see above", _CHAT),
@@ -237,6 +238,9 @@ OBJECTS: dict[str, tuple[Field, ...]] = {
         _honoured("tool_calls", "passed to the chat template", _CHAT),
         _honoured("tool_call_id", "passed to the chat template", _CHAT),
         _accepted("cache_control", "a hint that some clients add", _CHAT),
+        _refused("function_call", "no function calls yet", _CHAT),
+        _refused("audio", "text only", _CHAT),
+        _refused("refusal", "text only", _CHAT),
     ),
     "messages[].content[]": (
         _honoured("type", "`text`; others are refused", _CHAT),

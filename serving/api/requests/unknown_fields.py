@@ -23,6 +23,7 @@ from litestar.types import Message, Scope
 from serving.api.endpoint import Body, Endpoint
 from serving.api.errors import InvalidRequestError
 from serving.api.log.request_id import request_id_of
+from serving.api.requests.unsupported_fields import refuse
 
 logger = logging.getLogger("mistral_jax.server")
 
@@ -78,6 +79,9 @@ def unknown_fields(endpoint: Endpoint[Any], fields: Body, decoded: Any) -> Unkno
     Args:
       fields: the body's fields.
       decoded: the same body in the endpoint's schema, which has the nested objects.
+
+    Raises:
+      InvalidRequestError: an object has a field that is not implemented.
     """
     named: list[tuple[str, str | None]] = []
     count = 0
@@ -97,8 +101,10 @@ def _unknown(
       where: the object, as a key of `endpoint.known`.
       prefix: the reported path of the object, with list indices.
     """
-    names = endpoint.known[where]
+    names, refused = endpoint.known[where], endpoint.refused_inside[where]
     for name, value in fields.items():
+        if name in refused:
+            refuse(refused[name], value, f"{prefix}{name}")
         if name not in names and not _asks_nothing(value):
             yield prefix, names, name
     for inner, field, is_list in endpoint.nested[where]:

@@ -61,6 +61,8 @@ class PromptScores:
 
     def take(self, tokens: Sequence[TokenLogprob]) -> None:
         """Add the next tokens of the prompt."""
+        if not tokens:
+            return
         self._parts.append(msgspec.json.encode([self._entry(token) for token in tokens])[1:-1])
 
     def whole(self) -> Any:
