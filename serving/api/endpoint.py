@@ -87,7 +87,7 @@ class Endpoint[BodyT]:
     example: Mapping[str, Any] = field(default_factory=dict[str, Any])
     """An example body, for the OpenAPI document."""
     errors: tuple[int, ...] = ()
-    """Statuses of its error responses, all with the same schema."""
+    """Statuses of its error responses, all with the same schema, besides those of all endpoints; see `statuses`."""
     other_responses: Mapping[int, tuple[str, type[msgspec.Struct]]] = field(
         default_factory=dict[int, tuple[str, type[msgspec.Struct]]]
     )
@@ -100,8 +100,6 @@ class Endpoint[BodyT]:
     """Polled every few seconds by monitoring: logged at debug level only, and not in the file of `--log`."""
     link: str | None = None
     """Its name in the response of GET /; None: not listed there."""
-    documented: bool = True
-    """Whether it is in the OpenAPI document."""
 
     @cached_property
     def decoder(self) -> msgspec.json.Decoder[BodyT]:
@@ -137,6 +135,16 @@ class Endpoint[BodyT]:
             outer, _, last = where.rpartition(".")
             found[outer].append((where, last.removesuffix("[]"), last.endswith("[]")))
         return {where: tuple(inner) for where, inner in found.items()}
+
+    @property
+    def statuses(self) -> tuple[int, ...]:
+        """Statuses of all its error responses."""
+        found = {403, 431, 500, *self.errors}
+        if not self.public:
+            found.add(401)
+        if self.request is not None:
+            found |= {400, 408, 413, 415, 503}
+        return tuple(sorted(found))
 
     @cached_property
     def parameters(self) -> tuple[str, ...]:

@@ -26,6 +26,6 @@ CANCEL_REQUEST = Endpoint(
     operation_id="cancelRequest",
     summary="Cancel a request by the id of its response, or by its X-Request-Id",
     response=CancelledRequest,
-    errors=(401, 403, 404),
+    errors=(404,),
     handler=_cancel,
 )

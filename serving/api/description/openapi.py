@@ -20,24 +20,34 @@ _ERRORS = {
     404: "no such model or path",
     408: "the body did not arrive in time",
     413: "the body is too large",
+    431: "more headers than the server reads",
     415: "the body is not sent as JSON (Content-Type: application/json)",
     499: "the request was cancelled by its id",
-    500: "the completion could not be finished",
+    500: "an internal error, or the completion could not be finished",
     501: "this server does not enable the endpoint",
-    503: "loading, stopping, or the queue is full; see Retry-After",
+    503: "loading, stopping, or the queue or the memory for bodies is full; see Retry-After",
+    504: "the completion was not finished within the server's --request-timeout",
     507: "there is no room for another adapter",
+}
+
+_HEADERS = {
+    name: {"description": description, "schema": {"type": "string"}}
+    for name, description in {
+        "X-Request-Id": "the request's own, or a new one",
+        "X-Ignored-Fields": "fields of the request that are not known, if there are any",
+        "Retry-After": "seconds after which it may be worth trying again, if that is known",
+    }.items()
 }
 
 
 @cache
 def document(endpoints: tuple[Endpoint[Any], ...]) -> dict[str, Any]:
     """The OpenAPI 3.1 document of these endpoints."""
-    documented = [endpoint for endpoint in endpoints if endpoint.documented]
-    types = dict.fromkeys([*(each for endpoint in documented for each in _types(endpoint)), ErrorResponse])
+    types = dict.fromkeys([*(each for endpoint in endpoints for each in _types(endpoint)), ErrorResponse])
     found, components = msgspec.json.schema_components(types, ref_template=REFERENCE + "{name}")
     schemas = dict(zip(types, found, strict=True))
     paths: dict[str, Any] = {}
-    for endpoint in documented:
+    for endpoint in endpoints:
         paths.setdefault(endpoint.template, {})[endpoint.method.lower()] = _operation(endpoint, schemas)
     return {
         "openapi": "3.1.0",
@@ -45,13 +55,16 @@ def document(endpoints: tuple[Endpoint[Any], ...]) -> dict[str, Any]:
             "title": "mistral-jax",
             "version": version(),
             "description": "Mistral-family language models behind the OpenAI HTTP API. "
-            "Every path below /v1 is served without it, too.",
+            "Every path below /v1 is served without it, too. At other paths the status is 404, for other methods 405, "
+            "and the body is that of all errors.",
         },
         "servers": [{"url": "/"}],
         "security": [{}, {"bearer": []}, {"apiKey": []}],
         "paths": paths,
         "components": {
             "schemas": components,
+            "responses": {"Error": _response("an error at an address that is not described", schemas[ErrorResponse])},
+            "headers": _HEADERS,
             "securitySchemes": {
                 "bearer": {"type": "http", "scheme": "bearer"},
                 "apiKey": {"type": "apiKey", "in": "header", "name": "X-Api-Key"},
@@ -95,19 +108,36 @@ def _responses(endpoint: Endpoint[Any], schemas: Schemas) -> dict[str, Any]:
         description = response.description if isinstance(response, OneOf) else (response.__doc__ or "").strip()
         content = _content(_schema(response, schemas))
     if endpoint.chunk is not None:
-        content |= _content(_schema(endpoint.chunk, schemas), "text/event-stream")
-    others = {status: (_ERRORS[status], ErrorResponse) for status in endpoint.errors} | dict(endpoint.other_responses)
-    responses: dict[str, Any] = {"200": {"description": description, "content": content}}
-    for status, (words, schema) in others.items():
-        responses[str(status)] = {"description": words, "content": _content(schemas[schema])}
+        # The data of each event. An error after the headers is an event, too.
+        event = _any_of([*_options(endpoint.chunk, schemas), schemas[ErrorResponse]])
+        content |= _content(event, "text/event-stream")
+    headers = _headers("X-Request-Id", *(["X-Ignored-Fields"] if endpoint.fields is not None else []))
+    others = {status: (_ERRORS[status], ErrorResponse) for status in endpoint.statuses} | dict(endpoint.other_responses)
+    responses: dict[str, Any] = {"200": {"description": description, "headers": headers, "content": content}}
+    for status, (words, schema) in sorted(others.items()):
+        more = ["Retry-After"] if status == 503 else []
+        responses[str(status)] = _response(words, schemas[schema], *more)
     return responses
 
 
+def _response(description: str, schema: dict[str, Any], *headers: str) -> dict[str, Any]:
+    return {"description": description, "headers": _headers("X-Request-Id", *headers), "content": _content(schema)}
+
+
+def _headers(*names: str) -> dict[str, Any]:
+    return {name: {"$ref": f"#/components/headers/{name}"} for name in names}
+
+
 def _schema(told: type | OneOf, schemas: Schemas) -> dict[str, Any]:
-    if not isinstance(told, OneOf):
-        return schemas[told]
-    shapes = [schemas[shape] for shape in told.shapes]
-    return shapes[0] if len(shapes) == 1 else {"anyOf": shapes}
+    return _any_of(_options(told, schemas))
+
+
+def _options(told: type | OneOf, schemas: Schemas) -> list[dict[str, Any]]:
+    return [schemas[shape] for shape in (told.shapes if isinstance(told, OneOf) else (told,))]
+
+
+def _any_of(options: list[dict[str, Any]]) -> dict[str, Any]:
+    return options[0] if len(options) == 1 else {"anyOf": options}
 
 
 def _content(schema: dict[str, Any], media_type: str = "application/json") -> dict[str, Any]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Annotated, Any
 
 import msgspec
 from litestar import Response
@@ -24,6 +24,7 @@ from serving.api.responses.framing import CallFacts
 from serving.api.responses.llama_framing import LlamaFraming, LlamaOptions
 from serving.api.responses.llama_settings import generation_settings
 from serving.api.schemas import LlamaCompletion, LlamaCompletionChunk, LlamaCompletionRequest
+from serving.api.schemas.documented import if_field
 from serving.api.service.asked import Prompt
 
 
@@ -65,6 +66,8 @@ def _logprobs(body: TranslatedCompletion) -> int | None:
     return body.n_probs if body.n_probs or body.return_tokens or body.stream else None
 
 
+_PICKED = if_field("response_fields", "the requested fields; `a/b` is field b of a, under this name")
+_Picked = Annotated[dict[str, Any], _PICKED]
 _GENERATING = Generating(
     id_prefix="cmpl",
     own_fields=OwnFields(
@@ -96,9 +99,10 @@ LLAMA_COMPLETION = Endpoint(
     summary="Create a completion, as llama.cpp",
     request=LlamaCompletionRequest,
     response=OneOf(
-        "the completion; a list of several prompts or with n_cmpl", (LlamaCompletion, list[LlamaCompletion])
+        "the completion; a list of several prompts or with n_cmpl",
+        (LlamaCompletion, list[LlamaCompletion], _Picked, Annotated[list[dict[str, Any]], _PICKED]),
     ),
-    chunk=OneOf("parts of the text, and at last the rest", (LlamaCompletionChunk, LlamaCompletion)),
+    chunk=OneOf("parts of the text, and at last the rest", (LlamaCompletionChunk, LlamaCompletion, _Picked)),
     fields=FIELDS,
     example={"prompt": "Once upon a time", "n_predict": 32},
     errors=GENERATION_ERRORS,

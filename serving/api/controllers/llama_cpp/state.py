@@ -77,7 +77,7 @@ PROPS = Endpoint(
     operation_id="props",
     summary="Properties of the server and the model, as llama.cpp shows them",
     response=Props,
-    errors=(401, 503),
+    errors=(503,),
     link="props",
     handler=_props,
 )
@@ -87,7 +87,7 @@ SLOTS = Endpoint(
     operation_id="slots",
     summary="What runs now, without its texts, if --slots-endpoint allows it; as llama.cpp shows it",
     response=OneOf("one for each slot", (list[Slot],)),
-    errors=(401, 501, 503),
+    errors=(501, 503),
     quiet=True,
     handler=_slots,
 )

@@ -62,7 +62,7 @@ APPLY_TEMPLATE = Endpoint(
     fields=APPLY_TEMPLATE_FIELDS,
     objects=MESSAGES,
     example={"messages": [{"role": "user", "content": "Hello!"}]},
-    errors=(400, 401, 403, 404, 408, 413, 415, 503),
+    errors=(404,),
     handler=_apply_template,
 )
 TOKENIZER_INFO = Endpoint(
@@ -71,6 +71,6 @@ TOKENIZER_INFO = Endpoint(
     operation_id="tokenizerInfo",
     summary="The special tokens and the chat template, if --tokenizer-info-endpoint allows it; as vLLM",
     response=TokenizerInfo,
-    errors=(401, 501, 503),
+    errors=(501, 503),
     handler=_tokenizer_info,
 )

@@ -29,8 +29,6 @@ from serving.api.schemas import (
 )
 from serving.api.service.lifecycle import ServiceHost
 
-_ERRORS = (400, 401, 403, 404, 408, 413, 415, 503)
-
 
 async def _tokenize(call: Call[TokenizeRequest]) -> TokenizedContent | TokenizedPrompt:
     body, host = call.body, call.host
@@ -138,7 +136,7 @@ TOKENIZE = Endpoint(
     fields=TOKENIZE_FIELDS,
     objects=MESSAGES,
     example={"content": "Hello", "with_pieces": True},
-    errors=_ERRORS,
+    errors=(404,),
     link="tokenize",
     handler=_tokenize,
 )
@@ -151,7 +149,7 @@ DETOKENIZE = Endpoint(
     response=OneOf("the text; of a body without `model`, or with it", (DetokenizedContent, DetokenizedPrompt)),
     fields=DETOKENIZE_FIELDS,
     example={"tokens": [1, 2]},
-    errors=_ERRORS,
+    errors=(404,),
     link="detokenize",
     handler=_detokenize,
 )
