@@ -72,6 +72,7 @@ def build_service(settings: Settings) -> Service:
     card = ModelCard(
         max_model_len=length,
         vocab_size=description.config.vocab_size,
+        hidden_size=description.config.hidden_size,
         fingerprint=fingerprint(
             description,
             settings.dtype,
@@ -245,6 +246,7 @@ def load_runner(
         repeat_last_n=settings.repeat_last_n,
         adapters=bank,
         xlora=xlora,
+        embeds=settings.pooling != "none",
     )
 
 

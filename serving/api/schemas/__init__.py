@@ -6,6 +6,12 @@ and `serving.api.requests.unknown_fields` reports unknown ones. Missing fields o
 
 from __future__ import annotations
 
+from serving.api.schemas.embeddings import (
+    Embedding,
+    EmbeddingList,
+    EmbeddingRequest,
+    EmbeddingUsage,
+)
 from serving.api.schemas.errors import (
     ErrorBody,
     ErrorResponse,
@@ -129,6 +135,10 @@ __all__ = [
     "DetokenizeRequest",
     "DetokenizedContent",
     "DetokenizedPrompt",
+    "Embedding",
+    "EmbeddingList",
+    "EmbeddingRequest",
+    "EmbeddingUsage",
     "ErrorBody",
     "ErrorResponse",
     "FinishReason",
