@@ -8,6 +8,7 @@ import numpy as np
 from llguidance import LLMatcher
 
 from mistral_jax.grammar.constraint import ConstraintError
+from mistral_jax.grammar.errors import without_state
 from mistral_jax.grammar.vocabulary import Vocabulary
 
 
@@ -91,6 +92,17 @@ class GrammarConstraint:
                 return
         self._forced = None
 
+    def push_text(self, text: bytes) -> None:
+        """Take text that came before the first token of this constraint, as part of a token that began elsewhere.
+
+        Raises:
+          ConstraintError: the grammar does not begin so.
+        """
+        for token in self._vocabulary.compiled.tokenize_bytes(text):
+            if not self._matcher.consume_token(token):
+                self._raise(self._matcher, f"The grammar does not begin with {text!r}.")
+        self._mask, self._forced = None, None
+
     @property
     def complete(self) -> bool:
         """Whether nothing may follow but an end-of-sequence token.
@@ -159,5 +171,5 @@ class GrammarConstraint:
             self._raise(matcher, "")
 
     def _raise(self, matcher: LLMatcher, default: str) -> None:
-        reason = matcher.get_error().partition("\n<")[0].strip() or default
+        reason = without_state(matcher.get_error()) or default
         raise ConstraintError(f"The grammar cannot be followed any further: {reason}")

@@ -114,6 +114,15 @@ class Endpoint[BodyT]:
         return tuple(field for field in self.fields or () if field.decision == "refused")
 
     @cached_property
+    def refused_inside(self) -> dict[str, dict[str, Field]]:
+        """For the body ("", which is `refused`'s) and each object in it, the fields that are refused, by name."""
+        inside = {
+            where: {field.name: field for field in fields if field.decision == "refused"}
+            for where, fields in self.objects.items()
+        }
+        return {"": {}, **inside}
+
+    @cached_property
     def known(self) -> dict[str, frozenset[str]]:
         """Names of the known fields of the body (""), and of each object in it."""
         by_object = {"": self.fields or (), **self.objects}

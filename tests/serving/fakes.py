@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, field
 from typing import Any
@@ -14,6 +14,7 @@ import numpy as np
 
 from mistral_jax.chat.encoding import PromptPieces
 from mistral_jax.chat.output.formats import OutputFormat
+from mistral_jax.grammar.compiler import GrammarCompiler
 from mistral_jax.text.detokenizer import shown_token
 from serving.api.service.served_models import ServedModels, plain_models
 from serving.api.service.service import AdapterLoader, Service
@@ -75,7 +76,9 @@ class FakeTokenizer:
 
 
 class FakeChat:
-    """Renders `[role]content` for each message; keeps what else it is given.
+    """Renders `[role]content` for each message, `(text)` for each document and `{name=value}` for each variable; keeps
+    what else it is given. `|` stands for no generation prompt, `_` for a last message to be continued. It reads the
+    variable `mood`.
 
     Args:
       output: what the model writes besides text.
@@ -106,13 +109,22 @@ class FakeChat:
         *,
         add_generation_prompt: bool = True,
         tools: Sequence[dict[str, Any]] | None = None,
+        documents: Sequence[Mapping[str, Any]] | None = None,
+        continue_final_message: bool = False,
         **kwargs: Any,
     ) -> PromptPieces:
         self.asked.append({"messages": messages, "tools": tools, **kwargs})
-        text = self.render(messages, add_generation_prompt=add_generation_prompt)
+        text = self.render(messages)
+        text += "".join(f"({document['text']})" for document in documents or ())
+        text += "".join(f"{{{name}={value}}}" for name, value in kwargs.items() if name not in self.variables)
+        if not add_generation_prompt:
+            text += "_" if continue_final_message else "|"
         tokenizer = FakeTokenizer()
         pieces = itertools.chain([[BOS]], tokenizer.encode_pieces(text))
         return PromptPieces(least=1 + tokenizer.least_tokens(text), pieces=pieces, in_reasoning=self._in_reasoning)
+
+    def unused_variables(self, names: Collection[str], *, with_tools: bool = False) -> list[str]:
+        return [name for name in names if name not in ("mood", "documents")]
 
     def render(self, messages: list[dict[str, Any]], *, add_generation_prompt: bool = True) -> str:
         if messages[0]["content"] == "raise":
@@ -435,6 +447,7 @@ def fake_service(
         card=card,
         models=models or plain_models(MODEL_ID, created=1_700_000_000),
         tokenizer=FakeTokenizer(),
+        grammars=GrammarCompiler(FakeTokenizer(), vocab_size=card.vocab_size, eos_ids=card.eos_ids),
         chat=(FakeChat() if chat is True else chat) or None,
         loader=loader,
     )

@@ -88,7 +88,7 @@ def tool_call_grammar(
             calls = f"call ({again})*" if several else "call"
         case CallShape.BARE:
             calls = "call"
-    thought, thought_rules = _reasoning(output_format.reasoning, in_reasoning=in_reasoning)
+    thought, thought_rules = reasoning_before(output_format.reasoning, in_reasoning=in_reasoning)
     bare = form.shape is CallShape.BARE
     begin = "WS? " if bare else ""
     return CallGrammar(
@@ -134,8 +134,13 @@ def _terminal(marker: Marker) -> str:
     return json.dumps(marker.text) if marker.id is None else f"<[{marker.id}]>"
 
 
-def _reasoning(reasoning: ReasoningFormat | None, *, in_reasoning: bool) -> tuple[str, list[str]]:
-    """What may come before the calls, and its rules."""
+def reasoning_before(reasoning: ReasoningFormat | None, *, in_reasoning: bool) -> tuple[str, list[str]]:
+    """What may come before calls, or before a response of another form: the beginning of a rule, and the rules that it
+    refers to.
+
+    Args:
+      in_reasoning: Whether the prompt has begun the reasoning.
+    """
     if reasoning is None:
         return "", []
     rules = [r"TEXT: /(.|\n)*/"]

@@ -83,6 +83,8 @@ _BEHAVIOUR = """
 - Choice 0 of a seeded request uses the seed itself; choice i > 0 uses a seed derived from (seed, i). Each prompt of a
   list gives the same result as alone.
 - Text parts of a message's content are joined by line breaks.
+- Tools and reasoning: [formats, ids of calls, what is refused](tools.md). A completion with calls that the model ends
+  has the `finish_reason` `tool_calls`, also with a named function. `logprobs` has the tokens of `content` alone.
 - On a server with X-LoRA, `xlora: {"scalings": ...}` returns the adapter weights with each choice, as `xlora`:
   `adapters` has the adapters' names. `scalings` has, for `summary`, the mean weights over the completion's tokens; for
   `tokens`, an entry `{"token", "weights"}` for each token, with means over the modules; for `full`, the same with a

@@ -8,7 +8,7 @@ from typing import Any, Literal
 
 from mistral_jax.adapters.choice import BASE, AdapterChoice
 from mistral_jax.chat.output.formats import OutputFormat
-from mistral_jax.chat.output.grammar import ToolSpec, tool_call_grammar
+from mistral_jax.chat.output.grammar import CallGrammar, ToolSpec, tool_call_grammar
 from mistral_jax.chat.output.trigger import Trigger
 from serving.engine.messages import ScalingsDetail, WantedScalings
 
@@ -42,6 +42,26 @@ class TimesInStream:
     in_each_chunk: bool = False
     progress: bool = False
     """Whether it tells how much of the prompt has been run."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Reported:
+    """What a response tells about tokens, besides the log-probabilities of the completion."""
+
+    prompt_logprobs: int | None = None
+    """Number of most likely tokens to compute for each token of the prompt; None: no log-probabilities of the
+    prompt."""
+    own_prompt_logprobs: int | None = None
+    """Number of those in the response's field `prompt_logprobs`; None: it has none."""
+    echoes_logprobs: bool = False
+    """Whether the prompt's log-probabilities are at the beginning of each choice's own."""
+    token_ids: bool = False
+    """Whether token ids are returned."""
+    tokens_by_id: bool = False
+    """Whether log-probabilities name tokens by their ids."""
+
+
+TEXT_ONLY = Reported()
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -116,13 +136,20 @@ class ToolUse:
         """
         if not self.callable:
             return None
-        grammar = tool_call_grammar(
+        grammar = self._grammar(in_reasoning=in_reasoning, leading_space=leading_space)
+        if self.choice == "required":
+            return ToolConstraint(grammar=grammar.whole, arguments=grammar.arguments)
+        return ToolConstraint(grammar=grammar.after_trigger, arguments=grammar.arguments, trigger=grammar.trigger)
+
+    def whole_grammar(self, *, in_reasoning: bool, leading_space: bool) -> str:
+        """The grammar of a completion that is calls. Args: see `constraint`."""
+        return self._grammar(in_reasoning=in_reasoning, leading_space=leading_space).whole
+
+    def _grammar(self, *, in_reasoning: bool, leading_space: bool) -> CallGrammar:
+        return tool_call_grammar(
             self.output,
             self.callable,
             parallel=self.parallel,
             in_reasoning=in_reasoning,
             leading_space=leading_space,
         )
-        if self.choice == "required":
-            return ToolConstraint(grammar=grammar.whole, arguments=grammar.arguments)
-        return ToolConstraint(grammar=grammar.after_trigger, arguments=grammar.arguments, trigger=grammar.trigger)

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
 from mistral_jax.chat.encoding import PromptPieces
 from mistral_jax.chat.output.formats import OutputFormat
+from mistral_jax.grammar.compiler import CompiledGrammar
+from mistral_jax.grammar.grammar import Grammar
 from mistral_jax.tokenizer.base import Tokenizer
 from serving.api.service.served_models import ServedModels
 from serving.engine.adapter_registry import AdapterInfo
@@ -44,6 +46,8 @@ class ChatEncoder(Protocol):
         *,
         add_generation_prompt: bool = True,
         tools: Sequence[dict[str, Any]] | None = None,
+        documents: Sequence[Mapping[str, Any]] | None = None,
+        continue_final_message: bool = False,
         **kwargs: Any,
     ) -> PromptPieces:
         """Token ids of the whole prompt, control tokens and BOS included, in pieces. Rendering is done when this
@@ -54,11 +58,28 @@ class ChatEncoder(Protocol):
         """
         ...
 
+    def unused_variables(self, names: Collection[str], *, with_tools: bool = False) -> list[str]:
+        """Those of the names of variables that the template does not read."""
+        ...
+
     def render(self, messages: list[dict[str, Any]], *, add_generation_prompt: bool = True) -> str:
         """The prompt as text, control tokens by name.
 
         Raises:
           ValueError: see `encode_pieces`.
+        """
+        ...
+
+
+class Grammars(Protocol):
+    """Compiles grammars for the model's vocabulary, and keeps some of them. Implemented by `mistral_jax.grammar`."""
+
+    def compile(self, grammar: Grammar) -> CompiledGrammar:
+        """Compile a grammar, or return it compiled before; blocks. May be called from several threads.
+
+        Raises:
+          GrammarError: the grammar is not valid, asks for what cannot be held, or exceeds a limit; the message is for
+            the client.
         """
         ...
 
@@ -93,6 +114,7 @@ class Service:
     models: ServedModels
     """The names of the model and its adapters."""
     tokenizer: Tokenizer
+    grammars: Grammars
     chat: ChatEncoder | None
     """None: the model has no chat template, so /v1/chat/completions returns an error."""
     loader: AdapterLoader | None = None
