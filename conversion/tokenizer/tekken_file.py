@@ -30,6 +30,14 @@ _BUILT_IN = (
 _VERSIONS_WITHOUT_LIST = ("v1", "v2", "v3", "v7")
 
 
+@dataclass(frozen=True, slots=True)
+class ReasoningEfforts:
+    """A model's setting of how much it reasons."""
+
+    values: tuple[str, ...]
+    default: str
+
+
 @dataclass(frozen=True, kw_only=True)
 class TekkenFile:
     """A tekken vocabulary."""
@@ -42,6 +50,8 @@ class TekkenFile:
     """The regular expression that splits text into words."""
     version: str
     """Mistral's version of the instruct format, such as "v3"."""
+    efforts: ReasoningEfforts | None = None
+    """The reasoning efforts that the model knows (v15); None: it has no such setting."""
 
     @property
     def size(self) -> int:
@@ -75,7 +85,19 @@ def read_tekken(path: Path) -> TekkenFile:
             f"{path} promises {size - num_control} ranked tokens and lists {len(ranks)}, "
             "or not in the order of their ranks. Was the download cut short? Fetch it again."
         )
-    return TekkenFile(ranks=ranks, control=control, pattern=pattern, version=version)
+    efforts = _reasoning_efforts(data)
+    return TekkenFile(ranks=ranks, control=control, pattern=pattern, version=version, efforts=efforts)
+
+
+def _reasoning_efforts(data: JSONFields) -> ReasoningEfforts | None:
+    settings = data.object("model_settings_builder")
+    effort = None if settings is None else settings.object("reasoning_effort")
+    if effort is None:
+        return None
+    values, default = effort.texts("values") or (), effort.text("default")
+    if default is None or default not in values:
+        raise effort.wrong("default", "one of its values")
+    return ReasoningEfforts(values, default)
 
 
 def _control_texts(listed: object, count: int, version: str) -> list[str]:

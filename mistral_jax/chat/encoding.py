@@ -20,6 +20,8 @@ class PromptPieces:
     """A lower bound of its number of tokens."""
     pieces: Iterator[list[int]]
     """Its ids, in order; each list takes some milliseconds. Raises `TokenizerError` where a text cannot be encoded."""
+    in_reasoning: bool = False
+    """Whether it ends with the start of the model's reasoning."""
 
 
 def by_format(segments: Segments, tokenizer: Tokenizer) -> PromptPieces:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import copy
 import secrets
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 from mistral_jax.chat.encoding import PromptPieces, by_format, by_template
@@ -17,9 +19,14 @@ from mistral_jax.chat.messages import (
     text_before,
 )
 from mistral_jax.chat.mistral_instruct import MistralInstruct
+from mistral_jax.chat.output.detect import detect_reasoning, tool_format_of_template, tool_format_of_version
+from mistral_jax.chat.output.formats import OutputFormat, ReasoningFormat, tool_format
 from mistral_jax.chat.render_process import IsolatedTemplate
+from mistral_jax.chat.tool_messages import normal_calls, plain_tools
 from mistral_jax.chat.trusted import ControlMarks, ControlToken
 from mistral_jax.tokenizer.base import Tokenizer
+from mistral_jax.tokenizer.byte_table import ByteTableTokenizer
+from mistral_jax.tokenizer.tekken import TekkenTokenizer
 
 MAX_TEXT = 16_000_000
 """Most characters of a rendered conversation: several times the longest context of any model."""
@@ -57,25 +64,67 @@ class ChatFormatter:
             name: IsolatedTemplate(source, self._marks, max_text=max_text, time_limit=time_limit)
             for name, source in sources.items()
         }
+        self._names = frozenset[str]().union(*(template.names for template in self._templates.values()))
         self._instruct: MistralInstruct | None = None
         self._max_text = max_text
+        source = sources.get("tool_use", sources.get("default"))
+        version = tokenizer.instruct_version if isinstance(tokenizer, ByteTableTokenizer) else None
+        name = None if source is None else tool_format_of_template(source, version)
+        self._output = self._output_format(name, source)
+
+    @property
+    def output(self) -> OutputFormat:
+        """What the model writes besides text: tool calls and reasoning, as far as the format is known."""
+        return self._output
+
+    @property
+    def knows_tools(self) -> bool:
+        """Whether the format can tell the model of tools."""
+        if self._instruct is not None:
+            return self._instruct.knows_tools
+        return "tool_use" in self._templates or "tools" in self._names
+
+    @property
+    def variables(self) -> frozenset[str]:
+        """Names that the template reads, those of variables that a caller may set among them."""
+        return self._names if self._instruct is None else self._instruct.variables
+
+    def with_tool_format(self, name: str | None) -> ChatFormatter:
+        """The same formatter for a model that writes tool calls in another format.
+
+        Args:
+          name: One of `output.formats.TOOL_FORMATS`; None: the model calls no tools.
+        """
+        changed = copy.copy(self)
+        tools = None if name is None else tool_format(name, self._tokenizer.control_tokens)
+        changed._output = replace(self._output, tools=tools)
+        return changed
+
+    def _output_format(self, tools: str | None, template: str | None) -> OutputFormat:
+        control_tokens = self._tokenizer.control_tokens
+        return OutputFormat(
+            tools=None if tools is None else tool_format(tools, control_tokens),
+            reasoning=detect_reasoning(template, control_tokens),
+        )
 
     @classmethod
     def for_tokenizer_version(cls, tokenizer: Tokenizer, version: str) -> ChatFormatter:
         """Mistral's own instruct format of a version, for models that ship no template.
 
-        These formats have no generation prompt (the assistant's turn begins after `[/INST]`) and no variables. A last
-        assistant message with `"prefix": true` is left open, to be continued.
+        These formats have no generation prompt (the assistant's turn begins after `[/INST]`), and no variables but
+        `reasoning_effort` in v15. A last assistant message with `"prefix": true` is left open, to be continued.
 
         Args:
           tokenizer: The model's tokenizer.
-          version: "v1", "v2", "v3", "v7", "v11" or "v13", as `tokenizer.instruct_version` says.
+          version: "v1", "v2", "v3", "v7", "v11", "v13" or "v15", as `tokenizer.instruct_version` says.
 
         Raises:
           ChatTemplateError: the version is not implemented, or the tokenizer lacks a control token of its format.
         """
         formatter = cls({}, tokenizer)
-        formatter._instruct = MistralInstruct(tokenizer.control_tokens, version)
+        efforts = tokenizer.reasoning_efforts if isinstance(tokenizer, TekkenTokenizer) else None
+        formatter._instruct = MistralInstruct(tokenizer.control_tokens, version, efforts=efforts)
+        formatter._output = formatter._output_format(tool_format_of_version(version), None)
         return formatter
 
     @property
@@ -137,7 +186,8 @@ class ChatFormatter:
         """
         ending = add_generation_prompt, continue_final_message
         segments = self._segments(messages, ending, tools, documents, kwargs)
-        return (by_template if self._instruct is None else by_format)(segments, self._tokenizer)
+        pieces = (by_template if self._instruct is None else by_format)(segments, self._tokenizer)
+        return replace(pieces, in_reasoning=_begins_reasoning(segments, self._output.reasoning))
 
     def render(
         self,
@@ -159,13 +209,6 @@ class ChatFormatter:
         segments = self._segments(messages, ending, tools, documents, kwargs)
         return "".join(s.text if isinstance(s, ControlToken) else s for s in segments)
 
-    def unused_variables(self, names: Collection[str], *, with_tools: bool = False) -> list[str]:
-        """Those of the names of variables that the template does not read."""
-        if self._instruct is not None:
-            return list(names)
-        read = self._template(with_tools=with_tools).variables
-        return [name for name in names if name not in read]
-
     def _segments(
         self,
         messages: Sequence[Mapping[str, Any]],
@@ -180,21 +223,22 @@ class ChatFormatter:
         generates, continues = ending
         try:
             variables = check_variables(kwargs)
-            conversation = plain_messages(messages)
-            plain_tools = plain(list(tools), "tools") if tools else None
+            described = plain_tools(plain(list(tools), "tools")) if tools else None
+            conversation = normal_calls(plain_messages(messages), self._output.tools)
             plain_documents = plain(list(documents), "documents") if documents else None
         except RecursionError as error:
             raise ConversationError("The conversation is nested too deeply.") from error
-        if plain_documents and self.unused_variables(["documents"], with_tools=plain_tools is not None):
+        if described and not self.knows_tools:
+            raise ConversationError("This model's chat format knows no tools: it cannot tell the model of them.")
+        if plain_documents and "documents" not in self.variables:
             raise ConversationError("This model's chat format has no place for documents.")
         if self._instruct is not None:
-            if variables:
-                name = next(iter(variables))
-                raise ConversationError(f"This model's chat format is not a template: it has no variable {name!r}.")
             if continues:
                 _continue_last(conversation)
-            return self._instruct.segments(conversation, plain_tools, self._max_text)
-        template = self._template(with_tools=plain_tools is not None)
+            return self._instruct.segments(conversation, described, self._max_text, variables)
+        template = self._template(with_tools=described is not None)
+        if "tool_calls" not in template.names and any(message.get("tool_calls") for message in conversation):
+            raise ConversationError("This model's chat format knows no tool calls: it would leave them out.")
         mark = "".join(chr(0xF0000 + secrets.randbelow(0xFFFE)) for _ in range(6))
         if continues:
             mark_end(conversation, f"{mark} ")
@@ -202,7 +246,7 @@ class ChatFormatter:
             conversation, reads_parts=template.reads_parts, reads_strings=template.reads_strings
         )
         variables |= self._named_tokens()
-        variables |= {"messages": conversation, "tools": plain_tools, "documents": plain_documents}
+        variables |= {"messages": conversation, "tools": described, "documents": plain_documents}
         variables["add_generation_prompt"] = generates and not continues
         rendered = template.render(variables)
         return self._marks.split(text_before(rendered, mark) if continues else rendered)
@@ -239,3 +283,16 @@ def _continue_last(conversation: list[dict[str, Any]]) -> None:
     if last["role"] != "assistant" or not last.get("content"):
         raise ConversationError("Only the text of an assistant's message can be continued in this model's chat format.")
     last["prefix"] = True
+
+
+def _begins_reasoning(segments: list[str | ControlToken], reasoning: ReasoningFormat | None) -> bool:
+    """Whether a prompt ends with the start of reasoning, which the completion then continues."""
+    if reasoning is None:
+        return False
+    start = reasoning.start
+    for segment in reversed(segments):
+        if isinstance(segment, ControlToken):
+            return segment.id == start.id
+        if segment.strip():
+            return start.id is None and segment.rstrip().endswith(start.text)
+    return False

@@ -1,8 +1,7 @@
-"""Conversations as templates want them: plain JSON values, arguments as objects, contents as the template reads."""
+"""Conversations as templates want them: plain JSON values, contents as the template reads them."""
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from typing import Any, cast
 
@@ -119,26 +118,11 @@ def text_parts(content: Any, where: str) -> list[str]:
 
 
 def for_template(messages: list[Message], *, reads_parts: bool, reads_strings: bool) -> list[Message]:
-    """Converts contents to the form that the template reads, and arguments to objects, in place."""
+    """Converts contents to the form that the template reads, in place."""
     for i, message in enumerate(messages):
         content = message.get("content")
         if isinstance(content, list) and not reads_parts:
             message["content"] = "\n".join(text_parts(cast("list[Any]", content), f"messages[{i}].content"))
         elif isinstance(content, str) and not reads_strings:
             message["content"] = [{"type": "text", "text": content}]
-        for call in cast("list[Any]", message.get("tool_calls") or []):
-            function = cast("Message", call).get("function") if isinstance(call, dict) else None
-            if isinstance(function, dict):
-                function["arguments"] = _object_or_text(cast("Message", function).get("arguments"))
     return messages
-
-
-def _object_or_text(arguments: Any) -> Any:
-    """OpenAI's clients send arguments as JSON text; templates expect the object."""
-    if isinstance(arguments, str):
-        try:
-            value = json.loads(arguments)
-        except (ValueError, RecursionError):
-            return arguments
-        return cast("Any", value) if isinstance(value, dict) else arguments
-    return arguments

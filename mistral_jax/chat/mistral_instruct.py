@@ -11,6 +11,9 @@ changes:
 | v7 | a message of its own | ″ | ″ | id `[TOOL_CONTENT]` text |
 | v11 | ″ | ″ | name `[CALL_ID]` id `[ARGS]` JSON | ″, in the order of the calls |
 | v13 | ″ | before the first user message | name `[ARGS]` JSON | text, in the order of the calls |
+| v15 | ″ | ″, then `[MODEL_SETTINGS]` with the reasoning effort | ″ | ″ |
+
+Calls and results come in the form of `tool_messages.normal_calls`. Reasoning in the history is written from v13 on.
 """
 
 from __future__ import annotations
@@ -21,13 +24,14 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, cast
 
+from conversion.tokenizer.tekken_file import ReasoningEfforts
 from mistral_jax.chat.errors import ChatTemplateError, ConversationError
 from mistral_jax.chat.messages import Message, text_parts
 from mistral_jax.chat.trusted import ControlToken
 
 type Segments = list[str | ControlToken]
 
-_VERSIONS = (1, 2, 3, 7, 11, 13)
+_VERSIONS = (1, 2, 3, 7, 11, 13, 15)
 _ROLES = {"system": "system", "developer": "system", "user": "user", "assistant": "assistant", "tool": "tool"}
 _JOIN = "\n\n"
 _NEEDED = {
@@ -43,6 +47,7 @@ _NEEDED = {
     ),
     7: ("[SYSTEM_PROMPT]", "[/SYSTEM_PROMPT]"),
     11: ("[ARGS]",),
+    15: ("[MODEL_SETTINGS]", "[/MODEL_SETTINGS]"),
 }
 
 
@@ -55,8 +60,15 @@ class _Thinking:
 class MistralInstruct:
     """Writes conversations in the format of one version."""
 
-    def __init__(self, control_tokens: Mapping[str, int], version: str) -> None:
+    def __init__(
+        self, control_tokens: Mapping[str, int], version: str, *, efforts: ReasoningEfforts | None = None
+    ) -> None:
         """Prepares the format of a version, such as "v3".
+
+        Args:
+          control_tokens: Of the vocabulary, by their text.
+          version: The version.
+          efforts: For v15: the reasoning efforts that the model knows; None: it has no such setting.
 
         Raises:
           ChatTemplateError: it is not implemented, or a control token that it needs is not in the vocabulary.
@@ -69,6 +81,8 @@ class MistralInstruct:
             )
         self._version = int(version[1:])
         self._ids = dict(control_tokens)
+        self._efforts = efforts if self._version >= 15 else None
+        self._thinks = self._version >= 13 and {"[THINK]", "[/THINK]"} <= self._ids.keys()
         for since, texts in _NEEDED.items():
             missing = [text for text in texts if text not in self._ids]
             if self._version >= since and missing:
@@ -77,12 +91,35 @@ class MistralInstruct:
                     "needs. Was this version meant for another tokenizer?"
                 )
 
-    def segments(self, messages: Sequence[Message], tools: list[Any] | None, max_text: int) -> Segments:
+    @property
+    def knows_tools(self) -> bool:
+        """Whether the format can tell the model of tools."""
+        return self._version > 1
+
+    @property
+    def variables(self) -> frozenset[str]:
+        """The variables that a caller may set."""
+        return frozenset({"reasoning_effort"}) if self._efforts is not None else frozenset()
+
+    def segments(
+        self,
+        messages: Sequence[Message],
+        tools: list[Message] | None,
+        max_text: int,
+        variables: Mapping[str, Any] | None = None,
+    ) -> Segments:
         """The conversation as control tokens and texts, each text to be encoded by itself.
+
+        Args:
+          messages: The messages, with calls and results as `normal_calls` gives them.
+          tools: As `plain_tools` gives them.
+          max_text: Most characters.
+          variables: Values for some of `variables`.
 
         Raises:
           ConversationError: the format has no place for something in the conversation.
         """
+        settings = self._settings(dict(variables or {}))
         system, turns = self._turns(messages)
         users = [i for i, turn in enumerate(turns) if turn["role"] == "user"]
         first, last = (users[0], users[-1]) if users else (-1, -1)
@@ -92,13 +129,17 @@ class MistralInstruct:
             if turn["role"] == "user":
                 prompt = system if i == (first if self._version == 1 else last) else ""
                 if tools and i == tools_at:
-                    out += self._tools(tools)
+                    out += self._between("[AVAILABLE_TOOLS]", [_dump(tools)], "[/AVAILABLE_TOOLS]")
+                if i == tools_at:
+                    out += settings
                 out += self._user(turn, prompt)
             elif turn["role"] == "system":
                 out += self._between("[SYSTEM_PROMPT]", turn["content"], "[/SYSTEM_PROMPT]")
             elif turn["role"] == "assistant":
                 out += self._assistant(turn, in_past=i < last, is_last=i == len(turns) - 1)
             else:
+                if self._version == 2 and i > last and turns[i - 1]["role"] == "tool":
+                    raise ConversationError("In this model's chat format (Mistral v2) calls have one result only.")
                 out += self._tool_result(turn, in_past=i < last)
         if sum(len(s) for s in out if isinstance(s, str)) > max_text:
             raise ConversationError(f"The conversation has more than {max_text:,} characters.")
@@ -119,23 +160,40 @@ class MistralInstruct:
             if role == "tool":
                 turns += self._results(same, calls)
             elif role == "system" and self._version < 7:
-                prompts += [text for m in same if (text := _only_text(m))]
+                prompts += [text for m in same if (text := _only_text(m, _JOIN))]
             elif role == "system":
-                turns += [{"role": role, "content": _parts([m.get("content")], thinks=True)} for m in same]
+                turns += [
+                    {"role": role, "content": _parts([m.get("content")], thinks=True, join=self._part_join)}
+                    for m in same
+                ]
             else:
                 calls = [call for m in same for call in m.get("tool_calls") or []]
-                content = _parts([m.get("content") for m in same], thinks=role == "assistant" and self._version >= 13)
+                thinks = role == "assistant" and self._version >= 13
+                content = _parts([self._content(m) for m in same], thinks=thinks, join=self._part_join)
                 prefix = any(m.get("prefix") is True for m in same)
                 turns.append({"role": role, "content": content, "tool_calls": calls, "prefix": prefix})
         if not turns or (self._version < 7 and turns[0]["role"] != "user"):
             turns.insert(0, {"role": "user", "content": [""]})
         return _JOIN.join(prompts), turns
 
+    @property
+    def _part_join(self) -> str:
+        """What is written between the texts of one message."""
+        return "" if self._version >= 15 else _JOIN
+
+    def _content(self, message: Message) -> Any:
+        """A message's content, after its reasoning where the format has a place for it."""
+        content, reasoning = message.get("content"), message.get("reasoning_content")
+        if message["role"] != "assistant" or not reasoning or not self._thinks:
+            return content
+        parts = cast("list[Any]", content) if isinstance(content, list) else [content]
+        return [{"type": "thinking", "thinking": reasoning}, *parts]
+
     def _results(self, messages: list[Message], calls: list[Any]) -> list[Message]:
         """A turn for each tool's result."""
         if self._version == 1:
             raise ConversationError("This model's chat format (Mistral v1) knows no tools.")
-        results = [{**m, "content": _only_text(m)} for m in messages]
+        results = [{**m, "content": _only_text(m, self._part_join)} for m in messages]
         if self._version >= 11:
             order = {call.get("id"): i for i, call in enumerate(calls) if isinstance(call, dict)}
             results.sort(key=lambda m: order.get(m.get("tool_call_id"), len(order)))
@@ -148,21 +206,20 @@ class MistralInstruct:
         text = f"{system}{_JOIN}{text}" if system else text
         return [f"[INST] {text} [/INST]"] if self._version == 1 else self._between("[INST]", [text], "[/INST]")
 
-    def _tools(self, tools: list[Any]) -> Segments:
-        if self._version == 1:
-            raise ConversationError("This model's chat format (Mistral v1) knows no tools.")
-        listed: list[dict[str, Any]] = []
-        for i, tool in enumerate(tools):
-            function = tool.get("function") if isinstance(tool, dict) else None
-            if not isinstance(function, dict) or not isinstance(function.get("name"), str):
-                raise ConversationError(f"tools[{i}]: expected an object with a function that has a name.")
-            described = {
-                "name": function["name"],
-                "description": function.get("description") or "",
-                "parameters": function.get("parameters") or {},
-            }
-            listed.append({"type": "function", "function": described})
-        return self._between("[AVAILABLE_TOOLS]", [_dump(listed)], "[/AVAILABLE_TOOLS]")
+    def _settings(self, variables: dict[str, Any]) -> Segments:
+        """The model's settings, for v15."""
+        unknown = variables.keys() - self.variables
+        if unknown:
+            raise ConversationError(f"This model's chat format is not a template: it has no variable {min(unknown)!r}.")
+        if self._efforts is None:
+            return []
+        effort = variables.get("reasoning_effort")
+        if effort is None:
+            effort = self._efforts.default
+        if effort not in self._efforts.values:
+            known = ", ".join(self._efforts.values)
+            raise ConversationError(f"This model knows no reasoning_effort {str(effort)[:50]!r}; it knows {known}.")
+        return self._between("[MODEL_SETTINGS]", [_dump({"reasoning_effort": effort})], "[/MODEL_SETTINGS]")
 
     def _assistant(self, turn: Message, *, in_past: bool, is_last: bool) -> Segments:
         content: list[str | _Thinking] = turn["content"]
@@ -182,27 +239,34 @@ class MistralInstruct:
             for part in content:
                 out += [part] if isinstance(part, str) else self._thinking(part)
         if calls:
-            out += self._calls([_call(call) for call in calls])
+            out += self._calls(cast("list[Message]", calls))
         return out if turn["prefix"] and is_last else [*out, self._control("</s>")]
 
     def _thinking(self, part: _Thinking) -> Segments:
         closing = [self._control("[/THINK]")] if part.closed else []
         return [self._control("[THINK]"), part.text, *closing]
 
-    def _calls(self, calls: list[tuple[str, Any, str | None]]) -> Segments:
+    def _calls(self, calls: list[Message]) -> Segments:
         if self._version < 11:
+            functions = [call["function"] for call in calls]
             listed = [
-                {"name": name, "arguments": arguments} | ({"id": call_id} if call_id and self._version > 2 else {})
-                for name, arguments, call_id in calls
+                {"name": function["name"], "arguments": function["arguments"]} | self._written_id(call)
+                for function, call in zip(functions, calls, strict=True)
             ]
             return [self._control("[TOOL_CALLS]"), _dump(listed)]
         out: Segments = []
-        for name, arguments, call_id in calls:
-            out += [self._control("[TOOL_CALLS]"), name]
-            if call_id and self._version == 11:
-                out += [self._control("[CALL_ID]"), call_id]
-            out += [self._control("[ARGS]"), _dump(arguments)]
+        for call in calls:
+            out += [self._control("[TOOL_CALLS]"), call["function"]["name"]]
+            if self._version == 11 and (written := self._written_id(call)):
+                out += [self._control("[CALL_ID]"), written["id"]]
+            out += [self._control("[ARGS]"), _dump(call["function"]["arguments"])]
         return out
+
+    def _written_id(self, call: Message) -> dict[str, str]:
+        call_id = call.get("id")
+        if self._version <= 2 or not isinstance(call_id, str) or call_id in ("", "null"):
+            return {}
+        return {"id": call_id}
 
     def _tool_result(self, turn: Message, *, in_past: bool) -> Segments:
         content, call_id = cast("str", turn["content"]), turn.get("tool_call_id")
@@ -230,14 +294,16 @@ class MistralInstruct:
         return ControlToken(text, self._ids[text])
 
 
-def _only_text(message: Message) -> str:
-    return _JOIN.join(t for t in text_parts(message.get("content"), f"a {message['role']} message") if t)
+def _only_text(message: Message, join: str) -> str:
+    return join.join(t for t in text_parts(message.get("content"), f"a {message['role']} message") if t)
 
 
-def _parts(contents: list[Any], *, thinks: bool) -> list[str | _Thinking]:
-    """Contents of one turn's messages: adjacent texts joined by an empty line, thoughts kept separate."""
+def _parts(contents: list[Any], *, thinks: bool, join: str) -> list[str | _Thinking]:
+    """Contents of one turn's messages: adjacent texts joined, by an empty line if they are of different messages,
+    thoughts kept separate."""
     parts: list[str | _Thinking] = []
     for content in contents:
+        between = _JOIN
         for piece in cast("list[Any]", content) if isinstance(content, list) else [content]:
             if thinks and isinstance(piece, dict) and cast("Message", piece).get("type") == "thinking":
                 thought = cast("Message", piece)
@@ -245,22 +311,11 @@ def _parts(contents: list[Any], *, thinks: bool) -> list[str | _Thinking]:
                 continue
             for text in text_parts(piece, "a message's content"):
                 if text and parts and isinstance(parts[-1], str):
-                    parts[-1] += _JOIN + text
+                    parts[-1] += between + text
                 elif text:
                     parts.append(text)
+                between = join if text else between
     return parts
-
-
-def _call(call: Any) -> tuple[str, Any, str | None]:
-    """Name, arguments and id of a tool call in OpenAI's form."""
-    function = call.get("function") if isinstance(call, dict) else None
-    if not isinstance(function, dict) or not isinstance(function.get("name"), str):
-        raise ConversationError("A tool call has no function with a name.")
-    arguments = function.get("arguments")
-    if isinstance(arguments, str) or arguments is None:
-        arguments = _load(arguments or "")
-    call_id = call.get("id")
-    return function["name"], arguments, call_id if isinstance(call_id, str) and call_id != "null" else None
 
 
 def _load(text: str) -> Any:

@@ -5,7 +5,8 @@
     request    8 bytes of length, then a marshalled tuple
                ("compile", key, source, mark, control tokens, most characters, seconds)
                ("render", key, variables)
-    answer     1 byte of kind, 8 bytes of length, then UTF-8
+    answer     1 byte of kind, 8 bytes of length, then UTF-8: the prompt; for "compile" two digits (reads parts, reads
+               strings) and the names that the template reads, with spaces between them
 
 It imports only the sandbox, so that it starts fast and exposes little to a template that escapes. It may not open files
 for writing, start processes, or exceed its memory limit. It ends when its standard input closes, that is, with its
@@ -70,8 +71,7 @@ def _answer(request: bytes, templates: dict[int, tuple[ChatTemplate, float]]) ->
             marks = ControlMarks(dict.fromkeys(control_tokens, 0), mark=mark)
             template = ChatTemplate(source, marks, max_text=max_text, time_limit=seconds)
             templates[key] = template, seconds
-            names = " ".join(sorted(template.variables))[:LONGEST_MESSAGE]
-            return DONE, f"{template.reads_parts:d}{template.reads_strings:d}{names}"
+            return DONE, f"{template.reads_parts:d}{template.reads_strings:d}{' '.join(template.names)}"
         template, seconds = templates[key]
         _limit_time(seconds)
         return DONE, template.render(rest[0])

@@ -96,8 +96,8 @@ class IsolatedTemplate:
         flags = _pool.ask(self, None)
         self.reads_parts, self.reads_strings = flags[:1] == "1", flags[1:2] == "1"
         """Whether the template reads message contents as lists of parts, and whether it reads them as strings."""
-        self.variables: Final = frozenset(flags[2:].split())
-        """Names of the variables that it reads, or might."""
+        self.names: Final = frozenset(flags[2:].split())
+        """Names of the variables, attributes and items that the template reads, such as `tools` and `tool_calls`."""
 
     def render(self, variables: Mapping[str, Any]) -> str:
         """The prompt with marked control tokens.

@@ -24,6 +24,8 @@ _SEARCHES = frozenset(
     }
 )
 
+_LONGEST_NAME, _MOST_NAMES = 40, 1000
+
 
 class ChatTemplate:
     """Jinja source, compiled once, rendered for each conversation."""
@@ -46,7 +48,7 @@ class ChatTemplate:
         try:
             tree = self._environment.parse(source)
             self.reads_parts, self.reads_strings = _content_forms(tree)
-            self.variables = frozenset(name.name for name in tree.find_all(nodes.Name) if name.ctx == "load")
+            self.names = _names_read(tree)
             self._template = self._environment.compile_bounded(marks.mark_template(tree))
         except jinja2.TemplateSyntaxError as error:
             raise ChatTemplateError(
@@ -125,6 +127,19 @@ def _strftime_now(form: str) -> str:
     if len(form) > 200 or re.search(r"\d{3}", form):
         raise ChatTemplateError("The chat template asks for a date of unreasonable length.")
     return datetime.datetime.now().astimezone().strftime(form)
+
+
+def _names_read(tree: nodes.Template) -> tuple[str, ...]:
+    """Names of the variables, attributes and items that a template reads, such as `tools` and `tool_calls`."""
+    names = {name.name for name in tree.find_all(nodes.Name) if name.ctx == "load"}
+    names |= {node.attr for node in tree.find_all(nodes.Getattr)}
+    keys: list[nodes.Node] = [node.arg for node in tree.find_all(nodes.Getitem)]
+    for call in tree.find_all(nodes.Call):
+        if isinstance(call.node, nodes.Getattr) and call.node.attr == "get":
+            keys += call.args[:1]
+    names |= {key.value for key in keys if isinstance(key, nodes.Const) and isinstance(key.value, str)}
+    known = sorted(name for name in names if name.isidentifier() and len(name) <= _LONGEST_NAME)
+    return tuple(known[:_MOST_NAMES])
 
 
 def _content_forms(tree: nodes.Template) -> tuple[bool, bool]:

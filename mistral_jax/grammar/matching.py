@@ -91,6 +91,17 @@ class GrammarConstraint:
                 return
         self._forced = None
 
+    def push_text(self, text: bytes) -> None:
+        """Take text that came before the first token of this constraint, as part of a token that began elsewhere.
+
+        Raises:
+          ConstraintError: the grammar does not begin so.
+        """
+        for token in self._vocabulary.compiled.tokenize_bytes(text):
+            if not self._matcher.consume_token(token):
+                self._raise(self._matcher, f"The grammar does not begin with {text!r}.")
+        self._mask, self._forced = None, None
+
     @property
     def complete(self) -> bool:
         """Whether nothing may follow but an end-of-sequence token.

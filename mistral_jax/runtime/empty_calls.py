@@ -53,7 +53,7 @@ class EmptyCalls:
     ) -> Call[Prefilled]:
         """A chunk of padding only: nothing is stored."""
         tokens = np.zeros((size + int(score),), np.int32)
-        return self._runner.prefill_call(state, 0, tokens, start=length, count=0, scaling=scaling, score=score)
+        return self._runner.calls.prefill(state, 0, tokens, start=length, count=0, scaling=scaling, score=score)
 
     def forward(
         self,
@@ -66,7 +66,7 @@ class EmptyCalls:
         run: bool = False,
     ) -> Call[Forwarded]:
         """A forward pass without active rows."""
-        return self._runner.forward_call(
+        return self._runner.calls.forward(
             state,
             np.zeros((bucket,), np.bool_),
             Run.empty(bucket) if run else None,
@@ -76,11 +76,13 @@ class EmptyCalls:
         )
 
     def append(self, state: RunnerState, *, bucket: int) -> Call[Appended]:
-        return self._runner.append_call(state, np.zeros((bucket,), np.bool_), Run.empty(bucket))
+        return self._runner.calls.append(state, np.zeros((bucket,), np.bool_), Run.empty(bucket))
 
     def sample(self, state: RunnerState, *, bucket: int, scaling: bool, speculative: bool = False) -> Call[Stepped]:
         """Sampling without active rows."""
         runner = self._runner
         made = runner.programs.empty_forward(bucket, scaling=scaling, speculative=speculative)
         active = np.zeros((bucket,), np.bool_)
-        return runner.sample_call(Forwarded(state, made, speculative), active, Features(), runner.all_allowed(bucket))
+        return runner.calls.sample(
+            Forwarded(state, made, speculative), active, Features(), runner.calls.all_allowed(bucket)
+        )

@@ -34,13 +34,14 @@ from mistral_jax.model.mistral import Mistral
 from mistral_jax.model.split_module import SplitModule
 from mistral_jax.quant.placement import Device, Placement
 from mistral_jax.runtime.buckets import DEFAULT_CHUNKS, Buckets, PrefillChunk, cache_sizes, chunk_sizes
-from mistral_jax.runtime.calls import Appended, Call, Forwarded, Prefilled, RunnerState, Stepped
+from mistral_jax.runtime.calls import Forwarded, Prefilled, RunnerState, Stepped
 from mistral_jax.runtime.empty_calls import EmptyCalls
-from mistral_jax.runtime.mixing import Caches, RowMixing
+from mistral_jax.runtime.mixing import RowMixing
+from mistral_jax.runtime.program_calls import ProgramCalls
 from mistral_jax.runtime.programs import Programs
 from mistral_jax.runtime.sampling import Features, mask_words, recent_tokens, row_bias, row_scalars, seed_words
 from mistral_jax.runtime.sampling_params import SamplingParams, TokenRules
-from mistral_jax.runtime.step import Forward, Rows, Run
+from mistral_jax.runtime.step import Run
 from mistral_jax.runtime.token_rules import row_limits, rule_row
 from mistral_jax.runtime.warm_up import compile_and_run, time_against
 
@@ -124,8 +125,7 @@ class Runner:
         """Time of a speculative step relative to a step of two passes, by number of rows; measured by `warm_up`."""
         self.run_costs: dict[int, float] = {}
         """Time of a forward pass with runs relative to one without, by number of rows; measured by `warm_up`."""
-        self._no_masks: dict[int, jax.Array] = {}
-        """By number of rows, the mask that allows all tokens."""
+        self.calls = ProgramCalls(self.programs, self.buckets)
 
     @property
     def placement(self) -> Placement:
@@ -261,44 +261,7 @@ class Runner:
         tokens = np.zeros((chunk.size + after,), np.int32)
         tokens[: chunk.count + after] = prompt[chunk.start : chunk.start + chunk.count + after]
         where = {"start": chunk.start, "count": chunk.count}
-        return self.prefill_call(state, slot, tokens, **where, scaling=scaling, score=chunk.score)()
-
-    def prefill_call(
-        self,
-        state: RunnerState,
-        slot: int,
-        tokens: np.ndarray,
-        *,
-        start: int,
-        count: int,
-        scaling: bool,
-        score: bool = False,
-    ) -> Call[Prefilled]:
-        """The call that runs the first `count` of `tokens`, int32 [size of a chunk], at positions from `start` on.
-
-        Args:
-          score: compute log-probabilities; `tokens` then has the size of a scored chunk plus one, the token after the
-            chunk.
-        """
-        # One length for all scored chunks: they are rare, and each length is a program.
-        plan = self.buckets.plan(self.length if score else start + count)
-        return Call(
-            self.programs.score if score else self.programs.prefill,
-            (
-                self.split.weights,
-                self.programs.extra(),
-                state.caches,
-                state.rows.mixing,
-                np.int32(slot),
-                tokens,
-                np.int32(start),
-                np.int32(count),
-            ),
-            {"plan": plan, "scaling": scaling},
-            lambda caches, done, other: Prefilled(
-                RunnerState(caches, state.rows), done, None if score else other, other if score else None
-            ),
-        )
+        return self.calls.prefill(state, slot, tokens, **where, scaling=scaling, score=chunk.score)()
 
     def decode(
         self,
@@ -344,8 +307,8 @@ class Runner:
             for slot, tokens in runs.items():
                 run.tokens[slot, : len(tokens)] = tokens
                 run.counts[slot] = len(tokens)
-            state = self.append_call(state, mask, run)().state
-        return self.forward_call(state, mask, run, longest=longest, scaling=scaling, speculative=speculative)()
+            state = self.calls.append(state, mask, run)().state
+        return self.calls.forward(state, mask, run, longest=longest, scaling=scaling, speculative=speculative)()
 
     def sample(
         self,
@@ -372,62 +335,12 @@ class Runner:
             features = replace(features, mask=True)
             device_mask = self.placement.put(allowed)
         else:
-            device_mask = self.all_allowed(R)
-        return self.sample_call(forwarded, row_mask(R, active), features, device_mask)()
+            device_mask = self.calls.all_allowed(R)
+        return self.calls.sample(forwarded, row_mask(R, active), features, device_mask)()
 
     def row_bucket(self, active: Sequence[int]) -> int:
         """Number of rows of a step for the slots in `active`."""
         return self.buckets.rows_for(active)
-
-    def all_allowed(self, R: int) -> jax.Array:
-        """The mask of R rows that allows all tokens."""
-        if R not in self._no_masks:
-            everything = np.full((R, mask_words(self.config.vocab_size)), -1, np.int32)
-            self._no_masks[R] = self.placement.put(everything)
-        return self._no_masks[R]
-
-    def append_call(self, state: RunnerState, mask: np.ndarray, run: Run) -> Call[Appended]:
-        """The call that appends the tokens of a run to the rows in `mask`, bool [R]."""
-        return Call(
-            self.programs.append,
-            (state.rows, mask, run),
-            {},
-            lambda rows: Appended(RunnerState(state.caches, rows)),
-        )
-
-    def forward_call(
-        self,
-        state: RunnerState,
-        mask: np.ndarray,
-        run: Run | None,
-        *,
-        longest: int,
-        scaling: bool,
-        speculative: bool = False,
-    ) -> Call[Forwarded]:
-        """The call that runs the rows in `mask`, bool [R], R one of the row buckets."""
-        arguments = (self.split.weights, self.programs.extra(), state.caches, state.rows, mask)
-
-        def result(caches: Caches, made: Forward) -> Forwarded:
-            return Forwarded(RunnerState(caches, state.rows), made, speculative)
-
-        if speculative:
-            # The guess is one token further.
-            return Call(self.programs.forward_speculative, arguments, {"plan": self.buckets.plan(longest + 1)}, result)
-        static = {"plan": self.buckets.plan(longest), "scaling": scaling}
-        return Call(self.programs.forward, (*arguments, run), static, result)
-
-    def sample_call(
-        self, forwarded: Forwarded, active: np.ndarray, features: Features, mask: jax.Array
-    ) -> Call[Stepped]:
-        """The call that samples the rows in `active`, bool [R]."""
-        state, made, speculative = forwarded
-        arguments = (state.rows, active, made, features.as_array(), mask)
-
-        def result(rows: Rows, packed: jax.Array, emitted: jax.Array | None = None) -> Stepped:
-            return Stepped(RunnerState(state.caches, rows), packed, made.weights, emitted)
-
-        return Call(self.programs.sample_speculative if speculative else self.programs.sample, arguments, {}, result)
 
     def warm_up(self, state: RunnerState, progress: Callable[[int, int], None] | None = None) -> RunnerState:
         """Compile every program, and run it once; nothing compiles after that.

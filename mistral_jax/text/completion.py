@@ -20,6 +20,8 @@ class Piece:
 
     text: str = ""
     """May be empty: an incomplete character, or text that may begin a stop string, is held back for a later piece."""
+    items: tuple[str | int, ...] = ()
+    """The text, and the ids of the control tokens that are reported, in order; empty if none are to be reported."""
     tokens: tuple[Sampled, ...] = ()
     """The tokens whose text this piece completes, without end-of-sequence tokens and those of a stop string."""
     finish_reason: Literal["stop", "length", "error"] | None = None
@@ -39,6 +41,8 @@ class CompletionStream:
       eos_ids: tokens that end generation.
       max_tokens: tokens after which the completion ends with "length".
       at_start: whether the completion begins after a control token; False where it continues a raw text.
+      reported: control tokens to report in the pieces' items. An incomplete character ends before them: it becomes
+        U+FFFD, as at the end of a text.
     """
 
     def __init__(
@@ -49,6 +53,7 @@ class CompletionStream:
         eos_ids: Collection[int],
         max_tokens: int,
         at_start: bool = True,
+        reported: Collection[int] = (),
     ) -> None:
         self._eos_ids = frozenset() if params.ignore_eos else frozenset(eos_ids)
         self._stop_ids = frozenset(params.stop_token_ids)
@@ -65,6 +70,9 @@ class CompletionStream:
         """Characters released so far."""
         self._held: deque[tuple[int, int, Sampled]] = deque()
         """Tokens not released yet, each with the characters decoded before and after it."""
+        self._reported = frozenset(reported)
+        self._control: deque[tuple[int, int]] = deque()
+        """Control tokens to report that are not released yet, each with the characters decoded before it."""
         self.count = 0
         """Tokens taken so far, an end-of-sequence token included."""
 
@@ -75,23 +83,33 @@ class CompletionStream:
             return Piece(finish_reason="error")
         is_eos = sampled.token in self._eos_ids
         ends = is_eos or sampled.token in self._stop_ids
-        # Padding rows of the embedding beyond the vocabulary have no text.
-        shown = sampled.token < self._vocab_size and (self._shows_stops or not ends)
-        text = self._detokenizer.push(sampled.token) if shown else ""
+        text = "" if ends and not self._shows_stops else self._text(sampled.token)
         if ends and not text:
             return replace(self._finish("stop", "", stop_reason=None if is_eos else sampled.token), end=sampled)
         self._held.append((self._decoded, self._decoded + len(text), sampled))
         self._decoded += len(text)
+        if sampled.token in self._reported:
+            self._control.append((self._decoded, sampled.token))
         released, stop = self._stops.push(text, ends=self._stops_now)
         self._released += len(released)
         if stop is not None:
             tokens = self._take(lambda before, _: before < self._released)
-            return Piece(text=released, tokens=tokens, finish_reason="stop", stop_reason=stop)
+            return Piece(
+                text=released, items=self._items(released), tokens=tokens, finish_reason="stop", stop_reason=stop
+            )
         if ends:
             return self._finish("stop", released, stop_reason=None if is_eos else sampled.token)
         if self.count >= self._max_tokens:
             return self._finish("length", released)
-        return Piece(text=released, tokens=self._take(lambda _, after: after <= self._released))
+        tokens = self._take(lambda _, after: after <= self._released)
+        return Piece(text=released, items=self._items(released), tokens=tokens)
+
+    def _text(self, token: int) -> str:
+        """The text that a token completes."""
+        if token in self._reported:
+            return self._detokenizer.flush()
+        # Padding rows of the embedding beyond the vocabulary have no text.
+        return self._detokenizer.push(token) if token < self._vocab_size else ""
 
     @property
     def _stops_now(self) -> bool:
@@ -105,12 +123,30 @@ class CompletionStream:
             tail += self._stops.flush()
         self._released += len(tail)
         tokens = self._take(lambda before, _: stop is None or before < self._released)
+        text += tail
         return Piece(
-            text=text + tail,
+            text=text,
+            items=self._items(text),
             tokens=tokens,
             finish_reason="stop" if stop else reason,
             stop_reason=stop_reason if stop is None else stop,
         )
+
+    def _items(self, text: str) -> tuple[str | int, ...]:
+        """The text that was released last, and the control tokens in it."""
+        if not self._reported:
+            return ()
+        items: list[str | int] = []
+        position = start = self._released - len(text)
+        while self._control and self._control[0][0] <= self._released:
+            offset, token = self._control.popleft()
+            if offset > position:
+                items.append(text[position - start : offset - start])
+                position = offset
+            items.append(token)
+        if position < self._released:
+            items.append(text[position - start :])
+        return tuple(items)
 
     def _take(self, ready: Callable[[int, int], bool]) -> tuple[Sampled, ...]:
         taken: list[Sampled] = []

@@ -10,7 +10,7 @@ from tokenizers import Regex, Tokenizer, models, pre_tokenizers
 from conversion.tokenizer.byte_level import to_letters
 from conversion.tokenizer.files import TokenizerError, known_form
 from conversion.tokenizer.special_tokens import SpecialTokens
-from conversion.tokenizer.tekken_file import read_tekken
+from conversion.tokenizer.tekken_file import ReasoningEfforts, read_tekken
 from conversion.tokenizer.word_splits import LLAMA3_PATTERN, TEKKEN_PATTERN
 from mistral_jax.tokenizer.byte_table import ByteTableTokenizer
 from mistral_jax.tokenizer.cuts import Cuts, ends_word
@@ -35,6 +35,7 @@ class TekkenTokenizer(ByteTableTokenizer):
         pattern: str,
         version: str,
         special: SpecialTokens | None = None,
+        efforts: ReasoningEfforts | None = None,
     ) -> None:
         """Builds the tokenizer.
 
@@ -44,6 +45,7 @@ class TekkenTokenizer(ByteTableTokenizer):
           pattern: The regular expression that splits text into words.
           version: Mistral's version, such as "v3".
           special: Only its `add_bos` is used; the control tokens of a tekken vocabulary are fixed.
+          efforts: The reasoning efforts that the model knows.
 
         Raises:
           TokenizerError: a byte value is missing, entries repeat, or the pattern is not a valid expression.
@@ -68,6 +70,7 @@ class TekkenTokenizer(ByteTableTokenizer):
         to_bytes = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
         self._backend.pre_tokenizer = pre_tokenizers.Sequence([words, to_bytes])
 
+        self._efforts = efforts
         control_tokens = {text: i for i, text in enumerate(control)}
         super().__init__(
             pieces=[*control, *letters],
@@ -92,7 +95,19 @@ class TekkenTokenizer(ByteTableTokenizer):
         """
         file = read_tekken(Path(path))
         _log.debug("tekken %s: %d tokens, %d of them control tokens", file.version, file.size, len(file.control))
-        return cls(ranks=file.ranks, control=file.control, pattern=file.pattern, version=file.version, special=special)
+        return cls(
+            ranks=file.ranks,
+            control=file.control,
+            pattern=file.pattern,
+            version=file.version,
+            special=special,
+            efforts=file.efforts,
+        )
+
+    @property
+    def reasoning_efforts(self) -> ReasoningEfforts | None:
+        """The reasoning efforts that the model knows; None: it has no such setting."""
+        return self._efforts
 
     def _encode_text(self, text: str, at_start: bool) -> list[int]:
         del at_start

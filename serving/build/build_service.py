@@ -12,10 +12,12 @@ from conversion.files.regular_file import is_file
 from conversion.weights.ggml_types import BY_NAME
 from conversion.weights.weight_files import parts_pattern
 from mistral_jax.adapters.load_adapters import AdapterFiles, adapter_bytes, load_adapters
+from mistral_jax.chat import ChatFormatter
 from mistral_jax.checkpoint.description import ModelDescription, describe
 from mistral_jax.checkpoint.load_module import load_module
 from mistral_jax.checkpoint.summary import summarize
 from mistral_jax.checkpoint.weights import choose_dtype, open_weights, plan_weights, settle_tying
+from mistral_jax.grammar.compiler import GrammarCompiler
 from mistral_jax.hub.files import DEMO, ModelFiles, find_gguf, find_model
 from mistral_jax.model.kv_cache import BLOCK
 from mistral_jax.quant.placement import Placement, choose_placement
@@ -91,9 +93,20 @@ def build_service(settings: Settings) -> Service:
         card=card,
         models=models,
         tokenizer=description.tokenizer,
-        chat=description.chat,
+        grammars=GrammarCompiler(
+            description.tokenizer, vocab_size=description.config.vocab_size, eos_ids=description.eos_ids
+        ),
+        chat=chat_format(settings, description),
         loader=loader,
     )
+
+
+def chat_format(settings: Settings, description: ModelDescription) -> ChatFormatter | None:
+    """The model's chat format, with the format of tool calls that the settings name."""
+    chat = description.chat
+    if chat is None or settings.tool_format == "auto":
+        return chat
+    return chat.with_tool_format(None if settings.tool_format == "none" else settings.tool_format)
 
 
 def use_compilation_cache(settings: Settings) -> None:

@@ -79,6 +79,8 @@ class Request:
     """Whether events carry the ids of the generated tokens."""
     priority: int = 0
     """Of the requests that wait, those with lower numbers are admitted earlier."""
+    reported_tokens: frozenset[int] = frozenset()
+    """Control tokens that its events report, in `Event.items`: those by which tool calls and reasoning are found."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -129,6 +131,8 @@ class Event:
 
     request_id: str
     text: str = ""
+    items: tuple[str | int, ...] = ()
+    """The text, and the ids of the control tokens that the request wants reported, in order; empty if it wants none."""
     logprobs: tuple[TokenLogprob, ...] = ()
     """One entry for each token whose text this event completes; empty unless requested. With `Request.logprob_of_end`,
     the end-of-sequence token has an entry too."""

@@ -37,7 +37,12 @@ class CompletionOutput:
         self._tokenizer = tokenizer
         self._scalings = scalings
         self._completion = CompletionStream(
-            tokenizer, request.params, eos_ids=eos_ids, max_tokens=max_tokens, at_start=request.at_start
+            tokenizer,
+            request.params,
+            eos_ids=eos_ids,
+            max_tokens=max_tokens,
+            at_start=request.at_start,
+            reported=request.reported_tokens,
         )
         self._sum_of_logprobs = 0.0
 
@@ -57,6 +62,7 @@ class CompletionOutput:
         return Event(
             request_id=self._request.request_id,
             text=piece.text,
+            items=piece.items,
             logprobs=tuple(self._logprob(token) for token in self._with_logprobs(piece)) if wanted else (),
             scalings=self._taken(piece.tokens),
             token_ids=(sampled.token,) if self._request.token_ids and sampled.token >= 0 else (),

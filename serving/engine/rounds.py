@@ -109,7 +109,8 @@ class DeviceRounds:
                 self.generated += 1
                 sequence.clock.token(now)
                 event = self._outputs[id(sequence)].push(sampled, weights)
-                if event.text or event.logprobs or event.scalings or event.token_ids or event.finish_reason:
+                told = event.text or event.items or event.logprobs or event.scalings or event.token_ids
+                if told or event.finish_reason:
                     add(sequence, event)
         for sequence, message in results.failures:
             if not sequence.gone and sequence not in ended:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 from conversion.files.regular_file import is_file
 from serving.settings.kinds import DEFAULT_GGUF, DEFAULT_MODEL_ID, GGUF, KINDS, LOADED, Kind, ModelKind
@@ -15,6 +15,11 @@ MODEL_NAME = r"[^\s\x00-\x1f]{1,256}"
 MODEL_NAME_EXPECTS = "a name without spaces, of at most 256 characters"
 NOT_EMPTY = r"(?s).*\S.*"
 NOT_EMPTY_EXPECTS = "a name that is not empty"
+
+ToolFormatName = Literal[
+    "auto", "none", "mistral-v2", "mistral-v3", "mistral-v7", "mistral-v11", "mistral-v13", "hermes", "llama3"
+]
+"""Formats of tool calls: those of `mistral_jax.chat.output.formats`, the model's own, and none."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, repr=False)

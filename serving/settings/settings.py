@@ -14,7 +14,7 @@ from typing import Annotated, Any, Literal
 
 from serving.settings.adapters import DEFAULT_XLORA, AdapterSettings
 from serving.settings.kinds import ADAPTED, GGUF, LOADED, XLORA, Adapters, ModelKind, Weights, kind_of
-from serving.settings.model import MODEL_NAME, MODEL_NAME_EXPECTS
+from serving.settings.model import MODEL_NAME, MODEL_NAME_EXPECTS, ToolFormatName
 from serving.settings.spec import Option, SettingsError, SettingSpec, TokenSource, local_name, specs_of
 
 __all__ = ["SPECS", "ModelKind", "Settings", "SettingsError", "TokenSource"]
@@ -250,6 +250,14 @@ class Settings(AdapterSettings):
             default_text="the model's own",
         ),
     ] = None
+    tool_format: Annotated[
+        ToolFormatName,
+        Option(
+            flags=("--tool-format",),
+            help="Format in which the model writes tool calls: auto infers it from the chat template, none serves no "
+            "tools.",
+        ),
+    ] = "auto"
     token_source: Annotated[
         TokenSource,
         Option(

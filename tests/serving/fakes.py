@@ -5,12 +5,14 @@ from __future__ import annotations
 import itertools
 import threading
 import time
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, field
 from typing import Any
 
 from mistral_jax.chat.encoding import PromptPieces
+from mistral_jax.chat.output.formats import OutputFormat
+from mistral_jax.grammar.compiler import GrammarCompiler
 from mistral_jax.text.detokenizer import shown_token
 from serving.api.service.served_models import ServedModels, plain_models
 from serving.api.service.service import AdapterLoader, Service
@@ -34,6 +36,8 @@ BOS, EOS, OFFSET = 1, 2, 3
 """Token id of byte b is b + OFFSET."""
 
 VOCAB = 256 + OFFSET
+CONTROL = 0xE000
+"""In the reply of a `FakeEngine`, `chr(CONTROL + i)` is the control token i."""
 
 
 class FakeTokenizer:
@@ -69,8 +73,29 @@ class FakeTokenizer:
 
 
 class FakeChat:
-    """Renders `[role]content` for each message, `(text)` for each document and `{name=value}` for each variable. `|`
-    stands for no generation prompt, `_` for a last message to be continued. It reads the variable `mood`."""
+    """Renders `[role]content` for each message, `(text)` for each document and `{mood=value}` for that variable; `|`
+    stands for no generation prompt, `_` for a last message to be continued. Keeps what else it is given.
+
+    Args:
+      output: what the model writes besides text.
+      knows_tools, variables: see `ChatEncoder`.
+      in_reasoning: whether its prompts begin the reasoning.
+    """
+
+    def __init__(
+        self,
+        output: OutputFormat | None = None,
+        *,
+        knows_tools: bool = True,
+        variables: Sequence[str] = ("mood", "documents"),
+        in_reasoning: bool = False,
+    ) -> None:
+        self.output = output or OutputFormat()
+        self.knows_tools = knows_tools
+        self.variables = frozenset(variables)
+        self._in_reasoning = in_reasoning
+        self.asked: list[dict[str, Any]] = []
+        """The arguments of each call."""
 
     template = "{% for message in messages %}[{{ message.role }}]{{ message.content }}{% endfor %}"
 
@@ -84,17 +109,16 @@ class FakeChat:
         continue_final_message: bool = False,
         **kwargs: Any,
     ) -> PromptPieces:
+        self.asked.append({"messages": messages, "tools": tools, **kwargs})
         text = self.render(messages)
         text += "".join(f"({document['text']})" for document in documents or ())
-        text += "".join(f"{{{name}={value}}}" for name, value in kwargs.items())
+        if "mood" in kwargs:
+            text += f"{{mood={kwargs['mood']}}}"
         if not add_generation_prompt:
             text += "_" if continue_final_message else "|"
         tokenizer = FakeTokenizer()
         pieces = itertools.chain([[BOS]], tokenizer.encode_pieces(text))
-        return PromptPieces(least=1 + tokenizer.least_tokens(text), pieces=pieces)
-
-    def unused_variables(self, names: Collection[str], *, with_tools: bool = False) -> list[str]:
-        return [name for name in names if name not in ("mood", "documents")]
+        return PromptPieces(least=1 + tokenizer.least_tokens(text), pieces=pieces, in_reasoning=self._in_reasoning)
 
     def render(self, messages: list[dict[str, Any]], *, add_generation_prompt: bool = True) -> str:
         if messages[0]["content"] == "raise":
@@ -329,6 +353,7 @@ class FakeEngine:
             Event(
                 request_id=request_id,
                 text=text,
+                items=self._items(live.request, text),
                 logprobs=logprobs if params.logprobs is not None else (),
                 completion_tokens=live.position,
                 finish_reason=reason,
@@ -337,6 +362,22 @@ class FakeEngine:
                 mean_logprob=-0.5 - live.reply.count(b"?") if reason and params.logprobs is not None else None,
             )
         ]
+
+    @staticmethod
+    def _items(request: Request, text: str) -> tuple[str | int, ...]:
+        """A reported token stands in the reply as the character of `control`."""
+        if not request.reported_tokens:
+            return ()
+        items: list[str | int] = []
+        for character in text:
+            token = ord(character) - CONTROL
+            if token in request.reported_tokens:
+                items.append(token)
+            elif items and isinstance(items[-1], str):
+                items[-1] += character
+            else:
+                items.append(character)
+        return tuple(items)
 
 
 SCORED_AT_ONCE = 3
@@ -378,7 +419,7 @@ def fake_service(
     engine: FakeEngine | None = None,
     *,
     card: ModelCard = CARD,
-    chat: bool = True,
+    chat: bool | FakeChat = True,
     models: ServedModels | None = None,
     loader: AdapterLoader | None = None,
 ) -> Service:
@@ -387,6 +428,7 @@ def fake_service(
         card=card,
         models=models or plain_models(MODEL_ID, created=1_700_000_000),
         tokenizer=FakeTokenizer(),
-        chat=FakeChat() if chat else None,
+        grammars=GrammarCompiler(FakeTokenizer(), vocab_size=card.vocab_size, eos_ids=card.eos_ids),
+        chat=(FakeChat() if chat is True else chat) or None,
         loader=loader,
     )

@@ -10,22 +10,30 @@ from serving.api.endpoint import Endpoint
 from serving.api.errors import InvalidRequestError
 from serving.api.requests.prompts import encode_chat
 from serving.api.requests.sampling_request import OwnFields
-from serving.api.requests.template_use import template_use
+from serving.api.requests.template_use import check_once, template_use
+from serving.api.requests.tool_request import reasoning_variables, tool_use
 from serving.api.requests.unknown_fields import report_ignored, unused
 from serving.api.responses.framing import CallFacts, ChatFraming
+from serving.api.responses.parsed_chat import ParsedChatFraming
 from serving.api.schemas import ChatCompletion, ChatCompletionChunk, ChatCompletionRequest
-from serving.api.service.asked import Prompt
+from serving.api.service.asked import Prompt, ToolUse
+from serving.api.service.service import Service
 
 
 async def _encode(asked: Asked[ChatCompletionRequest]) -> Sequence[Prompt]:
     settings = asked.host.settings
-    template = template_use(asked.body)
-    if asked.service.chat is not None:
-        template, unread = template.without_unused(asked.service.chat)
+    chat = asked.service.chat
+    template, reasoning = template_use(asked.body), {}
+    if chat is not None:
+        template, unread = template.without_unused(chat)
         report_ignored(asked.scope, unused("chat_template_kwargs", unread), strict=settings.strict_fields)
+        reasoning = reasoning_variables(asked.body, chat)
+        check_once(template, reasoning)
     prompt = await encode_chat(
         asked.service,
         asked.body.messages,
+        tools=() if asked.tools is None else asked.tools.shown,
+        variables=reasoning,
         limiter=asked.host.encoding,
         rendering=asked.host.rendering,
         truncate=asked.truncates,
@@ -34,8 +42,15 @@ async def _encode(asked: Asked[ChatCompletionRequest]) -> Sequence[Prompt]:
     return [prompt]
 
 
-async def _frame(_asked: Asked[ChatCompletionRequest], facts: CallFacts) -> ChatFraming:
-    return ChatFraming(facts)
+async def _frame(asked: Asked[ChatCompletionRequest], facts: CallFacts) -> ChatFraming:
+    return ChatFraming(facts) if asked.tools is None else ParsedChatFraming(facts, asked.tools)
+
+
+def _tools(body: ChatCompletionRequest, service: Service) -> ToolUse | None:
+    if service.chat is None:
+        return None  # refused when the messages are encoded
+    used = tool_use(body, service.chat)
+    return used if used.callable or used.output.reasoning is not None else None
 
 
 def _token_limit(body: ChatCompletionRequest) -> tuple[str, int | None]:
@@ -71,5 +86,6 @@ CHAT_COMPLETIONS = Endpoint(
         prompt_field="messages",
         encode=_encode,
         frame=_frame,
+        tools=_tools,
     ),
 )

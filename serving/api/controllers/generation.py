@@ -12,6 +12,8 @@ from litestar.types import Scope
 from mistral_jax.runtime.sampling_params import SamplingParams
 from serving.api.endpoint import Call
 from serving.api.requests.adapter_request import adapter_use
+from serving.api.requests.constraint import constraint_of
+from serving.api.requests.output_format import output_format
 from serving.api.requests.prompts import fit, truncation_of
 from serving.api.requests.sampling_request import (
     OwnFields,
@@ -29,7 +31,7 @@ from serving.api.responses.framing import CallFacts, Framing, new_id
 from serving.api.responses.prompt_scores import check_scores
 from serving.api.responses.respond import respond
 from serving.api.schemas import SamplingFields
-from serving.api.service.asked import AdapterUse, Prompt, Reported, UsageInStream
+from serving.api.service.asked import AdapterUse, Prompt, Reported, ToolUse, UsageInStream
 from serving.api.service.lifecycle import ServiceHost
 from serving.api.service.service import Service
 
@@ -54,6 +56,8 @@ class Asked[BodyT: SamplingFields]:
     reported: Reported
     truncates: bool
     """Whether prompts that are too long will be truncated."""
+    tools: ToolUse | None = None
+    """Set if the model may write more than text: tool calls or reasoning."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -73,6 +77,8 @@ class Generating[BodyT: SamplingFields]:
     """From a body, the number of completions to return, and the most that are possible: the number to generate."""
     echoes_logprobs: Callable[[BodyT], bool] = lambda _body: False
     """Whether each choice begins with the log-probabilities of its prompt."""
+    tools: Callable[[BodyT, Service], ToolUse | None] = lambda _body, _service: None
+    """The tools of the call, and what the model writes besides text."""
 
     async def __call__(self, call: Call[BodyT]) -> Response[Any]:
         body, host = call.body, call.host
@@ -93,6 +99,7 @@ class Generating[BodyT: SamplingFields]:
             params=await with_rules(params, service.tokenizer, card, host.encoding),
             reported=reported(body, params, echoes_logprobs=self.echoes_logprobs(body)),
             truncates=truncates or keep is not None,
+            tools=self.tools(body, service),
         )
         prompts = [
             fit(
@@ -107,6 +114,14 @@ class Generating[BodyT: SamplingFields]:
             for prompt in await self.encode(asked)
         ]
         check_scores(prompts, copies=asked.candidates, reported=asked.reported)
+        constraint = await constraint_of(
+            service,
+            output_format(body),
+            asked.tools,
+            in_reasoning=any(prompt.in_reasoning for prompt in prompts),
+            ignore_eos=asked.params.ignore_eos,
+            limiter=host.compiling,
+        )
         facts = CallFacts(
             call_id=new_id(self.id_prefix),
             card=card,
@@ -132,7 +147,9 @@ class Generating[BodyT: SamplingFields]:
             max_model_len=card.max_model_len,
             reported=asked.reported,
             priority=priority_of(body),
+            constraint=constraint,
             progress=facts.times.progress,
+            reported_tokens=frozenset() if asked.tools is None else asked.tools.output.token_ids,
         )
         host.metrics.count(asked.use, len(requests))
         return await respond(call.request, host, service, requests, framing, stream=bool(body.stream))

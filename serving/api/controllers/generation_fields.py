@@ -6,8 +6,6 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-import msgspec
-
 from serving.api.endpoint import Body, Field
 
 CHAT, TEXT = "chat", "completions"
@@ -35,10 +33,6 @@ def _refused(
     return Field(name, "refused", note, endpoints, neutral, unless)
 
 
-def _value(body: Body, name: str) -> Any:
-    return msgspec.json.decode(body[name]) if name in body else None
-
-
 FIELDS: tuple[Field, ...] = (
     # OpenAI's fields.
     _honoured(
@@ -47,7 +41,9 @@ FIELDS: tuple[Field, ...] = (
         "anything else is a 404 that lists what is served",
     ),
     _honoured(
-        "messages", "roles system, developer (rendered as system), user, assistant, tool; text content only", _CHAT
+        "messages",
+        "roles system, developer (rendered as system), user, assistant, tool, function; text content only",
+        _CHAT,
     ),
     _honoured("prompt", "text, list of texts, list of token ids, list of lists of token ids", _TEXT),
     _honoured(
@@ -89,23 +85,35 @@ FIELDS: tuple[Field, ...] = (
         "echo",
         _TEXT,
     ),
-    _refused(
+    _honoured(
         "tools",
-        "no tool calls yet; allowed if tool_choice is none (the model does not see them)",
+        "functions, at most 128; refused if the model's chat format knows none. The arguments of a call match the "
+        "function's schema",
         _CHAT,
-        neutral=([],),
-        unless=lambda body: _value(body, "tool_choice") == "none",
     ),
-    _refused("tool_choice", "no tool calls yet", _CHAT, neutral=("none", "auto")),
-    _refused("functions", "no function calls yet", _CHAT, neutral=([],)),
-    _refused("function_call", "no function calls yet", _CHAT, neutral=("none", "auto")),
-    _accepted("parallel_tool_calls", "there are no tool calls to make in parallel", _CHAT),
-    _refused("response_format", "plain text only, no constrained output yet", _CHAT, neutral=({"type": "text"},)),
+    _honoured(
+        "tool_choice",
+        "none (the model does not see the tools), auto, required, a function by name, or allowed_tools",
+        _CHAT,
+    ),
+    _honoured("functions", "the older form of tools; the response has function_call", _CHAT),
+    _honoured("function_call", "the older form of tool_choice", _CHAT),
+    _honoured("parallel_tool_calls", "false: at most one call", _CHAT),
+    _honoured(
+        "response_format",
+        "text, json_object or json_schema; completions match the schema, strict or not. A schema that cannot be held "
+        "in full is refused, and the error names the keyword. Extension on /v1/completions",
+    ),
     _refused("modalities", "text only", _CHAT, neutral=(["text"], [])),
     _refused("audio", "text only", _CHAT),
     _accepted("prediction", "a hint, which does not change the completion", _CHAT),
     _refused("web_search_options", "no web search", _CHAT),
-    _refused("reasoning_effort", "no reasoning models yet", _CHAT, neutral=("none",)),
+    _honoured(
+        "reasoning_effort",
+        "a variable of the chat template or a setting of Mistral's v15 format; refused if the model has neither, "
+        "except for `none` if it does not reason",
+        _CHAT,
+    ),
     _accepted("verbosity", "a hint for which these models have no control", _CHAT),
     _refused("moderation", "nothing is moderated", _CHAT),
     _accepted("user", "a label"),
@@ -174,15 +182,15 @@ FIELDS: tuple[Field, ...] = (
         _CHAT,
     ),
     _honoured("documents", "extension of vLLM; refused if the template does not read them", _CHAT),
-    _refused("structured_outputs", "no constrained output yet"),
-    _refused("guided_json", "no constrained output yet"),
-    _refused("guided_regex", "no constrained output yet"),
-    _refused("guided_choice", "no constrained output yet"),
-    _refused("guided_grammar", "no constrained output yet"),
-    _refused("json_schema", "no constrained output yet"),
-    _refused("regex", "no constrained output yet"),
-    _refused("ebnf", "no constrained output yet"),
-    _refused("grammar", "no constrained output yet", neutral=("",)),
+    _honoured("structured_outputs", "extension of vLLM; json, regex, choice, grammar or json_object"),
+    _honoured("guided_json", "extension; a JSON schema, or one as text"),
+    _honoured("guided_regex", "extension; as regex"),
+    _honoured("guided_choice", "extension; a list of texts"),
+    _honoured("guided_grammar", "extension; as grammar"),
+    _honoured("json_schema", "extension of llama.cpp; a JSON schema"),
+    _honoured("regex", "extension; a regular expression for the whole completion"),
+    _honoured("ebnf", "extension of SGLang; a grammar in GBNF"),
+    _honoured("grammar", "extension; GBNF if it has `::=`, else Lark; or an object with type and value"),
     _honoured("typical_p", "extension of llama.cpp; above 0, up to 1"),
     _honoured("top_n_sigma", "extension of llama.cpp; 0 to 100; 0 keeps all tokens"),
     _honoured(
@@ -231,16 +239,63 @@ OBJECTS: dict[str, tuple[Field, ...]] = {
         ),
         _accepted("include_obfuscation", "chunks are not padded"),
     ),
+    "response_format": (
+        _honoured("type", "text, json_object or json_schema"),
+        _honoured("json_schema", "for the type json_schema"),
+        _honoured("schema", "extension of llama.cpp; for the type json_object, a JSON schema"),
+    ),
+    "response_format.json_schema": (
+        _accepted("name", "a label"),
+        _accepted("description", "a label"),
+        _honoured("schema", "the JSON schema"),
+        _honoured("strict", "completions match the schema with and without it"),
+    ),
+    "structured_outputs": (
+        _honoured("json", "a JSON schema, or one as text"),
+        _honoured("regex", "a regular expression for the whole completion"),
+        _honoured("choice", "a list of texts"),
+        _honoured("grammar", "as the field `grammar`"),
+        _honoured("json_object", "any JSON object"),
+        _refused("structural_tag", "use tools, or a grammar"),
+    ),
     "messages[]": (
         _honoured("role", "see above", _CHAT),
         _honoured("content", "a string, or a list of text parts, which are joined by line breaks", _CHAT),
         _honoured("name", "passed to the chat template", _CHAT),
-        _honoured("tool_calls", "passed to the chat template", _CHAT),
-        _honoured("tool_call_id", "passed to the chat template", _CHAT),
+        _honoured("tool_calls", "earlier calls, passed to the chat template with their arguments as objects", _CHAT),
+        _honoured("tool_call_id", "the call that a message of the role tool is the result of", _CHAT),
+        _honoured("function_call", "the older form of tool_calls", _CHAT),
+        _honoured("reasoning_content", "extension; passed to the chat template", _CHAT),
         _accepted("cache_control", "a hint that some clients add", _CHAT),
-        _refused("function_call", "no function calls yet", _CHAT),
         _refused("audio", "text only", _CHAT),
         _refused("refusal", "text only", _CHAT),
+    ),
+    "messages[].tool_calls[]": (
+        _honoured("id", "ids that Mistral's models do not know are replaced in the prompt", _CHAT),
+        _honoured("type", "`function`", _CHAT),
+        _honoured("function", "name, and arguments: the JSON text of an object, or the object", _CHAT),
+        _accepted("index", "some clients send back what they were sent in a stream", _CHAT),
+    ),
+    "tools[]": (
+        _honoured("type", "`function`; others are refused", _CHAT),
+        _honoured("function", "the function", _CHAT),
+    ),
+    "tools[].function": (
+        _honoured("name", "1 to 64 letters, digits, underscores and dashes", _CHAT),
+        _honoured("description", "passed to the chat template", _CHAT),
+        _honoured("parameters", "JSON schema of the arguments; passed to the chat template, and enforced", _CHAT),
+        _honoured("strict", "refuses schemas that cannot be enforced to the letter", _CHAT),
+    ),
+    "tool_choice": (
+        _honoured("type", "`function` or `allowed_tools`; others are refused", _CHAT),
+        _honoured("function", "the name of the one to call", _CHAT),
+        _honoured("allowed_tools", "mode (`auto` or `required`), and tools: functions by name", _CHAT),
+    ),
+    "functions[]": (
+        _honoured("name", "as of tools", _CHAT),
+        _honoured("description", "as of tools", _CHAT),
+        _honoured("parameters", "as of tools", _CHAT),
+        _honoured("strict", "as of tools", _CHAT),
     ),
     "messages[].content[]": (
         _honoured("type", "`text`; others are refused", _CHAT),

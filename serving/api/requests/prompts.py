@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Generator, Sequence
+from collections.abc import Generator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -16,14 +16,13 @@ from mistral_jax.chat.infilling import infilling_pieces
 from mistral_jax.text.detokenizer import begins_text
 from mistral_jax.tokenizer.base import Tokenizer
 from serving.api.errors import ContextLengthError, InvalidRequestError
+from serving.api.requests.chat_messages import chat_messages
 from serving.api.requests.encoding import gather, in_turns
 from serving.api.requests.template_use import AS_USUAL, TemplateUse
-from serving.api.schemas import ChatMessage, ContentPart, SamplingFields
+from serving.api.schemas import ChatMessage, SamplingFields
 from serving.api.service.asked import Prompt
 from serving.api.service.service import ChatEncoder, Service
 from serving.engine.messages import ModelCard
-
-ROLES = ("system", "developer", "user", "assistant", "tool")
 
 RESERVED_FOR_COMPLETION = 10
 """Tokens that truncation leaves for a completion without `max_tokens`."""
@@ -33,6 +32,8 @@ async def encode_chat(
     service: Service,
     messages: Sequence[ChatMessage],
     *,
+    tools: Sequence[dict[str, Any]] = (),
+    variables: Mapping[str, Any] | None = None,
     limiter: anyio.CapacityLimiter,
     rendering: anyio.CapacityLimiter,
     truncate: bool = False,
@@ -41,6 +42,8 @@ async def encode_chat(
     """Render chat messages with the model's chat template and encode them, off the event loop.
 
     Args:
+      tools: the tools that the model sees, in OpenAI's form.
+      variables: variables of the chat template.
       limiter: bounds how many prompts are encoded at a time; released and taken again every few milliseconds.
       rendering: bounds how many are rendered at a time, in separate processes.
       truncate: whether to encode prompts that are too long.
@@ -52,14 +55,17 @@ async def encode_chat(
     """
     chat = chat_encoder(service)
     try:
-        pieces = await anyio.to_thread.run_sync(_render, chat, messages, template, limiter=rendering)
+        used = (tools, variables or {}, template)
+        pieces = await anyio.to_thread.run_sync(_render, chat, messages, *used, limiter=rendering)
         most = None if truncate else service.card.max_model_len
         tokens = await in_turns(gather(pieces, most=most, param="messages"), limiter)
     except ValueError as error:
-        raise InvalidRequestError(f"messages: {error}", param="messages", code="invalid_messages") from error
+        # The template itself says which values of a variable it knows.
+        param = next((name for name in variables or {} if name in str(error)), "messages")
+        raise InvalidRequestError(f"{param}: {error}", param=param, code="invalid_messages") from error
     # Without a generation prompt the completion may continue a text.
     at_start = template.add_generation_prompt or begins_text(service.tokenizer, tokens)
-    return Prompt(tuple(tokens), at_start=at_start)
+    return Prompt(tuple(tokens), at_start=at_start, in_reasoning=pieces.in_reasoning)
 
 
 def chat_encoder(service: Service) -> ChatEncoder:
@@ -76,46 +82,14 @@ def chat_encoder(service: Service) -> ChatEncoder:
     return service.chat
 
 
-def _render(chat: ChatEncoder, messages: Sequence[ChatMessage], template: TemplateUse) -> PromptPieces:
-    return chat.encode_pieces(template_messages(messages), **template.arguments())
-
-
-def template_messages(messages: Sequence[ChatMessage]) -> list[dict[str, Any]]:
-    """Messages as a chat template takes them.
-
-    Raises:
-      InvalidRequestError: there are none, or one is invalid.
-    """
-    if not messages:
-        raise InvalidRequestError("messages: expected at least one message", param="messages")
-    return [_message(index, message) for index, message in enumerate(messages)]
-
-
-def _message(index: int, message: ChatMessage) -> dict[str, Any]:
-    where = f"messages[{index}]"
-    if message.role not in ROLES:
-        raise InvalidRequestError(
-            f"{where}.role: {message.role[:50]!r} is not known; expected one of {', '.join(ROLES)}",
-            param=f"{where}.role",
-        )
-    if message.content is None and not message.tool_calls and message.role != "assistant":
-        raise InvalidRequestError(f"{where}.content: expected a text", param=f"{where}.content")
-    rendered: dict[str, Any] = {"role": "system" if message.role == "developer" else message.role}
-    rendered["content"] = _content(where, message.content)
-    optional = {"name": message.name, "tool_calls": message.tool_calls, "tool_call_id": message.tool_call_id}
-    return rendered | {name: value for name, value in optional.items() if value is not None}
-
-
-def _content(where: str, content: str | list[ContentPart] | None) -> str:
-    if content is None or isinstance(content, str):
-        return content or ""
-    for index, part in enumerate(content):
-        if part.type != "text" or part.text is None:
-            param = f"{where}.content[{index}]"
-            raise InvalidRequestError(
-                f"{param}: only parts of the form {{type: text, text: ...}} are supported", param=param
-            )
-    return "\n".join(part.text or "" for part in content)
+def _render(
+    chat: ChatEncoder,
+    messages: Sequence[ChatMessage],
+    tools: Sequence[dict[str, Any]],
+    variables: Mapping[str, Any],
+    template: TemplateUse,
+) -> PromptPieces:
+    return chat.encode_pieces(chat_messages(messages), tools=tools or None, **variables, **template.arguments())
 
 
 async def encode_prompts(

@@ -25,7 +25,7 @@ from serving.api.errors import InvalidRequestError
 from serving.api.requests.samplers import check_samplers
 from serving.api.schemas import CompletionRequest, SamplingFields
 from serving.api.service.asked import TEXT_ONLY, AdapterUse, Prompt, Reported, TimesInStream, UsageInStream
-from serving.engine.messages import ModelCard, Request, Work
+from serving.engine.messages import ModelCard, Request, StartConstraint, Work
 
 _TOKEN_ID = re.compile(r"0|[1-9][0-9]{0,11}")
 """Only one spelling of each number, so that no id can be given twice."""
@@ -280,12 +280,17 @@ def engine_requests(
     max_model_len: int,
     reported: Reported = TEXT_ONLY,
     priority: int = 0,
+    constraint: StartConstraint | None = None,
     progress: bool = False,
+    reported_tokens: frozenset[int] = frozenset(),
 ) -> list[Request]:
     """One engine request for each choice, prompt by prompt: choice i of prompt p has the index p * n + i.
 
     Without a seed, each choice gets a random one;
     with a seed, choice 0 of each prompt gets the seed itself and the others get seeds derived from it.
+
+    Args:
+      reported_tokens: see `serving.engine.messages.Request`.
     """
     requests: list[Request] = []
     for prompt in prompts:
@@ -310,7 +315,9 @@ def engine_requests(
                     logprob_of_end=reported.echoes_logprobs,
                     token_ids=reported.token_ids,
                     priority=priority,
+                    constraint=constraint,
                     progress=progress,
+                    reported_tokens=reported_tokens,
                 )
             )
     return requests

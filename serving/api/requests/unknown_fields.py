@@ -113,7 +113,7 @@ def _unknown(
             objects = zip(cast("list[Any]", value), _objects.decode(fields[field]), strict=True)
             for index, (item, raw) in enumerate(objects):
                 yield from _unknown(endpoint, inner, f"{prefix}{field}[{index}].", raw, item)
-        elif not is_list and value is not None:
+        elif not is_list and isinstance(value, msgspec.Struct):
             yield from _unknown(endpoint, inner, f"{prefix}{field}.", _object.decode(fields[field]), value)
 
 

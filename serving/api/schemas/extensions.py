@@ -4,14 +4,16 @@ from __future__ import annotations
 
 from typing import Annotated
 
-from msgspec import Meta, Struct
+from msgspec import Meta
+
+from serving.api.schemas.output_format import FormatFields
 
 
 def _doc(text: str) -> Meta:
     return Meta(description=f"{text} (an extension)")
 
 
-class ExtensionFields(Struct, kw_only=True):
+class ExtensionFields(FormatFields, kw_only=True):
     """Extensions of both kinds of completions."""
 
     # Where a completion ends, and what of its end is returned.

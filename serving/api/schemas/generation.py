@@ -8,9 +8,22 @@ from msgspec import UNSET, Struct, UnsetType
 
 from serving.api.schemas.documented import documented as _doc
 from serving.api.schemas.extensions import ExtensionFields
+from serving.api.schemas.tools import (
+    FunctionCall,
+    FunctionCallDelta,
+    FunctionDefinition,
+    FunctionName,
+    MessageFunction,
+    MessageToolCall,
+    Tool,
+    ToolCall,
+    ToolCallDelta,
+    ToolChoice,
+)
 from serving.api.schemas.usage import PromptProgress, Timings, Usage
 
 FinishReason = Literal["stop", "length"]
+ChatFinishReason = Literal["stop", "length", "tool_calls", "function_call"]
 
 
 # --- requests ---
@@ -26,11 +39,13 @@ class ContentPart(Struct, kw_only=True):
 class ChatMessage(Struct, kw_only=True):
     """One chat message."""
 
-    role: Annotated[str, _doc("system, developer (the same as system), user, assistant or tool")]
+    role: Annotated[str, _doc("system, developer (the same as system), user, assistant, tool or function")]
     content: str | list[ContentPart] | None = None
     name: str | None = None
-    tool_calls: list[dict[str, Any]] | None = None
+    tool_calls: list[MessageToolCall] | None = None
     tool_call_id: str | None = None
+    function_call: Annotated[MessageFunction | None, _doc("the older form of tool_calls")] = None
+    reasoning_content: Annotated[str | None, _doc("the reasoning of an earlier response (an extension)")] = None
 
 
 class StreamOptions(Struct, kw_only=True):
@@ -112,6 +127,17 @@ class ChatCompletionRequest(SamplingFields, kw_only=True):
     ] = None
     chat_template_kwargs: Annotated[dict[str, Any] | None, _doc("variables for the template (an extension)")] = None
     documents: Annotated[list[dict[str, Any]] | None, _doc("documents for the template (an extension)")] = None
+    tools: Annotated[list[Tool] | None, _doc("functions that the model may call")] = None
+    tool_choice: Annotated[
+        str | ToolChoice | None,
+        _doc("none, auto (the default: the model decides), required, a tool to call, or the tools that are allowed"),
+    ] = None
+    parallel_tool_calls: Annotated[bool | None, _doc("false: at most one call; absent: true")] = None
+    functions: Annotated[list[FunctionDefinition] | None, _doc("the older form of tools")] = None
+    function_call: Annotated[str | FunctionName | None, _doc("the older form of tool_choice")] = None
+    reasoning_effort: Annotated[
+        str | None, _doc("none, minimal, low, medium, high, xhigh or max, as far as the model knows them")
+    ] = None
 
 
 class CompletionRequest(SamplingFields, kw_only=True):
@@ -199,15 +225,18 @@ class XLoRAScalings(Struct, kw_only=True):
 
 class AssistantMessage(Struct, kw_only=True):
     role: Literal["assistant"] = "assistant"
-    content: str
+    content: Annotated[str | None, _doc("null if there are calls and no text")]
     refusal: None = None
+    reasoning_content: Annotated[str | UnsetType, _doc("the reasoning, if the model marks it (an extension)")] = UNSET
+    tool_calls: list[ToolCall] | UnsetType = UNSET
+    function_call: Annotated[FunctionCall | UnsetType, _doc("the call, if the request has `functions`")] = UNSET
 
 
 class ChatChoice(Struct, kw_only=True):
     index: int
     message: AssistantMessage
     logprobs: ChatLogprobs | None
-    finish_reason: Annotated[FinishReason | None, _doc("null only in the log, for an unfinished completion")]
+    finish_reason: Annotated[ChatFinishReason | None, _doc("null only in the log, for an unfinished completion")]
     stop_reason: StopReason = UNSET
     token_ids: TokenIds = UNSET
     xlora: XLoRAScalings | UnsetType = UNSET
@@ -231,13 +260,16 @@ class ChatCompletion(Struct, kw_only=True):
 class ChatDelta(Struct, kw_only=True):
     role: Literal["assistant"] | UnsetType = UNSET
     content: str | UnsetType | None = UNSET
+    reasoning_content: str | UnsetType = UNSET
+    tool_calls: list[ToolCallDelta] | UnsetType = UNSET
+    function_call: FunctionCallDelta | UnsetType = UNSET
 
 
 class ChatChunkChoice(Struct, kw_only=True):
     index: int
     delta: ChatDelta
     logprobs: ChatLogprobs | None = None
-    finish_reason: FinishReason | None = None
+    finish_reason: ChatFinishReason | None = None
     stop_reason: StopReason = UNSET
     token_ids: TokenIds = UNSET
     xlora: XLoRAScalings | UnsetType = UNSET

@@ -16,7 +16,9 @@ class PromptTokensDetails(Struct, kw_only=True):
 
 
 class CompletionTokensDetails(Struct, kw_only=True):
-    reasoning_tokens: int = 0
+    reasoning_tokens: Annotated[
+        int, _doc("tokens of the reasoning, its markers included; 0 for models that do not mark it")
+    ] = 0
 
 
 class Usage(Struct, kw_only=True):

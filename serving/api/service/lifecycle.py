@@ -43,6 +43,8 @@ class ServiceHost:
         """Chats rendered at the same time, in processes."""
         self.decoding = anyio.CapacityLimiter(1)
         """Large bodies decoded at the same time; decoding holds the interpreter lock, so more would not be faster."""
+        self.compiling = anyio.CapacityLimiter(4)
+        """Requests whose grammars are compiled at the same time."""
         self.bodies = BodyBudget(settings.max_body_bytes)
         self.changing_adapters = asyncio.Lock()
         """Held while adapters are loaded or unloaded."""

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
 from mistral_jax.chat.encoding import PromptPieces
+from mistral_jax.chat.output.formats import OutputFormat
+from mistral_jax.grammar.compiler import CompiledGrammar
+from mistral_jax.grammar.grammar import Grammar
 from mistral_jax.tokenizer.base import Tokenizer
 from serving.api.service.served_models import ServedModels
 from serving.engine.adapter_registry import AdapterInfo
@@ -20,6 +23,21 @@ class ChatEncoder(Protocol):
     @property
     def template(self) -> str | None:
         """The Jinja source of the template; None if the format is not a template."""
+        ...
+
+    @property
+    def output(self) -> OutputFormat:
+        """What the model writes besides text: tool calls and reasoning."""
+        ...
+
+    @property
+    def knows_tools(self) -> bool:
+        """Whether the format can tell the model of tools."""
+        ...
+
+    @property
+    def variables(self) -> frozenset[str]:
+        """Names that the template reads, those of variables that a caller may set among them."""
         ...
 
     def encode_pieces(
@@ -40,15 +58,24 @@ class ChatEncoder(Protocol):
         """
         ...
 
-    def unused_variables(self, names: Collection[str], *, with_tools: bool = False) -> list[str]:
-        """Those of the names of variables that the template does not read."""
-        ...
-
     def render(self, messages: list[dict[str, Any]], *, add_generation_prompt: bool = True) -> str:
         """The prompt as text, control tokens by name.
 
         Raises:
           ValueError: see `encode_pieces`.
+        """
+        ...
+
+
+class Grammars(Protocol):
+    """Compiles grammars for the model's vocabulary, and keeps some of them. Implemented by `mistral_jax.grammar`."""
+
+    def compile(self, grammar: Grammar) -> CompiledGrammar:
+        """Compile a grammar, or return it compiled before; blocks. May be called from several threads.
+
+        Raises:
+          GrammarError: the grammar is not valid, asks for what cannot be held, or exceeds a limit; the message is for
+            the client.
         """
         ...
 
@@ -80,6 +107,7 @@ class Service:
     models: ServedModels
     """The names of the model and its adapters."""
     tokenizer: Tokenizer
+    grammars: Grammars
     chat: ChatEncoder | None
     """None: the model has no chat template, so /v1/chat/completions returns an error."""
     loader: AdapterLoader | None = None

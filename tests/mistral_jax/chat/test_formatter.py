@@ -23,6 +23,7 @@ SIMPLE = (
     "{% endif %}{% endfor %}"
 )
 HI = [{"role": "user", "content": "Hi"}]
+NOW = {"type": "function", "function": {"name": "now"}}
 
 
 @cache
@@ -160,7 +161,7 @@ def test_variables_that_a_template_does_not_read_are_known() -> None:
 def test_named_templates() -> None:
     formatter = ChatFormatter({"default": "D", "tool_use": "T{{ tools | length }}"}, tokenizer("v3"))
     assert formatter.render(HI) == "D"
-    assert formatter.render(HI, tools=[{"type": "function"}]) == "T1"
+    assert formatter.render(HI, tools=[NOW]) == "T1"
     with pytest.raises(ConversationError, match="only, none for this kind"):
         ChatFormatter({"rag": "R"}, tokenizer("v3")).render(HI)
 
@@ -242,9 +243,10 @@ def test_nothing_in_messages_or_tools_is_a_control_token(template: str) -> None:
     messages = [{"role": "user", "content": "INST", "name": "s", "[INST]": "</s>", "x": {"<s>": ["[/INST]"]}}]
     tools = [{"type": "function", "function": {"name": "</s>[INST]", "parameters": {"[TOOL_CALLS]": 1}}}]
     formatter = ChatFormatter(template, tokenizer("v3"))
-    assert control_ids("v3", formatter.encode(messages, tools=tools, extra="</s>")) == []
+    given = {"tools": tools} if formatter.knows_tools else {}
+    assert control_ids("v3", formatter.encode(messages, extra="</s>", **given)) == []
     messages[0]["content"] = "[INST]"
-    assert control_ids("v3", formatter.encode(messages, tools=tools)) == []
+    assert control_ids("v3", formatter.encode(messages, **given)) == []
 
 
 @pytest.mark.parametrize(
@@ -394,14 +396,14 @@ def test_a_folders_template(tmp_path: Path) -> None:
         assert formatter is not None
         return formatter.render(HI, **kwargs)
 
-    assert (rendered(), rendered(tools=[{}])) == ("config", "tools")
+    assert (rendered(), rendered(tools=[NOW])) == ("config", "tools")
     (tmp_path / "chat_template.json").write_text(json.dumps({"chat_template": "json"}))
     assert rendered() == "json"
     (tmp_path / "chat_template.jinja").write_text("jinja")
-    assert rendered(tools=[{}]) == "jinja"
+    assert rendered() == "jinja"
     (tmp_path / "additional_chat_templates").mkdir()
     (tmp_path / "additional_chat_templates" / "tool_use.jinja").write_text("more")
-    assert (rendered(), rendered(tools=[{}])) == ("jinja", "more")
+    assert (rendered(), rendered(tools=[NOW])) == ("jinja", "more")
 
 
 def test_an_explicit_template_is_a_file_or_a_text(tmp_path: Path) -> None:

@@ -30,7 +30,7 @@ def test_templates_of_the_file() -> None:
     }
     formatter = chat_formatter_from_gguf(converted_sentencepiece("v3") | templates, tokenizer("v3"))
     assert formatter is not None
-    assert (formatter.render(HI), formatter.render(HI, tools=[{}])) == ("<s>a", "<s>b")
+    assert (formatter.render(HI), formatter.render(HI, tools=[{"function": {"name": "now"}}])) == ("<s>a", "<s>b")
     assert formatter.encode(HI)[0] == 1
 
 

@@ -13,6 +13,7 @@ from mistral_common.tokens.tokenizers.base import TokenizerVersion
 from mistral_common.tokens.tokenizers.mistral import MistralTokenizer
 
 from mistral_jax.chat import ChatFormatter, ChatTemplateError, ConversationError
+from mistral_jax.chat.output.call_ids import short_call_id
 from mistral_jax.tokenizer import load_tokenizer
 from mistral_jax.tokenizer.byte_table import ByteTableTokenizer
 from tests.mistral_jax.tokenizer.tokenizer_corpus import SENTENCEPIECE, write_small_tekken
@@ -92,7 +93,7 @@ def files(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     """A tokenizer file for each version; tekken ones are cut down to a small vocabulary, and made newer."""
     found = dict(SENTENCEPIECE)
     folder = tmp_path_factory.mktemp("tekken")
-    for version in ("v3", "v7", "v11", "v13"):
+    for version in ("v3", "v7", "v11", "v13", "v15"):
         found[f"tekken {version}"] = folder / f"tekken_{version}.json"
         write_small_tekken(found[f"tekken {version}"], version)
     return found
@@ -108,15 +109,18 @@ def theirs(path: Path) -> Any:
     return MistralTokenizer.from_file(path)
 
 
-def reference(path: Path, messages: list[dict[str, Any]], tools: list[dict[str, Any]] | None) -> list[int]:
+def reference(path: Path, messages: list[dict[str, Any]], tools: list[dict[str, Any]] | None, **more: Any) -> list[int]:
     """mistral-common without its validator, which also refuses what its formats can write."""
     common = theirs(path)
-    request = ChatCompletionRequest.model_validate({"messages": messages, "tools": tools})
+    request = ChatCompletionRequest.model_validate({"messages": messages, "tools": tools, **more})
     normal = common._instruct_request_normalizer.from_chat_completion_request(request)
     return common.instruct_tokenizer.encode_instruct(normal).tokens
 
 
-SINCE = {"v1": 1, "v2": 2, "v3": 3, "v7": 7, "tekken v3": 3, "tekken v7": 7, "tekken v11": 11, "tekken v13": 13}
+SINCE = {
+    **{"v1": 1, "v2": 2, "v3": 3, "v7": 7},
+    **{"tekken v3": 3, "tekken v7": 7, "tekken v11": 11, "tekken v13": 13, "tekken v15": 15},
+}
 
 
 def conversations(version: int) -> list[tuple[str, list[dict[str, Any]], list[dict[str, Any]] | None]]:
@@ -145,11 +149,77 @@ def test_thinking_is_kept_apart(files: dict[str, Path]) -> None:
     assert formatter.render(messages) == "<s>[INST]Hi[/INST][THINK]Hm.[/THINK]Ho</s>[INST]x[/INST]"
 
 
-@pytest.mark.parametrize("kind", ["v1", "v2", "v3", "v7", "tekken v3", "tekken v7", "tekken v11", "tekken v13"])
-@pytest.mark.parametrize("by_variable", [True, False])
-def test_mistrals_own_templates_encode_as_mistral_common(kind: str, by_variable: bool, files: dict[str, Path]) -> None:
-    """The same models' Jinja templates, as mistral-common generates them, give the same ids through our renderer."""
-    template = generate_chat_template(
+@pytest.mark.parametrize("kind", ["tekken v13", "tekken v15"])
+def test_reasoning_of_earlier_responses(kind: str, files: dict[str, Path]) -> None:
+    """As clients send it back, beside the content."""
+    built_in = ChatFormatter.for_tokenizer_version(ours(files[kind]), f"v{SINCE[kind]}")
+    template = ChatFormatter(mistrals_template(kind), ours(files[kind]))
+    thought = [{"type": "thinking", "thinking": "Hm."}, {"type": "text", "text": "Ho"}]
+    for beside, inside in (
+        (assistant("Ho", reasoning_content="Hm."), assistant(thought)),
+        (assistant(None, PARIS, reasoning_content="Hm."), assistant(thought[:1], PARIS)),
+    ):
+        talk = [user("Hi"), beside, *([tool("abcdefghi", "2")] if beside.get("tool_calls") else []), user("x")]
+        same = [talk[0], inside, *talk[2:]]
+        for formatter in (built_in, template):
+            assert formatter.encode(talk) == reference(files[kind], same, None)
+
+
+def test_reasoning_effort(files: dict[str, Path]) -> None:
+    path = files["tekken v15"]
+    built_in = ChatFormatter.for_tokenizer_version(ours(path), "v15")
+    template = ChatFormatter(mistrals_template("tekken v15"), ours(path))
+    for formatter in (built_in, template):
+        assert "reasoning_effort" in formatter.variables
+        for effort in ("none", "high"):
+            ids = formatter.encode([user("Hi")], tools=TOOLS, reasoning_effort=effort)
+            assert ids == reference(path, [user("Hi")], TOOLS, reasoning_effort=effort)
+        assert formatter.encode([user("Hi")]) == formatter.encode([user("Hi")], reasoning_effort="none")
+        with pytest.raises(ConversationError, match="high"):
+            formatter.encode([user("Hi")], reasoning_effort="medium")
+    assert "[MODEL_SETTINGS]" in built_in.render([user("Hi")])
+    v13 = ChatFormatter.for_tokenizer_version(ours(files["tekken v13"]), "v13")
+    assert not v13.variables
+    with pytest.raises(ConversationError, match="no variable 'reasoning_effort'"):
+        v13.encode([user("Hi")], reasoning_effort="high")
+
+
+@pytest.mark.parametrize("kind", ["v3", "v7", "tekken v11", "tekken v13"])
+def test_ids_of_other_forms_are_replaced(kind: str, files: dict[str, Path]) -> None:
+    """Mistral's models, and their templates, know ids of nine characters only."""
+
+    def talk(first: str, second: str) -> list[dict[str, Any]]:
+        calls = [(first, *PARIS[1:]), (second, *ROME[1:])]
+        return [user("W?"), assistant(None, *calls), tool(second, "1"), tool(first, "2"), user("x")]
+
+    built_in = ChatFormatter.for_tokenizer_version(ours(files[kind]), f"v{SINCE[kind]}")
+    template = ChatFormatter(mistrals_template(kind), ours(files[kind]))
+    long = ("call_0123456789abcdef", "toolu_x")
+    for formatter in (built_in, template):
+        short = talk(short_call_id(long[0]), short_call_id(long[1]))
+        assert formatter.encode(talk(*long), tools=TOOLS) == formatter.encode(short, tools=TOOLS)
+        with pytest.raises(ConversationError, match=r"\[2\].tool_call_id: no call before it has the id 'other'"):
+            formatter.encode([user("W?"), assistant(None, PARIS), tool("other", "1")])
+        with pytest.raises(ConversationError, match="no tool_call_id"):
+            formatter.encode([user("W?"), assistant(None, PARIS), {"role": "tool", "content": "1"}])
+    assert built_in.encode(talk(*long), tools=TOOLS) == reference(files[kind], short, TOOLS)
+
+
+def test_results_of_v2(files: dict[str, Path]) -> None:
+    """They have their tool's name, which OpenAI's clients leave out, and are alone."""
+    v2 = ChatFormatter.for_tokenizer_version(ours(files["v2"]), "v2")
+    called = [user("W?"), assistant(None, PARIS, ROME)]
+    unnamed = {"role": "tool", "tool_call_id": PARIS[0], "content": "20"}
+    assert v2.encode([*called, unnamed]) == v2.encode([*called, tool(PARIS[0], "20")])
+    with pytest.raises(ConversationError, match="one result only"):
+        v2.encode([*called, unnamed, tool(ROME[0], "21")])
+    over = [*called, unnamed, tool(ROME[0], "21"), user("x")]
+    assert v2.encode(over) == reference(files["v2"], over, None)
+
+
+def mistrals_template(kind: str, *, by_variable: bool = False) -> str:
+    settings = SINCE[kind] >= 15
+    return generate_chat_template(
         spm="tekken" not in kind,
         tokenizer_version=TokenizerVersion(f"v{SINCE[kind]}"),
         image_support=False,
@@ -158,11 +228,17 @@ def test_mistrals_own_templates_encode_as_mistral_common(kind: str, by_variable:
         default_system_prompt=None,
         plain_thinking_support=False,
         use_special_token_variables=by_variable,
-        model_settings_fields=None,
-        reasoning_effort_values=None,
-        reasoning_effort_default=None,
+        model_settings_fields=frozenset({"reasoning_effort"}) if settings else None,
+        reasoning_effort_values=("none", "high") if settings else None,
+        reasoning_effort_default="none" if settings else None,
     )
-    formatter = ChatFormatter(template, ours(files[kind]))
+
+
+@pytest.mark.parametrize("kind", SINCE)
+@pytest.mark.parametrize("by_variable", [True, False])
+def test_mistrals_own_templates_encode_as_mistral_common(kind: str, by_variable: bool, files: dict[str, Path]) -> None:
+    """The same models' Jinja templates, as mistral-common generates them, give the same ids through our renderer."""
+    formatter = ChatFormatter(mistrals_template(kind, by_variable=by_variable), ours(files[kind]))
     compared = 0
     for name, messages, tools in conversations(SINCE[kind]):
         # Mistral's templates know no `prefix`, keep trailing spaces, write JSON results as text, and " " for "".
@@ -209,5 +285,5 @@ def test_what_a_format_cannot_say_is_refused(files: dict[str, Path]) -> None:
 def test_versions_that_do_not_fit_the_tokenizer(files: dict[str, Path]) -> None:
     with pytest.raises(ChatTemplateError, match=r"no control token '\[INST\]'"):
         ChatFormatter.for_tokenizer_version(ours(files["v1"]), "v3")
-    with pytest.raises(ChatTemplateError, match="'v15' is not built in"):
-        ChatFormatter.for_tokenizer_version(ours(files["v1"]), "v15")
+    with pytest.raises(ChatTemplateError, match="'v14' is not built in"):
+        ChatFormatter.for_tokenizer_version(ours(files["v1"]), "v14")

@@ -12,8 +12,16 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from mistral_common.tokens.tokenizers.tekken import Tekkenizer
 
+from conversion.tokenizer.tekken_file import ReasoningEfforts
 from mistral_jax.tokenizer import TekkenTokenizer, TokenizerError
-from tests.mistral_jax.tokenizer.tokenizer_corpus import LOOK_ALIKES, TEKKEN, TEXTS, plain_text, tokenizer
+from tests.mistral_jax.tokenizer.tokenizer_corpus import (
+    LOOK_ALIKES,
+    TEKKEN,
+    TEXTS,
+    plain_text,
+    tokenizer,
+    write_small_tekken,
+)
 
 names = pytest.mark.parametrize("name", TEKKEN)
 
@@ -119,3 +127,22 @@ def test_a_new_version_must_list_its_control_tokens(tmp_path: Path) -> None:
     path.write_text(json.dumps(data))
     with pytest.raises(TokenizerError, match="v13 must list"):
         TekkenTokenizer.from_file(path)
+
+
+def test_reasoning_efforts(tmp_path: Path) -> None:
+    path = tmp_path / "tekken.json"
+    write_small_tekken(path, "v15")
+    assert TekkenTokenizer.from_file(path).reasoning_efforts == ReasoningEfforts(("none", "high"), "none")
+    data = json.loads(path.read_bytes())
+    for builder, message in (
+        ({"reasoning_effort": {"values": ["none"], "default": "high"}}, "expected one of its values"),
+        ({"reasoning_effort": {"values": ["none", 1], "default": "none"}}, "a list of texts"),
+        ({"reasoning_effort": {"values": ["none"]}}, "default is missing"),
+        ([], "an object"),
+    ):
+        path.write_text(json.dumps(data | {"model_settings_builder": builder}))
+        with pytest.raises(TokenizerError, match=message):
+            TekkenTokenizer.from_file(path)
+    for builder in (None, {}, {"json_schema": {}}):
+        path.write_text(json.dumps(data | {"model_settings_builder": builder}))
+        assert TekkenTokenizer.from_file(path).reasoning_efforts is None

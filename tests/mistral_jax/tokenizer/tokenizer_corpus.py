@@ -88,7 +88,11 @@ def write_small_tekken(path: Path, version: str) -> None:
     """A tekken.json of any version with the first 5,000 tokens of a real one."""
     data = json.loads(TEKKEN["240911"].read_bytes())
     data["config"] |= {"version": version, "default_vocab_size": 6000}
-    texts = [*(tokenizer("240911").token_text(i) for i in range(20)), "[ARGS]", "[CALL_ID]", "[THINK]", "[/THINK]"]
+    later = ("[ARGS]", "[CALL_ID]", "[THINK]", "[/THINK]", "[MODEL_SETTINGS]", "[/MODEL_SETTINGS]")
+    texts = [*(tokenizer("240911").token_text(i) for i in range(20)), *later]
+    if version == "v15":
+        efforts = {"type": "enum", "accepts_none": True, "values": ["none", "high"], "default": "none"}
+        data["model_settings_builder"] = {"reasoning_effort": efforts}
     data["special_tokens"] = [{"rank": i, "token_str": text, "is_control": True} for i, text in enumerate(texts)]
     data["vocab"] = data["vocab"][:5000]
     path.write_text(json.dumps(data))

@@ -19,6 +19,8 @@ from serving.api.description.page import page
 from serving.api.endpoint import Call, Endpoint, Field
 from serving.api.endpoints import ENDPOINTS
 from serving.api.schemas import ChatCompletionRequest, ChatMessage, CompletionRequest, ContentPart, StreamOptions
+from serving.api.schemas.output_format import JsonSchemaFormat, ResponseFormat, StructuredOutputs
+from serving.api.schemas.tools import FunctionDefinition, MessageToolCall, Tool, ToolChoice
 from serving.app import create_app
 from serving.settings.settings import Settings
 from tests.serving.fakes import fake_service
@@ -41,11 +43,28 @@ def test_every_field_of_the_schemas_is_in_the_table_as_honoured_and_no_other() -
         assert honoured == set(schema.__struct_fields__)
     names = [(field.name, endpoint) for field in FIELDS for endpoint in field.endpoints]
     assert len(names) == len(set(names))
-    objects = {"stream_options": StreamOptions, "messages[]": ChatMessage, "messages[].content[]": ContentPart}
+    objects = {
+        "stream_options": StreamOptions,
+        "messages[]": ChatMessage,
+        "messages[].content[]": ContentPart,
+        "messages[].tool_calls[]": MessageToolCall,
+        "tools[]": Tool,
+        "tools[].function": FunctionDefinition,
+        "tool_choice": ToolChoice,
+        "functions[]": FunctionDefinition,
+    }
     for where, schema in objects.items():
         honoured = {field.name for field in OBJECTS[where] if field.decision == "honoured"}
         assert honoured == set(schema.__struct_fields__)
-    assert OBJECTS.keys() == objects.keys()
+    # Of these some fields are labels, or have a schema only so that they can be refused.
+    formats = {
+        "response_format": ResponseFormat,
+        "response_format.json_schema": JsonSchemaFormat,
+        "structured_outputs": StructuredOutputs,
+    }
+    for where, schema in formats.items():
+        assert {field.name for field in OBJECTS[where]} == set(schema.__struct_fields__)
+    assert OBJECTS.keys() == objects.keys() | formats.keys()
 
 
 @pytest.mark.parametrize(

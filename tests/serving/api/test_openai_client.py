@@ -9,7 +9,8 @@ from typing import Any
 import openai
 import pytest
 
-from tests.serving.fakes import FakeEngine
+from mistral_jax.chat.output.formats import OutputFormat, tool_format
+from tests.serving.fakes import FakeChat, FakeEngine, fake_service
 from tests.serving.harness import listening
 
 TEXT = "Hello, wörld! 🙂"
@@ -130,3 +131,71 @@ def test_a_full_queue_is_retried() -> None:
         answer = client.chat.completions.create(model="default", messages=MESSAGES)
     assert answer.choices[0].message.content == "x" * 20
     assert len(refusals) == 2
+
+
+# Tools.
+
+TOOLS: Any = [
+    {
+        "type": "function",
+        "function": {
+            "name": "get_weather",
+            "parameters": {
+                "type": "object",
+                "properties": {"city": {"type": "string"}},
+                "required": ["city"],
+                "additionalProperties": False,
+            },
+            "strict": True,
+        },
+    }
+]
+CALLS = (
+    'Two calls.\n<tool_call>{"name": "get_weather", "arguments": {"city": "Paris"}}</tool_call>\n'
+    '<tool_call>{"name": "get_weather", "arguments": {"city": "Rome"}}</tool_call>'
+)
+
+
+@pytest.fixture(scope="module")
+def tools_url() -> Iterator[str]:
+    chat = FakeChat(OutputFormat(tools=tool_format("hermes", {})))
+    with listening(service=fake_service(FakeEngine(CALLS), chat=chat)) as server:
+        yield f"{server.url}/v1"
+
+
+def test_tool_calls(tools_url: str) -> None:
+    with openai.OpenAI(base_url=tools_url, api_key="none", max_retries=0) as client:
+        answer = client.chat.completions.create(model="default", messages=MESSAGES, tools=TOOLS)
+        message = answer.choices[0].message
+        assert (message.content, answer.choices[0].finish_reason) == ("Two calls.", "tool_calls")
+        assert message.tool_calls is not None
+        assert [call.function.arguments for call in message.tool_calls if call.type == "function"] == [
+            '{"city": "Paris"}',
+            '{"city": "Rome"}',
+        ]
+        results: Any = [{"role": "tool", "tool_call_id": call.id, "content": "20"} for call in message.tool_calls]
+        history: Any = [*MESSAGES, message, *results]
+        again = client.chat.completions.create(
+            model="default", messages=history, tools=TOOLS, tool_choice="required", parallel_tool_calls=True
+        )
+        assert again.choices[0].message.tool_calls
+
+
+def test_tool_calls_parsed_and_streamed(tools_url: str) -> None:
+    with openai.OpenAI(base_url=tools_url, api_key="none", max_retries=0) as client:
+        parsed = client.chat.completions.parse(model="default", messages=MESSAGES, tools=TOOLS)
+        assert parsed.choices[0].message.tool_calls is not None
+        assert [call.function.parsed_arguments for call in parsed.choices[0].message.tool_calls] == [
+            {"city": "Paris"},
+            {"city": "Rome"},
+        ]
+        done: list[Any] = []
+        with client.chat.completions.stream(model="default", messages=MESSAGES, tools=TOOLS) as stream:
+            done = [event for event in stream if event.type == "tool_calls.function.arguments.done"]
+            final = stream.get_final_completion().choices[0]
+        assert [(event.name, event.parsed_arguments) for event in done] == [
+            ("get_weather", {"city": "Paris"}),
+            ("get_weather", {"city": "Rome"}),
+        ]
+        assert final.message.content == "Two calls."
+        assert final.finish_reason == "tool_calls"

@@ -109,7 +109,7 @@ def test_an_end_of_sequence_token_that_is_generated_has_an_entry(engine: JaxEngi
 def test_a_prompt_that_is_not_scored_and_followed_by_nothing_is_not_run(
     engine: JaxEngine, runner: Runner, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(runner, "prefill_call", None)
+    monkeypatch.setattr(runner, "calls", None)
     asked = replace(scored("nothing"), work=Work.GENERATE)
     events = run(engine, asked)["nothing"]
     assert told(events) == ("", (), (), "length", 0)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -86,3 +87,11 @@ def test_why_there_is_no_token_is_told(token: int, told: str, refused: bool) -> 
 def test_a_completion_has_no_results_of_its_prompt() -> None:
     with pytest.raises(TypeError, match="prompt"):
         output(request(Work.GENERATE), 5).push_prompt(np.zeros((1, 4), np.int32))
+
+
+def test_control_tokens_are_reported_to_requests_that_want_them() -> None:
+    sampled = [Sampled(token, -0.5, ()) for token in (ord("a") + OFFSET, 0, ord("b") + OFFSET)]
+    plain = output(request(Work.GENERATE), 5)
+    assert [plain.push(each).items for each in sampled] == [(), (), ()]
+    wanting = output(replace(request(Work.GENERATE), reported_tokens=frozenset({0})), 5)
+    assert [wanting.push(each).items for each in sampled] == [("a",), (0,), ("b",)]

@@ -57,6 +57,7 @@ def test_every_setting_is_read_from_its_variable(spec) -> None:
         "quant": "q4_k",
         "log_level": "error",
         "token_source": "none",
+        "tool_format": "hermes",
         "max_body_bytes": "2048",
         "compilation_cache": "none",
     }

@@ -8,7 +8,8 @@ from serving.api.controllers.tokenizing.fields import APPLY_TEMPLATE_FIELDS, MES
 from serving.api.endpoint import Call, Endpoint
 from serving.api.errors import InvalidRequestError, NotEnabledError
 from serving.api.requests.adapter_request import find_model
-from serving.api.requests.prompts import chat_encoder, template_messages
+from serving.api.requests.chat_messages import chat_messages
+from serving.api.requests.prompts import chat_encoder
 from serving.api.schemas import AppliedTemplate, ApplyTemplateRequest, TokenizerInfo
 
 
@@ -20,7 +21,7 @@ async def _apply_template(call: Call[ApplyTemplateRequest]) -> AppliedTemplate:
     begin = True if body.add_generation_prompt is None else body.add_generation_prompt
 
     def render() -> str:
-        return chat.render(template_messages(body.messages), add_generation_prompt=begin)
+        return chat.render(chat_messages(body.messages), add_generation_prompt=begin)
 
     try:
         return AppliedTemplate(prompt=await anyio.to_thread.run_sync(render, limiter=host.rendering))

@@ -13,8 +13,9 @@ from serving.api.controllers.tokenizing.fields import DETOKENIZE_FIELDS, MESSAGE
 from serving.api.endpoint import Call, Endpoint, OneOf
 from serving.api.errors import InvalidRequestError
 from serving.api.requests.adapter_request import find_model
+from serving.api.requests.chat_messages import chat_messages
 from serving.api.requests.encoding import in_turns
-from serving.api.requests.prompts import chat_encoder, template_messages
+from serving.api.requests.prompts import chat_encoder
 from serving.api.requests.tokenizing import Column, columns_of, decoded, token_piece
 from serving.api.schemas import (
     ChatMessage,
@@ -94,7 +95,7 @@ async def _render(host: ServiceHost, body: TokenizeRequest, messages: Sequence[C
     begin = True if body.add_generation_prompt is None else body.add_generation_prompt
 
     def render() -> PromptPieces:
-        return chat.encode_pieces(template_messages(messages), add_generation_prompt=begin)
+        return chat.encode_pieces(chat_messages(messages), add_generation_prompt=begin)
 
     try:
         return await anyio.to_thread.run_sync(render, limiter=host.rendering)

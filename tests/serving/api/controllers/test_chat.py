@@ -57,7 +57,7 @@ async def test_null_means_absent_for_every_optional_field() -> None:
 
     nulls = dict.fromkeys(name for name in ChatCompletionRequest.__struct_fields__ if name != "messages")
     refused = dict.fromkeys(("tools", "tool_choice", "response_format", "audio", "modalities", "functions", "user"))
-    assert (await chat(**nulls, **refused)).status_code == 200
+    assert (await chat(**(nulls | refused))).status_code == 200
 
 
 async def test_unknown_fields_are_accepted() -> None:

@@ -1,0 +1,113 @@
+"""The calls of a runner's programs: their arguments, the static ones included, and their results."""
+
+from __future__ import annotations
+
+import jax
+import numpy as np
+
+from mistral_jax.runtime.buckets import Buckets
+from mistral_jax.runtime.calls import Appended, Call, Forwarded, Prefilled, RunnerState, Stepped
+from mistral_jax.runtime.mixing import Caches
+from mistral_jax.runtime.programs import Programs
+from mistral_jax.runtime.sampling import Features, mask_words
+from mistral_jax.runtime.step import Forward, Rows, Run
+
+
+class ProgramCalls:
+    """Makes calls; nothing runs before they are called. State is donated.
+
+    Args:
+      buckets: the shapes that the programs are compiled for.
+    """
+
+    def __init__(self, programs: Programs, buckets: Buckets) -> None:
+        self._programs, self._buckets = programs, buckets
+        self._no_masks: dict[int, jax.Array] = {}
+        """By number of rows, the mask that allows all tokens."""
+
+    def prefill(
+        self,
+        state: RunnerState,
+        slot: int,
+        tokens: np.ndarray,
+        *,
+        start: int,
+        count: int,
+        scaling: bool,
+        score: bool = False,
+    ) -> Call[Prefilled]:
+        """The call that runs the first `count` of `tokens`, int32 [size of a chunk], at positions from `start` on.
+
+        Args:
+          score: compute log-probabilities; `tokens` then has the size of a scored chunk plus one, the token after the
+            chunk.
+        """
+        # One length for all scored chunks: they are rare, and each length is a program.
+        plan = self._buckets.plan(self._programs.length if score else start + count)
+        return Call(
+            self._programs.score if score else self._programs.prefill,
+            (
+                self._programs.split.weights,
+                self._programs.extra(),
+                state.caches,
+                state.rows.mixing,
+                np.int32(slot),
+                tokens,
+                np.int32(start),
+                np.int32(count),
+            ),
+            {"plan": plan, "scaling": scaling},
+            lambda caches, done, other: Prefilled(
+                RunnerState(caches, state.rows), done, None if score else other, other if score else None
+            ),
+        )
+
+    def all_allowed(self, R: int) -> jax.Array:
+        """The mask of R rows that allows all tokens."""
+        if R not in self._no_masks:
+            everything = np.full((R, mask_words(self._programs.config.vocab_size)), -1, np.int32)
+            self._no_masks[R] = self._programs.placement.put(everything)
+        return self._no_masks[R]
+
+    def append(self, state: RunnerState, mask: np.ndarray, run: Run) -> Call[Appended]:
+        """The call that appends the tokens of a run to the rows in `mask`, bool [R]."""
+        return Call(
+            self._programs.append,
+            (state.rows, mask, run),
+            {},
+            lambda rows: Appended(RunnerState(state.caches, rows)),
+        )
+
+    def forward(
+        self,
+        state: RunnerState,
+        mask: np.ndarray,
+        run: Run | None,
+        *,
+        longest: int,
+        scaling: bool,
+        speculative: bool = False,
+    ) -> Call[Forwarded]:
+        """The call that runs the rows in `mask`, bool [R], R one of the row buckets."""
+        arguments = (self._programs.split.weights, self._programs.extra(), state.caches, state.rows, mask)
+
+        def result(caches: Caches, made: Forward) -> Forwarded:
+            return Forwarded(RunnerState(caches, state.rows), made, speculative)
+
+        if speculative:
+            # The guess is one token further.
+            return Call(
+                self._programs.forward_speculative, arguments, {"plan": self._buckets.plan(longest + 1)}, result
+            )
+        static = {"plan": self._buckets.plan(longest), "scaling": scaling}
+        return Call(self._programs.forward, (*arguments, run), static, result)
+
+    def sample(self, forwarded: Forwarded, active: np.ndarray, features: Features, mask: jax.Array) -> Call[Stepped]:
+        """The call that samples the rows in `active`, bool [R]."""
+        state, made, speculative = forwarded
+        arguments = (state.rows, active, made, features.as_array(), mask)
+
+        def result(rows: Rows, packed: jax.Array, emitted: jax.Array | None = None) -> Stepped:
+            return Stepped(RunnerState(state.caches, rows), packed, made.weights, emitted)
+
+        return Call(self._programs.sample_speculative if speculative else self._programs.sample, arguments, {}, result)
