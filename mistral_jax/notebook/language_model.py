@@ -33,6 +33,7 @@ from mistral_jax.adapters.load_adapters import open_adapters
 from mistral_jax.adapters.selection import AdapterSelectionError, numbered, select
 from mistral_jax.adapters.xlora import XLoRA
 from mistral_jax.checkpoint.description import ModelDescription
+from mistral_jax.grammar.cache import CompiledGrammars
 from mistral_jax.grammar.compiler import CompiledGrammar, GrammarCompiler
 from mistral_jax.grammar.grammar import Grammar
 from mistral_jax.model.config import ConfigError
@@ -296,10 +297,10 @@ class LanguageModel:
         )
 
     @cached_property
-    def grammars(self) -> GrammarCompiler:
-        """Compiles grammars for the model's vocabulary."""
+    def grammars(self) -> CompiledGrammars:
+        """Compiles grammars for the model's vocabulary, and keeps some."""
         eos_ids = self.description.eos_ids
-        return GrammarCompiler(self.tokenizer, vocab_size=self.config.vocab_size, eos_ids=eos_ids)
+        return CompiledGrammars(GrammarCompiler(self.tokenizer, vocab_size=self.config.vocab_size, eos_ids=eos_ids))
 
     def _compiled(self, grammar: Grammar | None) -> CompiledGrammar | None:
         return None if grammar is None else self.grammars.compile(grammar)

@@ -78,7 +78,7 @@ class Endpoint[BodyT]:
     request: type[BodyT] | None = None
     """Schema of the body; None: it takes no body."""
     response: type[msgspec.Struct] | OneOf | Text
-    chunk: type[msgspec.Struct] | None = None
+    chunk: type[msgspec.Struct] | OneOf | None = None
     """Schema of each stream event; None: it cannot stream."""
     fields: tuple[Field, ...] | None = None
     """All known fields of the body; None: the schema itself refuses all others."""

@@ -218,6 +218,7 @@ class FakeEngine:
                 processed=len(each.request.prompt),
                 generated=each.position,
                 max_tokens=each.request.params.max_tokens or 0,
+                adapters=each.request.adapters,
             )
             for slot, each in enumerate(live)
         ]

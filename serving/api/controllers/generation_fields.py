@@ -227,7 +227,10 @@ FIELDS: tuple[Field, ...] = (
         "xlora",
         "extension; scalings (summary, tokens or full) and non_granular_index; unknown fields in it are refused",
     ),
-    _refused("lora", "extension of llama.cpp; use adapters: {name: weight}", neutral=([],)),
+    _honoured(
+        "lora",
+        "extension of llama.cpp; the same, by number: `[{id, scale}]`, see GET /lora-adapters; `[]` means absent",
+    ),
 )
 
 OBJECTS: dict[str, tuple[Field, ...]] = {

@@ -111,21 +111,27 @@ class Choice:
         return UNSET if self.scalings is None else self.scalings.whole()
 
 
+Payload = msgspec.Struct | list[Any] | dict[str, Any]
+"""What becomes JSON."""
+
+
 class Framing(Protocol):
     """Builds the JSON of one call's completions for one endpoint: whole, and as chunks of a stream."""
 
     call_id: str
     """Id of the response."""
+    ends_with_done: bool
+    """Whether a stream ends with `data: [DONE]`."""
 
-    def opening(self) -> list[msgspec.Struct]:
+    def opening(self) -> Sequence[Payload]:
         """Chunks that a stream begins with."""
         ...
 
-    def chunks(self, choice_event: ChoiceEvent) -> list[msgspec.Struct]:
+    def chunks(self, choice_event: ChoiceEvent) -> Sequence[Payload]:
         """Chunks for an event, which is also kept."""
         ...
 
-    def closing(self) -> list[msgspec.Struct]:
+    def closing(self) -> Sequence[Payload]:
         """Chunks that a stream ends with."""
         ...
 
@@ -137,13 +143,15 @@ class Framing(Protocol):
         """Tokens so far."""
         ...
 
-    def whole(self) -> msgspec.Struct:
+    def whole(self) -> Payload:
         """The unstreamed response; if unfinished, as far as it is."""
         ...
 
 
 class Framed[ChoiceT: msgspec.Struct, ChunkT: (ChatCompletionChunk, Completion)]:
     """What all framings have in common."""
+
+    ends_with_done = True
 
     def __init__(self, facts: CallFacts) -> None:
         self.call_id = facts.call_id

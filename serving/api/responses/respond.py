@@ -15,7 +15,7 @@ from litestar import Request, Response
 from serving.api.errors import ClientGoneError
 from serving.api.log.exchange import exchange_of
 from serving.api.log.request_id import request_id_of
-from serving.api.responses.framing import Framing
+from serving.api.responses.framing import Framing, Payload
 from serving.api.responses.streaming import EventStream, disconnected
 from serving.api.service.generation import GenerationCall
 from serving.api.service.lifecycle import ServiceHost
@@ -68,7 +68,7 @@ async def respond(
     return Response(body, status_code=200, media_type="application/json")
 
 
-async def _collect(generation: GenerationCall, framing: Framing, limit: float | None) -> msgspec.Struct:
+async def _collect(generation: GenerationCall, framing: Framing, limit: float | None) -> Payload:
     async with contextlib.aclosing(generation.events(limit=limit)) as events:
         async for choice_event in events:
             if choice_event is not None:

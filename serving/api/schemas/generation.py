@@ -8,6 +8,7 @@ from msgspec import UNSET, Struct, UnsetType
 
 from serving.api.schemas.documented import documented as _doc
 from serving.api.schemas.extensions import ExtensionFields
+from serving.api.schemas.lora import LoraScale
 from serving.api.schemas.tools import (
     FunctionCall,
     FunctionCallDelta,
@@ -78,6 +79,9 @@ class SamplingFields(ExtensionFields, kw_only=True):
     adapter: Annotated[str | None, _doc("a LoRA adapter over the base model, or `base` for none (an extension)")] = None
     adapters: Annotated[
         dict[str, float] | None, _doc("a mixture with fixed weights: adapter names and their weights (an extension)")
+    ] = None
+    lora: Annotated[
+        list[LoraScale] | None, _doc("the same, by number (GET /lora-adapters), as llama.cpp (an extension)")
     ] = None
     xlora: XLoRAOptions | None = None
     max_tokens: Annotated[

@@ -84,8 +84,11 @@ class AdapterLoader(Protocol):
     """Loads and unloads adapters while the engine runs; does not manage names. Implemented by
     `serving.build.adapter_loader.FolderLoader`."""
 
-    def load(self, name: str, path: str) -> AdapterInfo:
+    def load(self, name: str, path: str, replaced: AdapterInfo | None = None) -> AdapterInfo:
         """Read an adapter and load it on the device; blocks. Requests may use it once it is in the served models.
+
+        Args:
+          replaced: an adapter whose place may be taken if there is no other and no request uses it.
 
         Raises:
           ApiError: it cannot be loaded; the message is for the client.

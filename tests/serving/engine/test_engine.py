@@ -147,6 +147,17 @@ def mixed_requests(count: int) -> list[Request]:
     ]
 
 
+def test_control_tokens_are_reported_to_the_requests_that_want_them(engine: JaxEngine):
+    """They have no text: without the report there is no event for them."""
+    bias = {0: 100.0}
+    wants = replace(request("wants", logit_bias=bias, max_tokens=3), reported_tokens=frozenset({0}))
+    got = run(engine, wants, request("not", logit_bias=bias, max_tokens=3))
+    assert [event.items for event in got["wants"]] == [(0,)] * 3
+    assert [event.completion_tokens for event in got["wants"]] == [1, 2, 3]
+    assert [event.items for event in got["not"]] == [()]
+    assert {event.text for events in got.values() for event in events} == {""}
+
+
 def test_a_request_has_the_same_bits_alone_and_beside_fifteen_others(engine: JaxEngine):
     requests = mixed_requests(16)
     alone = {r.request_id: answer(run(engine, r)[r.request_id]) for r in requests}
