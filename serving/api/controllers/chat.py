@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 from serving.api.controllers.generation import GENERATION_ERRORS, Asked, Generating
 from serving.api.controllers.generation_fields import CHAT, fields_of, objects_of
@@ -23,17 +24,17 @@ from serving.api.service.service import Service
 async def _encode(asked: Asked[ChatCompletionRequest]) -> Sequence[Prompt]:
     settings = asked.host.settings
     chat = asked.service.chat
-    template, reasoning = template_use(asked.body), {}
+    template = template_use(asked.body)
     if chat is not None:
         template, unread = template.without_unused(chat)
         report_ignored(asked.scope, unused("chat_template_kwargs", unread), strict=settings.strict_fields)
         reasoning = reasoning_variables(asked.body, chat)
         check_once(template, reasoning)
+        template = replace(template, variables={**template.variables, **reasoning})
     prompt = await encode_chat(
         asked.service,
         asked.body.messages,
         tools=() if asked.tools is None else asked.tools.shown,
-        variables=reasoning,
         limiter=asked.host.encoding,
         rendering=asked.host.rendering,
         truncate=asked.truncates,
