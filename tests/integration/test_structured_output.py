@@ -1,4 +1,4 @@
-"""Structured output and forced tool calls of the real server, with random weights and real tokenizers. More of the same:
+"""Structured output and forced tool calls of the real server, with random weights and real tokenizers. More of them:
 `python -m tests.structured_load`."""
 
 from __future__ import annotations
