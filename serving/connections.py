@@ -14,6 +14,7 @@ import asyncio
 import enum
 import ipaddress
 import logging
+import sys
 import time
 from collections import Counter, deque
 from collections.abc import Callable
@@ -25,7 +26,7 @@ from uvicorn.config import Config
 from uvicorn.protocols.http.h11_impl import H11Protocol
 from uvicorn.server import ServerState
 
-from serving.api.errors import ApiError, BodyTimeoutError, InvalidRequestError
+from serving.api.errors import ApiError, BodyTimeoutError, HeadersTooLargeError, InvalidRequestError
 
 logger = logging.getLogger("mistral_jax.server")
 
@@ -82,7 +83,7 @@ class Connections:
         self, *, config: Config, server_state: ServerState, app_state: dict[str, Any], _loop: Any = None
     ) -> Any:
         """Make the protocol of a new connection; uvicorn calls this."""
-        return Connection(self, lambda: H11Protocol(config, server_state, app_state, _loop))
+        return Connection(self, lambda: _Protocol(config, server_state, app_state, _loop))
 
     def add(self, connection: Connection) -> bool:
         """Accept a connection. False: the limit is reached and no other connection can be closed."""
@@ -143,16 +144,29 @@ class Connections:
         return deque(waiting[: (len(waiting) + 1) // 2])
 
 
+class _Protocol(H11Protocol):
+    """uvicorn's protocol, with errors in our shape."""
+
+    refuse: Callable[[ApiError], None]
+
+    def send_400_response(self, msg: str) -> None:
+        """Refuse what is not HTTP; uvicorn calls this while it handles h11's error."""
+        error: ApiError = InvalidRequestError("this is not a valid HTTP request", code="invalid_http")
+        if getattr(sys.exception(), "error_status_hint", 400) == HeadersTooLargeError.status:
+            error = HeadersTooLargeError("the headers are longer than this server reads, 16 KiB")
+        self.refuse(error)
+
+
 class Connection(asyncio.BufferedProtocol):
     """One connection: passes everything to uvicorn's protocol, and records the times."""
 
-    def __init__(self, connections: Connections, make_inner: Callable[[], H11Protocol]) -> None:
+    def __init__(self, connections: Connections, make_inner: Callable[[], _Protocol]) -> None:
         self.address = ""
         self.busy_at = self.request_at = time.monotonic()
         """When a request was last in progress (else: when the connection began), and when the last request began."""
         self._connections = connections
         self._make_inner = make_inner
-        self._inner: H11Protocol | None = None
+        self._inner: _Protocol | None = None
         self._transport: asyncio.Transport = cast("asyncio.Transport", None)
         self._headers_since: float | None = self.busy_at
         """When the headers in progress began; None: none are, and uvicorn's own keep-alive timeout applies."""
@@ -176,6 +190,7 @@ class Connection(asyncio.BufferedProtocol):
             self._transport.abort()
             return
         self._inner = self._make_inner()
+        self._inner.refuse = self._refuse
         self._inner.connection_made(self._transport)
 
     def connection_lost(self, exc: Exception | None) -> None:

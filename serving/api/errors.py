@@ -114,6 +114,14 @@ class BodyTimeoutError(ApiError):
     code = "body_timeout"
 
 
+class HeadersTooLargeError(ApiError):
+    """Too many headers, or too long ones."""
+
+    status = 431
+    type = "invalid_request_error"
+    code = "headers_too_large"
+
+
 class UnsupportedMediaTypeError(ApiError):
     status = 415
     type = "invalid_request_error"

@@ -206,7 +206,7 @@ class Settings(AdapterSettings):
         int,
         Option(
             flags=("--max-queue",),
-            help="Requests that may wait for a slot; beyond this: 503 with Retry-After.",
+            help="Requests of each API key that may wait for a slot; beyond this: 503 with Retry-After.",
             low=1,
             high=10**6,
         ),

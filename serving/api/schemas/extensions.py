@@ -55,4 +55,6 @@ class ExtensionFields(FormatFields, kw_only=True):
     truncate_prompt_tokens: Annotated[
         int | None, _doc("keep the prompt's last tokens, this many; -1: as many as the context has room for")
     ] = None
-    priority: Annotated[int | None, _doc("of the requests that wait, lower numbers are served earlier")] = None
+    priority: Annotated[
+        int | None, _doc("of the requests of one API key that wait, lower numbers are served earlier")
+    ] = None
