@@ -1,4 +1,5 @@
-"""Checks every response and every stream event that the tests of the server produce against our own OpenAPI document.
+"""Checks every response and every stream event that the tests of the server produce against our own OpenAPI document,
+and that errors are short and tell nothing of the inside.
 
 A `Recorder` wraps the application, so it sees what any client gets, streams that are cut off included. It is stricter
 than the document: what a schema does not mention is wrong, too, although clients must accept it.
@@ -11,6 +12,7 @@ import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import cache
+from pathlib import Path
 from typing import Any
 
 import jsonschema
@@ -24,6 +26,12 @@ from serving.api.schemas.documented import IF_FIELD
 UNROUTED = frozenset({401, 403, 404, 405, 431})
 """Statuses of responses at addresses, or of methods, that are not in the document."""
 
+LARGEST_ERROR = 32 * 1024
+"""Most bytes of an error response."""
+_TELLING = re.compile(
+    rb"Traceback|site-packages|, line \d+|0x[0-9a-f]{8,}|" + re.escape(str(Path(__file__).parents[2]).encode())
+)
+"""What no error may tell: where our code lies, how it runs, and addresses in memory."""
 _BASE = "urn:openapi"
 _PURE = frozenset(
     (
@@ -141,6 +149,11 @@ class Description:
         for name in ("x-request-id",):
             if name not in exchange.headers:
                 yield f"no header {name}"
+        if exchange.status is not None and exchange.status >= 400:
+            if len(exchange.body) > LARGEST_ERROR:
+                yield f"an error of {len(exchange.body)} bytes"
+            if (told := _TELLING.search(exchange.body)) is not None and told.group() not in exchange.request:
+                yield f"an error that tells {told.group()!r}"
         described = self._schemas.resolved(described)
         media_type = exchange.headers.get("content-type", "").partition(";")[0]
         if media_type not in described["content"]:
