@@ -249,6 +249,11 @@ class Connection(asyncio.BufferedProtocol):
                 self.abort()
                 return
         if phase is Phase.WAITING and self._headers_since is not None and now - self._headers_since > HEADER_TIMEOUT:
+            assert self._inner is not None
+            begun, _ = self._inner.conn.trailing_data
+            if not begun:
+                self._transport.close()
+                return
             message = f"the headers did not arrive within {HEADER_TIMEOUT:g} seconds"
             self._refuse(BodyTimeoutError(message, code="headers_timeout"))
 
@@ -265,11 +270,10 @@ class Connection(asyncio.BufferedProtocol):
         return any(name == b"transfer-encoding" for name, _ in self._inner.cycle.scope["headers"])
 
     def _refuse(self, error: ApiError) -> None:
-        """Send the error, if a request is waiting for a response that has not started, and close."""
+        """Send the error, if no response has been started, and close."""
         assert self._inner is not None
-        begun, _ = self._inner.conn.trailing_data
-        waits = bool(begun) if self.phase is Phase.WAITING else not self._inner.cycle.response_started
-        if waits and not self._transport.is_closing():
+        started = self.phase is not Phase.WAITING and self._inner.cycle.response_started
+        if not started and not self._transport.is_closing():
             body = msgspec.json.encode(error.body())
             head = f"HTTP/1.1 {error.status} {HTTPStatus(error.status).phrase}\r\nContent-Type: application/json\r\n"
             head += f"Content-Length: {len(body)}\r\nConnection: close\r\n\r\n"
