@@ -70,8 +70,8 @@ class Access:
         headers = _headers_of(scope)
         self._check_host(headers)
         self._check_origin(scope, headers)
-        if self._digests and not self._is_public(scope) and not self._is_preflight(scope, headers):
-            CALLER.set(self._check_key(headers))
+        needs_key = self._digests and not self._is_public(scope) and not self._is_preflight(scope, headers)
+        CALLER.set(self._check_key(headers) if needs_key else 0)
 
     def _check_host(self, headers: dict[bytes, bytes]) -> None:
         """Guard against DNS rebinding: a web page can make a browser resolve the page's own name to 127.0.0.1 and then

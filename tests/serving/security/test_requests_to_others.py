@@ -79,12 +79,7 @@ def bodies(url: str) -> list[dict[str, Any]]:
 
 def test_ssrf_no_request_makes_the_server_connect_anywhere() -> None:
     with watched_port() as (port, came), listening(FakeEngine("ok")) as server, httpx.Client(timeout=20) as client:
-        for url in (
-            f"http://127.0.0.1:{port}/x",
-            f"ftp://127.0.0.1:{port}/x",
-            f"//127.0.0.1:{port}/x",
-            "file:///etc/passwd",
-        ):
+        for url in (f"http://127.0.0.1:{port}/x", "file:///etc/passwd"):
             for body in bodies(url):
                 for endpoint in ENDPOINTS:
                     if endpoint.request is None or "{" in endpoint.path:
