@@ -25,6 +25,7 @@ _OWN_NAMES = {
     "max_tokens": "n_predict",
     "n": "n_cmpl",
     "top_logprobs": "n_probs",
+    "ebnf": "grammar",
 }
 
 LlamaPrompt = str | Sequence[int | str]
@@ -36,7 +37,6 @@ class TranslatedCompletion(SamplingFields, kw_only=True):
     prompts: list[LlamaPrompt]
     parse_special: bool
     n_probs: int
-    return_tokens: bool
     response_fields: list[str] | None
 
 
@@ -69,6 +69,18 @@ def translated(body: LlamaCompletionRequest, service: Service, *, repeat_last_n:
         top_p=body.top_p,
         top_k=body.top_k,
         min_p=body.min_p,
+        typical_p=body.typical_p,
+        top_n_sigma=None if body.top_n_sigma is None else max(body.top_n_sigma, 0.0),
+        xtc_probability=body.xtc_probability,
+        xtc_threshold=body.xtc_threshold,
+        dry_multiplier=body.dry_multiplier,
+        dry_base=body.dry_base,
+        dry_allowed_length=body.dry_allowed_length,
+        dry_penalty_last_n=body.dry_penalty_last_n,
+        dry_sequence_breakers=body.dry_sequence_breakers,
+        samplers=body.samplers,
+        ebnf=body.grammar or None,
+        json_schema=body.json_schema,
         repetition_penalty=penalty,
         presence_penalty=0.0 if all_off else body.presence_penalty,
         frequency_penalty=0.0 if all_off else body.frequency_penalty,
@@ -80,10 +92,10 @@ def translated(body: LlamaCompletionRequest, service: Service, *, repeat_last_n:
         ignore_eos=body.ignore_eos,
         timings_per_token=body.timings_per_token,
         return_progress=body.return_progress,
+        return_token_ids=body.return_tokens or body.stream,
         prompts=_prompts(body.prompt),
         parse_special=body.parse_special is not False,
         n_probs=body.n_probs or 0,
-        return_tokens=bool(body.return_tokens),
         response_fields=body.response_fields,
     )
 
