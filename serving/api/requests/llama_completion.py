@@ -25,6 +25,7 @@ _OWN_NAMES = {
     "max_tokens": "n_predict",
     "n": "n_cmpl",
     "top_logprobs": "n_probs",
+    "ebnf": "grammar",
 }
 
 LlamaPrompt = str | Sequence[int | str]
@@ -36,7 +37,6 @@ class TranslatedCompletion(SamplingFields, kw_only=True):
     prompts: list[LlamaPrompt]
     parse_special: bool
     n_probs: int
-    return_tokens: bool
     response_fields: list[str] | None
 
 
@@ -88,12 +88,14 @@ def translated(body: LlamaCompletionRequest, service: Service, *, repeat_last_n:
         dry_penalty_last_n=body.dry_penalty_last_n,
         dry_sequence_breakers=body.dry_sequence_breakers,
         samplers=body.samplers,
+        ebnf=body.grammar or None,
+        json_schema=body.json_schema,
         timings_per_token=body.timings_per_token,
         return_progress=body.return_progress,
+        return_token_ids=body.return_tokens or body.stream,
         prompts=_prompts(body.prompt),
         parse_special=body.parse_special is not False,
         n_probs=body.n_probs or 0,
-        return_tokens=bool(body.return_tokens),
         response_fields=body.response_fields,
     )
 
