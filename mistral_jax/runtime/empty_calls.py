@@ -41,19 +41,29 @@ class EmptyCalls:
                     if speculates:
                         yield partial(self.forward, bucket=bucket, length=length - 1, scaling=True, speculative=True)
             yield partial(self.prefill, size=buckets.score, length=lengths[-1], scaling=scaling, score=True)
-            for bucket in buckets.rows:
-                yield partial(self.sample, bucket=bucket, scaling=scaling)
-                if speculates:
-                    yield partial(self.sample, bucket=bucket, scaling=True, speculative=True)
+            for size in buckets.embed if runner.embeds else ():
+                yield partial(self.prefill, size=size, length=lengths[-1], scaling=scaling, embed=True)
+        for bucket in buckets.rows:
+            yield partial(self.sample, bucket=bucket)
+            if runner.can_speculate:
+                yield partial(self.sample, bucket=bucket, speculative=True)
         for bucket in runner.run_buckets:
             yield partial(self.append, bucket=bucket)
 
     def prefill(
-        self, state: RunnerState, *, size: int, length: int, scaling: bool, score: bool = False
+        self,
+        state: RunnerState,
+        *,
+        size: int,
+        length: int,
+        scaling: bool,
+        score: bool = False,
+        embed: bool = False,
     ) -> Call[Prefilled]:
         """A chunk of padding only: nothing is stored."""
         tokens = np.zeros((size + int(score),), np.int32)
-        return self._runner.calls.prefill(state, 0, tokens, start=length, count=0, scaling=scaling, score=score)
+        what = {"score": score, "embed": embed}
+        return self._runner.calls.prefill(state, 0, tokens, start=length, count=0, scaling=scaling, **what)
 
     def forward(
         self,
@@ -78,10 +88,10 @@ class EmptyCalls:
     def append(self, state: RunnerState, *, bucket: int) -> Call[Appended]:
         return self._runner.calls.append(state, np.zeros((bucket,), np.bool_), Run.empty(bucket))
 
-    def sample(self, state: RunnerState, *, bucket: int, scaling: bool, speculative: bool = False) -> Call[Stepped]:
+    def sample(self, state: RunnerState, *, bucket: int, speculative: bool = False) -> Call[Stepped]:
         """Sampling without active rows."""
         runner = self._runner
-        made = runner.programs.empty_forward(bucket, scaling=scaling, speculative=speculative)
+        made = runner.programs.empty_forward(bucket, speculative=speculative)
         active = np.zeros((bucket,), np.bool_)
         return runner.calls.sample(
             Forwarded(state, made, speculative), active, Features(), runner.calls.all_allowed(bucket)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import jax
 import numpy as np
 
@@ -24,6 +26,7 @@ class ProgramCalls:
         self._programs, self._buckets = programs, buckets
         self._no_masks: dict[int, jax.Array] = {}
         """By number of rows, the mask that allows all tokens."""
+        self._zero_weights: dict[int, jax.Array | None] = {}
 
     def prefill(
         self,
@@ -35,17 +38,25 @@ class ProgramCalls:
         count: int,
         scaling: bool,
         score: bool = False,
+        embed: bool = False,
     ) -> Call[Prefilled]:
         """The call that runs the first `count` of `tokens`, int32 [size of a chunk], at positions from `start` on.
 
         Args:
           score: compute log-probabilities; `tokens` then has the size of a scored chunk plus one, the token after the
             chunk.
+          embed: pool the hidden states.
         """
-        # One length for all scored chunks: they are rare, and each length is a program.
-        plan = self._buckets.plan(self._programs.length if score else start + count)
+        programs = self._programs
+        # One length for all scored and embedded chunks: they are rare, and each length is a program.
+        plan = self._buckets.plan(programs.length if score or embed else start + count)
+
+        def result(caches: Caches, done: jax.Array, other: jax.Array | None) -> Prefilled:
+            name = "scores" if score else "pooled" if embed else "weights"
+            return Prefilled(RunnerState(caches, state.rows), done, **{name: other})
+
         return Call(
-            self._programs.score if score else self._programs.prefill,
+            programs.score if score else programs.embed if embed else programs.prefill,
             (
                 self._programs.split.weights,
                 self._programs.extra(),
@@ -57,9 +68,7 @@ class ProgramCalls:
                 np.int32(count),
             ),
             {"plan": plan, "scaling": scaling},
-            lambda caches, done, other: Prefilled(
-                RunnerState(caches, state.rows), done, None if score else other, other if score else None
-            ),
+            result,
         )
 
     def all_allowed(self, R: int) -> jax.Array:
@@ -68,6 +77,12 @@ class ProgramCalls:
             everything = np.full((R, mask_words(self._programs.config.vocab_size)), -1, np.int32)
             self._no_masks[R] = self._programs.placement.put(everything)
         return self._no_masks[R]
+
+    def _no_weights(self, R: int) -> jax.Array | None:
+        """Adapter weights of zero, float32 [R, M, A]; None without adapters."""
+        if R not in self._zero_weights:
+            self._zero_weights[R] = self._programs.empty_weights(R)
+        return self._zero_weights[R]
 
     def append(self, state: RunnerState, mask: np.ndarray, run: Run) -> Call[Appended]:
         """The call that appends the tokens of a run to the rows in `mask`, bool [R]."""
@@ -105,7 +120,9 @@ class ProgramCalls:
     def sample(self, forwarded: Forwarded, active: np.ndarray, features: Features, mask: jax.Array) -> Call[Stepped]:
         """The call that samples the rows in `active`, bool [R]."""
         state, made, speculative = forwarded
-        arguments = (state.rows, active, made, features.as_array(), mask)
+        # One program with and without a scaling pass: without one no active row has weights that could be frozen.
+        whole = made if made.weights is not None else replace(made, weights=self._no_weights(len(active)))
+        arguments = (state.rows, active, whole, features.as_array(), mask)
 
         def result(rows: Rows, packed: jax.Array, emitted: jax.Array | None = None) -> Stepped:
             return Stepped(RunnerState(state.caches, rows), packed, made.weights, emitted)

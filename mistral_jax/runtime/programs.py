@@ -75,6 +75,7 @@ class Programs:
         jit = partial(jax.jit, compiler_options=COMPILER_OPTIONS)
         self.prefill = jit(self._prefill, donate_argnums=2, static_argnames=static)
         self.score = jit(self._score, donate_argnums=2, static_argnames=static)
+        self.embed = jit(self._embed, donate_argnums=2, static_argnames=static)
         self.forward = jit(self._forward, donate_argnums=2, static_argnames=static)
         self.forward_speculative = jit(self._forward_speculative, donate_argnums=2, static_argnames="plan")
         self.sample = jit(self._sample, donate_argnums=0)
@@ -141,6 +142,11 @@ class Programs:
     ) -> tuple[Caches, jax.Array, jax.Array]:
         return step.score(self.adapted(weights, extra), caches, *args, plan=plan, scaling=scaling)
 
+    def _embed(
+        self, weights: list[jax.Array], extra: Extra, caches: Caches, *args: Any, plan: ReadPlan, scaling: bool
+    ) -> tuple[Caches, jax.Array, jax.Array]:
+        return step.embed(self.adapted(weights, extra), caches, *args, plan=plan, scaling=scaling)
+
     def _forward(
         self,
         weights: list[jax.Array],
@@ -185,12 +191,15 @@ class Programs:
     def _append(self, *args: Any) -> tuple[step.Rows]:
         return (step.append(*args),)
 
-    def empty_forward(self, rows: int, *, scaling: bool, speculative: bool) -> step.Forward:
+    def empty_forward(self, rows: int, *, speculative: bool) -> step.Forward:
         """Zeros with the shapes and the placement of what a forward pass of `rows` rows returns."""
-        weights = None
-        if scaling:
-            assert self.adapters is not None
-            columns = 1 if self.xlora is None else self.xlora.columns.count
-            weights = self.placement.put(np.zeros((rows, columns, self.adapters.capacity), np.float32))
+        weights = self.empty_weights(rows)
         logits = np.zeros((2 * rows if speculative else rows, self.config.vocab_size), np.float32)
         return step.Forward(self.placement.put(logits), weights, weights if speculative else None)
+
+    def empty_weights(self, rows: int) -> jax.Array | None:
+        """Adapter weights of zero, float32 [R, M, A]; None without adapters."""
+        if self.adapters is None:
+            return None
+        columns = 1 if self.xlora is None else self.xlora.columns.count
+        return self.placement.put(np.zeros((rows, columns, self.adapters.capacity), np.float32))

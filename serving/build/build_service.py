@@ -74,6 +74,7 @@ def build_service(settings: Settings) -> Service:
     card = ModelCard(
         max_model_len=length,
         vocab_size=description.config.vocab_size,
+        hidden_size=description.config.hidden_size,
         fingerprint=fingerprint(
             description,
             settings.dtype,
@@ -107,9 +108,17 @@ def build_service(settings: Settings) -> Service:
 def chat_format(settings: Settings, description: ModelDescription) -> ChatFormatter | None:
     """The model's chat format, with the format of tool calls that the settings name."""
     chat = description.chat
-    if chat is None or settings.tool_format == "auto":
-        return chat
-    return chat.with_tool_format(None if settings.tool_format == "none" else settings.tool_format)
+    if chat is None:
+        return None
+    if settings.tool_format != "auto":
+        chat = chat.with_tool_format(None if settings.tool_format == "none" else settings.tool_format)
+    tools = chat.output.tools if chat.knows_tools else None
+    logger.info(
+        "chat: tool calls: %s; reasoning: %s",
+        "none" if tools is None else tools.name,
+        "none" if chat.output.reasoning is None else chat.output.reasoning.start.text,
+    )
+    return chat
 
 
 def use_compilation_cache(settings: Settings) -> None:
@@ -252,6 +261,7 @@ def load_runner(
         repeat_last_n=settings.repeat_last_n,
         adapters=bank,
         xlora=xlora,
+        embeds=settings.pooling != "none",
     )
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 from serving.api.controllers.generation import GENERATION_ERRORS, Asked, Generating
 from serving.api.controllers.generation_fields import CHAT, fields_of, objects_of
@@ -10,7 +11,9 @@ from serving.api.endpoint import Endpoint
 from serving.api.errors import InvalidRequestError
 from serving.api.requests.prompts import encode_chat
 from serving.api.requests.sampling_request import OwnFields
+from serving.api.requests.template_use import check_once, template_use
 from serving.api.requests.tool_request import reasoning_variables, tool_use
+from serving.api.requests.unknown_fields import report_ignored, unused
 from serving.api.responses.framing import CallFacts, ChatFraming
 from serving.api.responses.parsed_chat import ParsedChatFraming
 from serving.api.schemas import ChatCompletion, ChatCompletionChunk, ChatCompletionRequest
@@ -19,14 +22,23 @@ from serving.api.service.service import Service
 
 
 async def _encode(asked: Asked[ChatCompletionRequest]) -> Sequence[Prompt]:
+    settings = asked.host.settings
+    chat = asked.service.chat
+    template = template_use(asked.body)
+    if chat is not None:
+        template, unread = template.without_unused(chat)
+        report_ignored(asked.scope, unused("chat_template_kwargs", unread), strict=settings.strict_fields)
+        reasoning = reasoning_variables(asked.body, chat)
+        check_once(template, reasoning)
+        template = replace(template, variables={**template.variables, **reasoning})
     prompt = await encode_chat(
         asked.service,
         asked.body.messages,
         tools=() if asked.tools is None else asked.tools.shown,
-        variables=None if asked.service.chat is None else reasoning_variables(asked.body, asked.service.chat),
         limiter=asked.host.encoding,
         rendering=asked.host.rendering,
-        truncate=asked.host.settings.truncate_sequence,
+        truncate=asked.truncates,
+        template=template,
     )
     return [prompt]
 

@@ -41,7 +41,8 @@ Every field is honoured, or accepted and ignored because it does not change the 
 and its name in `error.param`. `null` means absent everywhere. "Also" lists values of refused fields that have no effect
 and are allowed.
 
-An unlisted field is ignored, and the response says so, streamed or not: the header `X-Ignored-Fields` lists each with
+Fields of the objects in a body are treated alike; errors name them by their path (`messages[1].audio`). An unlisted
+field is ignored, and the response says so, streamed or not: the header `X-Ignored-Fields` lists each with
 the nearest known name (`tempreature;nearest=temperature, messages[2].nmae;nearest=name`), and so does a line in the
 log. At most 8 are named, followed by the number of further ones. With `--strict-fields` the server refuses such a
 request with status 400 and the code `unknown_field`. Fields with the value `null`, `[]`, `{}` or `""` have no effect
@@ -62,6 +63,18 @@ _BEHAVIOUR = """
   of the whole `text`. An end-of-sequence token that ends the completion has an entry, so that each generated token has
   one, except those of a stop string. Streams begin with the prompt. One request may ask for 2,097,152 log-probabilities
   of prompts, alternatives included.
+- `prompt_logprobs: k` returns, for each token of the prompt, an object by token id with `logprob`, `rank` and
+  `decoded_token`: the token itself and the k most likely ones; `null` for the first token. It is at the top of a chat
+  completion and in each choice of /v1/completions. All the lists of a request may have 699,050 entries.
+- The order of what shapes a draw: repetition penalty, presence and frequency penalties, `logit_bias` and
+  `allowed_token_ids`, DRY, `bad_words` and `min_tokens`, the format of the completion; then, unless the temperature is
+  0, temperature, `top_n_sigma`, `top_k`, `typical_p`, `top_p`, `min_p`, XTC, and one draw. A request whose fields leave
+  no token to choose is an error with status 400.
+- `stop_reason` (vLLM) has the stop string, or the id of `stop_token_ids`, that ended a choice; it is absent otherwise.
+  `token_ids` has all generated tokens, also those without text.
+- `best_of` generates that many completions of each prompt; `usage` counts the tokens of all of them.
+- A variable in `chat_template_kwargs` that the model's template does not read is reported as unknown fields are:
+  `chat_template_kwargs.enable_thinking`.
 - `max_tokens: 0` on /v1/completions: a completion without tokens that ends with `length`. With `echo` and `logprobs`
   only the prompt is scored, and may fill the whole context; without them nothing is computed. On /v1/chat/completions
   it is refused.
@@ -76,9 +89,15 @@ _BEHAVIOUR = """
   are sums, and each phase lasts from its beginning for the first of them to its end for the last. `timings_per_token`
   puts those of the choice into every chunk. `return_progress` sends chunks with `prompt_progress` (`total`, `cache`,
   `processed`, `time_ms`) while the prompt is run; the last has the whole prompt.
+- `POST /completion` is llama.cpp's: its fields, its response, its stream without `[DONE]`. Its clients render chat
+  templates themselves, so control tokens that a prompt spells (`[INST]`) are read as such, unless `parse_special` is
+  false; on all other endpoints what a request says is text. The text is returned as its tokens have it, with the space
+  that a completion may begin with. `POST /completions`, in the plural, is `/v1/completions`.
 - Choice 0 of a seeded request uses the seed itself; choice i > 0 uses a seed derived from (seed, i). Each prompt of a
   list gives the same result as alone.
 - Text parts of a message's content are joined by line breaks.
+- Tools and reasoning: [formats, ids of calls, what is refused](tools.md). A completion with calls that the model ends
+  has the `finish_reason` `tool_calls`, also with a named function. `logprobs` has the tokens of `content` alone.
 - On a server with X-LoRA, `xlora: {"scalings": ...}` returns the adapter weights with each choice, as `xlora`:
   `adapters` has the adapters' names. `scalings` has, for `summary`, the mean weights over the completion's tokens; for
   `tokens`, an entry `{"token", "weights"}` for each token, with means over the modules; for `full`, the same with a

@@ -1,7 +1,7 @@
 """Server-sent events: a completion as a stream of `data:` lines, each sent as soon as it is ready.
 
-A stream has `data: {chunk}` events, comments as keep-alive while there are none, and `data: [DONE]` at the end. An
-error after the headers is one event `data: {"error": ...}` before that.
+A stream has `data: {chunk}` events, comments as keep-alive while there are none, and, unless it is llama.cpp's,
+`data: [DONE]` at the end. An error after the headers is one event `data: {"error": ...}` before that.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from litestar.types import Receive, Scope, Send
 from serving.api.errors import api_error
 from serving.api.log.exchange import Exchange
 from serving.api.log.request_id import request_id_of
-from serving.api.responses.framing import Framing
+from serving.api.responses.framing import Framing, Payload
 from serving.api.service.generation import GenerationCall
 
 logger = logging.getLogger("mistral_jax.server")
@@ -33,7 +33,7 @@ _KEEP_ALIVE = b": keep-alive\n\n"
 _HEADERS = {"Cache-Control": "no-cache", "X-Accel-Buffering": "no"}
 
 
-def _data(payload: msgspec.Struct) -> bytes:
+def _data(payload: Payload) -> bytes:
     return b"data: " + msgspec.json.encode(payload) + b"\n\n"
 
 
@@ -65,7 +65,8 @@ async def event_stream(
             logger.error("request %s failed while streaming", request_id, exc_info=exception)
         exchange.error = error.message
         yield _data(error.body())
-    yield _DONE
+    if framing.ends_with_done:
+        yield _DONE
 
 
 class EventStream(Response[None]):

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from msgspec import UNSET, Struct, UnsetType
 
 from serving.api.schemas.documented import documented as _doc
-from serving.api.schemas.output_format import FormatFields
+from serving.api.schemas.extensions import ExtensionFields
+from serving.api.schemas.lora import LoraScale
 from serving.api.schemas.tools import (
     FunctionCall,
     FunctionCallDelta,
@@ -68,7 +69,7 @@ class XLoRAOptions(Struct, kw_only=True, forbid_unknown_fields=True):
     ] = None
 
 
-class SamplingFields(FormatFields, kw_only=True):
+class SamplingFields(ExtensionFields, kw_only=True):
     """Fields of both chat and text completions. An absent field gets the model's default, or else OpenAI's."""
 
     model: Annotated[
@@ -78,6 +79,9 @@ class SamplingFields(FormatFields, kw_only=True):
     adapter: Annotated[str | None, _doc("a LoRA adapter over the base model, or `base` for none (an extension)")] = None
     adapters: Annotated[
         dict[str, float] | None, _doc("a mixture with fixed weights: adapter names and their weights (an extension)")
+    ] = None
+    lora: Annotated[
+        list[LoraScale] | None, _doc("the same, by number (GET /lora-adapters), as llama.cpp (an extension)")
     ] = None
     xlora: XLoRAOptions | None = None
     max_tokens: Annotated[
@@ -130,6 +134,14 @@ class ChatCompletionRequest(SamplingFields, kw_only=True):
     reasoning_effort: Annotated[
         str | None, _doc("none, minimal, low, medium, high, xhigh or max, as far as the model knows them")
     ] = None
+    add_generation_prompt: Annotated[
+        bool | None, _doc("false: the prompt does not begin the assistant's next message (an extension)")
+    ] = None
+    continue_final_message: Annotated[
+        bool | None, _doc("continue the last message's text instead of beginning a new message (an extension)")
+    ] = None
+    chat_template_kwargs: Annotated[dict[str, Any] | None, _doc("variables for the template (an extension)")] = None
+    documents: Annotated[list[dict[str, Any]] | None, _doc("documents for the template (an extension)")] = None
 
 
 class CompletionRequest(SamplingFields, kw_only=True):
@@ -145,6 +157,10 @@ class CompletionRequest(SamplingFields, kw_only=True):
     logprobs: Annotated[
         int | None, _doc("return log-probabilities, with this many of the most likely tokens, 0 to 20")
     ] = None
+    best_of: Annotated[
+        int | None, _doc("generate this many completions, and return the n with the largest mean log-probability")
+    ] = None
+    suffix: Annotated[str | None, _doc("the text after the completion, for models that can fill in the middle")] = None
 
 
 # --- responses ---
@@ -154,6 +170,25 @@ class TopLogprob(Struct, kw_only=True):
     token: str
     logprob: float
     bytes: list[int]
+
+
+class PromptLogprob(Struct, kw_only=True):
+    """The log-probability of a token at a place in the prompt (vLLM)."""
+
+    logprob: float
+    rank: Annotated[int, _doc("1 for the most likely token")]
+    decoded_token: str
+
+
+PromptLogprobs = Annotated[
+    list[dict[str, PromptLogprob] | None] | UnsetType,
+    _doc("for each token of the prompt, by token id; null for the first, which nothing predicts (vLLM)"),
+]
+StopReason = Annotated[
+    int | str | UnsetType, _doc("the stop string, or the id of `stop_token_ids`, that ended the completion (vLLM)")
+]
+TokenIds = Annotated[list[int] | UnsetType, _doc("ids of the generated tokens (vLLM)")]
+PromptTokenIds = Annotated[list[int] | UnsetType, _doc("ids of the prompt's tokens (vLLM)")]
 
 
 class ChatTokenLogprob(Struct, kw_only=True):
@@ -206,6 +241,8 @@ class ChatChoice(Struct, kw_only=True):
     message: AssistantMessage
     logprobs: ChatLogprobs | None
     finish_reason: Annotated[ChatFinishReason | None, _doc("null only in the log, for an unfinished completion")]
+    stop_reason: StopReason = UNSET
+    token_ids: TokenIds = UNSET
     xlora: XLoRAScalings | UnsetType = UNSET
 
 
@@ -218,6 +255,8 @@ class ChatCompletion(Struct, kw_only=True):
     model: str
     choices: list[ChatChoice]
     usage: Usage
+    prompt_token_ids: PromptTokenIds = UNSET
+    prompt_logprobs: PromptLogprobs = UNSET
     system_fingerprint: str | None = None
     timings: Timings | UnsetType = UNSET
 
@@ -235,6 +274,8 @@ class ChatChunkChoice(Struct, kw_only=True):
     delta: ChatDelta
     logprobs: ChatLogprobs | None = None
     finish_reason: ChatFinishReason | None = None
+    stop_reason: StopReason = UNSET
+    token_ids: TokenIds = UNSET
     xlora: XLoRAScalings | UnsetType = UNSET
 
 
@@ -247,6 +288,7 @@ class ChatCompletionChunk(Struct, kw_only=True):
     model: str
     choices: list[ChatChunkChoice]
     usage: Usage | UnsetType | None = UNSET
+    prompt_token_ids: PromptTokenIds = UNSET
     system_fingerprint: str | None = None
     timings: Annotated[
         Timings | UnsetType, _doc("in a stream: in the last chunk, or with `timings_per_token` in each, of its choice")
@@ -268,6 +310,10 @@ class CompletionChoice(Struct, kw_only=True):
     text: str
     logprobs: CompletionLogprobs | None = None
     finish_reason: FinishReason | None = None
+    stop_reason: StopReason = UNSET
+    token_ids: TokenIds = UNSET
+    prompt_token_ids: PromptTokenIds = UNSET
+    prompt_logprobs: PromptLogprobs = UNSET
     xlora: XLoRAScalings | UnsetType = UNSET
 
 
