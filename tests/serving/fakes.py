@@ -10,6 +10,8 @@ from concurrent.futures import Future
 from dataclasses import dataclass, field
 from typing import Any
 
+import numpy as np
+
 from mistral_jax.chat.encoding import PromptPieces
 from mistral_jax.chat.output.formats import OutputFormat
 from mistral_jax.grammar.compiler import GrammarCompiler
@@ -36,6 +38,7 @@ BOS, EOS, OFFSET = 1, 2, 3
 """Token id of byte b is b + OFFSET."""
 
 VOCAB = 256 + OFFSET
+HIDDEN = 6
 CONTROL = 0xE000
 """In the reply of a `FakeEngine`, `chr(CONTROL + i)` is the control token i."""
 
@@ -323,6 +326,9 @@ class FakeEngine:
             live.scored += len(part)
             told = tuple(prompt_logprob(token, live.request.prompt_logprobs) for token in part)
             return [Event(request_id=request_id, prompt_logprobs=told)]
+        if live.request.work is Work.EMBED:
+            del self._live[request_id]
+            return [Event(request_id=request_id, finish_reason="stop", embedding=fake_vector(live.request))]
         if params.max_tokens == 0:
             del self._live[request_id]
             return [Event(request_id=request_id, finish_reason="length")]
@@ -381,6 +387,14 @@ class FakeEngine:
         return tuple(items)
 
 
+def fake_vector(request: Request) -> np.ndarray:
+    """float32 [HIDDEN], not of length one: of the first and the last token, the pooling, and the adapters."""
+    values = [request.prompt[0], request.prompt[-1], len(request.prompt), request.pooling == "last"]
+    return np.array([*values, *(weight for _, weight in request.choice.weights[:1]), *[0] * HIDDEN], np.float32)[
+        :HIDDEN
+    ]
+
+
 SCORED_AT_ONCE = 3
 PREFILLED_AT_ONCE = 16
 
@@ -410,6 +424,7 @@ MODEL_ID = "acme/tiny-mistral"
 CARD = ModelCard(
     max_model_len=256,
     vocab_size=VOCAB,
+    hidden_size=HIDDEN,
     fingerprint="b1-fake",
     defaults={"temperature": 0.25, "top_k": 7.0},
     eos_ids=frozenset({EOS}),
