@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import threading
 import time
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, field
 from typing import Any
@@ -76,9 +76,8 @@ class FakeTokenizer:
 
 
 class FakeChat:
-    """Renders `[role]content` for each message, `(text)` for each document and `{name=value}` for each variable; keeps
-    what else it is given. `|` stands for no generation prompt, `_` for a last message to be continued. It reads the
-    variable `mood`.
+    """Renders `[role]content` for each message, `(text)` for each document and `{mood=value}` for that variable; `|`
+    stands for no generation prompt, `_` for a last message to be continued. Keeps what else it is given.
 
     Args:
       output: what the model writes besides text.
@@ -91,7 +90,7 @@ class FakeChat:
         output: OutputFormat | None = None,
         *,
         knows_tools: bool = True,
-        variables: Sequence[str] = (),
+        variables: Sequence[str] = ("mood", "documents"),
         in_reasoning: bool = False,
     ) -> None:
         self.output = output or OutputFormat()
@@ -125,9 +124,6 @@ class FakeChat:
         pieces = itertools.chain([[BOS]], tokenizer.encode_pieces(text))
         return PromptPieces(least=1 + tokenizer.least_tokens(text), pieces=pieces, in_reasoning=self._in_reasoning)
 
-    def unused_variables(self, names: Collection[str], *, with_tools: bool = False) -> list[str]:
-        return [name for name in names if name not in ("mood", "documents")]
-
     def render(
         self,
         messages: list[dict[str, Any]],
@@ -142,7 +138,8 @@ class FakeChat:
             raise ValueError("conversation roles must alternate")
         text = "".join(f"[{message['role']}]{message['content']}" for message in messages)
         text += "".join(f"({document['text']})" for document in documents or ())
-        text += "".join(f"{{{name}={value}}}" for name, value in kwargs.items() if name not in self.variables)
+        if "mood" in kwargs:
+            text += f"{{mood={kwargs['mood']}}}"
         if not add_generation_prompt:
             text += "_" if continue_final_message else "|"
         return text

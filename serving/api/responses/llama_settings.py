@@ -2,18 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
-from mistral_jax.runtime.sampling_params import SamplingParams
+from mistral_jax.runtime.sampling_params import SAMPLERS, SamplingParams
 from serving.api.schemas import GenerationSettings
 
 
-def generation_settings(params: SamplingParams, *, repeat_last_n: int, samplers: Sequence[str]) -> GenerationSettings:
+def generation_settings(params: SamplingParams, *, repeat_last_n: int) -> GenerationSettings:
     """The settings of a request, without the texts in it.
 
     Args:
       repeat_last_n: number of last tokens that the repetition penalty counts.
-      samplers: llama.cpp's names of what is applied, in this order.
     """
     limit = -1 if params.max_tokens is None else params.max_tokens
     return GenerationSettings(
@@ -24,6 +21,12 @@ def generation_settings(params: SamplingParams, *, repeat_last_n: int, samplers:
         top_k=params.top_k,
         top_p=params.top_p,
         min_p=params.min_p,
+        repeat_last_n=repeat_last_n,
+        repeat_penalty=params.repetition_penalty,
+        presence_penalty=params.presence_penalty,
+        frequency_penalty=params.frequency_penalty,
+        n_probs=params.logprobs or 0,
+        ignore_eos=params.ignore_eos,
         typical_p=params.typical_p,
         top_n_sigma=params.top_n_sigma,
         xtc_probability=params.xtc_probability,
@@ -32,11 +35,5 @@ def generation_settings(params: SamplingParams, *, repeat_last_n: int, samplers:
         dry_base=params.dry_base,
         dry_allowed_length=params.dry_allowed_length,
         dry_penalty_last_n=params.dry_penalty_last_n,
-        repeat_last_n=repeat_last_n,
-        repeat_penalty=params.repetition_penalty,
-        presence_penalty=params.presence_penalty,
-        frequency_penalty=params.frequency_penalty,
-        n_probs=params.logprobs or 0,
-        ignore_eos=params.ignore_eos,
-        samplers=list(samplers),
+        samplers=list(SAMPLERS),
     )

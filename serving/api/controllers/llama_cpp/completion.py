@@ -19,7 +19,6 @@ from serving.api.requests.llama_completion import (
     in_own_names,
     translated,
 )
-from serving.api.requests.samplers import ORDER
 from serving.api.requests.sampling_request import OwnFields
 from serving.api.responses.framing import CallFacts
 from serving.api.responses.llama_framing import LlamaFraming, LlamaOptions
@@ -43,7 +42,7 @@ async def _encode(asked: Asked[TranslatedCompletion]) -> Sequence[Prompt]:
 
 async def _frame(asked: Asked[TranslatedCompletion], facts: CallFacts) -> LlamaFraming:
     body = asked.body
-    settings = generation_settings(asked.params, repeat_last_n=asked.host.settings.repeat_last_n, samplers=ORDER)
+    settings = generation_settings(asked.params, repeat_last_n=asked.host.settings.repeat_last_n)
     settings = msgspec.structs.replace(
         settings,
         n_probs=body.n_probs,

@@ -8,7 +8,6 @@ from mistral_jax.runtime.sampling_params import SamplingParams
 from mistral_jax.tokenizer.base import Tokenizer
 from serving.api.endpoint import Call, Endpoint, OneOf
 from serving.api.errors import NotEnabledError, UnavailableError
-from serving.api.requests.samplers import ORDER
 from serving.api.responses.llama_settings import generation_settings
 from serving.api.schemas import Modalities, NextToken, Props, Slot
 from serving.api.service.lifecycle import ServiceHost
@@ -59,7 +58,7 @@ def _slot(slot: SlotStatus, params: SamplingParams, host: ServiceHost, *, n_ctx:
         is_processing=busy,
         n_prompt_tokens=slot.prompt_tokens,
         n_prompt_tokens_processed=slot.processed,
-        params=generation_settings(params, repeat_last_n=host.settings.repeat_last_n, samplers=ORDER),
+        params=generation_settings(params, repeat_last_n=host.settings.repeat_last_n),
         next_token=NextToken(
             has_next_token=busy,
             n_remain=slot.max_tokens - slot.generated if busy else -1,
