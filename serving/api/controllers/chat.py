@@ -11,31 +11,52 @@ from serving.api.errors import InvalidRequestError
 from serving.api.requests.prompts import encode_chat
 from serving.api.requests.sampling_request import OwnFields
 from serving.api.requests.tool_request import reasoning_variables, tool_use
-from serving.api.responses.framing import CallFacts, ChatFraming
+from serving.api.responses.framing import CallFacts, ChatFraming, Framing
 from serving.api.responses.parsed_chat import ParsedChatFraming
 from serving.api.schemas import ChatCompletion, ChatCompletionChunk, ChatCompletionRequest
 from serving.api.service.asked import Prompt, ToolUse
+from serving.api.service.lifecycle import ServiceHost
 from serving.api.service.service import Service
 
 
-async def _encode(asked: Asked[ChatCompletionRequest]) -> Sequence[Prompt]:
-    prompt = await encode_chat(
-        asked.service,
-        asked.body.messages,
-        tools=() if asked.tools is None else asked.tools.shown,
-        variables=None if asked.service.chat is None else reasoning_variables(asked.body, asked.service.chat),
-        limiter=asked.host.encoding,
-        rendering=asked.host.rendering,
-        truncate=asked.host.settings.truncate_sequence,
+async def encode_chat_request(
+    body: ChatCompletionRequest, service: Service, host: ServiceHost, tools: ToolUse | None, *, truncates: bool
+) -> Prompt:
+    """The prompt of a chat completion.
+
+    Args:
+      truncates: whether it may be longer than the context.
+
+    Raises:
+      InvalidRequestError: see `encode_chat`.
+      ContextLengthError: see `encode_chat`.
+    """
+    return await encode_chat(
+        service,
+        body.messages,
+        tools=() if tools is None else tools.shown,
+        variables=None if service.chat is None else reasoning_variables(body, service.chat),
+        limiter=host.encoding,
+        rendering=host.rendering,
+        truncate=truncates,
     )
-    return [prompt]
 
 
-async def _frame(asked: Asked[ChatCompletionRequest], facts: CallFacts) -> ChatFraming:
+async def _encode(asked: Asked[ChatCompletionRequest]) -> Sequence[Prompt]:
+    truncates = asked.host.settings.truncate_sequence
+    return [await encode_chat_request(asked.body, asked.service, asked.host, asked.tools, truncates=truncates)]
+
+
+async def _frame(asked: Asked[ChatCompletionRequest], facts: CallFacts) -> Framing:
     return ChatFraming(facts) if asked.tools is None else ParsedChatFraming(facts, asked.tools)
 
 
-def _tools(body: ChatCompletionRequest, service: Service) -> ToolUse | None:
+def chat_tools(body: ChatCompletionRequest, service: Service) -> ToolUse | None:
+    """The tools of a chat completion, and what the model writes besides text; None: only text.
+
+    Raises:
+      InvalidRequestError: see `tool_use`.
+    """
     if service.chat is None:
         return None  # refused when the messages are encoded
     used = tool_use(body, service.chat)
@@ -56,6 +77,14 @@ def _logprobs(body: ChatCompletionRequest) -> int | None:
     return None
 
 
+GENERATE_CHAT = Generating(
+    id_prefix="chatcmpl-",
+    own_fields=OwnFields(token_limit=_token_limit, logprobs=_logprobs, logprobs_count="top_logprobs"),
+    prompt_field="messages",
+    encode=_encode,
+    frame=_frame,
+    tools=chat_tools,
+)
 CHAT_COMPLETIONS = Endpoint(
     path="/v1/chat/completions",
     method="POST",
@@ -69,12 +98,5 @@ CHAT_COMPLETIONS = Endpoint(
     example={"model": "default", "messages": [{"role": "user", "content": "Hello!"}], "stream": False},
     errors=GENERATION_ERRORS,
     link="chat",
-    handler=Generating(
-        id_prefix="chatcmpl",
-        own_fields=OwnFields(token_limit=_token_limit, logprobs=_logprobs, logprobs_count="top_logprobs"),
-        prompt_field="messages",
-        encode=_encode,
-        frame=_frame,
-        tools=_tools,
-    ),
+    handler=GENERATE_CHAT,
 )

@@ -8,7 +8,6 @@ from typing import Any
 import msgspec
 
 from serving.api.endpoint import Endpoint, OneOf, Text
-from serving.api.schemas import ErrorResponse
 from serving.version import version
 
 REFERENCE = "#/components/schemas/"
@@ -34,7 +33,7 @@ _ERRORS = {
 def document(endpoints: tuple[Endpoint[Any], ...]) -> dict[str, Any]:
     """The OpenAPI 3.1 document of these endpoints."""
     documented = [endpoint for endpoint in endpoints if endpoint.documented]
-    types = dict.fromkeys([*(each for endpoint in documented for each in _types(endpoint)), ErrorResponse])
+    types = dict.fromkeys(each for endpoint in documented for each in _types(endpoint))
     found, components = msgspec.json.schema_components(types, ref_template=REFERENCE + "{name}")
     schemas = dict(zip(types, found, strict=True))
     paths: dict[str, Any] = {}
@@ -69,6 +68,7 @@ def _types(endpoint: Endpoint[Any]) -> list[Any]:
     response = endpoint.response
     found = [endpoint.request, endpoint.chunk, *(schema for _, schema in endpoint.other_responses.values())]
     found += response.shapes if isinstance(response, OneOf) else () if isinstance(response, Text) else (response,)
+    found += [endpoint.error_shape.schema] if endpoint.errors else []
     return [each for each in found if each is not None]
 
 
@@ -90,7 +90,12 @@ def _operation(endpoint: Endpoint[Any], schemas: Schemas) -> dict[str, Any]:
 
 def _responses(endpoint: Endpoint[Any], schemas: Schemas) -> dict[str, Any]:
     response = endpoint.response
+    others = {status: (_ERRORS[status], endpoint.error_shape.schema) for status in endpoint.errors}
+    others |= dict(endpoint.other_responses)
+    responses: dict[str, Any] = {}
     match response:
+        case None:
+            description, content = "", {}
         case Text():
             description, content = response.description, {response.media_type: {"schema": {"type": "string"}}}
         case OneOf():
@@ -100,8 +105,8 @@ def _responses(endpoint: Endpoint[Any], schemas: Schemas) -> dict[str, Any]:
             description, content = (response.__doc__ or "").strip(), _content(schemas[response])
     if endpoint.chunk is not None:
         content |= _content(schemas[endpoint.chunk], "text/event-stream")
-    others = {status: (_ERRORS[status], ErrorResponse) for status in endpoint.errors} | dict(endpoint.other_responses)
-    responses: dict[str, Any] = {"200": {"description": description, "content": content}}
+    if response is not None:
+        responses["200"] = {"description": description, "content": content}
     for status, (words, schema) in others.items():
         responses[str(status)] = {"description": words, "content": _content(schemas[schema])}
     return responses

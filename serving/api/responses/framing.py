@@ -16,9 +16,11 @@ from typing import Protocol, cast
 import msgspec
 from msgspec import UNSET, UnsetType
 
+from serving.api.errors import ApiError
 from serving.api.responses.echo import Echo
 from serving.api.responses.legacy_logprobs import LegacyLogprobs
 from serving.api.responses.timings import TimingsReport
+from serving.api.responses.wire import CHUNKS, Wire
 from serving.api.responses.xlora_scalings import ScalingsReport
 from serving.api.schemas import (
     AssistantMessage,
@@ -61,8 +63,8 @@ class CallFacts:
 
 
 def new_id(prefix: str) -> str:
-    """A new id for a response."""
-    return f"{prefix}-{uuid.uuid4().hex}"
+    """A new id for a response, or for something in it."""
+    return f"{prefix}{uuid.uuid4().hex}"
 
 
 @dataclass(slots=True)
@@ -119,6 +121,8 @@ class Framing(Protocol):
 
     call_id: str
     """Id of the response."""
+    wire: Wire
+    """How the stream is written."""
 
     def opening(self) -> list[msgspec.Struct]:
         """Chunks that a stream begins with."""
@@ -130,6 +134,10 @@ class Framing(Protocol):
 
     def closing(self) -> list[msgspec.Struct]:
         """Chunks that a stream ends with."""
+        ...
+
+    def failed(self, error: ApiError) -> list[msgspec.Struct]:
+        """Chunks that a stream ends with after an error."""
         ...
 
     def take(self, choice_event: ChoiceEvent) -> None:
@@ -147,6 +155,8 @@ class Framing(Protocol):
 
 class _Common[ChoiceT: msgspec.Struct, ChunkT: (ChatCompletionChunk, Completion)]:
     """Base of both framings."""
+
+    wire = CHUNKS
 
     def __init__(self, facts: CallFacts) -> None:
         self.call_id = facts.call_id
@@ -189,6 +199,9 @@ class _Common[ChoiceT: msgspec.Struct, ChunkT: (ChatCompletionChunk, Completion)
     def _nothing(self, index: int) -> ChoiceT:
         """A choice of a chunk that adds nothing to it."""
         raise NotImplementedError
+
+    def failed(self, error: ApiError) -> list[msgspec.Struct]:
+        return [error.body()]
 
     def usage(self) -> Usage:
         completion_tokens = sum(choice.completion_tokens for choice in self.choices)
@@ -287,20 +300,22 @@ class ChatFraming(_Common[ChatChunkChoice, ChatCompletionChunk]):
         )
 
     def _logprobs(self, tokens: Sequence[TokenLogprob]) -> ChatLogprobs:
-        return ChatLogprobs(
-            content=[
-                ChatTokenLogprob(
-                    token=token.text,
-                    logprob=token.logprob,
-                    bytes=list(token.raw),
-                    top_logprobs=[
-                        TopLogprob(token=top.text, logprob=top.logprob, bytes=list(top.raw))
-                        for top in token.top[: self._top]
-                    ],
-                )
-                for token in tokens
-            ]
+        return ChatLogprobs(content=chat_logprobs(tokens, self._top or 0))
+
+
+def chat_logprobs(tokens: Sequence[TokenLogprob], top: int) -> list[ChatTokenLogprob]:
+    """Log-probabilities of tokens, with those of the `top` most likely ones."""
+    return [
+        ChatTokenLogprob(
+            token=token.text,
+            logprob=token.logprob,
+            bytes=list(token.raw),
+            top_logprobs=[
+                TopLogprob(token=each.text, logprob=each.logprob, bytes=list(each.raw)) for each in token.top[:top]
+            ],
         )
+        for token in tokens
+    ]
 
 
 class CompletionFraming(_Common[CompletionChoice, Completion]):
