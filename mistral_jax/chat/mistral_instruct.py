@@ -129,7 +129,7 @@ class MistralInstruct:
             if turn["role"] == "user":
                 prompt = system if i == (first if self._version == 1 else last) else ""
                 if tools and i == tools_at:
-                    out += self._between("[AVAILABLE_TOOLS]", [_dump(tools)], "[/AVAILABLE_TOOLS]")
+                    out += self._between("[AVAILABLE_TOOLS]", [_dump(_described(tools))], "[/AVAILABLE_TOOLS]")
                 if i == tools_at:
                     out += settings
                 out += self._user(turn, prompt)
@@ -316,6 +316,22 @@ def _parts(contents: list[Any], *, thinks: bool, join: str) -> list[str | _Think
                     parts.append(text)
                 between = join if text else between
     return parts
+
+
+def _described(tools: list[Message]) -> list[Message]:
+    """Tools as mistral-common describes them: always with a description, and nothing else but name and parameters."""
+    functions = [tool["function"] for tool in tools]
+    return [
+        {
+            "type": "function",
+            "function": {
+                "name": function["name"],
+                "description": function.get("description", ""),
+                "parameters": function["parameters"],
+            },
+        }
+        for function in functions
+    ]
 
 
 def _load(text: str) -> Any:

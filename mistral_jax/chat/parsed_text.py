@@ -31,7 +31,7 @@ def raw_pieces(
     """
     segments: Segments = [text] if text else []
     if parse_special:
-        segments = yield from _split(tokenizer.control_tokens, text)
+        segments = yield from _split(tokenizer, text)
     bos = tokenizer.bos_id
     if add_special and tokenizer.add_bos and bos is not None:
         first = segments[0] if segments else None
@@ -40,14 +40,14 @@ def raw_pieces(
     return by_template(segments, tokenizer)
 
 
-def _split(control_tokens: dict[str, int], text: str) -> Generator[None, None, Segments]:
+def _split(tokenizer: Tokenizer, text: str) -> Generator[None, None, Segments]:
     """The control tokens in a text and the texts between them, none of them empty; the longest token where several
     match."""
-    tokens = {name: ControlToken(name, id) for name, id in control_tokens.items() if name}
+    tokens, pattern = _control_tokens(tokenizer)
     segments: Segments = []
     end = 0
     # One match at a time, so that other threads can run between two of them.
-    for count, match in enumerate(_pattern(tuple(sorted(tokens, key=len, reverse=True))).finditer(text)):
+    for count, match in enumerate(pattern.finditer(text)):
         if between := text[end : match.start()]:
             segments.append(between)
         segments.append(tokens[match.group()])
@@ -60,11 +60,13 @@ def _split(control_tokens: dict[str, int], text: str) -> Generator[None, None, S
 
 
 @functools.lru_cache(maxsize=4)
-def _pattern(texts: tuple[str, ...]) -> Any:
-    """Matches the first of these texts, in time that does not depend on their number: Python's own engine would try
-    them one after another at every `[`."""
+def _control_tokens(tokenizer: Tokenizer) -> tuple[dict[str, ControlToken], Any]:
+    """The control tokens of a vocabulary by name, and a pattern that matches each, in time that does not depend on
+    their number: Python's own engine would try them one after another at every `[`."""
+    tokens = {name: ControlToken(name, id) for name, id in tokenizer.control_tokens.items() if name}
     options = re2.Options()
     options.max_mem = 2**24
     options.log_errors = False
     # What matches nothing, where there are no control tokens.
-    return re2.compile("|".join(re2.escape(text) for text in texts) or r"[^\x00-\x{10FFFF}]", options)
+    longest_first = sorted(tokens, key=len, reverse=True)
+    return tokens, re2.compile("|".join(map(re2.escape, longest_first)) or r"[^\x00-\x{10FFFF}]", options)

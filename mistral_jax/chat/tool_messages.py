@@ -13,7 +13,8 @@ from mistral_jax.chat.output.formats import CallShape, ToolFormat
 
 
 def plain_tools(tools: Sequence[Any]) -> list[Message]:
-    """Tools as models know them: name, description and parameters of a function, in this order, and nothing else.
+    """Tools as chat templates expect them: every function has parameters. `strict`, which models have not seen, and
+    null are left out.
 
     Args:
       tools: OpenAI's descriptions, in plain values.
@@ -26,14 +27,11 @@ def plain_tools(tools: Sequence[Any]) -> list[Message]:
         function = cast("Message", tool).get("function") if isinstance(tool, dict) else None
         if not isinstance(function, dict) or not isinstance(cast("Message", function).get("name"), str):
             raise ConversationError(f"tools[{i}]: expected an object with a function that has a name.")
-        given = cast("Message", function)
-        parameters = given.get("parameters")
         described = {
-            "name": given["name"],
-            "description": given.get("description") or "",
-            "parameters": {"type": "object", "properties": {}} if parameters is None else parameters,
+            key: value for key, value in cast("Message", function).items() if value is not None and key != "strict"
         }
-        listed.append({"type": "function", "function": described})
+        described.setdefault("parameters", {"type": "object", "properties": {}})
+        listed.append({**cast("Message", tool), "type": "function", "function": described})
     return listed
 
 

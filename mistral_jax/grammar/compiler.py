@@ -9,11 +9,14 @@ from collections.abc import Collection
 from typing import Any
 
 import numpy as np
-from llguidance import LLMatcher, LLParserLimits
+from llguidance import LLMatcher
 
+from mistral_jax.grammar.constraint import ConstraintError
+from mistral_jax.grammar.errors import compile_error
 from mistral_jax.grammar.grammar import Grammar, GrammarError
+from mistral_jax.grammar.limits import PARSER_LIMITS, with_stack
 from mistral_jax.grammar.matching import GrammarConstraint
-from mistral_jax.grammar.source import grammars_of
+from mistral_jax.grammar.source import START, grammars_of
 from mistral_jax.grammar.vocabulary import Vocabulary
 from mistral_jax.tokenizer.base import Tokenizer
 
@@ -67,26 +70,30 @@ class GrammarCompiler:
         Raises:
           GrammarError: the grammar is not valid, asks for what cannot be held, or exceeds a limit.
         """
-        grammars = grammars_of(grammar)
         vocabulary = self.vocabulary
-        allowed = vocabulary.text
-        if grammar.kind == "trusted_lark":
-            allowed = allowed | vocabulary.mask(int(i) for i in _CONTROL.findall(grammar.text))
-        after_space = None
-        # Our own grammars say themselves where a space is natural: a dummy prefix never precedes a control token.
-        if grammar.kind != "trusted_lark" and vocabulary.strips_leading_space:
-            after_space = _matcher(vocabulary, [{"lark_grammar": 'start: " " @start'}, *grammars])
-        return CompiledGrammar(vocabulary, _matcher(vocabulary, grammars), after_space, allowed)
+        return with_stack(lambda: _compiled(vocabulary, grammar))
+
+
+def _compiled(vocabulary: Vocabulary, grammar: Grammar) -> CompiledGrammar:
+    grammars = grammars_of(grammar)
+    allowed = vocabulary.text
+    if grammar.kind == "trusted_lark":
+        allowed = allowed | vocabulary.mask(int(i) for i in _CONTROL.findall(grammar.text))
+    after_space = None
+    # Our own grammars say themselves where a space is natural: a dummy prefix never precedes a control token.
+    if grammar.kind != "trusted_lark" and vocabulary.strips_leading_space:
+        after_space = _matcher(vocabulary, [{"lark_grammar": f'start: " " @{START}'}, *grammars])
+    compiled = CompiledGrammar(vocabulary, _matcher(vocabulary, grammars), after_space, allowed)
+    try:
+        # The first step of many grammars that exceed a limit does so already.
+        compiled.start(at_start=True).fill(np.empty(vocabulary.words, np.int32))
+    except ConstraintError as error:
+        raise GrammarError(compile_error(str(error))) from error
+    return compiled
 
 
 def _matcher(vocabulary: Vocabulary, grammars: list[dict[str, Any]]) -> LLMatcher:
-    matcher = LLMatcher(
-        vocabulary.compiled,
-        json.dumps({"grammars": grammars}),
-        log_level=0,
-        limits=LLParserLimits(verbose_errors=False),
-    )
+    matcher = LLMatcher(vocabulary.compiled, json.dumps({"grammars": grammars}), log_level=0, limits=PARSER_LIMITS)
     if matcher.is_error():
-        reason = matcher.get_error().partition("\n<")[0].strip()
-        raise GrammarError(f"The grammar cannot be compiled: {reason}")
+        raise GrammarError(compile_error(matcher.get_error()))
     return matcher

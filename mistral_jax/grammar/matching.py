@@ -8,6 +8,7 @@ import numpy as np
 from llguidance import LLMatcher
 
 from mistral_jax.grammar.constraint import ConstraintError
+from mistral_jax.grammar.errors import without_state
 from mistral_jax.grammar.vocabulary import Vocabulary
 
 
@@ -170,5 +171,5 @@ class GrammarConstraint:
             self._raise(matcher, "")
 
     def _raise(self, matcher: LLMatcher, default: str) -> None:
-        reason = matcher.get_error().partition("\n<")[0].strip() or default
+        reason = without_state(matcher.get_error()) or default
         raise ConstraintError(f"The grammar cannot be followed any further: {reason}")

@@ -33,6 +33,7 @@ from mistral_jax.adapters.load_adapters import open_adapters
 from mistral_jax.adapters.selection import AdapterSelectionError, numbered, select
 from mistral_jax.adapters.xlora import XLoRA
 from mistral_jax.checkpoint.description import ModelDescription
+from mistral_jax.grammar.cache import CompiledGrammars
 from mistral_jax.grammar.compiler import CompiledGrammar, GrammarCompiler
 from mistral_jax.grammar.grammar import Grammar
 from mistral_jax.model.config import ConfigError
@@ -43,9 +44,11 @@ from mistral_jax.notebook.whole_completions import whole_completions
 from mistral_jax.notebook.whole_text import WholeTexts
 from mistral_jax.runtime.buckets import DEFAULT_CHUNKS
 from mistral_jax.runtime.runner import Runner
+from mistral_jax.runtime.sampling import NO_TOKEN
 from mistral_jax.runtime.sampling_params import SamplingParams, completion_limit
 from mistral_jax.text.completion import CompletionStream
 from mistral_jax.text.detokenizer import begins_text
+from mistral_jax.text.token_rules import with_token_rules
 
 DEFAULT_LENGTH = 4096
 """Default length of a sequence: long enough for a conversation, small enough to allocate."""
@@ -152,19 +155,34 @@ class LanguageModel:
         bos = [self.tokenizer.bos_id] if self.tokenizer.add_bos and self.tokenizer.bos_id is not None else []
         return bos + self.tokenizer.encode(text)
 
-    def encode_chat(self, messages: str | list[dict[str, Any]]) -> list[int]:
+    def encode_chat(
+        self,
+        messages: str | list[dict[str, Any]],
+        *,
+        continue_final_message: bool = False,
+        documents: Sequence[Mapping[str, Any]] | None = None,
+        **variables: Any,
+    ) -> list[int]:
         """Token ids of a conversation in the model's chat template, with the prompt for the assistant's next message
         unless the last message is the assistant's.
 
         Args:
           messages: OpenAI-style messages, or a single user message.
+          continue_final_message, documents, variables: see `mistral_jax.chat.formatter.ChatFormatter.encode`. A
+            completion of ids that end within a message continues its text.
         """
         if self.chat_formatter is None:
             raise ConfigError("this model has no chat template; use generate, or load it with chat_template=…")
         if isinstance(messages, str):
             messages = [{"role": "user", "content": messages}]
         answered = bool(messages) and messages[-1].get("role") == "assistant"
-        return self.chat_formatter.encode(messages, add_generation_prompt=not answered)
+        return self.chat_formatter.encode(
+            messages,
+            add_generation_prompt=not answered,
+            continue_final_message=continue_final_message,
+            documents=documents,
+            **variables,
+        )
 
     @overload
     def generate(self, prompt: Text, params: SamplingParams | None = None, **settings: Any) -> Generation: ...
@@ -193,7 +211,7 @@ class LanguageModel:
           params: sampling parameters; None: the model's defaults.
           adapter, adapters, freeze_after, grammar: see the class.
           keep_weights: return the adapter weights with the completion, token by token.
-          settings: fields of `SamplingParams` to override, such as `temperature=0.7, max_tokens=50`.
+          settings: fields of `SamplingParams` to override, such as `temperature=0.7, bad_words=("foo",)`.
         Returns: a `Generation`; a list of them for a list of texts.
         """
         chosen, choice = self._params(params, settings), self._choice(adapter, adapters, freeze_after)
@@ -279,10 +297,10 @@ class LanguageModel:
         )
 
     @cached_property
-    def grammars(self) -> GrammarCompiler:
-        """Compiles grammars for the model's vocabulary."""
+    def grammars(self) -> CompiledGrammars:
+        """Compiles grammars for the model's vocabulary, and keeps some."""
         eos_ids = self.description.eos_ids
-        return GrammarCompiler(self.tokenizer, vocab_size=self.config.vocab_size, eos_ids=eos_ids)
+        return CompiledGrammars(GrammarCompiler(self.tokenizer, vocab_size=self.config.vocab_size, eos_ids=eos_ids))
 
     def _compiled(self, grammar: Grammar | None) -> CompiledGrammar | None:
         return None if grammar is None else self.grammars.compile(grammar)
@@ -312,10 +330,11 @@ class LanguageModel:
     def _params(self, params: SamplingParams | None, settings: dict[str, Any]) -> SamplingParams:
         chosen = SamplingParams(**self.description.defaults) if params is None else params
         chosen = replace(chosen, **settings)
-        too_large = [token for token in chosen.logit_bias if token >= self.config.vocab_size]
-        if too_large:
-            raise ValueError(f"logit_bias names token {too_large[0]}; the vocabulary has {self.config.vocab_size}")
-        return chosen
+        for name in ("logit_bias", "stop_token_ids", "allowed_token_ids"):
+            too_large = [token for token in getattr(chosen, name) or () if token >= self.config.vocab_size]
+            if too_large:
+                raise ValueError(f"{name} names token {too_large[0]}; the vocabulary has {self.config.vocab_size}")
+        return with_token_rules(chosen, self.tokenizer, self.description.eos_ids)
 
     def _prompt(
         self,
@@ -354,9 +373,11 @@ class LanguageModel:
         self, request: tuple[list[int], bool], params: SamplingParams, choice: AdapterChoice, grammar: Grammar | None
     ) -> Iterator[str]:
         prompt = self._prompt(request, params, choice, self._compiled(grammar))
-        for _, piece, *_ in generate(self.runner, self.runner.new_state(), [prompt]):
+        for _, piece, sampled, _ in generate(self.runner, self.runner.new_state(), [prompt]):
             if piece.text:
                 yield piece.text
+            if piece.finish_reason == "error" and sampled.token == NO_TOKEN:
+                raise ValueError("no token is left to choose: the parameters exclude all of them")
             if piece.finish_reason == "error":
                 raise FloatingPointError("the model produced values that are not numbers; its weights may be damaged")
 

@@ -19,6 +19,8 @@ class Generation:
     """Without the end-of-sequence token; with log-probabilities if `SamplingParams.logprobs` is set."""
     finish_reason: str
     """stop, length or error"""
+    stop_reason: int | str | None = None
+    """The stop string, or the id of `stop_token_ids`, that ended it."""
     prompt_tokens: int
     completion_tokens: int
     adapters: tuple[str, ...] = ()

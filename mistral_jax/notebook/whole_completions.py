@@ -23,17 +23,19 @@ def whole_completions(runner: Runner, requests: Sequence[TextRequest]) -> list[G
     tokens: list[list[Sampled]] = [[] for _ in requests]
     weights: list[list[np.ndarray | None]] = [[] for _ in requests]
     reasons = ["" for _ in requests]
+    stops: list[int | str | None] = [None for _ in requests]
     for index, piece, _, used in generate(runner, runner.new_state(), requests):
         texts[index].append(piece.text)
         tokens[index].extend(piece.tokens)
         weights[index].append(used)
-        reasons[index] = piece.finish_reason or ""
+        reasons[index], stops[index] = piece.finish_reason or "", piece.stop_reason
     entries = [] if runner.adapters is None else numbered(runner.adapters)
     return [
         Generation(
             text="".join(texts[i]),
             tokens=tuple(tokens[i]),
             finish_reason=reasons[i],
+            stop_reason=stops[i],
             prompt_tokens=len(request.tokens),
             completion_tokens=request.completion.count,
             adapters=tuple(entry.name for entry in entries),

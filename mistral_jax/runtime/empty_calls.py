@@ -41,10 +41,10 @@ class EmptyCalls:
                     if speculates:
                         yield partial(self.forward, bucket=bucket, length=length - 1, scaling=True, speculative=True)
             yield partial(self.prefill, size=buckets.score, length=lengths[-1], scaling=scaling, score=True)
-            for bucket in buckets.rows:
-                yield partial(self.sample, bucket=bucket, scaling=scaling)
-                if speculates:
-                    yield partial(self.sample, bucket=bucket, scaling=True, speculative=True)
+        for bucket in buckets.rows:
+            yield partial(self.sample, bucket=bucket)
+            if runner.can_speculate:
+                yield partial(self.sample, bucket=bucket, speculative=True)
         for bucket in runner.run_buckets:
             yield partial(self.append, bucket=bucket)
 
@@ -78,10 +78,10 @@ class EmptyCalls:
     def append(self, state: RunnerState, *, bucket: int) -> Call[Appended]:
         return self._runner.calls.append(state, np.zeros((bucket,), np.bool_), Run.empty(bucket))
 
-    def sample(self, state: RunnerState, *, bucket: int, scaling: bool, speculative: bool = False) -> Call[Stepped]:
+    def sample(self, state: RunnerState, *, bucket: int, speculative: bool = False) -> Call[Stepped]:
         """Sampling without active rows."""
         runner = self._runner
-        made = runner.programs.empty_forward(bucket, scaling=scaling, speculative=speculative)
+        made = runner.programs.empty_forward(bucket, speculative=speculative)
         active = np.zeros((bucket,), np.bool_)
         return runner.calls.sample(
             Forwarded(state, made, speculative), active, Features(), runner.calls.all_allowed(bucket)

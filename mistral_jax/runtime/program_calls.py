@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import jax
 import numpy as np
 
@@ -24,6 +26,7 @@ class ProgramCalls:
         self._programs, self._buckets = programs, buckets
         self._no_masks: dict[int, jax.Array] = {}
         """By number of rows, the mask that allows all tokens."""
+        self._zero_weights: dict[int, jax.Array | None] = {}
 
     def prefill(
         self,
@@ -69,6 +72,12 @@ class ProgramCalls:
             self._no_masks[R] = self._programs.placement.put(everything)
         return self._no_masks[R]
 
+    def _no_weights(self, R: int) -> jax.Array | None:
+        """Adapter weights of zero, float32 [R, M, A]; None without adapters."""
+        if R not in self._zero_weights:
+            self._zero_weights[R] = self._programs.empty_weights(R)
+        return self._zero_weights[R]
+
     def append(self, state: RunnerState, mask: np.ndarray, run: Run) -> Call[Appended]:
         """The call that appends the tokens of a run to the rows in `mask`, bool [R]."""
         return Call(
@@ -105,7 +114,9 @@ class ProgramCalls:
     def sample(self, forwarded: Forwarded, active: np.ndarray, features: Features, mask: jax.Array) -> Call[Stepped]:
         """The call that samples the rows in `active`, bool [R]."""
         state, made, speculative = forwarded
-        arguments = (state.rows, active, made, features.as_array(), mask)
+        # One program with and without a scaling pass: without one no active row has weights that could be frozen.
+        whole = made if made.weights is not None else replace(made, weights=self._no_weights(len(active)))
+        arguments = (state.rows, active, whole, features.as_array(), mask)
 
         def result(rows: Rows, packed: jax.Array, emitted: jax.Array | None = None) -> Stepped:
             return Stepped(RunnerState(state.caches, rows), packed, made.weights, emitted)

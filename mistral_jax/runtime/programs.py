@@ -185,12 +185,15 @@ class Programs:
     def _append(self, *args: Any) -> tuple[step.Rows]:
         return (step.append(*args),)
 
-    def empty_forward(self, rows: int, *, scaling: bool, speculative: bool) -> step.Forward:
+    def empty_forward(self, rows: int, *, speculative: bool) -> step.Forward:
         """Zeros with the shapes and the placement of what a forward pass of `rows` rows returns."""
-        weights = None
-        if scaling:
-            assert self.adapters is not None
-            columns = 1 if self.xlora is None else self.xlora.columns.count
-            weights = self.placement.put(np.zeros((rows, columns, self.adapters.capacity), np.float32))
+        weights = self.empty_weights(rows)
         logits = np.zeros((2 * rows if speculative else rows, self.config.vocab_size), np.float32)
         return step.Forward(self.placement.put(logits), weights, weights if speculative else None)
+
+    def empty_weights(self, rows: int) -> jax.Array | None:
+        """Adapter weights of zero, float32 [R, M, A]; None without adapters."""
+        if self.adapters is None:
+            return None
+        columns = 1 if self.xlora is None else self.xlora.columns.count
+        return self.placement.put(np.zeros((rows, columns, self.adapters.capacity), np.float32))

@@ -80,8 +80,8 @@ class Endpoint[BodyT]:
     """Schema of the body; None: it takes no body."""
     response: type[msgspec.Struct] | OneOf | Text | None
     """None: it only has errors."""
-    chunk: Any = None
-    """Schema of each stream event, a Struct or a union of them; None: it cannot stream."""
+    chunk: type[msgspec.Struct] | OneOf | None = None
+    """Schema of each stream event; None: it cannot stream."""
     fields: tuple[Field, ...] | None = None
     """All known fields of the body; None: the schema itself refuses all others."""
     objects: Mapping[str, tuple[Field, ...]] = field(default_factory=dict[str, tuple[Field, ...]])
@@ -115,6 +115,15 @@ class Endpoint[BodyT]:
     def refused(self) -> tuple[Field, ...]:
         """The fields that are refused unless their values have no effect."""
         return tuple(field for field in self.fields or () if field.decision == "refused")
+
+    @cached_property
+    def refused_inside(self) -> dict[str, dict[str, Field]]:
+        """For the body ("", which is `refused`'s) and each object in it, the fields that are refused, by name."""
+        inside = {
+            where: {field.name: field for field in fields if field.decision == "refused"}
+            for where, fields in self.objects.items()
+        }
+        return {"": {}, **inside}
 
     @cached_property
     def known(self) -> dict[str, frozenset[str]]:

@@ -17,6 +17,8 @@ from serving.api.controllers.chat import CHAT_COMPLETIONS
 from serving.api.controllers.completions import COMPLETIONS
 from serving.api.controllers.health import HEALTH, LIVEZ
 from serving.api.controllers.index import DOCS, INDEX, OPENAPI, VERSION
+from serving.api.controllers.llama_cpp.completion import LLAMA_COMPLETION
+from serving.api.controllers.llama_cpp.lora_scales import LORA_SCALES, SET_LORA_SCALES
 from serving.api.controllers.llama_cpp.state import PROPS, SLOTS
 from serving.api.controllers.lora_adapters import LOAD_LORA_ADAPTER, LORA_ADAPTERS, UNLOAD_LORA_ADAPTER
 from serving.api.controllers.metrics import METRICS
@@ -46,6 +48,9 @@ ENDPOINTS: tuple[Endpoint[Any], ...] = (
     DETOKENIZE,
     APPLY_TEMPLATE,
     TOKENIZER_INFO,
+    LLAMA_COMPLETION,
+    LORA_SCALES,
+    SET_LORA_SCALES,
     PROPS,
     SLOTS,
     HEALTH,

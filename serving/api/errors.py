@@ -104,13 +104,6 @@ class NotFoundError(ApiError):
     type = "invalid_request_error"
 
 
-class ConflictError(ApiError):
-    """A name is taken, or the adapter of that name cannot be changed."""
-
-    status = 409
-    type = "invalid_request_error"
-
-
 class NoRoomError(ApiError):
     """There is no room for another adapter."""
 

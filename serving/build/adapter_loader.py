@@ -1,14 +1,15 @@
 """Loads adapters from one folder while the engine runs.
 
-Requests name folders below it; `..` and links cannot lead outside. Files are read and checked in a separate thread,
-which is abandoned if it takes too long. The engine's thread gets only the loaded arrays, between two rounds.
+Requests name folders below it, relative or absolute; `..` and links cannot lead outside. Files are read and checked in
+a separate thread, which is abandoned if it takes too long. The engine's thread gets only the loaded arrays, between two
+rounds.
 """
 
 from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
@@ -72,10 +73,11 @@ class FolderLoader:
         self._adapters = adapters
         self._config = config
         self._folder = folder.expanduser().resolve()
+        self._spellings = (self._folder, folder.expanduser().absolute())
         self._max_rank = max_rank
         self._readers = Readers(read_timeout)
 
-    def load(self, name: str, path: str) -> AdapterInfo:
+    def load(self, name: str, path: str, replaced: AdapterInfo | None = None) -> AdapterInfo:
         """See `AdapterLoader.load`.
 
         Raises:
@@ -86,12 +88,12 @@ class FolderLoader:
         """
         key = self._adapters.begin(name)
         try:
-            return self._load(name, path, key)
+            return self._load(name, path, key, replaced)
         except BaseException:
             self._adapters.give_up(key)
             raise
 
-    def _load(self, name: str, path: str, key: str) -> AdapterInfo:
+    def _load(self, name: str, path: str, key: str, replaced: AdapterInfo | None) -> AdapterInfo:
         try:
             folder, read = self._readers.run(lambda: self._open(path, key))
         except WeightFileError as error:
@@ -99,9 +101,11 @@ class FolderLoader:
                 f"lora_path: {without_paths(str(error)).replace(key, name)}", param="lora_path", code="invalid_adapter"
             ) from error
         try:
-            entry = self._wait(self._engine.between_rounds(lambda runner: _put(runner, read)))
+            entry = self._put(read)
         except BankFullError as error:
-            raise NoRoomError(str(error)) from error
+            if replaced is None:
+                raise NoRoomError(str(error)) from error
+            entry = self._put_in_place_of(replaced, read)
         return AdapterInfo(
             name=name,
             key=key,
@@ -112,6 +116,20 @@ class FolderLoader:
             created=int(time.time()),
             removable=True,
         )
+
+    def _put(self, read: _ReadLoRA) -> AdapterEntry:
+        return self._wait(self._engine.between_rounds(lambda runner: _put(runner, read)))
+
+    def _put_in_place_of(self, replaced: AdapterInfo, read: _ReadLoRA) -> AdapterEntry:
+        """Free the place of an adapter that no request uses, and take it."""
+        used = f"there is no room for both, and requests still use {replaced.name!r}; try again later"
+        if self._adapters.users().get(replaced.key):
+            raise NoRoomError(used)
+        self.unload(replaced)
+        try:
+            return self._put(read)
+        except BankFullError as error:  # a request came in between
+            raise NoRoomError(f"{used}. It takes no new requests") from error
 
     def unload(self, adapter: AdapterInfo) -> int:
         """See `AdapterLoader.unload`."""
@@ -131,7 +149,7 @@ class FolderLoader:
             ) from error
 
     def _open(self, path: str, key: str) -> tuple[Path, _ReadLoRA]:
-        folder = inside(self._folder, path)
+        folder = inside(self._folder, path, self._spellings)
         lora = open_lora(folder, name=key)
         try:
             return folder, self._read(lora)
@@ -197,20 +215,31 @@ class Readers:
             ) from error
 
 
-def inside(folder: Path, path: str) -> Path:
+def inside(folder: Path, path: str, spellings: Sequence[Path] = ()) -> Path:
     """The adapter's folder: `path` resolved relative to `folder`, which must be resolved already.
 
+    Args:
+      spellings: what absolute paths may begin with. Nothing is read outside of them.
+
     Raises:
-      InvalidRequestError: it is not a relative path, or it or its files lie outside `folder`.
+      InvalidRequestError: it is not a path below `folder`, or it or its files lie outside.
       NotFoundError: there is no such folder.
     """
-    parts = PurePosixPath(path).parts
-    if not parts or "\0" in path or "\\" in path or path.startswith(("/", "~")) or ".." in parts:
+    given = PurePosixPath(path)
+    if not given.parts or "\0" in path or "\\" in path or path.startswith("~") or ".." in given.parts:
         raise InvalidRequestError(
-            f"lora_path: {path[:200]!r} is not valid; expected the name of a folder in the server's --lora-folder",
+            f"lora_path: {path[:200]!r} is not valid; expected the path of a folder in the server's --lora-folder",
             param="lora_path",
         )
-    found = folder.joinpath(*parts)
+    outside = InvalidRequestError(
+        f"lora_path: {path[:200]!r} leads out of the server's --lora-folder", param="lora_path"
+    )
+    if given.is_absolute():
+        root = next((spelling for spelling in spellings if given.is_relative_to(spelling)), None)
+        if root is None:
+            raise outside
+        given = given.relative_to(root)
+    found = folder.joinpath(*given.parts)
     try:
         resolved = found.resolve()
         files = [(found / name).resolve() for name in (CONFIG_NAME, WEIGHTS_NAME)]
@@ -218,9 +247,7 @@ def inside(folder: Path, path: str) -> Path:
     except (OSError, ValueError, RuntimeError) as error:  # the name is too long, or links form a loop
         raise _no_folder(path) from error
     if not all(file.is_relative_to(folder) for file in (resolved, *files)):
-        raise InvalidRequestError(
-            f"lora_path: {path[:200]!r} leads out of the server's --lora-folder", param="lora_path"
-        )
+        raise outside
     if not is_folder or resolved == folder:
         raise _no_folder(path)
     return resolved

@@ -17,6 +17,7 @@ from mistral_jax.checkpoint.description import ModelDescription, describe
 from mistral_jax.checkpoint.load_module import load_module
 from mistral_jax.checkpoint.summary import summarize
 from mistral_jax.checkpoint.weights import choose_dtype, open_weights, plan_weights, settle_tying
+from mistral_jax.grammar.cache import CompiledGrammars
 from mistral_jax.grammar.compiler import GrammarCompiler
 from mistral_jax.hub.files import DEMO, ModelFiles, find_gguf, find_model
 from mistral_jax.model.kv_cache import BLOCK
@@ -93,8 +94,10 @@ def build_service(settings: Settings) -> Service:
         card=card,
         models=models,
         tokenizer=description.tokenizer,
-        grammars=GrammarCompiler(
-            description.tokenizer, vocab_size=description.config.vocab_size, eos_ids=description.eos_ids
+        grammars=CompiledGrammars(
+            GrammarCompiler(
+                description.tokenizer, vocab_size=description.config.vocab_size, eos_ids=description.eos_ids
+            )
         ),
         chat=chat_format(settings, description),
         loader=loader,
@@ -104,9 +107,17 @@ def build_service(settings: Settings) -> Service:
 def chat_format(settings: Settings, description: ModelDescription) -> ChatFormatter | None:
     """The model's chat format, with the format of tool calls that the settings name."""
     chat = description.chat
-    if chat is None or settings.tool_format == "auto":
-        return chat
-    return chat.with_tool_format(None if settings.tool_format == "none" else settings.tool_format)
+    if chat is None:
+        return None
+    if settings.tool_format != "auto":
+        chat = chat.with_tool_format(None if settings.tool_format == "none" else settings.tool_format)
+    tools = chat.output.tools if chat.knows_tools else None
+    logger.info(
+        "chat: tool calls: %s; reasoning: %s",
+        "none" if tools is None else tools.name,
+        "none" if chat.output.reasoning is None else chat.output.reasoning.start.text,
+    )
+    return chat
 
 
 def use_compilation_cache(settings: Settings) -> None:

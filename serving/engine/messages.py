@@ -205,6 +205,8 @@ class SlotStatus:
     """Tokens of the completion so far."""
     max_tokens: int = 0
     """Most tokens of the completion."""
+    adapters: tuple[str, ...] = ()
+    """Keys of the adapters that it uses."""
 
     @property
     def is_processing(self) -> bool:

@@ -25,4 +25,5 @@ def _status(slot: int, sequence: LiveSequence[PrefillChunk] | None) -> SlotStatu
         processed=sequence.chunks[0].start if sequence.chunks else prompt,
         generated=sequence.clock.tokens,
         max_tokens=sequence.max_tokens,
+        adapters=sequence.request.adapters,
     )

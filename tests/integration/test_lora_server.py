@@ -27,6 +27,7 @@ from tests.serving.harness import TEXT, events_of, listening, wait_for
 
 ROOM = 2
 """Adapters that may be loaded later."""
+REMOVED = "Success: LoRA adapter 'red' removed successfully."
 
 
 @dataclass
@@ -353,8 +354,8 @@ def test_an_adapter_in_use_is_refused_at_once_and_freed_when_its_last_request_en
         next(lines)
         left = unload(server, "red")
         assert left in (
-            {"name": "red", "status": "draining", "requests": 1},
-            {"name": "red", "status": "unloaded", "requests": 0},
+            {"name": "red", "status": "draining", "requests": 1, "message": REMOVED},
+            {"name": "red", "status": "unloaded", "requests": 0, "message": REMOVED},
         )
         server.refused(404, model="red")
         load(server, "red", "green")  # the name is free at once, with another number
@@ -378,7 +379,7 @@ def test_a_draining_adapter_keeps_its_place_until_its_request_has_ended(server: 
     asking = threading.Thread(target=lambda: answer.append(server.complete(model="red", temperature=0)))
     asking.start()
     wait_for(lambda: server.engine.adapter_users())
-    assert unload(server, "red") == {"name": "red", "status": "draining", "requests": 1}
+    assert unload(server, "red") == {"name": "red", "status": "draining", "requests": 1, "message": REMOVED}
     waiting: list[httpx.Response] = []
     loading = threading.Thread(
         target=lambda: waiting.append(server.post("/v1/load_lora_adapter", {"lora_name": "blue"}))
@@ -434,7 +435,12 @@ def test_wrong_loads_are_refused_each_with_its_reason(server: Adapted, tmp_path:
     wrong: list[tuple[int, dict[str, Any], str]] = [
         (400, {"lora_name": "x", "lora_path": "../extra"}, "is not valid"),
         (400, {"lora_name": "x", "lora_path": "red/../../extra"}, "is not valid"),
-        (400, {"lora_name": "x", "lora_path": str(later / "red")}, "is not valid"),
+        (400, {"lora_name": "x", "lora_path": str(later.parent / "extra")}, "leads out of the server's --lora-folder"),
+        (400, {"lora_name": "x", "lora_path": str(later / "linked")}, "leads out of the server's --lora-folder"),
+        (400, {"lora_name": "x", "lora_path": f"{later}/red/../../extra"}, "is not valid"),
+        (400, {"lora_name": "x", "lora_path": "/"}, "leads out of the server's --lora-folder"),
+        (404, {"lora_name": "x", "lora_path": str(later)}, "there is no folder"),
+        (404, {"lora_name": "x", "lora_path": str(later / "nothing")}, "there is no folder"),
         (400, {"lora_name": "x", "lora_path": ""}, "is not valid"),
         (400, {"lora_name": "x", "lora_path": "~"}, "is not valid"),
         (400, {"lora_name": "x", "lora_path": "red\u0000"}, "is not valid"),
@@ -450,13 +456,14 @@ def test_wrong_loads_are_refused_each_with_its_reason(server: Adapted, tmp_path:
         (400, {"lora_name": "x", "lora_path": "wide"}, "has rank 9, and this server has room for adapters of rank 8"),
         (400, {"lora_name": "two words", "lora_path": "red"}, "a name without spaces"),
         (400, {"lora_name": "", "lora_path": "red"}, "a name without spaces"),
-        (409, {"lora_name": "one", "lora_path": "red"}, "is the name of the adapter 'one'"),
-        (409, {"lora_name": "mixture", "lora_path": "red"}, "is the name of the X-LoRA mixture"),
-        (409, {"lora_name": "default", "lora_path": "red"}, "is the name of"),
-        (409, {"lora_name": "base", "lora_path": "red"}, "is the name of the base model"),
+        (400, {"lora_name": "one", "lora_path": "red"}, "is the name of the adapter 'one'"),
+        (400, {"lora_name": "mixture", "lora_path": "red"}, "is the name of the X-LoRA mixture"),
+        (400, {"lora_name": "default", "lora_path": "red"}, "is the name of"),
+        (400, {"lora_name": "base", "lora_path": "red"}, "is the name of the base model"),
         (400, {"lora_path": "red"}, "lora_name"),
         (400, {"lora_name": 1}, "lora_name"),
-        (400, {"lora_name": "red", "load_inplace": True}, "load_inplace"),
+        (400, {"lora_name": "one", "lora_path": "red", "load_inplace": True}, "was loaded when the server started"),
+        (400, {"lora_name": "red", "is_3d_lora_weight": True}, "is_3d_lora_weight"),
     ]
     for status, body, message in wrong:
         error = server.refused(status, path, **body)
@@ -464,16 +471,94 @@ def test_wrong_loads_are_refused_each_with_its_reason(server: Adapted, tmp_path:
         assert str(later) not in error["message"] or str(later) in str(body), error
     for name, status, message in (
         ("nothing", 404, "there is no adapter 'nothing'"),
-        ("one", 409, "was loaded when the server started"),
+        ("one", 400, "was loaded when the server started"),
         ("mixture", 404, "there is no adapter"),
     ):
         assert message in server.refused(status, "/v1/unload_lora_adapter", lora_name=name)["message"]
     load(server, "red")
     load(server, "green")
     assert "places for adapters are taken" in server.refused(507, path, lora_name="blue")["message"]
-    assert "'red' is the name of the adapter" in server.refused(409, path, lora_name="red")["message"]
+    assert "'red' is the name of the adapter" in server.refused(400, path, lora_name="red")["message"]
     unload(server, "red")
     unload(server, "green")
+
+
+def test_an_adapter_is_loaded_by_an_absolute_path_as_vllms_clients_do(server: Adapted) -> None:
+    body = {"lora_name": "red", "lora_path": str(server.folder / "red"), "base_model_name": "base"}
+    response = server.post("/v1/load_lora_adapter", body)
+    assert "Success: LoRA adapter 'red' added successfully." in response.text
+    assert str(server.folder) not in response.text
+    assert response.json()["root"] == "red"
+    assert server.complete(model="red", max_tokens=2)
+    assert REMOVED in server.post("/v1/unload_lora_adapter", {"lora_name": "red", "lora_int_id": 1}).text
+
+
+def test_an_adapter_is_replaced_in_place_and_by_number_it_is_another(server: Adapted, compiled: list[str]) -> None:
+    load(server, "paint", "red")
+    red = server.complete(model="paint", temperature=0)["text"]
+    before = {each["name"]: each["id"] for each in httpx.get(server.url + "/lora-adapters").json()}
+    assert server.complete(lora=[{"id": before["paint"], "scale": 1}], temperature=0)["text"] == red
+    refusal = server.refused(400, "/v1/load_lora_adapter", lora_name="paint", lora_path="green")
+    assert (refusal["code"], "load_inplace" in refusal["message"]) == ("name_taken", True)
+    inplace = {"lora_name": "paint", "lora_path": "green", "load_inplace": True}
+    assert server.post("/v1/load_lora_adapter", inplace).status_code == 200
+    green = server.complete(model="paint", temperature=0)["text"]
+    assert green != red
+    after = {each["name"]: each["id"] for each in httpx.get(server.url + "/lora-adapters").json()}
+    assert server.complete(lora=[{"id": after["paint"], "scale": 1.0}], temperature=0)["text"] == green
+    assert server.complete(lora=[{"id": after["paint"], "scale": 0}], temperature=0) == server.complete(
+        model="base", temperature=0
+    )
+    # Where there is no room for both, the place of the old one is taken, unless a request uses it.
+    load(server, "other", "blue")
+    assert server.post("/v1/load_lora_adapter", inplace | {"lora_path": "red"}).status_code == 200
+    assert server.complete(model="paint", temperature=0)["text"] == red
+    broken = inplace | {"lora_path": "nothing"}
+    assert server.post("/v1/load_lora_adapter", broken).status_code == 404
+    assert server.complete(model="paint", temperature=0)["text"] == red
+    fresh = server.post("/v1/load_lora_adapter", inplace | {"lora_name": "new"})
+    assert fresh.status_code == 507
+    unload(server, "paint")
+    assert server.post("/v1/load_lora_adapter", inplace | {"lora_name": "new"}).status_code == 200
+    for name in ("new", "other"):
+        unload(server, name)
+    assert compiled == []
+
+
+def test_a_used_adapter_gives_up_its_place_only_when_it_is_free(server: Adapted) -> None:
+    gate = threading.Event()
+    load(server, "red")
+    load(server, "green")
+    answer: list[dict[str, Any]] = []
+    server.engine.between_rounds(lambda _: gate.wait(30))
+    asking = threading.Thread(target=lambda: answer.append(server.complete(model="red", temperature=0)))
+    asking.start()
+    wait_for(lambda: server.engine.adapter_users())
+    body = {"lora_name": "red", "lora_path": "blue", "load_inplace": True}
+    replies: list[httpx.Response] = []
+    loading = threading.Thread(target=lambda: replies.append(server.post("/v1/load_lora_adapter", body)))
+    loading.start()
+    gate.set()
+    loading.join()
+    asking.join()
+    assert answer[0]["finish_reason"] == "length"
+    if replies[0].status_code != 200:  # unless the request had ended before
+        assert (replies[0].status_code, "requests still use 'red'" in replies[0].text) == (507, True)
+        assert server.complete(model="red", max_tokens=2)
+    for name in ("red", "green"):
+        unload(server, name)
+
+
+def test_scales_for_all_requests_are_refused(server: Adapted) -> None:
+    listed = httpx.get(server.url + "/lora-adapters").json()
+    assert [(each["id"], each["name"], each["scale"]) for each in listed] == [
+        (0, "one", 0.0),
+        (1, "two", 0.0),
+        (2, "three", 0.0),
+        (3, "extra", 0.0),
+    ]
+    response = httpx.post(server.url + "/lora-adapters", json=[{"id": 0, "scale": 1}])
+    assert (response.status_code, "lora: [{id, scale}]" in response.text) == (501, True)
 
 
 WRONG: list[tuple[dict[str, Any], str]] = [
@@ -501,7 +586,6 @@ WRONG: list[tuple[dict[str, Any], str]] = [
     ({"xlora": {"non_granular_index": 10**30}}, ""),
     ({"xlora": {"non_granular_index": 1}, "model": "base"}, "no X-LoRA mixture is asked for"),
     ({"xlora": {"non_granular_index": 1}, "adapter": "one"}, "no X-LoRA mixture is asked for"),
-    ({"lora": [{"id": 0, "scale": 1}]}, "use adapters"),
 ]
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, field
 from typing import Any
@@ -73,7 +73,9 @@ class FakeTokenizer:
 
 
 class FakeChat:
-    """Renders `[role]content` for each message; keeps what else it is given.
+    """Renders `[role]content` for each message, `(text)` for each document and `{name=value}` for each variable; keeps
+    what else it is given. `|` stands for no generation prompt, `_` for a last message to be continued. It reads the
+    variable `mood`.
 
     Args:
       output: what the model writes besides text.
@@ -104,13 +106,22 @@ class FakeChat:
         *,
         add_generation_prompt: bool = True,
         tools: Sequence[dict[str, Any]] | None = None,
+        documents: Sequence[Mapping[str, Any]] | None = None,
+        continue_final_message: bool = False,
         **kwargs: Any,
     ) -> PromptPieces:
         self.asked.append({"messages": messages, "tools": tools, **kwargs})
-        text = self.render(messages, add_generation_prompt=add_generation_prompt)
+        text = self.render(messages)
+        text += "".join(f"({document['text']})" for document in documents or ())
+        text += "".join(f"{{{name}={value}}}" for name, value in kwargs.items() if name not in self.variables)
+        if not add_generation_prompt:
+            text += "_" if continue_final_message else "|"
         tokenizer = FakeTokenizer()
         pieces = itertools.chain([[BOS]], tokenizer.encode_pieces(text))
         return PromptPieces(least=1 + tokenizer.least_tokens(text), pieces=pieces, in_reasoning=self._in_reasoning)
+
+    def unused_variables(self, names: Collection[str], *, with_tools: bool = False) -> list[str]:
+        return [name for name in names if name not in ("mood", "documents")]
 
     def render(self, messages: list[dict[str, Any]], *, add_generation_prompt: bool = True) -> str:
         if messages[0]["content"] == "raise":
@@ -210,6 +221,7 @@ class FakeEngine:
                 processed=len(each.request.prompt),
                 generated=each.position,
                 max_tokens=each.request.params.max_tokens or 0,
+                adapters=each.request.adapters,
             )
             for slot, each in enumerate(live)
         ]

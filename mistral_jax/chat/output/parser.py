@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Collection
 
 from mistral_jax.chat.output.call_ids import new_call_id
-from mistral_jax.chat.output.calls import CallReader, CallSink, reader_of
+from mistral_jax.chat.output.call_object import CallSink
+from mistral_jax.chat.output.calls import CallReader, reader_of
 from mistral_jax.chat.output.deltas import CallArguments, ContentText, Delta, ReasoningText
 from mistral_jax.chat.output.formats import CallShape, Marker, OutputFormat
 from mistral_jax.chat.output.scanning import WHITESPACE, MarkerScanner

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
+
+from litestar.types import Scope
 
 from serving.api.controllers.generation import GENERATION_ERRORS, Asked, Generating
 from serving.api.controllers.generation_fields import CHAT, fields_of, objects_of
@@ -10,7 +13,9 @@ from serving.api.endpoint import Endpoint
 from serving.api.errors import InvalidRequestError
 from serving.api.requests.prompts import encode_chat
 from serving.api.requests.sampling_request import OwnFields
+from serving.api.requests.template_use import template_use
 from serving.api.requests.tool_request import reasoning_variables, tool_use
+from serving.api.requests.unknown_fields import report_ignored, unused
 from serving.api.responses.framing import CallFacts, ChatFraming, Framing
 from serving.api.responses.parsed_chat import ParsedChatFraming
 from serving.api.schemas import ChatCompletion, ChatCompletionChunk, ChatCompletionRequest
@@ -20,31 +25,46 @@ from serving.api.service.service import Service
 
 
 async def encode_chat_request(
-    body: ChatCompletionRequest, service: Service, host: ServiceHost, tools: ToolUse | None, *, truncates: bool
+    body: ChatCompletionRequest,
+    service: Service,
+    host: ServiceHost,
+    tools: ToolUse | None,
+    scope: Scope,
+    *,
+    truncates: bool,
 ) -> Prompt:
     """The prompt of a chat completion.
 
     Args:
+      scope: of the request, whose response names variables that the template does not read.
       truncates: whether it may be longer than the context.
 
     Raises:
-      InvalidRequestError: see `encode_chat`.
+      InvalidRequestError: see `encode_chat`; or there are such variables, and the server is strict about them.
       ContextLengthError: see `encode_chat`.
     """
+    template = template_use(body)
+    if service.chat is not None:
+        template, unread = template.without_unused(service.chat)
+        report_ignored(scope, unused("chat_template_kwargs", unread), strict=host.settings.strict_fields)
+        variables = {**template.variables, **reasoning_variables(body, service.chat)}
+        template = replace(template, variables=variables)
     return await encode_chat(
         service,
         body.messages,
         tools=() if tools is None else tools.shown,
-        variables=None if service.chat is None else reasoning_variables(body, service.chat),
         limiter=host.encoding,
         rendering=host.rendering,
         truncate=truncates,
+        template=template,
     )
 
 
 async def _encode(asked: Asked[ChatCompletionRequest]) -> Sequence[Prompt]:
-    truncates = asked.host.settings.truncate_sequence
-    return [await encode_chat_request(asked.body, asked.service, asked.host, asked.tools, truncates=truncates)]
+    prompt = await encode_chat_request(
+        asked.body, asked.service, asked.host, asked.tools, asked.scope, truncates=asked.truncates
+    )
+    return [prompt]
 
 
 async def _frame(asked: Asked[ChatCompletionRequest], facts: CallFacts) -> Framing:

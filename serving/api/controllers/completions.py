@@ -9,27 +9,29 @@ from serving.api.controllers.generation_fields import TEXT, fields_of, objects_o
 from serving.api.endpoint import Endpoint
 from serving.api.errors import InvalidRequestError
 from serving.api.requests.prompts import encode_prompts
-from serving.api.requests.sampling_request import OwnFields
+from serving.api.requests.sampling_request import OwnFields, candidates_of
+from serving.api.responses.completion_framing import CompletionFraming
 from serving.api.responses.echo import echo_prompts
-from serving.api.responses.framing import CallFacts, CompletionFraming
+from serving.api.responses.framing import CallFacts
 from serving.api.schemas import Completion, CompletionRequest
 from serving.api.service.asked import Prompt
 
 
 async def _encode(asked: Asked[CompletionRequest]) -> Sequence[Prompt]:
-    settings, n = asked.host.settings, asked.n
+    settings, n = asked.host.settings, asked.candidates
     prompts = await encode_prompts(
         asked.service,
         asked.body.prompt,
         most=settings.max_queue,
         limiter=asked.host.encoding,
+        suffix=asked.body.suffix,
         echo=bool(asked.body.echo),
-        truncate=settings.truncate_sequence,
+        truncate=asked.truncates,
     )
     if len(prompts) * n > settings.max_queue:
         raise InvalidRequestError(
-            f"{len(prompts)} prompts with n = {n} make {len(prompts) * n} completions; one request may ask for "
-            f"{settings.max_queue} (--max-queue)",
+            f"{len(prompts)} prompts with {n} completions each make {len(prompts) * n} completions; one request may "
+            f"ask for {settings.max_queue} (--max-queue)",
             param="n",
         )
     return prompts
@@ -39,13 +41,9 @@ async def _frame(asked: Asked[CompletionRequest], facts: CallFacts) -> Completio
     if not asked.body.echo:
         return CompletionFraming(facts)
     echoes = await echo_prompts(
-        asked.service.tokenizer, facts.prompts, n=facts.n, logprobs=facts.logprobs, limiter=asked.host.encoding
+        asked.service.tokenizer, facts.prompts, logprobs=facts.logprobs is not None, limiter=asked.host.encoding
     )
     return CompletionFraming(facts, echoes=echoes)
-
-
-def _scores_prompts(asked: Asked[CompletionRequest]) -> bool:
-    return bool(asked.body.echo) and asked.params.logprobs is not None
 
 
 COMPLETIONS = Endpoint(
@@ -72,6 +70,7 @@ COMPLETIONS = Endpoint(
         prompt_field="prompt",
         encode=_encode,
         frame=_frame,
-        scores_prompts=_scores_prompts,
+        candidates=candidates_of,
+        echoes_logprobs=lambda body: bool(body.echo),
     ),
 )

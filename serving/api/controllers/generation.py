@@ -3,32 +3,37 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from litestar import Response
+from litestar.types import Scope
 
 from mistral_jax.runtime.sampling_params import SamplingParams
 from serving.api.endpoint import Call
 from serving.api.requests.adapter_request import adapter_use
 from serving.api.requests.constraint import constraint_of
 from serving.api.requests.output_format import output_format
-from serving.api.requests.prompts import fit
+from serving.api.requests.prompts import fit, truncation_of
 from serving.api.requests.sampling_request import (
     OwnFields,
     choices_of,
     engine_requests,
+    priority_of,
+    reported,
     sampling_params,
     times_in_stream,
     usage_in_stream,
+    with_rules,
 )
+from serving.api.responses.best_of import BestOf
 from serving.api.responses.framing import CallFacts, Framing, new_id
+from serving.api.responses.prompt_scores import check_scores
 from serving.api.responses.respond import respond
 from serving.api.schemas import SamplingFields
-from serving.api.service.asked import AdapterUse, Prompt, ToolUse, UsageInStream
+from serving.api.service.asked import AdapterUse, Prompt, Reported, ToolUse, UsageInStream
 from serving.api.service.lifecycle import ServiceHost
 from serving.api.service.service import Service
-from serving.engine.messages import Work
 
 GENERATION_ERRORS = (400, 401, 403, 404, 408, 413, 415, 499, 500, 503)
 
@@ -40,11 +45,17 @@ class Asked[BodyT: SamplingFields]:
     body: BodyT
     host: ServiceHost
     service: Service
+    scope: Scope
     use: AdapterUse
     n: int
-    """Completions of each prompt."""
+    """Completions of each prompt that are returned."""
+    candidates: int
+    """Completions of each prompt that are generated; at least `n`."""
     usage: UsageInStream
     params: SamplingParams
+    reported: Reported
+    truncates: bool
+    """Whether prompts that are too long will be truncated."""
     tools: ToolUse | None = None
     """Set if the model may write more than text: tool calls or reasoning."""
 
@@ -62,8 +73,10 @@ class Generating[BodyT: SamplingFields]:
     """Encodes the body's prompts, which may still be too long."""
     frame: Callable[[Asked[BodyT], CallFacts], Awaitable[Framing]]
     """Makes the framing, which turns completions into the endpoint's JSON."""
-    scores_prompts: Callable[[Asked[BodyT]], bool] = lambda _asked: False
-    """Whether the call asks for log-probabilities of the prompts."""
+    candidates: Callable[[BodyT, int, int], int] = lambda _body, n, _most: n
+    """From a body, the number of completions to return, and the most that are possible: the number to generate."""
+    echoes_logprobs: Callable[[BodyT], bool] = lambda _body: False
+    """Whether each choice begins with the log-probabilities of its prompt."""
     tools: Callable[[BodyT, Service], ToolUse | None] = lambda _body, _service: None
     """The tools of the call, and what the model writes besides text."""
 
@@ -71,27 +84,36 @@ class Generating[BodyT: SamplingFields]:
         body, host = call.body, call.host
         service, settings = host.service, host.settings
         card = service.card
+        n = choices_of(body, most=settings.max_seqs)
+        params = sampling_params(body, card, self.own_fields, default_max_tokens=settings.max_tokens)
+        truncates, keep = truncation_of(body, card, truncate=settings.truncate_sequence)
         asked = Asked(
             body=body,
             host=host,
             service=service,
+            scope=call.request.scope,
             use=adapter_use(body, service.models, card),
-            n=choices_of(body, most=settings.max_seqs),
+            n=n,
+            candidates=self.candidates(body, n, settings.max_seqs),
             usage=usage_in_stream(body),
-            params=sampling_params(body, card, self.own_fields, default_max_tokens=settings.max_tokens),
+            params=await with_rules(params, service.tokenizer, card, host.encoding),
+            reported=reported(body, params, echoes_logprobs=self.echoes_logprobs(body)),
+            truncates=truncates or keep is not None,
             tools=self.tools(body, service),
         )
         prompts = [
             fit(
                 prompt,
                 card,
-                max_tokens=asked.params.max_tokens,
-                truncate=settings.truncate_sequence,
+                max_tokens=params.max_tokens,
+                truncate=truncates,
                 bos_id=service.tokenizer.bos_id,
                 param=self.prompt_field,
+                keep=keep,
             )
             for prompt in await self.encode(asked)
         ]
+        check_scores(prompts, copies=asked.candidates, reported=asked.reported)
         constraint = await constraint_of(
             service,
             output_format(body),
@@ -105,21 +127,26 @@ class Generating[BodyT: SamplingFields]:
             card=card,
             model_id=asked.use.model_id,
             prompts=prompts,
-            n=asked.n,
+            n=asked.candidates,
             usage=asked.usage,
-            logprobs=asked.params.logprobs,
+            logprobs=params.logprobs,
+            tokens=asked.reported,
             reported=asked.use.reported,
             times=times_in_stream(body),
         )
         framing = await self.frame(asked, facts)
+        if asked.candidates > n:
+            framing = BestOf(framing, candidates=asked.candidates, n=n)
         requests = engine_requests(
             facts.call_id,
             prompts,
-            asked.params,
+            # The best are those with the largest mean log-probability.
+            replace(asked.params, logprobs=params.logprobs or 0) if asked.candidates > n else asked.params,
             asked.use,
-            n=asked.n,
+            n=asked.candidates,
             max_model_len=card.max_model_len,
-            work=Work.SCORE if self.scores_prompts(asked) else Work.GENERATE,
+            reported=asked.reported,
+            priority=priority_of(body),
             constraint=constraint,
             progress=facts.times.progress,
             reported_tokens=frozenset() if asked.tools is None else asked.tools.output.token_ids,

@@ -6,8 +6,6 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-import msgspec
-
 from serving.api.endpoint import Body, Field
 
 CHAT, TEXT = "chat", "completions"
@@ -33,10 +31,6 @@ def _refused(
     unless: Callable[[Body], bool] | None = None,
 ) -> Field:
     return Field(name, "refused", note, endpoints, neutral, unless)
-
-
-def _value(body: Body, name: str) -> Any:
-    return msgspec.json.decode(body[name]) if name in body else None
 
 
 FIELDS: tuple[Field, ...] = (
@@ -68,20 +62,29 @@ FIELDS: tuple[Field, ...] = (
     _honoured(
         "seed", "any 64-bit integer; sampling depends only on (seed, choice index, position), not on other requests"
     ),
-    _honoured("stop", "a string or a list of strings, 16384 characters in total; not part of the completion"),
+    _honoured(
+        "stop",
+        "a string or a list of strings, 16384 characters in total; not part of the completion, but returned as "
+        "`stop_reason`",
+    ),
     _honoured("n", "1 to the server's --max-seqs"),
     _honoured("stream", "server-sent events"),
     _honoured("stream_options", "only together with stream"),
     _honoured("logprobs", "chat: true or false; completions: 0 to 20. Taken before penalties, bias and temperature"),
     _honoured("top_logprobs", "0 to 20; needs logprobs", _CHAT),
     _honoured("echo", "with logprobs, those of the prompt's tokens are returned too", _TEXT),
-    _refused(
+    _honoured(
         "best_of",
-        "only the value of n",
+        "n to the server's --max-seqs; the n completions with the largest mean log-probability are returned, the best "
+        "first. Not together with stream",
         _TEXT,
-        unless=lambda body: _value(body, "best_of") == (_value(body, "n") or 1),
     ),
-    _refused("suffix", "no fill-in-the-middle yet", _TEXT, neutral=("",)),
+    _honoured(
+        "suffix",
+        "for models with control tokens for it, such as Codestral; needs a prompt that is a text; not together with "
+        "echo",
+        _TEXT,
+    ),
     _honoured(
         "tools",
         "functions, at most 128; refused if the model's chat format knows none. The arguments of a call match the "
@@ -103,7 +106,7 @@ FIELDS: tuple[Field, ...] = (
     ),
     _refused("modalities", "text only", _CHAT, neutral=(["text"], [])),
     _refused("audio", "text only", _CHAT),
-    _refused("prediction", "no predicted outputs", _CHAT),
+    _accepted("prediction", "a hint, which does not change the completion", _CHAT),
     _refused("web_search_options", "no web search", _CHAT),
     _honoured(
         "reasoning_effort",
@@ -111,7 +114,8 @@ FIELDS: tuple[Field, ...] = (
         "except for `none` if it does not reason",
         _CHAT,
     ),
-    _refused("verbosity", "no such control in the model", _CHAT, neutral=("medium",)),
+    _accepted("verbosity", "a hint for which these models have no control", _CHAT),
+    _refused("moderation", "nothing is moderated", _CHAT),
     _accepted("user", "a label"),
     _accepted("safety_identifier", "a label", _CHAT),
     _accepted("metadata", "a label", _CHAT),
@@ -119,6 +123,7 @@ FIELDS: tuple[Field, ...] = (
     _accepted("service_tier", "there is one tier", _CHAT),
     _accepted("prompt_cache_key", "a hint", _CHAT),
     _accepted("prompt_cache_retention", "a hint", _CHAT),
+    _accepted("prompt_cache_options", "a hint", _CHAT),
     # Fields of other servers.
     _honoured("top_k", "extension; 0, -1 and anything from the vocabulary's size on keep all tokens"),
     _honoured("min_p", "extension; 0 to 1"),
@@ -129,22 +134,54 @@ FIELDS: tuple[Field, ...] = (
         "return_progress", "extension of llama.cpp; in a stream, chunks with `prompt_progress` while the prompt is run"
     ),
     _accepted("cache_prompt", "extension of llama.cpp; a hint"),
-    _accepted("priority", "extension of vLLM; requests are served in order of arrival"),
-    _refused("min_tokens", "extension of vLLM", neutral=(0,)),
-    _refused("stop_token_ids", "extension of vLLM", neutral=([],)),
-    _refused("include_stop_str_in_output", "extension of vLLM", neutral=(False,)),
-    _refused("bad_words", "extension of vLLM", neutral=([],)),
-    _refused("allowed_token_ids", "extension of vLLM"),
-    _refused("prompt_logprobs", "extension of vLLM; /v1/completions has echo with logprobs"),
-    _refused("truncate_prompt_tokens", "extension of vLLM; the server has --truncate-sequence"),
-    _refused("skip_special_tokens", "extension of vLLM", neutral=(True,)),
-    _refused("use_beam_search", "extension of vLLM", neutral=(False,)),
-    _refused("length_penalty", "extension of vLLM", neutral=(1, 1.0)),
-    _refused("add_generation_prompt", "extension of vLLM", _CHAT, neutral=(True,)),
-    _refused("continue_final_message", "extension of vLLM", _CHAT, neutral=(False,)),
+    _honoured(
+        "priority",
+        "extension of vLLM; of the requests that wait, lower numbers are served earlier, equal ones in order of "
+        "arrival. The one that has waited longest is overtaken at most three times in a row",
+    ),
+    _honoured(
+        "min_tokens",
+        "extension of vLLM; before that many tokens no end-of-sequence token and none of `stop_token_ids` is chosen, "
+        "and no stop string ends the completion",
+    ),
+    _honoured("stop_token_ids", "extension of vLLM; at most 1024 ids; not part of the text"),
+    _honoured("include_stop_str_in_output", "extension of vLLM; for stop strings and stop tokens"),
+    _honoured(
+        "bad_words",
+        "extension of vLLM; each is banned in the tokens of two spellings, with and without a space before it: at most "
+        "16 tokens each, and 256 spellings of several tokens",
+    ),
+    _honoured("allowed_token_ids", "extension of vLLM; a completion ends by itself only if they contain an ending one"),
+    _honoured(
+        "prompt_logprobs",
+        "extension of vLLM; 0 to 20; returned in a field of this name, with ranks. Not together with stream",
+    ),
+    _honoured("return_token_ids", "extension of vLLM; as `token_ids` and `prompt_token_ids`, also in streams"),
+    _honoured("return_tokens_as_token_ids", "extension of vLLM; in log-probabilities tokens are named `token_id:123`"),
+    _honoured(
+        "truncate_prompt_tokens",
+        "extension of vLLM; keeps this many of the last tokens, and a leading BOS token among them; -1: as many as the "
+        "context has room for",
+    ),
+    _honoured("skip_special_tokens", "extension of vLLM; with false, control tokens appear in the text by their names"),
+    _accepted("spaces_between_special_tokens", "extension of vLLM; tokens are written as they are, without spaces"),
+    _refused("use_beam_search", "extension of vLLM; no beam search", neutral=(False,)),
+    _refused("length_penalty", "extension of vLLM; no beam search", neutral=(1, 1.0)),
+    _honoured("add_generation_prompt", "extension of vLLM; true unless `continue_final_message` is", _CHAT),
+    _honoured(
+        "continue_final_message",
+        "extension of vLLM; the completion continues the last message's text. Not together with "
+        "`add_generation_prompt`",
+        _CHAT,
+    ),
     _refused("chat_template", "templates come from the model or --chat-template, never from a request", _CHAT),
-    _refused("chat_template_kwargs", "extension of vLLM", _CHAT, neutral=({},)),
-    _refused("documents", "extension of vLLM", _CHAT, neutral=([],)),
+    _honoured(
+        "chat_template_kwargs",
+        "extension of vLLM; at most 16 KiB, 128 values and 8 levels. Reserved names are refused; those that the "
+        "template does not read are reported as unknown fields are",
+        _CHAT,
+    ),
+    _honoured("documents", "extension of vLLM; refused if the template does not read them", _CHAT),
     _honoured("structured_outputs", "extension of vLLM; json, regex, choice, grammar or json_object"),
     _honoured("guided_json", "extension; a JSON schema, or one as text"),
     _honoured("guided_regex", "extension; as regex"),
@@ -154,11 +191,33 @@ FIELDS: tuple[Field, ...] = (
     _honoured("regex", "extension; a regular expression for the whole completion"),
     _honoured("ebnf", "extension of SGLang; a grammar in GBNF"),
     _honoured("grammar", "extension; GBNF if it has `::=`, else Lark; or an object with type and value"),
-    _refused("typical_p", "extension of llama.cpp", neutral=(1, 1.0)),
-    _refused("mirostat", "extension of llama.cpp", neutral=(0,)),
-    _refused("dry_multiplier", "extension of llama.cpp", neutral=(0, 0.0)),
-    _refused("xtc_probability", "extension of llama.cpp", neutral=(0, 0.0)),
-    _refused("samplers", "extension of llama.cpp"),
+    _honoured("typical_p", "extension of llama.cpp; above 0, up to 1"),
+    _honoured("top_n_sigma", "extension of llama.cpp; 0 to 100; 0 keeps all tokens"),
+    _honoured(
+        "xtc_probability",
+        "extension of llama.cpp; 0 to 1. Its draws depend on seed and position, and are not those of the tokens",
+    ),
+    _honoured("xtc_threshold", "extension of llama.cpp; 0 to 1"),
+    _honoured("dry_multiplier", "extension of llama.cpp; 0 to 100; repetitions of more than 50 tokens count as 50"),
+    _honoured("dry_base", "extension of llama.cpp; 1 to 10"),
+    _honoured("dry_allowed_length", "extension of llama.cpp; 1 to 50"),
+    _honoured("dry_penalty_last_n", "extension of llama.cpp; -1: the whole context"),
+    _honoured(
+        "dry_sequence_breakers",
+        "extension of llama.cpp; at most 32 texts; a token breaks a repetition if its text contains one, and a text "
+        "that no token contains is refused",
+    ),
+    _honoured(
+        "samplers",
+        "extension of llama.cpp; only a list whose result is that of the order here: penalties, dry, temperature, "
+        "top_n_sigma, top_k, typ_p, top_p, min_p, xtc",
+    ),
+    _refused("min_keep", "extension of llama.cpp; truncation keeps at least one token", neutral=(0, 1)),
+    _refused(
+        "mirostat",
+        "extension of llama.cpp; its state would make a token depend on more than seed, position and text",
+        neutral=(0,),
+    ),
     _honoured(
         "adapter",
         "extension; a LoRA adapter by name, or `base` for none; not together with a model that names another adapter",
@@ -168,7 +227,10 @@ FIELDS: tuple[Field, ...] = (
         "xlora",
         "extension; scalings (summary, tokens or full) and non_granular_index; unknown fields in it are refused",
     ),
-    _refused("lora", "extension of llama.cpp; use adapters: {name: weight}", neutral=([],)),
+    _honoured(
+        "lora",
+        "extension of llama.cpp; the same, by number: `[{id, scale}]`, see GET /lora-adapters; `[]` means absent",
+    ),
 )
 
 OBJECTS: dict[str, tuple[Field, ...]] = {
@@ -178,6 +240,7 @@ OBJECTS: dict[str, tuple[Field, ...]] = {
             "continuous_usage_stats",
             "extension of vLLM; every chunk of a choice has the token counts of that choice so far, prompt included",
         ),
+        _accepted("include_obfuscation", "chunks are not padded"),
     ),
     "response_format": (
         _honoured("type", "text, json_object or json_schema"),
@@ -207,6 +270,8 @@ OBJECTS: dict[str, tuple[Field, ...]] = {
         _honoured("function_call", "the older form of tool_calls", _CHAT),
         _honoured("reasoning_content", "extension; passed to the chat template", _CHAT),
         _accepted("cache_control", "a hint that some clients add", _CHAT),
+        _refused("audio", "text only", _CHAT),
+        _refused("refusal", "text only", _CHAT),
     ),
     "messages[].tool_calls[]": (
         _honoured("id", "ids that Mistral's models do not know are replaced in the prompt", _CHAT),
@@ -239,6 +304,7 @@ OBJECTS: dict[str, tuple[Field, ...]] = {
         _honoured("type", "`text`; others are refused", _CHAT),
         _honoured("text", "the text", _CHAT),
         _accepted("cache_control", "a hint that some clients add", _CHAT),
+        _accepted("prompt_cache_breakpoint", "a hint", _CHAT),
         _refused("image_url", "text only", _CHAT),
         _refused("input_audio", "text only", _CHAT),
         _refused("file", "text only", _CHAT),

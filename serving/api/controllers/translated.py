@@ -3,8 +3,7 @@ own make their responses of its completions."""
 
 from __future__ import annotations
 
-import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -15,35 +14,10 @@ from serving.api.controllers.generation import Asked
 from serving.api.endpoint import Call
 from serving.api.errors import ApiError
 from serving.api.requests.adapter_request import find_model
+from serving.api.requests.renaming import Renames
 from serving.api.responses.framing import CallFacts, Framing
 from serving.api.schemas import ChatCompletionRequest, SharedFields
 from serving.api.service.service import ChatEncoder
-
-
-class Renames:
-    """How errors about the body of a chat completion name the fields of the body that it was made of.
-
-    Args:
-      names: fields and their names there, as paths; `[]` stands for any item of a list. Of several that fit, the first
-        counts.
-    """
-
-    def __init__(self, names: Mapping[str, str]) -> None:
-        self._names = [
-            (re.compile(re.escape(old).replace(r"\[\]", r"\[(\d+)\]") + r"(?![\w])"), new.replace("[]", r"[\1]"))
-            for old, new in names.items()
-        ]
-
-    def apply(self, error: ApiError) -> None:
-        """Rename the field that an error names."""
-        if error.param is None:
-            return
-        for pattern, new in self._names:
-            if pattern.match(error.param):
-                old, error.param = error.param, pattern.sub(new, error.param, count=1)
-                parts = re.split(rf"(?<![\w.]){re.escape(old)}(?![\w\[])", error.message)
-                error.message = error.param.join(parts)
-                return
 
 
 def shared_values(body: SharedFields) -> dict[str, Any]:
@@ -88,7 +62,7 @@ async def count_tokens(call: Call[Any], body: ChatCompletionRequest, renames: Re
     try:
         find_model(service.models, body.model)
         tools = chat_tools(body, service)
-        prompt = await encode_chat_request(body, service, call.host, tools, truncates=True)
+        prompt = await encode_chat_request(body, service, call.host, tools, call.request.scope, truncates=True)
     except ApiError as error:
         renames.apply(error)
         raise

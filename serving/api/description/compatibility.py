@@ -15,20 +15,26 @@ from serving.api.endpoint import Endpoint, Field
 def compatibility_page(endpoints: tuple[Endpoint[Any], ...]) -> str:
     """The page, as Markdown."""
     lines = [_INTRODUCTION]
-    objects: dict[str, tuple[Field, ...]] = {}
     for endpoint in endpoints:
         if endpoint.fields is None:
             continue
-        objects |= endpoint.objects
         lines += [f"## {endpoint.method} {endpoint.template}", "", "| field | | |", "|---|---|---|"]
         for field in endpoint.fields:
             values = ", ".join(f"`{msgspec.json.encode(value).decode()}`" for value in field.neutral)
             also = f". Also: {values}" if values else ""
             lines.append(f"| `{field.name}` | {field.decision} | {field.note}{also} |")
         lines.append("")
-    lines += ["## Objects in a body", "", "| field | | |", "|---|---|---|"]
-    for where, fields in objects.items():
-        lines += [f"| `{where}.{field.name}` | {field.decision} | {field.note} |" for field in fields]
+    lines += ["## Objects in a body", ""]
+    shown: set[tuple[str, tuple[Field, ...]]] = set()
+    for endpoint in endpoints:
+        new = [each for each in endpoint.objects.items() if each not in shown]
+        shown.update(new)
+        if not new:
+            continue
+        lines += [f"### {endpoint.method} {endpoint.template}", "", "| field | | |", "|---|---|---|"]
+        for where, fields in new:
+            lines += [f"| `{where}.{field.name}` | {field.decision} | {field.note} |" for field in fields]
+        lines.append("")
     return "\n".join(lines).rstrip() + "\n" + _BEHAVIOUR
 
 
@@ -76,9 +82,15 @@ _BEHAVIOUR = """
   are sums, and each phase lasts from its beginning for the first of them to its end for the last. `timings_per_token`
   puts those of the choice into every chunk. `return_progress` sends chunks with `prompt_progress` (`total`, `cache`,
   `processed`, `time_ms`) while the prompt is run; the last has the whole prompt.
+- `POST /completion` is llama.cpp's: its fields, its response, its stream without `[DONE]`. Its clients render chat
+  templates themselves, so control tokens that a prompt spells (`[INST]`) are read as such, unless `parse_special` is
+  false; on all other endpoints what a request says is text. The text is returned as its tokens have it, with the space
+  that a completion may begin with. `POST /completions`, in the plural, is `/v1/completions`.
 - Choice 0 of a seeded request uses the seed itself; choice i > 0 uses a seed derived from (seed, i). Each prompt of a
   list gives the same result as alone.
 - Text parts of a message's content are joined by line breaks.
+- Tools and reasoning: [formats, ids of calls, what is refused](tools.md). A completion with calls that the model ends
+  has the `finish_reason` `tool_calls`, also with a named function. `logprobs` has the tokens of `content` alone.
 - On a server with X-LoRA, `xlora: {"scalings": ...}` returns the adapter weights with each choice, as `xlora`:
   `adapters` has the adapters' names. `scalings` has, for `summary`, the mean weights over the completion's tokens; for
   `tokens`, an entry `{"token", "weights"}` for each token, with means over the modules; for `full`, the same with a

@@ -18,7 +18,6 @@ _ERRORS = {
     403: "not allowed: the host name, the web origin, or a change of adapters",
     404: "no such model or path",
     408: "the body did not arrive in time",
-    409: "the name is taken, or the adapter cannot be unloaded",
     413: "the body is too large",
     415: "the body is not sent as JSON (Content-Type: application/json)",
     499: "the request was cancelled by its id",
@@ -65,9 +64,9 @@ Schemas = dict[Any, dict[str, Any]]
 
 
 def _types(endpoint: Endpoint[Any]) -> list[Any]:
-    response = endpoint.response
-    found = [endpoint.request, endpoint.chunk, *(schema for _, schema in endpoint.other_responses.values())]
-    found += response.shapes if isinstance(response, OneOf) else () if isinstance(response, Text) else (response,)
+    found: list[Any] = [endpoint.request, *(schema for _, schema in endpoint.other_responses.values())]
+    for told in (endpoint.response, endpoint.chunk):
+        found += told.shapes if isinstance(told, OneOf) else () if isinstance(told, Text) else (told,)
     found += [endpoint.error_shape.schema] if endpoint.errors else []
     return [each for each in found if each is not None]
 
@@ -93,23 +92,31 @@ def _responses(endpoint: Endpoint[Any], schemas: Schemas) -> dict[str, Any]:
     others = {status: (_ERRORS[status], endpoint.error_shape.schema) for status in endpoint.errors}
     others |= dict(endpoint.other_responses)
     responses: dict[str, Any] = {}
-    match response:
-        case None:
-            description, content = "", {}
-        case Text():
-            description, content = response.description, {response.media_type: {"schema": {"type": "string"}}}
-        case OneOf():
-            shapes = [schemas[shape] for shape in response.shapes]
-            description, content = response.description, _content(shapes[0] if len(shapes) == 1 else {"anyOf": shapes})
-        case _:
-            description, content = (response.__doc__ or "").strip(), _content(schemas[response])
-    if endpoint.chunk is not None:
-        content |= _content(schemas[endpoint.chunk], "text/event-stream")
     if response is not None:
-        responses["200"] = {"description": description, "content": content}
+        responses["200"] = _success(response, endpoint.chunk, schemas)
     for status, (words, schema) in others.items():
         responses[str(status)] = {"description": words, "content": _content(schemas[schema])}
     return responses
+
+
+def _success(
+    response: type[msgspec.Struct] | OneOf | Text, chunk: type[msgspec.Struct] | OneOf | None, schemas: Schemas
+) -> dict[str, Any]:
+    if isinstance(response, Text):
+        description, content = response.description, {response.media_type: {"schema": {"type": "string"}}}
+    else:
+        description = response.description if isinstance(response, OneOf) else (response.__doc__ or "").strip()
+        content = _content(_schema(response, schemas))
+    if chunk is not None:
+        content |= _content(_schema(chunk, schemas), "text/event-stream")
+    return {"description": description, "content": content}
+
+
+def _schema(told: type | OneOf, schemas: Schemas) -> dict[str, Any]:
+    if not isinstance(told, OneOf):
+        return schemas[told]
+    shapes = [schemas[shape] for shape in told.shapes]
+    return shapes[0] if len(shapes) == 1 else {"anyOf": shapes}
 
 
 def _content(schema: dict[str, Any], media_type: str = "application/json") -> dict[str, Any]:

@@ -75,6 +75,8 @@ def _type(schema: Mapping[str, Any]) -> str:
         return " or ".join(_type(option) for option in schema["anyOf"] if option.get("type") != "null")
     if "enum" in schema:
         return " or ".join(f"<code>{_text(json.dumps(value))}</code>" for value in schema["enum"] if value is not None)
+    if "prefixItems" in schema:
+        return f"[{', '.join(_type(item) for item in schema['prefixItems'])}]"
     if schema.get("type") == "array":
         return f"list of ({_type(schema.get('items', {}))})"
     if schema.get("type") == "object" and isinstance(schema.get("additionalProperties"), dict):

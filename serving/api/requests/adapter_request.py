@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 
 from mistral_jax.adapters.choice import BASE_NAME, AdapterChoice
 from serving.api.errors import InvalidRequestError, NotFoundError
-from serving.api.schemas import SamplingFields, XLoRAOptions
+from serving.api.schemas import LoraScale, SamplingFields, XLoRAOptions
 from serving.api.service.asked import AdapterUse, ReportedScalings
 from serving.api.service.served_models import ServedModel, ServedModels, weights_by_hand
 from serving.engine.adapter_registry import AdapterInfo
@@ -49,7 +49,11 @@ def adapter_use(request: SamplingFields, models: ServedModels, card: ModelCard) 
     model = find_model(models, request.model)
     if request.adapter is not None and request.adapters is not None:
         raise InvalidRequestError("adapter and adapters: expected one of the two", param="adapters")
-    if request.adapters is not None:
+    if request.lora:
+        if request.adapter is not None or request.adapters is not None:
+            raise InvalidRequestError("lora: not together with adapter or adapters", param="lora")
+        use = _by_number(request.lora, model, models)
+    elif request.adapters is not None:
         use = _by_hand(request.adapters, model, models)
     elif request.adapter is not None:
         use = _one(request.adapter, model, models)
@@ -87,22 +91,46 @@ def _by_hand(weights: Mapping[str, float], model: ServedModel, models: ServedMod
         raise InvalidRequestError(
             f"adapters: {len(weights)} weights; this server has {_count(len(models.adapters))}", param="adapters"
         )
+    named = ((_adapter(name, models, "adapters"), weight) for name, weight in weights.items())
+    return _weighted(named, model, "adapters")
+
+
+def _by_number(scales: Sequence[LoraScale], model: ServedModel, models: ServedModels) -> AdapterUse:
+    """As llama.cpp: adapters that are not in the list, or have scale 0, are not used."""
+    by_number = {adapter.number: adapter for adapter in models.adapters}
+    unknown = [scale.id for scale in scales if scale.id not in by_number]
+    if unknown:
+        there = ", ".join(map(str, sorted(by_number))) or "none: this server has no adapters"
+        raise InvalidRequestError(
+            f"lora: there is no adapter {unknown[0]}; GET /lora-adapters lists {there}",
+            param="lora",
+            code="adapter_not_found",
+        )
+    numbered = ((by_number[scale.id], scale.scale) for scale in scales)
+    return _weighted(numbered, model, "lora", keeps_zeros=False)
+
+
+def _weighted(
+    weights: Iterable[tuple[AdapterInfo, float]], model: ServedModel, param: str, *, keeps_zeros: bool = True
+) -> AdapterUse:
+    """A mixture with fixed weights."""
     chosen: dict[AdapterInfo, float] = {}
-    for name, weight in weights.items():
-        adapter = _adapter(name, models, "adapters")
+    for adapter, weight in weights:
         if adapter in chosen:
-            raise InvalidRequestError(f"adapters: {adapter.name!r} is given twice", param="adapters")
+            raise InvalidRequestError(f"{param}: {adapter.name!r} is given twice", param=param)
         if not math.isfinite(weight) or abs(weight) > MAX_WEIGHT:
             raise InvalidRequestError(
-                f"adapters: the weight of {name[:200]!r} is {weight:g}; expected a number from -{MAX_WEIGHT:g} to "
+                f"{param}: the weight of {adapter.name!r} is {weight:g}; expected a number from -{MAX_WEIGHT:g} to "
                 f"{MAX_WEIGHT:g}",
-                param="adapters",
+                param=param,
             )
         chosen[adapter] = weight
+    if not keeps_zeros:
+        chosen = {adapter: weight for adapter, weight in chosen.items() if weight}
     if model.kind == "adapter" and chosen != {model.adapter: 1.0}:
         raise InvalidRequestError(
-            f"adapters: model names an adapter already, {model.id!r}; leave out one of the two, or name the base model",
-            param="adapters",
+            f"{param}: model names an adapter already, {model.id!r}; leave out one of the two, or name the base model",
+            param=param,
         )
     return AdapterUse(
         model_id=model.id,

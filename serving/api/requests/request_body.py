@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import re
 from typing import Any
 
@@ -14,14 +13,11 @@ from serving.api.endpoint import Endpoint
 from serving.api.errors import InvalidRequestError, UnsupportedMediaTypeError
 from serving.api.json_bounds import UNCOUNTED, check_bounds, check_fields
 from serving.api.log.exchange import exchange_of
-from serving.api.log.request_id import request_id_of
 from serving.api.requests.body_reading import read_body
 from serving.api.requests.unknown_fields import UnknownFields, report_ignored, unknown_fields
 from serving.api.requests.unsupported_fields import refuse_unsupported
 from serving.api.service.body_budget import Reservation
 from serving.api.service.lifecycle import ServiceHost
-
-logger = logging.getLogger("mistral_jax.server")
 
 _FIELD = re.compile(r" - at `(?:key in )?\$\.?(.*)`$")
 _shallow = msgspec.json.Decoder(dict[str, msgspec.Raw])
@@ -57,11 +53,7 @@ async def read_request[BodyT](
         schema, unknown = decode(body, endpoint)
     else:
         schema, unknown = await anyio.to_thread.run_sync(decode, body, endpoint, limiter=host.decoding)
-    if unknown:
-        if strict:
-            raise unknown.refusal()
-        report_ignored(request.scope, unknown)
-        logger.warning("request %s: ignored fields: %s", request_id_of(request.scope), unknown)
+    report_ignored(request.scope, unknown, strict=strict)
     return schema
 
 

@@ -10,14 +10,32 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from mistral_jax.runtime.sampling_params import SamplingParams, SamplingParamsError, completion_limit
+import anyio
+import anyio.to_thread
+
+from mistral_jax.runtime.sampling_params import (
+    MAX_TOP_LOGPROBS,
+    SamplingParams,
+    SamplingParamsError,
+    completion_limit,
+)
+from mistral_jax.text.token_rules import with_token_rules
+from mistral_jax.tokenizer.base import Tokenizer
 from serving.api.errors import InvalidRequestError
-from serving.api.schemas import SamplingFields
-from serving.api.service.asked import AdapterUse, Prompt, TimesInStream, UsageInStream
+from serving.api.requests.samplers import check_samplers
+from serving.api.schemas import CompletionRequest, SamplingFields
+from serving.api.service.asked import TEXT_ONLY, AdapterUse, Prompt, Reported, TimesInStream, UsageInStream
 from serving.engine.messages import ModelCard, Request, StartConstraint, Work
 
 _TOKEN_ID = re.compile(r"0|[1-9][0-9]{0,11}")
 """Only one spelling of each number, so that no id can be given twice."""
+
+_AS_THEY_ARE = (
+    *("min_tokens", "include_stop_str_in_output", "skip_special_tokens"),
+    *("typical_p", "top_n_sigma", "xtc_probability", "xtc_threshold"),
+    *("dry_multiplier", "dry_base", "dry_allowed_length", "dry_penalty_last_n"),
+)
+"""Fields whose names and values are those of the parameters."""
 
 MAX_BIASES = 16_384
 """Most token ids in `logit_bias`."""
@@ -90,7 +108,13 @@ def sampling_params[BodyT: SamplingFields](
         "frequency_penalty": request.frequency_penalty,
         "ignore_eos": request.ignore_eos,
         "seed": request.seed,
-    }
+        "stop_token_ids": _token_ids("stop_token_ids", request.stop_token_ids, card),
+        "allowed_token_ids": _token_ids("allowed_token_ids", request.allowed_token_ids, card),
+        "bad_words": None if request.bad_words is None else tuple(request.bad_words),
+        "dry_sequence_breakers": None
+        if request.dry_sequence_breakers is None
+        else tuple(request.dry_sequence_breakers),
+    } | {name: getattr(request, name) for name in _AS_THEY_ARE}
     values: dict[str, Any] = card.sampling_defaults
     values |= {name: value for name, value in given.items() if value is not None}
     limit_name, limit = own.token_limit(request)
@@ -100,7 +124,7 @@ def sampling_params[BodyT: SamplingFields](
             param=limit_name,
         )
     try:
-        return SamplingParams(
+        params = SamplingParams(
             # A limit beyond the context is the same as the context.
             max_tokens=default_max_tokens if limit is None else min(limit, card.max_model_len),
             logit_bias=_logit_bias(request.logit_bias, card),
@@ -112,6 +136,95 @@ def sampling_params[BodyT: SamplingFields](
         names = {"max_tokens": limit_name, "top_logprobs": own.logprobs_count}
         param = names.get(error.param, error.param)
         raise InvalidRequestError(str(error).replace(error.param, param, 1), param=param) from error
+    check_samplers(request.samplers, params)
+    return params
+
+
+async def with_rules(
+    params: SamplingParams, tokenizer: Tokenizer, card: ModelCard, limiter: anyio.CapacityLimiter
+) -> SamplingParams:
+    """The parameters with what their texts mean in tokens, computed off the event loop.
+
+    Raises:
+      InvalidRequestError: a text has no tokens, or too many, or there would be no token to choose.
+    """
+    if not params.needs_rules:
+        return params
+    try:
+        return await anyio.to_thread.run_sync(with_token_rules, params, tokenizer, card.eos_ids, limiter=limiter)
+    except SamplingParamsError as error:
+        raise InvalidRequestError(str(error), param=error.param) from error
+
+
+def candidates_of(request: CompletionRequest, n: int, most: int) -> int:
+    """The number of completions to generate for each prompt, of which the best `n` are returned.
+
+    Raises:
+      InvalidRequestError: `best_of` is below `n`, above `most`, or not possible in a stream.
+    """
+    best_of = n if request.best_of is None else request.best_of
+    if not n <= best_of <= most:
+        raise InvalidRequestError(
+            f"best_of is {best_of}; expected a number from n, {n}, to {most}, the completions this server makes at a "
+            "time",
+            param="best_of",
+        )
+    if best_of > n and request.stream:
+        raise InvalidRequestError(
+            "best_of: the best completions are not known while they are streamed", param="best_of"
+        )
+    return best_of
+
+
+def reported(request: SamplingFields, params: SamplingParams, *, echoes_logprobs: bool) -> Reported:
+    """What the response tells about tokens.
+
+    Args:
+      echoes_logprobs: whether each choice begins with its prompt, and has its log-probabilities if there are any.
+
+    Raises:
+      InvalidRequestError: see `_prompt_logprobs`.
+    """
+    counts = [count for count in (_prompt_logprobs(request),) if count is not None]
+    if echoes_logprobs and params.logprobs is not None:
+        counts.append(params.logprobs)
+    return Reported(
+        prompt_logprobs=max(counts, default=None),
+        own_prompt_logprobs=request.prompt_logprobs,
+        echoes_logprobs=echoes_logprobs and params.logprobs is not None,
+        token_ids=bool(request.return_token_ids),
+        tokens_by_id=bool(request.return_tokens_as_token_ids),
+    )
+
+
+def _prompt_logprobs(request: SamplingFields) -> int | None:
+    """The number of most likely tokens in `prompt_logprobs`; None: it is not wanted.
+
+    Raises:
+      InvalidRequestError: it is out of range, or asked for in a stream.
+    """
+    count = request.prompt_logprobs
+    if count is None:
+        return None
+    if not 0 <= count <= MAX_TOP_LOGPROBS:
+        raise InvalidRequestError(
+            f"prompt_logprobs is {count}; expected a number from 0 to {MAX_TOP_LOGPROBS}", param="prompt_logprobs"
+        )
+    if request.stream:
+        raise InvalidRequestError("prompt_logprobs: not available in a stream", param="prompt_logprobs")
+    return count
+
+
+def priority_of(request: SamplingFields) -> int:
+    """The request's place among those that wait.
+
+    Raises:
+      InvalidRequestError: it is not a 32-bit number.
+    """
+    priority = request.priority or 0
+    if not -(2**31) <= priority < 2**31:
+        raise InvalidRequestError(f"priority is {priority}; expected a 32-bit integer", param="priority")
+    return priority
 
 
 def _top_k(top_k: int | None, card: ModelCard) -> int | None:
@@ -125,6 +238,18 @@ def _stop(stop: str | Sequence[str] | None) -> tuple[str, ...]:
     if stop is None:
         return ()
     return (stop,) if isinstance(stop, str) else tuple(stop)
+
+
+def _token_ids(param: str, given: Sequence[int] | None, card: ModelCard) -> tuple[int, ...] | None:
+    """The ids, each once."""
+    if given is None:
+        return None
+    wrong = list(itertools.islice((token for token in given if not 0 <= token < card.vocab_size), 10))
+    if wrong:
+        raise InvalidRequestError(
+            f"{param}: token ids {wrong} are outside the vocabulary of {card.vocab_size}", param=param
+        )
+    return tuple(sorted(set(given)))
 
 
 def _logit_bias(given: Mapping[str, float] | None, card: ModelCard) -> dict[int, float]:
@@ -153,8 +278,9 @@ def engine_requests(
     *,
     n: int,
     max_model_len: int,
-    work: Work = Work.GENERATE,
+    reported: Reported = TEXT_ONLY,
     constraint: StartConstraint | None = None,
+    priority: int = 0,
     progress: bool = False,
     reported_tokens: frozenset[int] = frozenset(),
 ) -> list[Request]:
@@ -173,6 +299,8 @@ def engine_requests(
             seed = secrets.randbits(63) if params.seed is None else derived_seed(params.seed, index)
             own = params.for_sequence(max_tokens=max_tokens, seed=seed)
             request_id = f"{call_id}-{len(requests)}"
+            # Where they are not part of each choice, one pass over the prompt is enough.
+            scores = reported.prompt_logprobs is not None and (reported.echoes_logprobs or index == 0)
             requests.append(
                 Request(
                     request_id=request_id,
@@ -183,7 +311,11 @@ def engine_requests(
                     adapters=use.keys,
                     scalings=use.scalings,
                     constraint=constraint,
-                    work=work,
+                    work=Work.SCORE if scores else Work.GENERATE,
+                    prompt_logprobs=reported.prompt_logprobs or 0,
+                    logprob_of_end=reported.echoes_logprobs,
+                    token_ids=reported.token_ids,
+                    priority=priority,
                     progress=progress,
                     reported_tokens=reported_tokens,
                 )

@@ -11,7 +11,8 @@ from __future__ import annotations
 
 import difflib
 import functools
-from collections.abc import Iterator
+import logging
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, cast
 from urllib.parse import quote
@@ -21,6 +22,10 @@ from litestar.types import Message, Scope
 
 from serving.api.endpoint import Body, Endpoint
 from serving.api.errors import InvalidRequestError
+from serving.api.log.request_id import request_id_of
+from serving.api.requests.unsupported_fields import refuse
+
+logger = logging.getLogger("mistral_jax.server")
 
 HEADER = "X-Ignored-Fields"
 MOST_NAMED = 8
@@ -74,15 +79,16 @@ def unknown_fields(endpoint: Endpoint[Any], fields: Body, decoded: Any) -> Unkno
     Args:
       fields: the body's fields.
       decoded: the same body in the endpoint's schema, which has the nested objects.
+
+    Raises:
+      InvalidRequestError: an object has a field that is not implemented.
     """
     named: list[tuple[str, str | None]] = []
     count = 0
     for prefix, known, name in _unknown(endpoint, "", "", fields, decoded):
         count += 1
         if len(named) < MOST_NAMED:
-            whole = name.encode("utf-8", "replace") if len(name) <= LONGEST_NAME else b""
-            shown = (whole or name[:LONGEST_NAME].encode("utf-8", "replace"))[:LONGEST_NAME]
-            named.append((prefix + quote(shown, safe="[]"), _nearest(name, known) if whole else None))
+            named.append((prefix + _shown(name), _nearest(name, known) if len(name) <= LONGEST_NAME else None))
     return UnknownFields(tuple(named), count)
 
 
@@ -95,8 +101,10 @@ def _unknown(
       where: the object, as a key of `endpoint.known`.
       prefix: the reported path of the object, with list indices.
     """
-    names = endpoint.known[where]
+    names, refused = endpoint.known[where], endpoint.refused_inside[where]
     for name, value in fields.items():
+        if name in refused:
+            refuse(refused[name], value, f"{prefix}{name}")
         if name not in names and not _asks_nothing(value):
             yield prefix, names, name
     for inner, field, is_list in endpoint.nested[where]:
@@ -107,6 +115,16 @@ def _unknown(
                 yield from _unknown(endpoint, inner, f"{prefix}{field}[{index}].", raw, item)
         elif not is_list and isinstance(value, msgspec.Struct):
             yield from _unknown(endpoint, inner, f"{prefix}{field}.", _object.decode(fields[field]), value)
+
+
+def _shown(name: str) -> str:
+    """A name from a client, truncated and encoded for a header."""
+    return quote(name[:LONGEST_NAME].encode("utf-8", "replace")[:LONGEST_NAME], safe="[]")
+
+
+def unused(where: str, names: Sequence[str]) -> UnknownFields:
+    """Names in the object at `where` that nothing reads."""
+    return UnknownFields(tuple((f"{where}.{_shown(name)}", None) for name in names[:MOST_NAMED]), len(names))
 
 
 def _asks_nothing(value: msgspec.Raw) -> bool:
@@ -125,9 +143,20 @@ def _nearest(name: str, known: frozenset[str]) -> str | None:
     return next((other for other in sorted(known) if other.replace("_", "") == squeezed), None)
 
 
-def report_ignored(scope: Scope, fields: UnknownFields) -> None:
-    """Store the fields for the header of this request's response."""
-    scope.setdefault("state", {})["ignored_fields"] = fields.header
+def report_ignored(scope: Scope, fields: UnknownFields, *, strict: bool) -> None:
+    """Refuse a request with unknown fields, or report them in the log and the header of its response.
+
+    Raises:
+      InvalidRequestError: `strict` is set.
+    """
+    if not fields:
+        return
+    if strict:
+        raise fields.refusal()
+    logger.warning("request %s: ignored fields: %s", request_id_of(scope), fields)
+    state = scope.setdefault("state", {})
+    before = state.get("ignored_fields")
+    state["ignored_fields"] = fields.header if before is None else f"{before}, {fields.header}"
 
 
 async def add_ignored_fields(message: Message, scope: Scope) -> None:

@@ -10,12 +10,7 @@ import anyio.to_thread
 
 from mistral_jax.text.detokenizer import IncrementalDetokenizer, shown_token
 from mistral_jax.tokenizer.base import Tokenizer
-from serving.api.errors import InvalidRequestError
 from serving.api.service.asked import Prompt
-
-MAX_SCORES = 2**21
-"""Most log-probabilities of prompts in one request, alternatives included: about fifty megabytes of JSON, which take a
-tenth of a second to build."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,23 +25,11 @@ class Echo:
 
 
 async def echo_prompts(
-    tokenizer: Tokenizer, prompts: Sequence[Prompt], *, n: int, logprobs: int | None, limiter: anyio.CapacityLimiter
+    tokenizer: Tokenizer, prompts: Sequence[Prompt], *, logprobs: bool, limiter: anyio.CapacityLimiter
 ) -> list[Echo]:
-    """The echo of each prompt; with `logprobs`, token offsets are computed, off the event loop.
-
-    Raises:
-      InvalidRequestError: there would be too many log-probabilities.
-    """
-    if logprobs is None:
+    """The echo of each prompt; with `logprobs`, token offsets are computed, off the event loop."""
+    if not logprobs:
         return [Echo(prompt.text) for prompt in prompts]
-    tokens = sum(len(prompt.tokens) for prompt in prompts)
-    if (scores := tokens * n * (1 + logprobs)) > MAX_SCORES:
-        raise InvalidRequestError(
-            f"logprobs: {tokens} tokens of prompts with n = {n} and {logprobs} alternatives make "
-            f"{scores} log-probabilities; one request may ask for {MAX_SCORES}. "
-            "Send fewer prompts at a time, or ask for fewer alternatives",
-            param="logprobs",
-        )
     return await anyio.to_thread.run_sync(_echoes, tokenizer, prompts, limiter=limiter)
 
 

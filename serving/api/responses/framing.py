@@ -6,21 +6,20 @@ the log).
 
 from __future__ import annotations
 
-import codecs
 import time
 import uuid
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Protocol, cast
+from typing import Any, Protocol, cast
 
 import msgspec
 from msgspec import UNSET, UnsetType
 
 from serving.api.errors import ApiError
-from serving.api.responses.echo import Echo
-from serving.api.responses.legacy_logprobs import LegacyLogprobs
+from serving.api.responses.prompt_scores import PromptScores
 from serving.api.responses.timings import TimingsReport
-from serving.api.responses.wire import CHUNKS, Wire
+from serving.api.responses.token_names import named_by_id
+from serving.api.responses.wire import CHUNKS, Payload, Wire
 from serving.api.responses.xlora_scalings import ScalingsReport
 from serving.api.schemas import (
     AssistantMessage,
@@ -29,6 +28,7 @@ from serving.api.schemas import (
     ChatCompletion,
     ChatCompletionChunk,
     ChatDelta,
+    ChatFinishReason,
     ChatLogprobs,
     ChatTokenLogprob,
     Completion,
@@ -38,7 +38,7 @@ from serving.api.schemas import (
     Usage,
     XLoRAScalings,
 )
-from serving.api.service.asked import Prompt, ReportedScalings, TimesInStream, UsageInStream
+from serving.api.service.asked import TEXT_ONLY, Prompt, Reported, ReportedScalings, TimesInStream, UsageInStream
 from serving.api.service.generation import ChoiceEvent
 from serving.engine.messages import Event, ModelCard, TokenLogprob
 
@@ -58,6 +58,7 @@ class CallFacts:
     usage: UsageInStream
     logprobs: int | None
     """Number of most likely tokens to return with each token; None: no log-probabilities."""
+    tokens: Reported = TEXT_ONLY
     reported: ReportedScalings | None = None
     times: TimesInStream = field(default_factory=TimesInStream)
 
@@ -76,6 +77,9 @@ class Choice:
     """Characters so far, an echoed prompt included."""
     completion_tokens: int = 0
     finish_reason: FinishReason | None = None
+    stop_reason: int | str | UnsetType = UNSET
+    token_ids: list[int] | UnsetType = UNSET
+    """A list if the call asks for ids."""
     scalings: ScalingsReport | None = None
     """Set if the call asks for adapter weights."""
 
@@ -86,8 +90,16 @@ class Choice:
             self.text.append(event.text)
             self.length += len(event.text)
         self.completion_tokens = max(self.completion_tokens, event.completion_tokens)
+        if self.token_ids is not UNSET:
+            self.token_ids += event.token_ids
         if event.finish_reason is not None:
             self.finish_reason = cast("FinishReason", event.finish_reason)
+        if event.stop_reason is not None:
+            self.stop_reason = event.stop_reason
+
+    def ids_of(self, event: Event) -> list[int] | UnsetType:
+        """The token ids in the chunk of an event."""
+        return UNSET if self.token_ids is UNSET else list(event.token_ids)
 
     def xlora_of(self, event: Event) -> XLoRAScalings | UnsetType:
         """The adapter weights in the chunk of an event, which must have been taken before."""
@@ -102,20 +114,6 @@ class Choice:
         return UNSET if self.scalings is None else self.scalings.whole()
 
 
-def token_offsets(tokens: Sequence[TokenLogprob], *, start: int, end: int) -> list[int]:
-    """Offsets of tokens whose text is the characters from `start` to `end`.
-
-    A token that begins inside a character has the offset of that character.
-    """
-    decoder = codecs.getincrementaldecoder("utf-8")(errors="replace")
-    offsets: list[int] = []
-    position = start
-    for token in tokens:
-        offsets.append(min(position, end))
-        position += len(decoder.decode(token.raw))
-    return offsets
-
-
 class Framing(Protocol):
     """Builds the JSON of one call's completions for one endpoint: whole, and as chunks of a stream."""
 
@@ -124,19 +122,19 @@ class Framing(Protocol):
     wire: Wire
     """How the stream is written."""
 
-    def opening(self) -> list[msgspec.Struct]:
+    def opening(self) -> Sequence[Payload]:
         """Chunks that a stream begins with."""
         ...
 
-    def chunks(self, choice_event: ChoiceEvent) -> list[msgspec.Struct]:
+    def chunks(self, choice_event: ChoiceEvent) -> Sequence[Payload]:
         """Chunks for an event, which is also kept."""
         ...
 
-    def closing(self) -> list[msgspec.Struct]:
+    def closing(self) -> Sequence[Payload]:
         """Chunks that a stream ends with."""
         ...
 
-    def failed(self, error: ApiError) -> list[msgspec.Struct]:
+    def failed(self, error: ApiError) -> Sequence[Payload]:
         """Chunks that a stream ends with after an error."""
         ...
 
@@ -148,13 +146,13 @@ class Framing(Protocol):
         """Tokens so far."""
         ...
 
-    def whole(self) -> msgspec.Struct:
+    def whole(self) -> Payload:
         """The unstreamed response; if unfinished, as far as it is."""
         ...
 
 
-class _Common[ChoiceT: msgspec.Struct, ChunkT: (ChatCompletionChunk, Completion)]:
-    """Base of both framings."""
+class Framed[ChoiceT: msgspec.Struct, ChunkT: (ChatCompletionChunk, Completion)]:
+    """What all framings have in common."""
 
     wire = CHUNKS
 
@@ -166,17 +164,36 @@ class _Common[ChoiceT: msgspec.Struct, ChunkT: (ChatCompletionChunk, Completion)
         self._prompt_lengths = [len(prompt.tokens) for prompt in facts.prompts]
         self.prompt_tokens = sum(self._prompt_lengths)
         self._n = facts.n
-        reported = facts.reported
+        reported, self._tokens = facts.reported, facts.tokens
         self.choices = [
-            Choice(scalings=None if reported is None else ScalingsReport(reported))
+            Choice(
+                scalings=None if reported is None else ScalingsReport(reported),
+                token_ids=[] if facts.tokens.token_ids else UNSET,
+            )
             for _ in range(len(facts.prompts) * facts.n)
         ]
         self._in_stream = facts.usage
+        self._prompt_ids: list[list[int] | UnsetType] = [
+            list(prompt.tokens) if facts.tokens.token_ids else UNSET for prompt in facts.prompts
+        ]
+        wanted = facts.tokens.own_prompt_logprobs
+        self._prompt_scores = [None if wanted is None else PromptScores(wanted) for _ in facts.prompts]
         self.timings = TimingsReport([count for count in self._prompt_lengths for _ in range(facts.n)], facts.times)
 
     def take(self, choice_event: ChoiceEvent) -> None:
         self.timings.take(choice_event.index, choice_event.event)
         self.choices[choice_event.index].take(choice_event.event)
+        prompt, candidate = divmod(choice_event.index, self._n)
+        if candidate == 0 and (scores := self._prompt_scores[prompt]) is not None:
+            scores.take(choice_event.event.prompt_logprobs)
+
+    def _named(self, tokens: tuple[TokenLogprob, ...]) -> tuple[TokenLogprob, ...]:
+        """Log-probabilities as the call wants their tokens named."""
+        return named_by_id(tokens) if self._tokens.tokens_by_id else tokens
+
+    def _prompt_logprobs(self, prompt: int) -> Any:
+        scores = self._prompt_scores[prompt]
+        return UNSET if scores is None else scores.whole()
 
     def chunks(self, choice_event: ChoiceEvent) -> list[msgspec.Struct]:
         """See `Framing.chunks`. Adds progress and times to the endpoint's own chunks."""
@@ -232,7 +249,7 @@ class _Common[ChoiceT: msgspec.Struct, ChunkT: (ChatCompletionChunk, Completion)
         raise NotImplementedError
 
 
-class ChatFraming(_Common[ChatChunkChoice, ChatCompletionChunk]):
+class ChatFraming(Framed[ChatChunkChoice, ChatCompletionChunk]):
     """Frames /v1/chat/completions."""
 
     def __init__(self, facts: CallFacts) -> None:
@@ -242,13 +259,16 @@ class ChatFraming(_Common[ChatChunkChoice, ChatCompletionChunk]):
 
     def take(self, choice_event: ChoiceEvent) -> None:
         super().take(choice_event)
-        self._token_logprobs[choice_event.index] += choice_event.event.logprobs
+        self._token_logprobs[choice_event.index] += self._named(choice_event.event.logprobs)
 
     def opening(self) -> list[msgspec.Struct]:
-        return [
+        chunks = [
             self._chunk(ChatChunkChoice(index=index, delta=ChatDelta(role="assistant", content=None)))
             for index in range(len(self.choices))
         ]
+        for chunk in chunks:
+            chunk.prompt_token_ids = self._prompt_ids[0]
+        return list(chunks)
 
     def _nothing(self, index: int) -> ChatChunkChoice:
         return ChatChunkChoice(index=index, delta=ChatDelta())
@@ -256,18 +276,23 @@ class ChatFraming(_Common[ChatChunkChoice, ChatCompletionChunk]):
     def _chunks(self, choice_event: ChoiceEvent) -> list[ChatCompletionChunk]:
         self.take(choice_event)
         index, event = choice_event.index, choice_event.event
-        chunks: list[ChatCompletionChunk] = []
+        added: list[ChatChunkChoice] = []
+        if event.text or event.logprobs or event.scalings or event.token_ids:
+            logprobs = self._logprobs(self._named(event.logprobs)) if event.logprobs else None
+            added.append(ChatChunkChoice(index=index, delta=ChatDelta(content=event.text), logprobs=logprobs))
+        return self._finished(choice_event, added)
+
+    def _finished(self, choice_event: ChoiceEvent, added: list[ChatChunkChoice]) -> list[ChatCompletionChunk]:
+        """The chunks of an event: what it adds, and the end of its choice."""
+        index, event = choice_event.index, choice_event.event
         choice = self.choices[index]
-        if event.text or event.logprobs or event.scalings:
-            logprobs = self._logprobs(event.logprobs) if event.logprobs else None
-            delta, xlora = ChatDelta(content=event.text), choice.xlora_of(event)
-            chunks.append(self._chunk(ChatChunkChoice(index=index, delta=delta, logprobs=logprobs, xlora=xlora)))
-        if (reason := choice.finish_reason) is not None:
-            xlora = choice.xlora_at_end()
-            chunks.append(
-                self._chunk(ChatChunkChoice(index=index, delta=ChatDelta(), finish_reason=reason, xlora=xlora))
-            )
-        return chunks
+        if added:
+            added[0].token_ids, added[0].xlora = choice.ids_of(event), choice.xlora_of(event)
+        if choice.finish_reason is not None:
+            end = ChatChunkChoice(index=index, delta=ChatDelta(), finish_reason=self._finish_reason(index))
+            end.stop_reason, end.xlora = choice.stop_reason, choice.xlora_at_end()
+            added.append(end)
+        return [self._chunk(each) for each in added]
 
     def whole(self) -> ChatCompletion:
         return ChatCompletion(
@@ -277,17 +302,30 @@ class ChatFraming(_Common[ChatChunkChoice, ChatCompletionChunk]):
             choices=[
                 ChatChoice(
                     index=index,
-                    message=AssistantMessage(content="".join(choice.text)),
-                    logprobs=None if self._top is None else self._logprobs(self._token_logprobs[index]),
-                    finish_reason=choice.finish_reason,
+                    message=self._message(index),
+                    logprobs=None if self._top is None else self._logprobs(self._content_logprobs(index)),
+                    finish_reason=self._finish_reason(index),
+                    stop_reason=choice.stop_reason,
+                    token_ids=choice.token_ids,
                     xlora=choice.xlora(),
                 )
                 for index, choice in enumerate(self.choices)
             ],
             usage=self.usage(),
+            prompt_token_ids=self._prompt_ids[0],
+            prompt_logprobs=self._prompt_logprobs(0),
             system_fingerprint=self.card.fingerprint or None,
             timings=self.timings.whole(),
         )
+
+    def _message(self, index: int) -> AssistantMessage:
+        return AssistantMessage(content="".join(self.choices[index].text))
+
+    def _content_logprobs(self, index: int) -> Sequence[TokenLogprob]:
+        return self._token_logprobs[index]
+
+    def _finish_reason(self, index: int) -> ChatFinishReason | None:
+        return self.choices[index].finish_reason
 
     def _chunk(self, *choices: ChatChunkChoice) -> ChatCompletionChunk:
         return ChatCompletionChunk(
@@ -316,88 +354,3 @@ def chat_logprobs(tokens: Sequence[TokenLogprob], top: int) -> list[ChatTokenLog
         )
         for token in tokens
     ]
-
-
-class CompletionFraming(_Common[CompletionChoice, Completion]):
-    """Frames /v1/completions."""
-
-    def __init__(self, facts: CallFacts, *, echoes: Sequence[Echo] = ()) -> None:
-        """Args:
-        echoes: the echo of each prompt.
-        """
-        super().__init__(facts)
-        top = facts.logprobs
-        self._echoes = [echo for echo in echoes or [Echo() for _ in facts.prompts] for _ in range(facts.n)]
-        self._legacy = [None if top is None else LegacyLogprobs(echo, top) for echo in self._echoes]
-        for choice, echo in zip(self.choices, self._echoes, strict=True):
-            choice.length = len(echo.text)
-
-    def opening(self) -> list[msgspec.Struct]:
-        chunks: list[msgspec.Struct] = []
-        for index, (echo, legacy) in enumerate(zip(self._echoes, self._legacy, strict=True)):
-            text, logprobs = (echo.text, None) if legacy is None or legacy.opening is None else legacy.opening
-            if text or logprobs is not None:
-                chunks.append(self._chunk(CompletionChoice(index=index, text=text, logprobs=logprobs)))
-        return chunks
-
-    def take(self, choice_event: ChoiceEvent) -> None:
-        self._take(choice_event)
-
-    def _take(self, choice_event: ChoiceEvent) -> list[CompletionChoice]:
-        """Keep an event. Returns what it adds to its choice."""
-        index, event = choice_event.index, choice_event.event
-        self.timings.take(index, event)
-        choice, legacy = self.choices[index], self._legacy[index]
-        added: list[CompletionChoice] = []
-        if event.prompt_logprobs and legacy is not None:
-            text, logprobs = legacy.prompt(event.prompt_logprobs)
-            added.append(CompletionChoice(index=index, text=text, logprobs=logprobs))
-        start = choice.length
-        choice.take(event)
-        if event.text or event.logprobs or event.scalings:
-            logprobs = None
-            if event.logprobs and legacy is not None:
-                offsets = token_offsets(event.logprobs, start=start, end=choice.length)
-                logprobs = legacy.completion(event.logprobs, offsets)
-            xlora = choice.xlora_of(event)
-            added.append(CompletionChoice(index=index, text=event.text, logprobs=logprobs, xlora=xlora))
-        return added
-
-    def _nothing(self, index: int) -> CompletionChoice:
-        return CompletionChoice(index=index, text="")
-
-    def _chunks(self, choice_event: ChoiceEvent) -> list[Completion]:
-        chunks = [self._chunk(added) for added in self._take(choice_event)]
-        choice = self.choices[choice_event.index]
-        if (reason := choice.finish_reason) is not None:
-            xlora = choice.xlora_at_end()
-            end = CompletionChoice(index=choice_event.index, text="", finish_reason=reason, xlora=xlora)
-            chunks.append(self._chunk(end))
-        return chunks
-
-    def whole(self) -> Completion:
-        whole = self._chunk(
-            *(
-                CompletionChoice(
-                    index=index,
-                    text=self._echoes[index].text + "".join(choice.text),
-                    logprobs=None if legacy is None else legacy.whole(),
-                    finish_reason=choice.finish_reason,
-                    xlora=choice.xlora(),
-                )
-                for index, (choice, legacy) in enumerate(zip(self.choices, self._legacy, strict=True))
-            )
-        )
-        whole.usage = self.usage()
-        whole.timings = self.timings.whole()
-        return whole
-
-    def _chunk(self, *choices: CompletionChoice) -> Completion:
-        return Completion(
-            id=self.call_id,
-            created=self.created,
-            model=self.model_id,
-            choices=list(choices),
-            usage=self._usage_of(choices),
-            system_fingerprint=self.card.fingerprint or None,
-        )

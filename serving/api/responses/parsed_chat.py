@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-import msgspec
+from collections.abc import Sequence
+
 from msgspec import UNSET, UnsetType
 
 from mistral_jax.chat.output.deltas import CallArguments, CallBegin, ContentText, Delta, ReasoningText
@@ -10,12 +11,10 @@ from serving.api.responses.framing import CallFacts, ChatFraming
 from serving.api.responses.parsed_choice import ParsedCall, ParsedChoice
 from serving.api.schemas import (
     AssistantMessage,
-    ChatChoice,
     ChatChunkChoice,
-    ChatCompletion,
+    ChatCompletionChunk,
     ChatDelta,
     ChatFinishReason,
-    ChatLogprobs,
     Usage,
 )
 from serving.api.schemas.tools import (
@@ -44,32 +43,20 @@ class ParsedChatFraming(ChatFraming):
         self._take(choice_event)
 
     def _take(self, choice_event: ChoiceEvent) -> tuple[list[Delta], list[TokenLogprob]]:
-        self.choices[choice_event.index].take(choice_event.event)
+        super().take(choice_event)
         return self._parsed[choice_event.index].take(choice_event.event)
 
-    def chunks(self, choice_event: ChoiceEvent) -> list[msgspec.Struct]:
+    def _chunks(self, choice_event: ChoiceEvent) -> list[ChatCompletionChunk]:
         deltas, logprobs = self._take(choice_event)
         index, event = choice_event.index, choice_event.event
-        choice, parsed = self.choices[index], self._parsed[index]
         made = [self._delta(delta) for delta in deltas]
-        chunks = [ChatChunkChoice(index=index, delta=delta) for delta in made if delta is not None]
-        if not chunks and (logprobs or event.scalings):
-            chunks = [ChatChunkChoice(index=index, delta=ChatDelta())]
-        if chunks:
-            chunks[0].xlora = choice.xlora_of(event)
+        added = [ChatChunkChoice(index=index, delta=delta) for delta in made if delta is not None]
+        if not added and (logprobs or event.scalings or event.token_ids):
+            added = [self._nothing(index)]
         if logprobs and self._top is not None:
-            content = [chunk for chunk in chunks if isinstance(chunk.delta.content, str)]
-            (content or chunks)[-1].logprobs = self._logprobs(logprobs)
-        if parsed.finish_reason is not None:
-            chunks.append(
-                ChatChunkChoice(
-                    index=index,
-                    delta=ChatDelta(),
-                    finish_reason=self._reason(parsed.finish_reason),
-                    xlora=choice.xlora_at_end(),
-                )
-            )
-        return [self._chunk(chunk) for chunk in chunks]
+            content = [choice for choice in added if isinstance(choice.delta.content, str)]
+            (content or added)[-1].logprobs = self._logprobs(self._named(tuple(logprobs)))
+        return self._finished(choice_event, added)
 
     def _delta(self, delta: Delta) -> ChatDelta | None:
         """A delta as a chunk has it; None: the older form has no place for it."""
@@ -88,7 +75,8 @@ class ParsedChatFraming(ChatFraming):
             return ChatDelta(function_call=function) if index == 0 else None
         return ChatDelta(tool_calls=[call])
 
-    def _reason(self, reason: ChatFinishReason | None) -> ChatFinishReason | None:
+    def _finish_reason(self, index: int) -> ChatFinishReason | None:
+        reason = self._parsed[index].finish_reason
         return "function_call" if reason == "tool_calls" and self._tools.legacy else reason
 
     def usage(self) -> Usage:
@@ -98,26 +86,8 @@ class ParsedChatFraming(ChatFraming):
             usage.completion_tokens_details = CompletionTokensDetails(reasoning_tokens=tokens)
         return usage
 
-    def whole(self) -> ChatCompletion:
-        return ChatCompletion(
-            id=self.call_id,
-            created=self.created,
-            model=self.model_id,
-            choices=[
-                ChatChoice(
-                    index=index,
-                    message=self._message(parsed),
-                    logprobs=self._all_logprobs(parsed),
-                    finish_reason=self._reason(parsed.finish_reason),
-                    xlora=choice.xlora(),
-                )
-                for index, (choice, parsed) in enumerate(zip(self.choices, self._parsed, strict=True))
-            ],
-            usage=self.usage(),
-            system_fingerprint=self.card.fingerprint or None,
-        )
-
-    def _message(self, parsed: ParsedChoice) -> AssistantMessage:
+    def _message(self, index: int) -> AssistantMessage:
+        parsed = self._parsed[index]
         text = "".join(parsed.content)
         calls: list[ToolCall] | UnsetType = UNSET
         function: FunctionCall | UnsetType = UNSET
@@ -132,8 +102,8 @@ class ParsedChatFraming(ChatFraming):
             function_call=function,
         )
 
-    def _all_logprobs(self, parsed: ParsedChoice) -> ChatLogprobs | None:
-        return None if self._top is None else self._logprobs(parsed.logprobs)
+    def _content_logprobs(self, index: int) -> Sequence[TokenLogprob]:
+        return self._named(tuple(self._parsed[index].logprobs))
 
 
 def _function(call: ParsedCall) -> FunctionCall:

@@ -17,6 +17,7 @@ from serving.api.log.exchange import exchange_of
 from serving.api.log.request_id import request_id_of
 from serving.api.responses.framing import Framing
 from serving.api.responses.streaming import EventStream, disconnected
+from serving.api.responses.wire import Payload
 from serving.api.service.generation import GenerationCall
 from serving.api.service.lifecycle import ServiceHost
 from serving.api.service.service import Service
@@ -68,7 +69,7 @@ async def respond(
     return Response(body, status_code=200, media_type="application/json")
 
 
-async def _collect(generation: GenerationCall, framing: Framing, limit: float | None) -> msgspec.Struct:
+async def _collect(generation: GenerationCall, framing: Framing, limit: float | None) -> Payload:
     async with contextlib.aclosing(generation.events(limit=limit)) as events:
         async for choice_event in events:
             if choice_event is not None:

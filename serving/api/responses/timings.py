@@ -47,9 +47,13 @@ class TimingsReport:
         """The times of the whole call."""
         return _timings(self._choices)
 
+    def of_choice(self, index: int) -> Timings | UnsetType:
+        """The times of one choice."""
+        return _timings([self._choices[index]])
+
     def of_chunk(self, index: int) -> Timings | UnsetType:
         """The times in a chunk of a choice, if every chunk has them."""
-        return _timings([self._choices[index]]) if self._wanted.in_each_chunk else UNSET
+        return self.of_choice(index) if self._wanted.in_each_chunk else UNSET
 
     @property
     def finished(self) -> bool:

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from serving.api.controllers.generation import GENERATION_ERRORS
 from serving.api.controllers.translated import Translating, count_tokens
-from serving.api.endpoint import Call, Endpoint
-from serving.api.responses_api.events import ResponseEvent
+from serving.api.endpoint import Call, Endpoint, OneOf
+from serving.api.responses_api.events import EVENTS
 from serving.api.responses_api.fields import (
     INPUT_TOKENS_FIELDS,
     RESPONSE_FIELDS,
@@ -28,7 +28,7 @@ RESPONSES = Endpoint(
     summary="Create a response",
     request=ResponseRequest,
     response=ModelResponse,
-    chunk=ResponseEvent,
+    chunk=OneOf("the events, by type", EVENTS),
     fields=RESPONSE_FIELDS,
     objects=RESPONSE_OBJECTS,
     example={"model": "default", "input": "Hello!"},

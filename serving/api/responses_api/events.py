@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, get_args
 
 from msgspec import Struct
 
@@ -145,3 +145,4 @@ ResponseEvent = (
     | FunctionCallArgumentsDelta
     | FunctionCallArgumentsDone
 )
+EVENTS: tuple[type[Struct], ...] = get_args(ResponseEvent)

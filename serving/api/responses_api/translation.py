@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from serving.api.controllers.translated import Renames, shared_values
+from serving.api.controllers.translated import shared_values
 from serving.api.errors import InvalidRequestError
+from serving.api.requests.renaming import Renames
 from serving.api.responses_api.input_items import messages_of
 from serving.api.responses_api.request import (
     InputTokensRequest,
@@ -96,6 +97,7 @@ def chat_request(body: ResponseRequest) -> ChatCompletionRequest:
         setattr(chat, name, value)
     chat.max_completion_tokens = body.max_output_tokens
     chat.stop = body.stop
+    chat.truncate_prompt_tokens = -1 if body.truncation == "auto" else None
     chat.logprobs = LOGPROBS in (body.include or ()) or bool(body.top_logprobs)
     chat.top_logprobs = body.top_logprobs
     chat.response_format = None if body.text is None or body.text.format is None else _format(body.text.format)

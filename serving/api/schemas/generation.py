@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from msgspec import UNSET, Struct, UnsetType
 
 from serving.api.schemas.documented import documented as _doc
-from serving.api.schemas.output_format import GrammarFields, ResponseFormat
+from serving.api.schemas.extensions import ExtensionFields
+from serving.api.schemas.lora import LoraScale
+from serving.api.schemas.output_format import ResponseFormat
 from serving.api.schemas.tools import (
     FunctionCall,
     FunctionCallDelta,
@@ -68,7 +70,7 @@ class XLoRAOptions(Struct, kw_only=True, forbid_unknown_fields=True):
     ] = None
 
 
-class SharedFields(GrammarFields, kw_only=True):
+class SharedFields(ExtensionFields, kw_only=True):
     """Fields of every endpoint that generates text. An absent field gets the model's default, or else OpenAI's."""
 
     model: Annotated[
@@ -78,6 +80,9 @@ class SharedFields(GrammarFields, kw_only=True):
     adapter: Annotated[str | None, _doc("a LoRA adapter over the base model, or `base` for none (an extension)")] = None
     adapters: Annotated[
         dict[str, float] | None, _doc("a mixture with fixed weights: adapter names and their weights (an extension)")
+    ] = None
+    lora: Annotated[
+        list[LoraScale] | None, _doc("the same, by number (GET /lora-adapters), as llama.cpp (an extension)")
     ] = None
     xlora: XLoRAOptions | None = None
     temperature: Annotated[float | None, _doc("0 (always the most likely token) to 2")] = None
@@ -116,6 +121,20 @@ class SamplingFields(SharedFields, kw_only=True):
         bool | None, _doc("send `prompt_progress` in a stream while the prompt is run (an extension)")
     ] = None
     response_format: ResponseFormat | None = None
+    prompt_logprobs: Annotated[
+        int | None,
+        _doc("return the prompt's log-probabilities, with this many of the most likely tokens, 0 to 20 (an extension)"),
+    ] = None
+    return_token_ids: Annotated[
+        bool | None, _doc("return the ids of the prompt's and the completion's tokens (an extension)")
+    ] = None
+    return_tokens_as_token_ids: Annotated[
+        bool | None, _doc("in log-probabilities, name tokens by id: `token_id:123` (an extension)")
+    ] = None
+    truncate_prompt_tokens: Annotated[
+        int | None,
+        _doc("keep the prompt's last tokens, this many; -1: as many as the context has room for (an extension)"),
+    ] = None
 
 
 class ChatCompletionRequest(SamplingFields, kw_only=True):
@@ -136,6 +155,14 @@ class ChatCompletionRequest(SamplingFields, kw_only=True):
     reasoning_effort: Annotated[
         str | None, _doc("none, minimal, low, medium, high, xhigh or max, as far as the model knows them")
     ] = None
+    add_generation_prompt: Annotated[
+        bool | None, _doc("false: the prompt does not begin the assistant's next message (an extension)")
+    ] = None
+    continue_final_message: Annotated[
+        bool | None, _doc("continue the last message's text instead of beginning a new message (an extension)")
+    ] = None
+    chat_template_kwargs: Annotated[dict[str, Any] | None, _doc("variables for the template (an extension)")] = None
+    documents: Annotated[list[dict[str, Any]] | None, _doc("documents for the template (an extension)")] = None
 
 
 class CompletionRequest(SamplingFields, kw_only=True):
@@ -151,6 +178,10 @@ class CompletionRequest(SamplingFields, kw_only=True):
     logprobs: Annotated[
         int | None, _doc("return log-probabilities, with this many of the most likely tokens, 0 to 20")
     ] = None
+    best_of: Annotated[
+        int | None, _doc("generate this many completions, and return the n with the largest mean log-probability")
+    ] = None
+    suffix: Annotated[str | None, _doc("the text after the completion, for models that can fill in the middle")] = None
 
 
 # --- responses ---
@@ -160,6 +191,25 @@ class TopLogprob(Struct, kw_only=True):
     token: str
     logprob: float
     bytes: list[int]
+
+
+class PromptLogprob(Struct, kw_only=True):
+    """The log-probability of a token at a place in the prompt (vLLM)."""
+
+    logprob: float
+    rank: Annotated[int, _doc("1 for the most likely token")]
+    decoded_token: str
+
+
+PromptLogprobs = Annotated[
+    list[dict[str, PromptLogprob] | None] | UnsetType,
+    _doc("for each token of the prompt, by token id; null for the first, which nothing predicts (vLLM)"),
+]
+StopReason = Annotated[
+    int | str | UnsetType, _doc("the stop string, or the id of `stop_token_ids`, that ended the completion (vLLM)")
+]
+TokenIds = Annotated[list[int] | UnsetType, _doc("ids of the generated tokens (vLLM)")]
+PromptTokenIds = Annotated[list[int] | UnsetType, _doc("ids of the prompt's tokens (vLLM)")]
 
 
 class ChatTokenLogprob(Struct, kw_only=True):
@@ -212,6 +262,8 @@ class ChatChoice(Struct, kw_only=True):
     message: AssistantMessage
     logprobs: ChatLogprobs | None
     finish_reason: Annotated[ChatFinishReason | None, _doc("null only in the log, for an unfinished completion")]
+    stop_reason: StopReason = UNSET
+    token_ids: TokenIds = UNSET
     xlora: XLoRAScalings | UnsetType = UNSET
 
 
@@ -224,6 +276,8 @@ class ChatCompletion(Struct, kw_only=True):
     model: str
     choices: list[ChatChoice]
     usage: Usage
+    prompt_token_ids: PromptTokenIds = UNSET
+    prompt_logprobs: PromptLogprobs = UNSET
     system_fingerprint: str | None = None
     timings: Timings | UnsetType = UNSET
 
@@ -241,6 +295,8 @@ class ChatChunkChoice(Struct, kw_only=True):
     delta: ChatDelta
     logprobs: ChatLogprobs | None = None
     finish_reason: ChatFinishReason | None = None
+    stop_reason: StopReason = UNSET
+    token_ids: TokenIds = UNSET
     xlora: XLoRAScalings | UnsetType = UNSET
 
 
@@ -253,6 +309,7 @@ class ChatCompletionChunk(Struct, kw_only=True):
     model: str
     choices: list[ChatChunkChoice]
     usage: Usage | UnsetType | None = UNSET
+    prompt_token_ids: PromptTokenIds = UNSET
     system_fingerprint: str | None = None
     timings: Annotated[
         Timings | UnsetType, _doc("in a stream: in the last chunk, or with `timings_per_token` in each, of its choice")
@@ -274,6 +331,10 @@ class CompletionChoice(Struct, kw_only=True):
     text: str
     logprobs: CompletionLogprobs | None = None
     finish_reason: FinishReason | None = None
+    stop_reason: StopReason = UNSET
+    token_ids: TokenIds = UNSET
+    prompt_token_ids: PromptTokenIds = UNSET
+    prompt_logprobs: PromptLogprobs = UNSET
     xlora: XLoRAScalings | UnsetType = UNSET
 
 

@@ -29,14 +29,25 @@ class LoraAdapterList(Struct, kw_only=True):
     data: list[LoraAdapter]
 
 
-class LoadLoraRequest(Struct, kw_only=True, forbid_unknown_fields=True):
+class LoadedLora(LoraAdapter, kw_only=True):
+    """The adapter can be used now."""
+
+    message: Annotated[str, _doc("in the words of vLLM")]
+
+
+class LoadLoraRequest(Struct, kw_only=True):
     """Body of POST /v1/load_lora_adapter."""
 
     lora_name: Annotated[str, _doc("its name in the API")]
-    lora_path: Annotated[str | None, _doc("its folder below the server's --lora-folder; absent: the name")] = None
+    lora_path: Annotated[
+        str | None, _doc("its folder, below the server's --lora-folder: relative to it, or absolute; absent: the name")
+    ] = None
+    load_inplace: Annotated[
+        bool | None, _doc("replace the adapter of this name, if there is one; its requests finish with the old one")
+    ] = None
 
 
-class UnloadLoraRequest(Struct, kw_only=True, forbid_unknown_fields=True):
+class UnloadLoraRequest(Struct, kw_only=True):
     """Body of POST /v1/unload_lora_adapter."""
 
     lora_name: str
@@ -50,3 +61,22 @@ class UnloadedLora(Struct, kw_only=True):
         Literal["unloaded", "draining"], _doc("draining: its room is freed when the last request that uses it ends")
     ]
     requests: Annotated[int, _doc("number of requests that still use it")]
+    message: Annotated[str, _doc("in the words of vLLM")]
+
+
+class NumberedLora(Struct, kw_only=True):
+    """An adapter as llama.cpp lists it."""
+
+    id: Annotated[int, _doc("its number in `lora`")]
+    name: Annotated[str, _doc("its name in `adapter` and `adapters`")]
+    path: Annotated[str, _doc("what it was loaded from: Hub id, or name of its folder")]
+    scale: Annotated[
+        float, _doc("its weight in requests that name no adapter; 0 in a mixture, whose weights change with each token")
+    ]
+
+
+class LoraScale(Struct, kw_only=True):
+    """The weight of an adapter."""
+
+    id: Annotated[int, _doc("its number, see GET /lora-adapters")]
+    scale: Annotated[float, _doc("from -100 to 100")]

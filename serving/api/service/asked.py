@@ -45,6 +45,26 @@ class TimesInStream:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class Reported:
+    """What a response tells about tokens, besides the log-probabilities of the completion."""
+
+    prompt_logprobs: int | None = None
+    """Number of most likely tokens to compute for each token of the prompt; None: no log-probabilities of the
+    prompt."""
+    own_prompt_logprobs: int | None = None
+    """Number of those in the response's field `prompt_logprobs`; None: it has none."""
+    echoes_logprobs: bool = False
+    """Whether the prompt's log-probabilities are at the beginning of each choice's own."""
+    token_ids: bool = False
+    """Whether token ids are returned."""
+    tokens_by_id: bool = False
+    """Whether log-probabilities name tokens by their ids."""
+
+
+TEXT_ONLY = Reported()
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class ReportedScalings:
     """The adapter weights to report in the response."""
 

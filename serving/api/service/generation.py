@@ -16,6 +16,7 @@ from serving.api.errors import (
     UnavailableError,
     without_paths,
 )
+from serving.api.service.request_metrics import RequestMetrics
 from serving.engine.messages import Engine, Event, Request
 
 MAX_PENDING_EVENTS = 8192
@@ -39,9 +40,13 @@ class ChoiceEvent:
 class EventRouter:
     """Passes each event to its call. There is one for the whole server, so an engine round wakes the event loop once:
     every submission passes the same `deliver`, and the engine groups a round's events by it.
+
+    Args:
+      metrics: is told of all events, and of requests that are given up.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, metrics: RequestMetrics | None = None) -> None:
+        self._metrics = RequestMetrics() if metrics is None else metrics
         self._loop: asyncio.AbstractEventLoop | None = None
         self._routes: dict[str, tuple[GenerationCall, int]] = {}
         self._held: dict[GenerationCall, int] = {}
@@ -56,6 +61,13 @@ class EventRouter:
         self._routes.update({request.request_id: (generation, index) for index, request in enumerate(requests)})
 
     def remove(self, requests: Sequence[Request]) -> None:
+        """Give up the requests whose last events have not arrived."""
+        for request in requests:
+            if self._routes.pop(request.request_id, None) is not None:
+                self._metrics.abandoned(request)
+
+    def forget(self, requests: Sequence[Request]) -> None:
+        """Forget requests that the engine did not take."""
         for request in requests:
             self._routes.pop(request.request_id, None)
 
@@ -99,6 +111,7 @@ class EventRouter:
             if route is None:
                 continue
             generation, index = route
+            self._metrics.observe(generation.requests[index], event)
             if event.finish_reason is not None:
                 del self._routes[event.request_id]
             generation.take(ChoiceEvent(index, event))
@@ -113,7 +126,8 @@ class GenerationCall:
     def __init__(self, engine: Engine, router: EventRouter, requests: Sequence[Request]) -> None:
         self._engine = engine
         self._router = router
-        self._requests = tuple(requests)
+        self.requests = tuple(requests)
+        """One for each choice, in their order."""
         self._unfinished = {index: request.request_id for index, request in enumerate(requests)}
         self._pending: deque[ChoiceEvent] = deque()
         self._items = 0
@@ -129,16 +143,16 @@ class GenerationCall:
           QueueFullError: the engine's queue has no room for all of them.
           EngineUnavailableError: the engine takes no requests now.
         """
-        self._router.add(self, self._requests)
+        self._router.add(self, self.requests)
         try:
-            self._engine.submit(self._requests, self._router.deliver)
+            self._engine.submit(self.requests, self._router.deliver)
         except BaseException:
-            self._router.remove(self._requests)
+            self._router.forget(self.requests)
             raise
 
     def cancel(self) -> None:
         """End unfinished choices, without waiting; safe to call at any time and more than once."""
-        self._router.remove(self._requests)
+        self._router.remove(self.requests)
         for request_id in self._unfinished.values():
             self._engine.cancel(request_id)
         self._unfinished.clear()

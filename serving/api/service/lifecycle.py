@@ -35,7 +35,6 @@ class ServiceHost:
 
     def __init__(self, settings: Settings, build: Callable[[Settings], Service]) -> None:
         self.settings = settings
-        self.router = EventRouter()
         self.live_calls = LiveCalls()
         self.encoding = anyio.CapacityLimiter(2)
         """Prompts encoded at the same time; more would starve the engine's thread of the interpreter lock."""
@@ -51,8 +50,12 @@ class ServiceHost:
         self.log_file: LogFile | None = None
         """The file of `--log`, while the application runs."""
         self.metrics = Metrics(
-            lambda: self.status, lambda: self._service, lambda: self.log_file.lost if self.log_file else None
+            lambda: self.status,
+            lambda: self._service,
+            lambda: self.log_file.lost if self.log_file else None,
+            room_for_adapters=settings.room_for_loras,
         )
+        self.router = EventRouter(self.metrics.requests)
         self.failure: str | None = None
         """Why the server failed; None: it has not. The code that runs the process then ends it."""
         self._build = build

@@ -1,6 +1,6 @@
 """Prometheus metrics.
 
-All but the request counter are read at scrape time, so that unused metrics cost nothing. Each server has its own
+All but those of requests are read at scrape time, so that unused metrics cost nothing. Each server has its own
 registry; the process-wide one is not used.
 """
 
@@ -14,7 +14,9 @@ from prometheus_client.exposition import CONTENT_TYPE_LATEST, generate_latest
 from prometheus_client.registry import Collector
 
 from serving.api.service.asked import AdapterUse
+from serving.api.service.request_metrics import RequestMetrics
 from serving.api.service.service import Service
+from serving.api.service.vllm_metrics import RequestCollector
 from serving.engine.messages import EngineState, EngineStatus
 
 CONTENT_TYPE = CONTENT_TYPE_LATEST
@@ -27,6 +29,7 @@ class Metrics:
       status: returns the engine's status.
       service: returns the service, or None before it is built.
       lost_lines: returns the lines lost by the request log, or None without `--log`.
+      room_for_adapters: adapters that can be loaded in addition to those at start.
     """
 
     def __init__(
@@ -34,7 +37,10 @@ class Metrics:
         status: Callable[[], EngineStatus],
         service: Callable[[], Service | None],
         lost_lines: Callable[[], int | None] = lambda: None,
+        *,
+        room_for_adapters: int = 0,
     ) -> None:
+        self.requests = RequestMetrics()
         self._registry = CollectorRegistry(auto_describe=False)
         self._requests = Counter(
             "mistral_jax_requests",
@@ -43,6 +49,7 @@ class Metrics:
             registry=self._registry,
         )
         self._registry.register(_Engine(status, service))
+        self._registry.register(RequestCollector(self.requests, status, service, room_for_adapters=room_for_adapters))
         self._registry.register(_Log(lost_lines))
 
     def count(self, use: AdapterUse, completions: int) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -46,6 +46,8 @@ class ChatEncoder(Protocol):
         *,
         add_generation_prompt: bool = True,
         tools: Sequence[dict[str, Any]] | None = None,
+        documents: Sequence[Mapping[str, Any]] | None = None,
+        continue_final_message: bool = False,
         **kwargs: Any,
     ) -> PromptPieces:
         """Token ids of the whole prompt, control tokens and BOS included, in pieces. Rendering is done when this
@@ -54,6 +56,10 @@ class ChatEncoder(Protocol):
         Raises:
           ValueError: the template refuses the messages, or cannot be rendered.
         """
+        ...
+
+    def unused_variables(self, names: Collection[str], *, with_tools: bool = False) -> list[str]:
+        """Those of the names of variables that the template does not read."""
         ...
 
     def render(self, messages: list[dict[str, Any]], *, add_generation_prompt: bool = True) -> str:
@@ -82,8 +88,11 @@ class AdapterLoader(Protocol):
     """Loads and unloads adapters while the engine runs; does not manage names. Implemented by
     `serving.build.adapter_loader.FolderLoader`."""
 
-    def load(self, name: str, path: str) -> AdapterInfo:
+    def load(self, name: str, path: str, replaced: AdapterInfo | None = None) -> AdapterInfo:
         """Read an adapter and load it on the device; blocks. Requests may use it once it is in the served models.
+
+        Args:
+          replaced: an adapter whose place may be taken if there is no other and no request uses it.
 
         Raises:
           ApiError: it cannot be loaded; the message is for the client.

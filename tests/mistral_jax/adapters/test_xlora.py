@@ -4,6 +4,7 @@ tolerances."""
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import jax
 import jax.numpy as jnp
@@ -14,7 +15,7 @@ from mistral_jax.adapters.choice import BASE, AdapterChoice
 from mistral_jax.runtime.recomputing import RecomputingRunner
 from mistral_jax.runtime.runner import Runner
 from mistral_jax.runtime.sampling import Features
-from mistral_jax.runtime.sampling_params import SamplingParams
+from mistral_jax.runtime.sampling_params import SamplingParams, TokenRules
 from tests.mistral_jax.tiny_adapters import CONFIG, LORAS, adapter_set, model, xlora
 
 XLORA = AdapterChoice(xlora=True)
@@ -46,6 +47,10 @@ def answers(
     """STEPS tokens of each prompt with their log-probabilities, as bits: int32 [STEPS, PACKED_WIDTH]."""
     slots = list(slots or range(len(prompts)))
     params = SamplingParams(temperature=temperature, seed=5, logprobs=4)
+    if temperature:
+        # Rules depend on the tokens before, which a guess does not know.
+        rules = TokenRules(ends=(3, 4, 5), banned_sequences=((7, 8),))
+        params = replace(params, dry_multiplier=1.0, dry_allowed_length=1, min_tokens=5, rules=rules)
     state = run.new_state()
     for slot, prompt, choice in zip(slots, prompts, choices, strict=True):
         state = run.admit(state, slot, prompt, params, choice)

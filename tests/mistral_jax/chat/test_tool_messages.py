@@ -27,20 +27,16 @@ def assistant(*calls: Any) -> dict[str, Any]:
     return {"role": "assistant", "content": "", "tool_calls": list(calls)}
 
 
-def test_tools_have_one_form() -> None:
+def test_tools_as_templates_expect_them() -> None:
+    """In the order of the request, as transformers passes them."""
     given = {
         "type": "function",
-        "strict": True,
         "function": {"strict": True, "parameters": {"type": "object"}, "name": "f", "description": None, "x": 1},
     }
-    assert plain_tools([given, NOW]) == [
-        {"type": "function", "function": {"name": "f", "description": "", "parameters": {"type": "object"}}},
-        {
-            "type": "function",
-            "function": {"name": "now", "description": "", "parameters": {"type": "object", "properties": {}}},
-        },
-    ]
-    assert list(plain_tools([given])[0]["function"]) == ["name", "description", "parameters"]
+    first, second = plain_tools([given, NOW])
+    assert first == {"type": "function", "function": {"parameters": {"type": "object"}, "name": "f", "x": 1}}
+    assert list(first["function"]) == ["parameters", "name", "x"]
+    assert second["function"] == {"name": "now", "parameters": {"type": "object", "properties": {}}}
     for wrong in ({}, {"function": {}}, {"function": {"name": 1}}, "f", {"type": "custom", "custom": {"name": "x"}}):
         with pytest.raises(ConversationError, match=r"tools\[1\]: expected an object with a function"):
             plain_tools([NOW, wrong])

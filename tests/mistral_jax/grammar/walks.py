@@ -92,6 +92,14 @@ def _takes_bytes(kind: str, grammar: Grammar, text: str, *, at_start: bool) -> b
     return made.eos_id in allowed(kind, constraint)
 
 
+@cache
+def _closing(kind: str) -> np.ndarray:
+    """bool [V]: the tokens that begin with a quote or a closing bracket."""
+    made = tokenizer_of(kind)
+    ends = (b'"', b"]", b"}")
+    return np.array([made.token_bytes(i).strip()[:1] in ends for i in range(made.vocab_size)] + [False] * PADDING)
+
+
 def walk(
     kind: str, grammar: Grammar, seed: int, *, at_start: bool = True, in_one_go: bool = False, most: int = 400
 ) -> list[int] | None:
@@ -101,6 +109,7 @@ def walk(
     """
     made, constraint = tokenizer_of(kind), compiled(kind, grammar).start(at_start=at_start)
     chance, tokens = random.Random(seed), list[int]()
+    mask = np.zeros(-(-(made.vocab_size + PADDING) // 32), np.int32)
     while not constraint.complete:
         if len(tokens) >= most:
             return None
@@ -109,13 +118,16 @@ def walk(
                 constraint.push(token)
             tokens += forced
             continue
-        ids = allowed(kind, constraint)
-        if made.eos_id in ids and chance.random() < 0.5:
-            constraint.push(made.eos_id)
-            break
-        ids = [i for i in ids if i != made.eos_id] or ids
-        closing = [i for i in ids if made.token_bytes(i).strip()[:1] in (b'"', b"]", b"}")]
-        token = chance.choice(closing if closing and chance.random() < len(tokens) / 100 else ids)
+        constraint.fill(mask)
+        bits = np.unpackbits(mask.view(np.uint8), bitorder="little")[: made.vocab_size + PADDING].view(bool)
+        if bits[made.eos_id]:
+            if chance.random() < 0.5:
+                constraint.push(made.eos_id or 0)
+                break
+            bits[made.eos_id] = False
+        ids = np.flatnonzero(bits)
+        closing = np.flatnonzero(bits & _closing(kind)) if chance.random() < len(tokens) / 60 else []
+        token = int(chance.choice(closing if len(closing) else ids))
         constraint.push(token)
         tokens.append(token)
     return tokens

@@ -80,6 +80,33 @@ def test_an_answer_of_no_tokens_is_refused(model: LanguageModel) -> None:
             call("Once", max_tokens=0)
 
 
+def test_settings_that_a_tokenizer_explains(model: LanguageModel) -> None:
+    free = model.generate("Once", temperature=0.0, max_tokens=8, ignore_eos=True)
+    tokens = [sampled.token for sampled in free.tokens]
+    word = model.tokenizer.decode([1, tokens[0]])
+    without = model.generate("Once", temperature=0.0, max_tokens=8, ignore_eos=True, bad_words=(word,))
+    assert word in free.text
+    assert word not in without.text
+    stopped = model.generate("Once", temperature=0.0, max_tokens=8, stop_token_ids=(tokens[3],), min_tokens=2)
+    assert (stopped.finish_reason, stopped.stop_reason) == ("stop", tokens[3])
+    assert stopped.completion_tokens > 2
+    kept = model.generate("Once", max_tokens=5, seed=1, allowed_token_ids=(5, 6), dry_multiplier=1.0, typical_p=0.9)
+    assert {sampled.token for sampled in kept.tokens} <= {5, 6}
+
+
+def test_what_cannot_be_kept_is_refused(model: LanguageModel) -> None:
+    with pytest.raises(ValueError, match="stop_token_ids names token 4103; the vocabulary has 4103"):
+        model.generate("Once", stop_token_ids=(4103,))
+    [token] = model.tokenizer.encode("e", at_start=False)
+    with pytest.raises(ValueError, match="nothing can be chosen"):
+        model.generate("Once", allowed_token_ids=(token,), bad_words=("e",))
+
+
+def test_a_message_that_is_left_open(model: LanguageModel) -> None:
+    talk = [{"role": "user", "content": "Hi"}, {"role": "assistant", "content": "Well"}]
+    assert model.encode_chat(talk, continue_final_message=True) == model.encode_chat(talk)[:-1]
+
+
 def test_weights_that_are_not_numbers_are_told_where_only_text_is_returned(folder: Path) -> None:
     description = describe(find_model(str(folder)))
     module = load_module(description)

@@ -7,6 +7,8 @@ from pathlib import Path
 from typing import Any
 
 import msgspec
+import openai.types.chat.chat_completion_content_part_param
+import openai.types.completion_create_params
 import pytest
 
 import serving.app
@@ -16,7 +18,16 @@ from serving.api.description.openapi import document as document_of
 from serving.api.description.page import page
 from serving.api.endpoint import Call, Endpoint, Field
 from serving.api.endpoints import ENDPOINTS
-from serving.api.schemas import ChatCompletionRequest, ChatMessage, CompletionRequest, ContentPart, StreamOptions
+from serving.api.schemas import (
+    ChatCompletionRequest,
+    ChatMessage,
+    CompletionRequest,
+    ContentPart,
+    JsonSchemaFormat,
+    ResponseFormat,
+    StreamOptions,
+    StructuredOutputs,
+)
 from serving.api.schemas.tools import FunctionDefinition, MessageToolCall, Tool, ToolChoice
 from serving.app import create_app
 from serving.settings.settings import Settings
@@ -49,11 +60,52 @@ def test_every_field_of_the_schemas_is_in_the_table_as_honoured_and_no_other() -
         "tools[].function": FunctionDefinition,
         "tool_choice": ToolChoice,
         "functions[]": FunctionDefinition,
+        "response_format": ResponseFormat,
+        "response_format.json_schema": JsonSchemaFormat,
+        "structured_outputs": StructuredOutputs,
     }
     for where, schema in objects.items():
         honoured = {field.name for field in OBJECTS[where] if field.decision == "honoured"}
-        assert honoured == set(schema.__struct_fields__)
+        assert honoured <= set(schema.__struct_fields__) <= {field.name for field in OBJECTS[where]}
     assert OBJECTS.keys() == objects.keys()
+
+
+@pytest.mark.parametrize(
+    ("endpoint", "params"),
+    [
+        ("chat", openai.types.chat.completion_create_params.CompletionCreateParamsBase),
+        ("completions", openai.types.completion_create_params.CompletionCreateParamsBase),
+    ],
+)
+def test_every_field_of_openais_requests_is_in_the_table(endpoint: str, params: type) -> None:
+    known = {field.name for field in FIELDS if endpoint in field.endpoints}
+    assert set(params.__annotations__) | {"stream"} <= known
+
+
+def test_every_field_of_openais_messages_is_in_the_table() -> None:
+    chat = openai.types.chat
+    messages = (
+        chat.ChatCompletionDeveloperMessageParam,
+        chat.ChatCompletionSystemMessageParam,
+        chat.ChatCompletionUserMessageParam,
+        chat.ChatCompletionAssistantMessageParam,
+        chat.ChatCompletionToolMessageParam,
+    )
+    parts = (
+        chat.ChatCompletionContentPartTextParam,
+        chat.ChatCompletionContentPartImageParam,
+        chat.ChatCompletionContentPartInputAudioParam,
+        chat.ChatCompletionContentPartRefusalParam,
+        chat.chat_completion_content_part_param.File,
+    )
+    for where, types in (
+        ("messages[]", messages),
+        ("messages[].content[]", parts),
+        ("stream_options", (chat.ChatCompletionStreamOptionsParam,)),
+    ):
+        known = {field.name for field in OBJECTS[where]}
+        for params in types:
+            assert set(params.__annotations__) <= known, (where, params)
 
 
 def test_the_compatibility_page_is_up_to_date() -> None:

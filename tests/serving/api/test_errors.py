@@ -144,11 +144,11 @@ async def test_a_body_without_a_type_is_refused_on_every_path_that_takes_one() -
         ("response_format", {"type": "json_object"}),
         ("modalities", ["text", "audio"]),
         ("audio", {"voice": "x"}),
-        ("prediction", {"type": "content", "content": "x"}),
         ("web_search_options", {}),
         ("reasoning_effort", "high"),
         ("guided_json", {"type": "object"}),
-        ("min_tokens", 5),
+        ("use_beam_search", True),
+        ("mirostat", 2),
         ("chat_template", "{{ x }}"),
     ],
 )
@@ -158,6 +158,27 @@ async def test_what_is_known_and_not_implemented_is_refused_by_name(field: str, 
         error = error_of(await client.post(CHAT, json={"messages": MESSAGES, field: value}), 400)
     assert (error["param"], error["code"]) == (field, "unsupported_parameter")
     assert engine.submitted == []
+
+
+@pytest.mark.parametrize(
+    ("message", "param"),
+    [
+        ({"role": "assistant", "content": "x", "audio": {"id": "a"}}, "messages[1].audio"),
+        ({"role": "assistant", "refusal": "no"}, "messages[1].refusal"),
+        (
+            {"role": "user", "content": [{"type": "text", "text": "a", "image_url": {"url": "x"}}]},
+            "messages[1].content[0].image_url",
+        ),
+    ],
+)
+async def test_fields_of_objects_are_refused_by_their_paths(message: dict[str, Any], param: str) -> None:
+    engine = FakeEngine()
+    async with running(engine) as client:
+        error = error_of(await client.post(CHAT, json={"messages": [*MESSAGES, message]}), 400)
+        assert (error["param"], error["code"]) == (param, "unsupported_parameter")
+        assert engine.submitted == []
+        nothing = {"role": "assistant", "content": "x", "audio": None, "refusal": None}
+        assert (await client.post(CHAT, json={"messages": [*MESSAGES, nothing]})).status_code == 200
 
 
 async def test_values_that_ask_for_nothing_are_let_through() -> None:

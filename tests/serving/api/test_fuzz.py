@@ -7,10 +7,13 @@ import json
 from typing import Any
 
 import msgspec
+import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from serving.api.controllers.generation_fields import FIELDS
+from serving.api.endpoint import Endpoint, OneOf
+from serving.api.endpoints import ENDPOINTS
 from serving.api.schemas import ChatCompletion, ChatCompletionRequest, Completion, CompletionRequest, ErrorResponse
 from tests.serving.fakes import FakeEngine
 from tests.serving.harness import CHAT, TEXT, events_of, running
@@ -82,6 +85,51 @@ async def _send(cases: list[tuple[str, Any]]) -> None:
                 assert all("error" not in event for event in events_of(response.text)), note
             else:
                 msgspec.json.decode(response.content, type=ChatCompletion if path == CHAT else Completion)
+
+
+OTHERS = [
+    endpoint
+    for endpoint in ENDPOINTS
+    if endpoint.request is not None and endpoint.path not in (CHAT, TEXT) and "lora" not in endpoint.path
+]
+
+
+def bodies(endpoint: Endpoint[Any]) -> st.SearchStrategy[Any]:
+    """The example of an endpoint with some fields replaced by anything, and anything."""
+    wild = st.dictionaries(st.sampled_from(sorted(endpoint.known.get("", ()))), JSON, max_size=3)
+    return st.one_of(wild.map(lambda changes: {**endpoint.example, **changes}), wild, JSON)
+
+
+@pytest.mark.parametrize("endpoint", OTHERS, ids=lambda endpoint: endpoint.operation_id)
+@given(data=st.data())
+@settings(max_examples=25, deadline=None, suppress_health_check=list(HealthCheck))
+def test_every_endpoint_answers_as_it_says(endpoint: Endpoint[Any], data: st.DataObject) -> None:
+    cases = data.draw(st.lists(bodies(endpoint), min_size=8, max_size=8))
+
+    async def send() -> None:
+        async with running(FakeEngine("ok ö")) as client:
+            for body in cases:
+                response = await client.post(endpoint.path, content=json.dumps(body))
+                note = f"{endpoint.path} {body!r}: {response.status_code} {response.text[:300]}"
+                assert response.status_code in (200, 400, 404), note
+                if response.status_code != 200:
+                    msgspec.json.decode(response.content, type=ErrorResponse)
+                elif not response.headers["content-type"].startswith("text/event-stream"):
+                    assert fits(response.content, endpoint), note
+
+    asyncio.run(send())
+
+
+def fits(content: bytes, endpoint: Endpoint[Any]) -> bool:
+    """Whether a response has one of the shapes that its endpoint tells."""
+    told = endpoint.response
+    for shape in told.shapes if isinstance(told, OneOf) else (told,):
+        try:
+            msgspec.json.decode(content, type=shape)
+        except msgspec.ValidationError:
+            continue
+        return True
+    return "response_fields" in (endpoint.known.get("") or ())
 
 
 @given(st.binary(max_size=60))

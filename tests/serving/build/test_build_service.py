@@ -10,14 +10,16 @@ from typing import Any
 import pytest
 
 import serving.commands.chat
+from mistral_jax.chat import ChatFormatter
 from mistral_jax.checkpoint.description import ModelDescription
 from mistral_jax.hub.files import ModelFiles
 from mistral_jax.model.config import MistralConfig
 from mistral_jax.runtime.buckets import DEFAULT_CHUNKS
 from serving.api.service.served_models import NameTakenError
-from serving.build.build_service import build_service, chunk_sizes, fingerprint, use_compilation_cache
+from serving.build.build_service import build_service, chat_format, chunk_sizes, fingerprint, use_compilation_cache
 from serving.commands.chat import run_chat
 from serving.settings.settings import Settings
+from tests.mistral_jax.tokenizer.tokenizer_corpus import tokenizer
 from tests.serving.fakes import FakeChat, FakeTokenizer
 
 CONFIG = MistralConfig(
@@ -39,6 +41,15 @@ def described(folder: Path, **files: Any) -> ModelDescription:
     return ModelDescription(
         files=found, config=CONFIG, tokenizer=FakeTokenizer(), chat=chat, eos_ids=frozenset({2}), defaults={}
     )
+
+
+@pytest.mark.parametrize(("given", "found"), [("auto", "mistral-v3"), ("none", None), ("hermes", "hermes")])
+def test_the_format_of_tool_calls_may_be_set(tmp_path: Path, given: Any, found: str | None) -> None:
+    formatter = ChatFormatter("{{ tools | tojson }}[TOOL_CALLS]", tokenizer("v3"))
+    chat = chat_format(Settings(tool_format=given), replace(described(tmp_path), chat=formatter))
+    assert chat is not None
+    assert (chat.output.tools and chat.output.tools.name) == found
+    assert chat_format(Settings(tool_format=given), replace(described(tmp_path), chat=None)) is None
 
 
 def test_a_fingerprint_changes_with_what_decides_an_answer(tmp_path: Path) -> None:

@@ -19,6 +19,7 @@ from mistral_jax.model.mistral import Mistral
 from mistral_jax.quant.array import padded
 from mistral_jax.runtime.runner import Runner
 from mistral_jax.runtime.sampling_params import SamplingParams
+from mistral_jax.text.token_rules import with_token_rules
 from serving.engine.engine import JaxEngine
 from serving.engine.messages import EngineState, EngineUnavailableError, Event, QueueFullError, Request
 from tests.serving.fakes import EOS, VOCAB, FakeTokenizer
@@ -118,6 +119,12 @@ def answer(events: list[Event]) -> tuple[str, tuple]:
     return "".join(e.text for e in events), tuple(entry for e in events for entry in e.logprobs)
 
 
+def ruled(asked: Request, **params) -> Request:
+    """The same request with other parameters, and with what they mean in tokens."""
+    changed = replace(asked.params, **params)
+    return replace(asked, params=with_token_rules(changed, FakeTokenizer(), {EOS}))
+
+
 def mixed_requests(count: int) -> list[Request]:
     """Greedy and sampled, short and long, with and without penalties, all asking for log-probabilities."""
     kinds = [
@@ -125,11 +132,30 @@ def mixed_requests(count: int) -> list[Request]:
         {"temperature": 1.0},
         {"temperature": 0.9, "top_k": 20, "top_p": 0.8, "min_p": 0.01},
         {"temperature": 0.7, "repetition_penalty": 1.3, "presence_penalty": 0.5, "logit_bias": {65: 2.5}},
+        {"typical_p": 0.9, "top_n_sigma": 3.0, "xtc_probability": 0.5, "xtc_threshold": 0.004},
+        {
+            "dry_multiplier": 3.0,
+            "dry_allowed_length": 1,
+            "min_tokens": 3,
+            "bad_words": ("A", "BC"),
+            "ignore_eos": False,
+        },
     ]
     return [
-        request(f"r{i}", length=1 + (i * 7) % 60, logprobs=i % 4, max_tokens=6 + i % 9, **kinds[i % 4])
+        ruled(request(f"r{i}", length=1 + (i * 7) % 60, logprobs=i % 4, max_tokens=6 + i % 9, **kinds[i % 6]))
         for i in range(count)
     ]
+
+
+def test_control_tokens_are_reported_to_the_requests_that_want_them(engine: JaxEngine):
+    """They have no text: without the report there is no event for them."""
+    bias = {0: 100.0}
+    wants = replace(request("wants", logit_bias=bias, max_tokens=3), reported_tokens=frozenset({0}))
+    got = run(engine, wants, request("not", logit_bias=bias, max_tokens=3))
+    assert [event.items for event in got["wants"]] == [(0,)] * 3
+    assert [event.completion_tokens for event in got["wants"]] == [1, 2, 3]
+    assert [event.items for event in got["not"]] == [()]
+    assert {event.text for events in got.values() for event in events} == {""}
 
 
 def test_a_request_has_the_same_bits_alone_and_beside_fifteen_others(engine: JaxEngine):
@@ -226,6 +252,67 @@ def test_a_stop_string_ends_the_answer_before_it(engine: JaxEngine):
     events = run(engine, stopping)["stop"]
     assert answer(events)[0] == ""
     assert (events[-1].finish_reason, events[-1].stop_reason, events[-1].completion_tokens) == ("stop", "AAAA", 4)
+
+
+def tokens_of(engine: JaxEngine, asked: Request) -> list[int]:
+    events = run(engine, replace(asked, token_ids=True))[asked.request_id]
+    return [token for event in events for token in event.token_ids]
+
+
+def test_no_end_before_the_least_length(engine: JaxEngine):
+    ending = request("least", temperature=0.0, max_tokens=30, ignore_eos=False, logit_bias={EOS: 100.0, 70: 100.0})
+    assert len(tokens_of(engine, ending)) <= 2
+    for least in (1, 5):
+        tokens = tokens_of(engine, ruled(ending, min_tokens=least, stop_token_ids=(70,)))
+        assert len(tokens) == least + 1
+        assert tokens[-1] in (EOS, 70)
+        assert not {EOS, 70} & set(tokens[:-1])
+
+
+def test_words_are_kept_out_and_others_are_not(engine: JaxEngine):
+    asked = request("words", max_tokens=40, temperature=0.0, allowed_token_ids=tuple(65 + i for i in range(3, 6)))
+    free = tokens_of(engine, asked)
+    text = FakeTokenizer().decode(free)
+    words = (text[4:7], text[9:11])
+    kept = FakeTokenizer().decode(tokens_of(engine, ruled(asked, bad_words=words)))
+    assert all(word in text and word not in kept for word in words)
+    # Up to the first letter that would have completed one, it is the same.
+    first = min(text.index(word) + len(word) - 1 for word in words)
+    assert kept[:first] == text[:first]
+    assert kept[first] != text[first]
+    assert text[-1] not in FakeTokenizer().decode(tokens_of(engine, ruled(asked, bad_words=(text[-1],))))
+    assert set(text) <= set("ABC")
+
+
+def test_a_request_that_leaves_no_token_is_refused_where_that_happens(engine: JaxEngine):
+    words = tuple(f"{a}{b}" for a in "ABC" for b in "ABC")
+    asked = ruled(request("none", allowed_token_ids=(68, 69, 70)), bad_words=words)
+    beside = request("beside", max_tokens=6)
+    ended = run(engine, asked, beside)
+    last = ended["none"][-1]
+    assert (last.finish_reason, last.refused, last.completion_tokens) == ("error", True, 2)
+    assert "no token is left" in (last.error or "")
+    assert answer(ended["beside"]) == answer(run(engine, beside)["beside"])
+
+
+def test_dry_ends_a_repetition(engine: JaxEngine):
+    asked = request("dry", length=3, max_tokens=24, temperature=0.0, logit_bias={68: 9.0, 69: 8.9, 70: 8.8})
+    free = tokens_of(engine, asked)
+    dry = {"dry_multiplier": 20.0, "dry_allowed_length": 2, "dry_sequence_breakers": ()}
+    kept = tokens_of(engine, ruled(asked, **dry))
+
+    def repeated(tokens: list[int]) -> int:
+        """The longest run of tokens that stands in the text twice."""
+        text = [*asked.prompt, *tokens]
+        lengths = range(1, len(text))
+        parts = ((n, [tuple(text[i : i + n]) for i in range(len(text) - n + 1)]) for n in lengths)
+        return max((n for n, found in parts if len(set(found)) < len(found)), default=0)
+
+    assert repeated(free) > 4
+    assert repeated(kept) <= 3
+    # A breaker of all tokens leaves nothing to be repeated.
+    everything = tuple(chr(c) for c in range(65, 68))
+    assert tokens_of(engine, ruled(asked, **{**dry, "dry_sequence_breakers": everything})) == free
 
 
 def test_cancelling_running_and_waiting_requests_frees_everything(engine: JaxEngine):

@@ -42,6 +42,13 @@ def test_the_forms_of_weights_are_those_that_the_loader_knows() -> None:
     assert spec.expected == "one of " + ", ".join(QUANTIZATIONS)
 
 
+def test_the_formats_of_tool_calls_are_those_that_are_known() -> None:
+    from mistral_jax.chat.output.formats import TOOL_FORMATS
+
+    (spec,) = (spec for spec in SPECS if spec.name == "tool_format")
+    assert spec.expected == "one of " + ", ".join(("auto", "none", *TOOL_FORMATS))
+
+
 def test_empty_variables_count_as_not_set() -> None:
     assert Settings.resolve({}, env={"MISTRAL_JAX_PORT": " ", "MISTRAL_JAX_API_KEYS": ""}) == Settings()
 

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import itertools
+from dataclasses import replace
 from typing import Any
 
 import pytest
 
-from tests.serving.fakes import OFFSET, FakeEngine, prompt_text
+from tests.serving.fakes import OFFSET, FakeEngine, FakeTokenizer, fake_service, prompt_text
 from tests.serving.harness import TEXT, running, usage_of
 
 pytestmark = pytest.mark.anyio
@@ -121,8 +122,12 @@ async def test_zero_logprobs_tell_the_chosen_token_only() -> None:
     [
         ({"logprobs": 21}, "logprobs"),
         ({"logprobs": -1}, "logprobs"),
-        ({"best_of": 3}, "best_of"),
+        ({"best_of": 9}, "best_of"),
+        ({"best_of": 0}, "best_of"),
+        ({"best_of": 2, "n": 3}, "best_of"),
+        ({"best_of": 2, "stream": True}, "best_of"),
         ({"suffix": "x"}, "suffix"),
+        ({"suffix": "x", "echo": True}, "suffix"),
     ],
 )
 async def test_wrong_values_are_refused_by_name(body: dict[str, Any], param: str) -> None:
@@ -133,6 +138,36 @@ async def test_wrong_values_are_refused_by_name(body: dict[str, Any], param: str
 async def test_best_of_n_is_let_through() -> None:
     assert (await complete(prompt="a", best_of=1)).status_code == 200
     assert (await complete(prompt="a", best_of=2, n=2, suffix="")).status_code == 200
+    assert (await complete(prompt="a", best_of=1, stream=True)).status_code == 200
+
+
+async def test_the_best_are_returned_with_the_best_first() -> None:
+    """Question marks make a text less likely."""
+    engine = FakeEngine(lambda request: prompt_text(request) + "?" * (3, 0, 2, 1)[int(request.request_id[-1]) % 4])
+    answer = (await complete(engine, prompt=["a", "b"], best_of=4, n=2, max_tokens=9)).json()
+    assert [choice["text"] for choice in answer["choices"]] == ["a", "a?", "b", "b?"]
+    assert [choice["index"] for choice in answer["choices"]] == [0, 1, 2, 3]
+    assert answer["choices"][0]["logprobs"] is None
+    # All that was generated counts: two prompts, each with texts of 4, 1, 3 and 2 bytes and an end.
+    assert answer["usage"]["completion_tokens"] == 2 * (10 + 4)
+    assert answer["usage"]["prompt_tokens"] == 4
+    assert {request.params.logprobs for request in engine.submitted} == {0}
+
+
+async def test_a_suffix_makes_a_prompt_of_both_texts() -> None:
+    class Coder(FakeTokenizer):
+        control_tokens = {**FakeTokenizer.control_tokens, "[SUFFIX]": 1, "[PREFIX]": 2}  # noqa: RUF012
+
+    engine = FakeEngine("x")
+    service = replace(fake_service(engine), tokenizer=Coder())
+    async with running(service=service) as client:
+        response = await client.post(TEXT, json={"prompt": ["ab", "c"], "suffix": "yz"})
+        assert response.status_code == 200
+        ids = FakeTokenizer().encode
+        expected = [(1, 1, *ids("yz"), 2, *ids("ab")), (1, 1, *ids("yz"), 2, *ids("c"))]
+        assert [request.prompt for request in engine.submitted] == expected
+        refused = await client.post(TEXT, json={"prompt": [5, 6], "suffix": "yz"})
+        assert (refused.status_code, refused.json()["error"]["param"]) == (400, "suffix")
 
 
 @pytest.mark.parametrize(

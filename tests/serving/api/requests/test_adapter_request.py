@@ -197,3 +197,38 @@ async def test_aliases_are_served_and_listed() -> None:
         assert (await client.get("/v1/models")).json()["data"][0]["aliases"] == ["default", "gpt-4o", "*"]
         assert (await client.get("/v1/models/gpt-4o")).json()["id"] == "lab/mixture"
         assert (await client.get("/v1/models/what/ever")).json()["id"] == "lab/mixture"
+
+
+@pytest.mark.parametrize(
+    ("body", "choice"),
+    [
+        ({"lora": [{"id": 2, "scale": 1}]}, AdapterChoice(weights=((2, 1.0),))),
+        ({"lora": [{"id": 2, "scale": -0.5}, {"id": 0, "scale": 2}]}, AdapterChoice(weights=((0, 2.0), (2, -0.5)))),
+        ({"lora": []}, MIXED),
+        ({"lora": [{"id": 0, "scale": 0}]}, BASE),
+        ({"lora": [{"id": 0, "scale": 1}], "model": "poet"}, AdapterChoice(weights=((0, 1.0),))),
+    ],
+)
+async def test_adapters_may_be_named_by_number(body: dict[str, Any], choice: AdapterChoice) -> None:
+    response, requests = await ask(body)
+    assert response.status_code == 200, response.text
+    assert requests[0].choice == choice
+
+
+@pytest.mark.parametrize(
+    ("body", "told"),
+    [
+        ({"lora": [{"id": 9, "scale": 1}]}, "there is no adapter 9; GET /lora-adapters lists 0, 1, 2"),
+        ({"lora": [{"id": 0, "scale": 1}, {"id": 0, "scale": 2}]}, "'poet' is given twice"),
+        ({"lora": [{"id": 0, "scale": 1e9}]}, "expected a number from -100 to 100"),
+        ({"lora": [{"id": 0, "scale": 1}], "adapter": "poet"}, "not together"),
+        ({"lora": [{"id": 0, "scale": 1}], "adapters": {"poet": 1}}, "not together"),
+        ({"lora": [{"id": 1, "scale": 1}], "model": "poet"}, "model names an adapter already"),
+        ({"lora": [{"id": 0}]}, "missing required field `scale`"),
+    ],
+)
+async def test_numbers_that_cannot_be_are_refused(body: dict[str, Any], told: str) -> None:
+    response, requests = await ask(body)
+    assert response.status_code == 400
+    assert told in response.json()["error"]["message"]
+    assert requests == []

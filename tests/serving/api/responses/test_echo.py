@@ -10,9 +10,11 @@ import anyio
 import msgspec
 import pytest
 
-from serving.api.responses.echo import MAX_SCORES, Echo, echo_prompts
+from serving.api.errors import InvalidRequestError
+from serving.api.responses.echo import Echo, echo_prompts
 from serving.api.responses.legacy_logprobs import LegacyLogprobs
-from serving.api.service.asked import Prompt
+from serving.api.responses.prompt_scores import MAX_SCORES, check_scores
+from serving.api.service.asked import Prompt, Reported
 from serving.engine.messages import Work
 from tests.serving.fakes import CARD, OFFSET, FakeEngine, FakeTokenizer, prompt_logprob
 from tests.serving.harness import CHAT, MESSAGES, TEXT, events_of, running, usage_of
@@ -137,10 +139,18 @@ async def test_of_a_prompt_that_was_cut_the_tokens_that_are_left_are_told_where_
     assert choice["logprobs"]["text_offset"] == [48, *range(48, 303)]
 
 
-async def test_more_scores_than_one_request_may_have_are_refused() -> None:
+def test_more_scores_than_one_request_may_have_are_refused() -> None:
     prompts = [Prompt((1, *[100] * 999), "a" * 999)] * (MAX_SCORES // 21_000 + 1)
-    with pytest.raises(Exception, match=f"one request may ask for {MAX_SCORES}"):
-        await echo_prompts(FakeTokenizer(), prompts, n=1, logprobs=20, limiter=None)  # type: ignore[arg-type]
+    echoed = Reported(prompt_logprobs=20, echoes_logprobs=True)
+    check_scores(prompts[:-1], copies=1, reported=echoed)
+    with pytest.raises(InvalidRequestError, match=rf"^logprobs: .*one request may ask for {MAX_SCORES}"):
+        check_scores(prompts, copies=1, reported=echoed)
+    # Objects take more room than lists.
+    own = Reported(prompt_logprobs=20, own_prompt_logprobs=20)
+    check_scores(prompts[: len(prompts) // 3], copies=1, reported=own)
+    with pytest.raises(InvalidRequestError, match=r"^prompt_logprobs: "):
+        check_scores(prompts[: len(prompts) // 3], copies=2, reported=own)
+    check_scores(prompts, copies=100, reported=Reported())
 
 
 class SpacedTokenizer(FakeTokenizer):
@@ -166,7 +176,7 @@ class SpacedTokenizer(FakeTokenizer):
 )
 async def test_places_of_tokens(tokens: tuple[int, ...], text: str, offsets: tuple[int, ...]) -> None:
     [echo] = await echo_prompts(
-        SpacedTokenizer(), [Prompt(tokens, text)], n=1, logprobs=0, limiter=anyio.CapacityLimiter(1)
+        SpacedTokenizer(), [Prompt(tokens, text)], logprobs=True, limiter=anyio.CapacityLimiter(1)
     )
     assert (echo.text, echo.first, echo.offsets) == (text, "b''", offsets)
 
