@@ -33,7 +33,8 @@ class Translating[BodyT]:
     """Prefix of response ids."""
     translate: Callable[[BodyT, ChatEncoder | None], ChatCompletionRequest]
     """From a body, and the model's chat format, to a chat completion. Its errors have the body's own names."""
-    renames: Renames
+    renames: Callable[[BodyT], Renames]
+    """How errors about the chat completion name the body's fields."""
     frame: Callable[[BodyT, Asked[ChatCompletionRequest], CallFacts], Framing]
 
     async def __call__(self, call: Call[BodyT]) -> Response[Any]:
@@ -48,7 +49,7 @@ class Translating[BodyT]:
         try:
             return await generating(translated)
         except ApiError as error:
-            self.renames.apply(error)
+            self.renames(body).apply(error)
             raise
 
 

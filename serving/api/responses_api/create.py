@@ -37,7 +37,7 @@ RESPONSES = Endpoint(
     handler=Translating(
         id_prefix="resp_",
         translate=lambda body, _chat: chat_request(body),
-        renames=RENAMES,
+        renames=lambda _body: RENAMES,
         frame=ResponseFraming,
     ),
 )
