@@ -25,10 +25,10 @@ def compatibility_page(endpoints: tuple[Endpoint[Any], ...]) -> str:
             lines.append(f"| `{field.name}` | {field.decision} | {field.note}{also} |")
         lines.append("")
     lines += ["## Objects in a body", ""]
-    shown: set[tuple[str, tuple[Field, ...]]] = set()
+    shown: list[tuple[str, tuple[Field, ...]]] = []
     for endpoint in endpoints:
         new = [each for each in endpoint.objects.items() if each not in shown]
-        shown.update(new)
+        shown += new
         if not new:
             continue
         lines += [f"### {endpoint.method} {endpoint.template}", "", "| field | | |", "|---|---|---|"]

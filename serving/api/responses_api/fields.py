@@ -108,7 +108,10 @@ RESPONSE_OBJECTS: dict[str, tuple[Field, ...]] = {
         honoured("description", "passed to the chat template"),
         honoured("parameters", "JSON schema of the arguments; passed to the chat template, and enforced"),
         honoured("strict", "refuses schemas that cannot be enforced to the letter"),
-        accepted("output_schema", "OpenAI's; chat templates have no place for it"),
+        accepted("output_schema", "chat templates have no place for it"),
+        refused("defer_loading", "the model sees all tools", False),
+        refused("allowed_callers", "only the model calls tools", ["direct"], []),
+        refused("async", "calls are made by the client", False),
     ),
     "tool_choice": (
         honoured("type", "`function` or `allowed_tools`; others are refused"),
@@ -137,6 +140,7 @@ RESPONSE_OBJECTS: dict[str, tuple[Field, ...]] = {
         ),
         honoured("summary", "returned; there are no summaries: reasoning items have the reasoning itself as content"),
         accepted("generate_summary", "the older name of summary"),
+        refused("mode", "there is one", "standard"),
         accepted("context", "which reasoning of earlier turns the model sees is up to its chat template"),
     ),
 }
