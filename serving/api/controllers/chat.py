@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
 
 from litestar.types import Scope
 
@@ -13,7 +12,7 @@ from serving.api.endpoint import Endpoint
 from serving.api.errors import InvalidRequestError
 from serving.api.requests.prompts import encode_chat
 from serving.api.requests.sampling_request import OwnFields
-from serving.api.requests.template_use import template_use
+from serving.api.requests.template_use import check_once, template_use
 from serving.api.requests.tool_request import reasoning_variables, tool_use
 from serving.api.requests.unknown_fields import report_ignored, unused
 from serving.api.responses.framing import CallFacts, ChatFraming, Framing
@@ -43,16 +42,18 @@ async def encode_chat_request(
       InvalidRequestError: see `encode_chat`; or there are such variables, and the server is strict about them.
       ContextLengthError: see `encode_chat`.
     """
-    template = template_use(body)
-    if service.chat is not None:
-        template, unread = template.without_unused(service.chat)
+    chat = service.chat
+    template, reasoning = template_use(body), {}
+    if chat is not None:
+        template, unread = template.without_unused(chat)
         report_ignored(scope, unused("chat_template_kwargs", unread), strict=host.settings.strict_fields)
-        variables = {**template.variables, **reasoning_variables(body, service.chat)}
-        template = replace(template, variables=variables)
+        reasoning = reasoning_variables(body, chat)
+        check_once(template, reasoning)
     return await encode_chat(
         service,
         body.messages,
         tools=() if tools is None else tools.shown,
+        variables=reasoning,
         limiter=host.encoding,
         rendering=host.rendering,
         truncate=truncates,

@@ -28,7 +28,6 @@ from serving.api.schemas import (
     ChatCompletion,
     ChatCompletionChunk,
     ChatDelta,
-    ChatFinishReason,
     ChatLogprobs,
     ChatTokenLogprob,
     Completion,
@@ -187,7 +186,7 @@ class Framed[ChoiceT: msgspec.Struct, ChunkT: (ChatCompletionChunk, Completion)]
         if candidate == 0 and (scores := self._prompt_scores[prompt]) is not None:
             scores.take(choice_event.event.prompt_logprobs)
 
-    def _named(self, tokens: tuple[TokenLogprob, ...]) -> tuple[TokenLogprob, ...]:
+    def _named(self, tokens: Sequence[TokenLogprob]) -> Sequence[TokenLogprob]:
         """Log-probabilities as the call wants their tokens named."""
         return named_by_id(tokens) if self._tokens.tokens_by_id else tokens
 
@@ -276,56 +275,44 @@ class ChatFraming(Framed[ChatChunkChoice, ChatCompletionChunk]):
     def _chunks(self, choice_event: ChoiceEvent) -> list[ChatCompletionChunk]:
         self.take(choice_event)
         index, event = choice_event.index, choice_event.event
-        added: list[ChatChunkChoice] = []
+        chunks: list[ChatCompletionChunk] = []
+        choice = self.choices[index]
         if event.text or event.logprobs or event.scalings or event.token_ids:
             logprobs = self._logprobs(self._named(event.logprobs)) if event.logprobs else None
-            added.append(ChatChunkChoice(index=index, delta=ChatDelta(content=event.text), logprobs=logprobs))
-        return self._finished(choice_event, added)
-
-    def _finished(self, choice_event: ChoiceEvent, added: list[ChatChunkChoice]) -> list[ChatCompletionChunk]:
-        """The chunks of an event: what it adds, and the end of its choice."""
-        index, event = choice_event.index, choice_event.event
-        choice = self.choices[index]
-        if added:
-            added[0].token_ids, added[0].xlora = choice.ids_of(event), choice.xlora_of(event)
+            added = ChatChunkChoice(index=index, delta=ChatDelta(content=event.text), logprobs=logprobs)
+            added.token_ids, added.xlora = choice.ids_of(event), choice.xlora_of(event)
+            chunks.append(self._chunk(added))
         if choice.finish_reason is not None:
-            end = ChatChunkChoice(index=index, delta=ChatDelta(), finish_reason=self._finish_reason(index))
+            end = ChatChunkChoice(index=index, delta=ChatDelta(), finish_reason=choice.finish_reason)
             end.stop_reason, end.xlora = choice.stop_reason, choice.xlora_at_end()
-            added.append(end)
-        return [self._chunk(each) for each in added]
+            chunks.append(self._chunk(end))
+        return chunks
+
+    def _choice(self, index: int) -> ChatChoice:
+        """A choice of the whole response."""
+        choice = self.choices[index]
+        return ChatChoice(
+            index=index,
+            message=AssistantMessage(content="".join(choice.text)),
+            logprobs=None if self._top is None else self._logprobs(self._token_logprobs[index]),
+            finish_reason=choice.finish_reason,
+            stop_reason=choice.stop_reason,
+            token_ids=choice.token_ids,
+            xlora=choice.xlora(),
+        )
 
     def whole(self) -> ChatCompletion:
         return ChatCompletion(
             id=self.call_id,
             created=self.created,
             model=self.model_id,
-            choices=[
-                ChatChoice(
-                    index=index,
-                    message=self._message(index),
-                    logprobs=None if self._top is None else self._logprobs(self._content_logprobs(index)),
-                    finish_reason=self._finish_reason(index),
-                    stop_reason=choice.stop_reason,
-                    token_ids=choice.token_ids,
-                    xlora=choice.xlora(),
-                )
-                for index, choice in enumerate(self.choices)
-            ],
+            choices=[self._choice(index) for index in range(len(self.choices))],
             usage=self.usage(),
             prompt_token_ids=self._prompt_ids[0],
             prompt_logprobs=self._prompt_logprobs(0),
             system_fingerprint=self.card.fingerprint or None,
             timings=self.timings.whole(),
         )
-
-    def _message(self, index: int) -> AssistantMessage:
-        return AssistantMessage(content="".join(self.choices[index].text))
-
-    def _content_logprobs(self, index: int) -> Sequence[TokenLogprob]:
-        return self._token_logprobs[index]
-
-    def _finish_reason(self, index: int) -> ChatFinishReason | None:
-        return self.choices[index].finish_reason
 
     def _chunk(self, *choices: ChatChunkChoice) -> ChatCompletionChunk:
         return ChatCompletionChunk(

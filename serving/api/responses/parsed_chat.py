@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 from msgspec import UNSET, UnsetType
 
 from mistral_jax.chat.output.deltas import CallArguments, CallBegin, ContentText, Delta, ReasoningText
@@ -11,6 +9,7 @@ from serving.api.responses.framing import CallFacts, ChatFraming
 from serving.api.responses.parsed_choice import ParsedCall, ParsedChoice
 from serving.api.schemas import (
     AssistantMessage,
+    ChatChoice,
     ChatChunkChoice,
     ChatCompletionChunk,
     ChatDelta,
@@ -49,14 +48,21 @@ class ParsedChatFraming(ChatFraming):
     def _chunks(self, choice_event: ChoiceEvent) -> list[ChatCompletionChunk]:
         deltas, logprobs = self._take(choice_event)
         index, event = choice_event.index, choice_event.event
+        choice, parsed = self.choices[index], self._parsed[index]
         made = [self._delta(delta) for delta in deltas]
-        added = [ChatChunkChoice(index=index, delta=delta) for delta in made if delta is not None]
-        if not added and (logprobs or event.scalings or event.token_ids):
-            added = [self._nothing(index)]
+        chunks = [ChatChunkChoice(index=index, delta=delta) for delta in made if delta is not None]
+        if not chunks and (logprobs or event.scalings or event.token_ids):
+            chunks = [ChatChunkChoice(index=index, delta=ChatDelta())]
+        if chunks:
+            chunks[0].token_ids, chunks[0].xlora = choice.ids_of(event), choice.xlora_of(event)
         if logprobs and self._top is not None:
-            content = [choice for choice in added if isinstance(choice.delta.content, str)]
-            (content or added)[-1].logprobs = self._logprobs(self._named(tuple(logprobs)))
-        return self._finished(choice_event, added)
+            content = [chunk for chunk in chunks if isinstance(chunk.delta.content, str)]
+            (content or chunks)[-1].logprobs = self._logprobs(self._named(logprobs))
+        if parsed.finish_reason is not None:
+            end = ChatChunkChoice(index=index, delta=ChatDelta(), finish_reason=self._reason(parsed.finish_reason))
+            end.stop_reason, end.xlora = choice.stop_reason, choice.xlora_at_end()
+            chunks.append(end)
+        return [self._chunk(chunk) for chunk in chunks]
 
     def _delta(self, delta: Delta) -> ChatDelta | None:
         """A delta as a chunk has it; None: the older form has no place for it."""
@@ -75,8 +81,7 @@ class ParsedChatFraming(ChatFraming):
             return ChatDelta(function_call=function) if index == 0 else None
         return ChatDelta(tool_calls=[call])
 
-    def _finish_reason(self, index: int) -> ChatFinishReason | None:
-        reason = self._parsed[index].finish_reason
+    def _reason(self, reason: ChatFinishReason | None) -> ChatFinishReason | None:
         return "function_call" if reason == "tool_calls" and self._tools.legacy else reason
 
     def usage(self) -> Usage:
@@ -86,8 +91,14 @@ class ParsedChatFraming(ChatFraming):
             usage.completion_tokens_details = CompletionTokensDetails(reasoning_tokens=tokens)
         return usage
 
-    def _message(self, index: int) -> AssistantMessage:
-        parsed = self._parsed[index]
+    def _choice(self, index: int) -> ChatChoice:
+        choice, parsed = super()._choice(index), self._parsed[index]
+        choice.message = self._message(parsed)
+        choice.logprobs = None if self._top is None else self._logprobs(self._named(parsed.logprobs))
+        choice.finish_reason = self._reason(parsed.finish_reason)
+        return choice
+
+    def _message(self, parsed: ParsedChoice) -> AssistantMessage:
         text = "".join(parsed.content)
         calls: list[ToolCall] | UnsetType = UNSET
         function: FunctionCall | UnsetType = UNSET
@@ -101,9 +112,6 @@ class ParsedChatFraming(ChatFraming):
             tool_calls=calls,
             function_call=function,
         )
-
-    def _content_logprobs(self, index: int) -> Sequence[TokenLogprob]:
-        return self._named(tuple(self._parsed[index].logprobs))
 
 
 def _function(call: ParsedCall) -> FunctionCall:

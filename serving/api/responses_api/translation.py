@@ -133,10 +133,7 @@ def _named(tools: Sequence[NamedTool]) -> list[ToolName]:
 def _format(wanted: TextFormat) -> ResponseFormat:
     if wanted.type != "json_schema":
         return ResponseFormat(type=wanted.type)
-    schema = JsonSchemaFormat(
-        name=wanted.name, description=wanted.description, schema=wanted.schema, strict=wanted.strict
-    )
-    return ResponseFormat(type="json_schema", json_schema=schema)
+    return ResponseFormat(type="json_schema", json_schema=JsonSchemaFormat(schema=wanted.schema, strict=wanted.strict))
 
 
 def _check_metadata(metadata: dict[str, str]) -> None:

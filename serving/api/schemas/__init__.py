@@ -6,9 +6,18 @@ and `serving.api.requests.unknown_fields` reports unknown ones. Missing fields o
 
 from __future__ import annotations
 
+from serving.api.schemas.embeddings import (
+    Embedding,
+    EmbeddingList,
+    EmbeddingRequest,
+    EmbeddingUsage,
+)
 from serving.api.schemas.errors import (
     ErrorBody,
     ErrorResponse,
+)
+from serving.api.schemas.extensions import (
+    ExtensionFields,
 )
 from serving.api.schemas.generation import (
     AssistantMessage,
@@ -29,9 +38,13 @@ from serving.api.schemas.generation import (
     ContentPart,
     FinishReason,
     PromptLogprob,
+    PromptLogprobs,
+    PromptTokenIds,
     SamplingFields,
     SharedFields,
+    StopReason,
     StreamOptions,
+    TokenIds,
     TokenWeights,
     TopLogprob,
     XLoRAOptions,
@@ -138,8 +151,13 @@ __all__ = [
     "DetokenizeRequest",
     "DetokenizedContent",
     "DetokenizedPrompt",
+    "Embedding",
+    "EmbeddingList",
+    "EmbeddingRequest",
+    "EmbeddingUsage",
     "ErrorBody",
     "ErrorResponse",
+    "ExtensionFields",
     "FinishReason",
     "FunctionCall",
     "FunctionCallDelta",
@@ -166,16 +184,20 @@ __all__ = [
     "NextToken",
     "NumberedLora",
     "PromptLogprob",
+    "PromptLogprobs",
     "PromptProgress",
+    "PromptTokenIds",
     "PromptTokensDetails",
     "Props",
     "ResponseFormat",
     "SamplingFields",
     "SharedFields",
     "Slot",
+    "StopReason",
     "StreamOptions",
     "StructuredOutputs",
     "Timings",
+    "TokenIds",
     "TokenPiece",
     "TokenProbability",
     "TokenWeights",

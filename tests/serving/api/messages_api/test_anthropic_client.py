@@ -76,9 +76,9 @@ def test_tools(with_tools: Any) -> None:
 
 def test_async() -> None:
     async def ask(url: str) -> str:
-        async with anthropic.AsyncAnthropic(base_url=url, api_key="none") as client:
-            async with client.messages.stream(**ASKED) as stream:
-                return (await stream.get_final_message()).content[0].text
+        client = anthropic.AsyncAnthropic(base_url=url, api_key="none")
+        async with client, client.messages.stream(**ASKED) as stream:
+            return (await stream.get_final_message()).content[0].text
 
     with listening(FakeEngine(TEXT)) as server:
         assert asyncio.run(ask(server.url)) == TEXT

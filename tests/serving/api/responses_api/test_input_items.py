@@ -27,9 +27,7 @@ def call(call_id: str, arguments: str = "{}") -> dict[str, Any]:
 
 
 def called(*call_ids: str) -> list[dict[str, Any]]:
-    return [
-        {"function": {"name": "now", "arguments": {}}, "id": call_id, "type": "function"} for call_id in call_ids
-    ]
+    return [{"function": {"name": "now", "arguments": {}}, "id": call_id, "type": "function"} for call_id in call_ids]
 
 
 def text(content: str) -> dict[str, Any]:

@@ -89,9 +89,7 @@ async def test_a_text() -> None:
                 "type": "message",
                 "status": "completed",
                 "role": "assistant",
-                "content": [
-                    {"type": "output_text", "text": "Hello, wörld! 🙂", "annotations": [], "logprobs": []}
-                ],
+                "content": [{"type": "output_text", "text": "Hello, wörld! 🙂", "annotations": [], "logprobs": []}],
             }
         ],
         "usage": {
