@@ -25,7 +25,7 @@ from serving.api.messages_api.response import (
     MessageStart,
     MessageStop,
     MessageUsage,
-    OutputTokensDetails,
+    ThinkingTokens,
     Ping,
     StopReason,
     TextBlock,
@@ -135,7 +135,7 @@ class MessageFraming:
             input_tokens=usage.prompt_tokens,
             output_tokens=usage.completion_tokens,
             cache_read_input_tokens=usage.prompt_tokens_details.cached_tokens,
-            output_tokens_details=OutputTokensDetails(thinking_tokens=usage.completion_tokens_details.reasoning_tokens),
+            output_tokens_details=ThinkingTokens(thinking_tokens=usage.completion_tokens_details.reasoning_tokens),
         )
 
 

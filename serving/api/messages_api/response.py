@@ -49,7 +49,7 @@ class ToolUseBlock(Struct, kw_only=True, tag_field="type", tag="tool_use"):
 ContentBlock = TextBlock | ThinkingBlock | ToolUseBlock
 
 
-class OutputTokensDetails(Struct, kw_only=True):
+class ThinkingTokens(Struct, kw_only=True):
     thinking_tokens: int
 
 
@@ -60,7 +60,7 @@ class MessageUsage(Struct, kw_only=True):
     output_tokens: int
     cache_creation_input_tokens: int = 0
     cache_read_input_tokens: int = 0
-    output_tokens_details: OutputTokensDetails
+    output_tokens_details: ThinkingTokens
     service_tier: Literal["standard"] = "standard"
 
 

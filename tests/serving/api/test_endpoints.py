@@ -66,7 +66,8 @@ def test_every_field_of_the_schemas_is_in_the_table_as_honoured_and_no_other() -
         "structured_outputs": StructuredOutputs,
     }
     for where, schema in formats.items():
-        assert {field.name for field in OBJECTS[where]} == set(schema.__struct_fields__)
+        read = {field.name for field in OBJECTS[where] if field.decision != "accepted"}
+        assert read == set(schema.__struct_fields__)
     assert OBJECTS.keys() == objects.keys() | formats.keys()
 
 
