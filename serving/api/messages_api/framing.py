@@ -25,13 +25,13 @@ from serving.api.messages_api.response import (
     MessageStart,
     MessageStop,
     MessageUsage,
-    ThinkingTokens,
     Ping,
     StopReason,
     TextBlock,
     TextDelta,
     ThinkingBlock,
     ThinkingDelta,
+    ThinkingTokens,
     ToolUseBlock,
 )
 from serving.api.responses.blocks import Added, Block, Blocks, Closed, Opened
