@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 from litestar.types import Scope
 
@@ -43,17 +44,17 @@ async def encode_chat_request(
       ContextLengthError: see `encode_chat`.
     """
     chat = service.chat
-    template, reasoning = template_use(body), {}
+    template = template_use(body)
     if chat is not None:
         template, unread = template.without_unused(chat)
         report_ignored(scope, unused("chat_template_kwargs", unread), strict=host.settings.strict_fields)
         reasoning = reasoning_variables(body, chat)
         check_once(template, reasoning)
+        template = replace(template, variables={**template.variables, **reasoning})
     return await encode_chat(
         service,
         body.messages,
         tools=() if tools is None else tools.shown,
-        variables=reasoning,
         limiter=host.encoding,
         rendering=host.rendering,
         truncate=truncates,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Generator, Mapping, Sequence
+from collections.abc import Generator, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -33,7 +33,6 @@ async def encode_chat(
     messages: Sequence[ChatMessage],
     *,
     tools: Sequence[dict[str, Any]] = (),
-    variables: Mapping[str, Any] | None = None,
     limiter: anyio.CapacityLimiter,
     rendering: anyio.CapacityLimiter,
     truncate: bool = False,
@@ -43,7 +42,6 @@ async def encode_chat(
 
     Args:
       tools: the tools that the model sees, in OpenAI's form.
-      variables: variables of the chat template.
       limiter: bounds how many prompts are encoded at a time; released and taken again every few milliseconds.
       rendering: bounds how many are rendered at a time, in separate processes.
       truncate: whether to encode prompts that are too long.
@@ -55,13 +53,12 @@ async def encode_chat(
     """
     chat = chat_encoder(service)
     try:
-        used = (tools, variables or {}, template)
-        pieces = await anyio.to_thread.run_sync(_render, chat, messages, *used, limiter=rendering)
+        pieces = await anyio.to_thread.run_sync(_render, chat, messages, tools, template, limiter=rendering)
         most = None if truncate else service.card.max_model_len
         tokens = await in_turns(gather(pieces, most=most, param="messages"), limiter)
     except ValueError as error:
         # The template itself says which values of a variable it knows.
-        param = next((name for name in variables or {} if name in str(error)), "messages")
+        param = next((name for name in template.variables if name in str(error)), "messages")
         raise InvalidRequestError(f"{param}: {error}", param=param, code="invalid_messages") from error
     # Without a generation prompt the completion may continue a text.
     at_start = template.add_generation_prompt or begins_text(service.tokenizer, tokens)
@@ -86,10 +83,9 @@ def _render(
     chat: ChatEncoder,
     messages: Sequence[ChatMessage],
     tools: Sequence[dict[str, Any]],
-    variables: Mapping[str, Any],
     template: TemplateUse,
 ) -> PromptPieces:
-    return chat.encode_pieces(chat_messages(messages), tools=tools or None, **variables, **template.arguments())
+    return chat.encode_pieces(chat_messages(messages), tools=tools or None, **template.arguments())
 
 
 async def encode_prompts(

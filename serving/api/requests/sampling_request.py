@@ -279,8 +279,8 @@ def engine_requests(
     n: int,
     max_model_len: int,
     reported: Reported = TEXT_ONLY,
-    priority: int = 0,
     constraint: StartConstraint | None = None,
+    priority: int = 0,
     progress: bool = False,
     reported_tokens: frozenset[int] = frozenset(),
 ) -> list[Request]:
@@ -310,12 +310,12 @@ def engine_requests(
                     choice=use.choice,
                     adapters=use.keys,
                     scalings=use.scalings,
+                    constraint=constraint,
                     work=Work.SCORE if scores else Work.GENERATE,
                     prompt_logprobs=reported.prompt_logprobs or 0,
                     logprob_of_end=reported.echoes_logprobs,
                     token_ids=reported.token_ids,
                     priority=priority,
-                    constraint=constraint,
                     progress=progress,
                     reported_tokens=reported_tokens,
                 )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 import msgspec
 
@@ -29,13 +30,13 @@ class BestOf:
         self._scores: dict[int, float] = {}
         """Mean log-probabilities of the choices that have ended."""
 
-    def opening(self) -> list[Payload]:
+    def opening(self) -> Sequence[Payload]:
         raise TypeError("the best completions are not known while they are streamed")
 
-    def chunks(self, choice_event: ChoiceEvent) -> list[Payload]:
+    def chunks(self, choice_event: ChoiceEvent) -> Sequence[Payload]:
         raise TypeError("the best completions are not known while they are streamed")
 
-    def closing(self) -> list[Payload]:
+    def closing(self) -> Sequence[Payload]:
         raise TypeError("the best completions are not known while they are streamed")
 
     def failed(self, error: ApiError) -> list[Payload]:

@@ -144,14 +144,6 @@ class ChatCompletionRequest(SamplingFields, kw_only=True):
     max_completion_tokens: Annotated[int | None, _doc("the same as max_tokens, and takes precedence")] = None
     logprobs: Annotated[bool | None, _doc("return the log-probability of each token")] = None
     top_logprobs: Annotated[int | None, _doc("and of this many of the most likely tokens, 0 to 20")] = None
-    add_generation_prompt: Annotated[
-        bool | None, _doc("false: the prompt does not begin the assistant's next message (an extension)")
-    ] = None
-    continue_final_message: Annotated[
-        bool | None, _doc("continue the last message's text instead of beginning a new message (an extension)")
-    ] = None
-    chat_template_kwargs: Annotated[dict[str, Any] | None, _doc("variables for the template (an extension)")] = None
-    documents: Annotated[list[dict[str, Any]] | None, _doc("documents for the template (an extension)")] = None
     tools: Annotated[list[Tool] | None, _doc("functions that the model may call")] = None
     tool_choice: Annotated[
         str | ToolChoice | None,
@@ -163,6 +155,14 @@ class ChatCompletionRequest(SamplingFields, kw_only=True):
     reasoning_effort: Annotated[
         str | None, _doc("none, minimal, low, medium, high, xhigh or max, as far as the model knows them")
     ] = None
+    add_generation_prompt: Annotated[
+        bool | None, _doc("false: the prompt does not begin the assistant's next message (an extension)")
+    ] = None
+    continue_final_message: Annotated[
+        bool | None, _doc("continue the last message's text instead of beginning a new message (an extension)")
+    ] = None
+    chat_template_kwargs: Annotated[dict[str, Any] | None, _doc("variables for the template (an extension)")] = None
+    documents: Annotated[list[dict[str, Any]] | None, _doc("documents for the template (an extension)")] = None
 
 
 class CompletionRequest(SamplingFields, kw_only=True):
