@@ -45,9 +45,6 @@ def test_every_field_of_the_schemas_is_in_the_table_as_honoured_and_no_other() -
     assert len(names) == len(set(names))
     objects = {
         "stream_options": StreamOptions,
-        "response_format": ResponseFormat,
-        "response_format.json_schema": JsonSchemaFormat,
-        "structured_outputs": StructuredOutputs,
         "messages[]": ChatMessage,
         "messages[].content[]": ContentPart,
         "messages[].tool_calls[]": MessageToolCall,
