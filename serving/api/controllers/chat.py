@@ -17,7 +17,7 @@ from serving.api.requests.template_use import check_once, template_use
 from serving.api.requests.tool_request import reasoning_variables, tool_use
 from serving.api.requests.unknown_fields import report_ignored, unused
 from serving.api.responses.framing import CallFacts, ChatFraming, Framing
-from serving.api.responses.parsed_chat import ParsedChatFraming
+from serving.api.responses.parsed.chat import ParsedChatFraming
 from serving.api.schemas import ChatCompletion, ChatCompletionChunk, ChatCompletionRequest
 from serving.api.service.asked import Prompt, ToolUse
 from serving.api.service.lifecycle import ServiceHost

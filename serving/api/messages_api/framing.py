@@ -34,8 +34,8 @@ from serving.api.messages_api.response import (
     ThinkingTokens,
     ToolUseBlock,
 )
-from serving.api.responses.blocks import Added, Block, Blocks, Closed, Opened
 from serving.api.responses.framing import CallFacts
+from serving.api.responses.parsed.blocks import Added, Block, Blocks, Closed, Opened
 from serving.api.responses.wire import Wire
 from serving.api.schemas import ChatCompletionRequest, Usage
 from serving.api.service.asked import ToolUse

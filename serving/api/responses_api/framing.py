@@ -11,8 +11,8 @@ import msgspec
 from mistral_jax.chat.output.formats import OutputFormat
 from serving.api.controllers.generation import Asked
 from serving.api.errors import ApiError
-from serving.api.responses.blocks import Added, Block, Blocks, Closed, Opened, Step
 from serving.api.responses.framing import CallFacts, chat_logprobs, new_id
+from serving.api.responses.parsed.blocks import Added, Block, Blocks, Closed, Opened, Step
 from serving.api.responses.wire import NAMED_EVENTS
 from serving.api.responses_api.events import (
     ContentPartAdded,

@@ -45,6 +45,9 @@ def test_every_field_of_the_schemas_is_in_the_table_as_honoured_and_no_other() -
     assert len(names) == len(set(names))
     objects = {
         "stream_options": StreamOptions,
+        "response_format": ResponseFormat,
+        "response_format.json_schema": JsonSchemaFormat,
+        "structured_outputs": StructuredOutputs,
         "messages[]": ChatMessage,
         "messages[].content[]": ContentPart,
         "messages[].tool_calls[]": MessageToolCall,
@@ -52,9 +55,6 @@ def test_every_field_of_the_schemas_is_in_the_table_as_honoured_and_no_other() -
         "tools[].function": FunctionDefinition,
         "tool_choice": ToolChoice,
         "functions[]": FunctionDefinition,
-        "response_format": ResponseFormat,
-        "response_format.json_schema": JsonSchemaFormat,
-        "structured_outputs": StructuredOutputs,
     }
     for where, schema in objects.items():
         honoured = {field.name for field in OBJECTS[where] if field.decision == "honoured"}

@@ -9,8 +9,8 @@ import pytest
 
 from mistral_jax.chat.output.formats import OutputFormat
 from mistral_jax.chat.output.grammar import ToolSpec
-from serving.api.responses.blocks import Added, Blocks, Closed, Opened, Step
 from serving.api.responses.framing import CallFacts
+from serving.api.responses.parsed.blocks import Added, Blocks, Closed, Opened, Step
 from serving.api.service.asked import Prompt, ReportedScalings, ToolUse, UsageInStream
 from serving.engine.messages import Event, TokenScalings
 from tests.serving.api.controllers.test_tools import THINK, format_of

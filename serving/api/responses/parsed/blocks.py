@@ -11,7 +11,7 @@ from msgspec import UnsetType
 
 from mistral_jax.chat.output.deltas import CallArguments, CallBegin, ContentText, Delta, ReasoningText
 from serving.api.responses.framing import CallFacts, Choice
-from serving.api.responses.parsed_choice import Ending, ParsedChoice
+from serving.api.responses.parsed.choice import Ending, ParsedChoice
 from serving.api.responses.timings import TimingsReport
 from serving.api.responses.xlora_scalings import ScalingsReport
 from serving.api.schemas import Timings, Usage, XLoRAScalings

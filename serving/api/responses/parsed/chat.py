@@ -6,7 +6,7 @@ from msgspec import UNSET, UnsetType
 
 from mistral_jax.chat.output.deltas import CallArguments, CallBegin, ContentText, Delta, ReasoningText
 from serving.api.responses.framing import CallFacts, ChatFraming
-from serving.api.responses.parsed_choice import ParsedCall, ParsedChoice
+from serving.api.responses.parsed.choice import ParsedCall, ParsedChoice
 from serving.api.schemas import (
     AssistantMessage,
     ChatChoice,
