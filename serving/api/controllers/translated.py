@@ -7,6 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any
 
+import anyio.to_thread
 from litestar import Response
 
 from serving.api.controllers.chat import GENERATE_CHAT, chat_tools, encode_chat_request
@@ -43,7 +44,7 @@ class Translating[BodyT]:
         async def frame(asked: Asked[ChatCompletionRequest], facts: CallFacts) -> Framing:
             return self.frame(body, asked, facts)
 
-        chat = self.translate(body, call.host.service.chat)
+        chat = await off_the_loop(call, self.translate, body, call.host.service.chat)
         generating = replace(GENERATE_CHAT, id_prefix=self.id_prefix, frame=frame)
         translated = Call(request=call.request, host=call.host, body=chat, endpoints=call.endpoints)
         try:
@@ -51,6 +52,11 @@ class Translating[BodyT]:
         except ApiError as error:
             self.renames(body).apply(error)
             raise
+
+
+async def off_the_loop[*Ts, T](call: Call[Any], translate: Callable[[*Ts], T], *arguments: *Ts) -> T:
+    """Run a translation in a worker thread: bodies may be large."""
+    return await anyio.to_thread.run_sync(translate, *arguments, limiter=call.host.rendering)
 
 
 async def count_tokens(call: Call[Any], body: ChatCompletionRequest, renames: Renames) -> int:

@@ -7,8 +7,8 @@ from typing import NoReturn
 
 from serving.api.errors import InvalidRequestError
 from serving.api.messages_api.request import ContentBlockParam, MessageParam, TextBlockParam
+from serving.api.requests.turns import Turns
 from serving.api.schemas import ChatMessage
-from serving.api.schemas.tools import MessageFunction, MessageToolCall
 
 _ROLES = ("user", "assistant", "system")
 
@@ -21,43 +21,37 @@ def messages_of(messages: Sequence[MessageParam], system: str | Sequence[TextBlo
     """
     if not messages:
         raise InvalidRequestError("messages: expected at least one message", param="messages")
-    chat: list[ChatMessage] = []
+    turns = Turns()
     if system:
-        chat.append(ChatMessage(role="system", content=_texts(system, "system")))
+        turns.turn("system").texts.append(_texts(system, "system"))
     for index, message in enumerate(messages):
         where = f"messages[{index}]"
         if message.role not in _ROLES:
             _refuse(f"{where}.role", f"{message.role[:50]!r} is not known; expected one of {', '.join(_ROLES)}")
         if isinstance(message.content, str):
-            _add_text(chat, message.role, message.content)
+            turns.turn(message.role).texts.append(message.content)
             continue
         if not message.content:
             _refuse(f"{where}.content", "expected at least one block")
         for place, block in enumerate(message.content):
-            _add_block(chat, message.role, block, f"{where}.content[{place}]")
-    return chat
+            _add_block(turns, message.role, block, f"{where}.content[{place}]")
+    return turns.messages()
 
 
-def _add_block(chat: list[ChatMessage], role: str, block: ContentBlockParam, where: str) -> None:
+def _add_block(turns: Turns, role: str, block: ContentBlockParam, where: str) -> None:
     match block.type:
         case "text":
-            _add_text(chat, role, _required(block.text, f"{where}.text"))
+            turns.turn(role).texts.append(_required(block.text, f"{where}.text"))
         case "thinking" if role == "assistant":
-            turn = _turn(chat, role)
-            turn.reasoning_content = _joined(turn.reasoning_content, _required(block.thinking, f"{where}.thinking"))
+            turns.turn(role).reasoning.append(_required(block.thinking, f"{where}.thinking"))
         case "tool_use" if role == "assistant":
-            function = MessageFunction(
-                name=_required(block.name, f"{where}.name"), arguments=_required(block.input, f"{where}.input")
-            )
-            call = MessageToolCall(id=_required(block.id, f"{where}.id"), type="function", function=function)
-            turn = _turn(chat, role)
-            turn.tool_calls = [*(turn.tool_calls or []), call]
+            name, arguments = _required(block.name, f"{where}.name"), _required(block.input, f"{where}.input")
+            turns.call(_required(block.id, f"{where}.id"), name, arguments)
         case "tool_result" if role == "user":
             use_id = _required(block.tool_use_id, f"{where}.tool_use_id")
-            if not any(call.id == use_id for message in chat for call in message.tool_calls or ()):
+            if not turns.has_call(use_id):
                 _refuse(f"{where}.tool_use_id", f"no tool_use before it has the id {use_id[:80]!r}")
-            content = _texts(block.content or "", f"{where}.content")
-            chat.append(ChatMessage(role="tool", tool_call_id=use_id, content=content))
+            turns.result(use_id, _texts(block.content or "", f"{where}.content"))
         case "thinking" | "tool_use" | "tool_result":
             there = "user" if block.type == "tool_result" else "assistant"
             _refuse(f"{where}.type", f"only messages of the role {there} have blocks of the type {block.type}")
@@ -66,22 +60,6 @@ def _add_block(chat: list[ChatMessage], role: str, block: ContentBlockParam, whe
                 f"{where}.type",
                 f"{other[:50]!r} is not supported by this server; expected text, tool_use, tool_result or thinking",
             )
-
-
-def _add_text(chat: list[ChatMessage], role: str, text: str) -> None:
-    turn = _turn(chat, role)
-    turn.content = _joined(turn.content if isinstance(turn.content, str) else None, text)
-
-
-def _turn(chat: list[ChatMessage], role: str) -> ChatMessage:
-    """The message that is being put together."""
-    if not chat or chat[-1].role != role:
-        chat.append(ChatMessage(role=role))
-    return chat[-1]
-
-
-def _joined(before: str | None, text: str) -> str:
-    return text if before is None else f"{before}\n{text}"
 
 
 def _texts(content: str | Sequence[TextBlockParam], where: str) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from serving.api.controllers.generation import GENERATION_ERRORS
-from serving.api.controllers.translated import Translating, count_tokens
+from serving.api.controllers.translated import Translating, count_tokens, off_the_loop
 from serving.api.endpoint import Call, Endpoint, OneOf
 from serving.api.messages_api.errors import MESSAGE_ERRORS
 from serving.api.messages_api.fields import COUNT_TOKENS_FIELDS, MESSAGES_FIELDS, MESSAGES_OBJECTS
@@ -14,7 +14,7 @@ from serving.api.messages_api.translation import chat_prompt, chat_request, rena
 
 
 async def _count_tokens(call: Call[CountTokensRequest]) -> TokenCount:
-    chat = chat_prompt(call.body, call.host.loaded_service.chat)
+    chat = await off_the_loop(call, chat_prompt, call.body, call.host.loaded_service.chat)
     return TokenCount(input_tokens=await count_tokens(call, chat, renames_of(call.body)))
 
 

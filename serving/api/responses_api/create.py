@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from serving.api.controllers.generation import GENERATION_ERRORS
-from serving.api.controllers.translated import Translating, count_tokens
+from serving.api.controllers.translated import Translating, count_tokens, off_the_loop
 from serving.api.endpoint import Call, Endpoint, OneOf
 from serving.api.responses_api.events import EVENTS
 from serving.api.responses_api.fields import (
@@ -18,7 +18,8 @@ from serving.api.responses_api.translation import RENAMES, chat_prompt, chat_req
 
 
 async def _input_tokens(call: Call[InputTokensRequest]) -> InputTokens:
-    return InputTokens(input_tokens=await count_tokens(call, chat_prompt(call.body), RENAMES))
+    chat = await off_the_loop(call, chat_prompt, call.body)
+    return InputTokens(input_tokens=await count_tokens(call, chat, RENAMES))
 
 
 RESPONSES = Endpoint(

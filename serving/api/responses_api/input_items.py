@@ -8,12 +8,11 @@ from typing import Any, NoReturn
 import msgspec
 
 from serving.api.errors import InvalidRequestError
+from serving.api.requests.turns import Turns
 from serving.api.responses_api.request import InputItem, InputPart
 from serving.api.schemas import ChatMessage
-from serving.api.schemas.tools import MessageFunction, MessageToolCall
 
 _ROLES = ("user", "assistant", "system", "developer")
-_SYSTEM = ("system", "developer")
 _TEXTS = ("input_text", "output_text", "text")
 _ITEMS = ("message", "function_call", "function_call_output", "reasoning")
 
@@ -27,84 +26,55 @@ def messages_of(given: str | Sequence[InputItem], instructions: str | None) -> l
     Raises:
       InvalidRequestError: an item is invalid, or of a kind that is not supported; the error names it.
     """
-    messages: list[ChatMessage] = []
+    turns = Turns()
     if instructions:
-        messages.append(ChatMessage(role="system", content=instructions))
+        turns.turn("system").texts.append(instructions)
     if isinstance(given, str):
-        return [*messages, ChatMessage(role="user", content=given)]
+        turns.turn("user").texts.append(given)
+        return turns.messages()
     if not given:
         raise InvalidRequestError("input: expected at least one item", param="input")
     for index, item in enumerate(given):
-        _add(messages, item, f"input[{index}]")
-    return messages
+        _add(turns, item, f"input[{index}]")
+    return turns.messages()
 
 
-def _add(messages: list[ChatMessage], item: InputItem, where: str) -> None:
+def _add(turns: Turns, item: InputItem, where: str) -> None:
     match item.type:
         case None | "message" if item.role is not None:
-            _add_message(messages, item, where)
+            _add_message(turns, item, item.role, where)
         case None if item.call_id is None:
             _refuse(f"{where}.role", f"expected one of {', '.join(_ROLES)}; references to stored items are not known")
         case "message" | None:
             _refuse(f"{where}.role", f"expected one of {', '.join(_ROLES)}")
         case "function_call":
-            call = MessageToolCall(
-                id=_required(item.call_id, f"{where}.call_id"),
-                type="function",
-                function=MessageFunction(
-                    name=_required(item.name, f"{where}.name"),
-                    arguments=_arguments(_required(item.arguments, f"{where}.arguments"), f"{where}.arguments"),
-                ),
-            )
-            turn = _turn(messages)
-            turn.tool_calls = [*(turn.tool_calls or []), call]
+            call_id, name = _required(item.call_id, f"{where}.call_id"), _required(item.name, f"{where}.name")
+            arguments = _required(item.arguments, f"{where}.arguments")
+            turns.call(call_id, name, _arguments(arguments, f"{where}.arguments"))
         case "function_call_output":
             call_id = _required(item.call_id, f"{where}.call_id")
-            if not any(call.id == call_id for message in messages for call in message.tool_calls or ()):
+            if not turns.has_call(call_id):
                 _refuse(f"{where}.call_id", f"no function_call before it has the call_id {call_id[:80]!r}")
-            output = ChatMessage(
-                role="tool",
-                tool_call_id=call_id,
-                content=_text(_required(item.output, f"{where}.output"), f"{where}.output"),
-            )
-            messages.append(output)
+            turns.result(call_id, _text(_required(item.output, f"{where}.output"), f"{where}.output"))
         case "reasoning":
-            text = _reasoning(item, where)
-            turn = _turn(messages, new=True)
-            turn.reasoning_content = text
+            turns.turn("assistant", new=True).reasoning.append(_reasoning(item, where))
         case "item_reference":
             _refuse(f"{where}.type", "this server stores no items; send the item itself")
         case other:
             _refuse(f"{where}.type", f"{other[:50]!r} is not supported by this server; expected {', '.join(_ITEMS)}")
 
 
-def _add_message(messages: list[ChatMessage], item: InputItem, where: str) -> None:
-    role, content = item.role or "", _text(_required(item.content, f"{where}.content"), f"{where}.content")
+def _add_message(turns: Turns, item: InputItem, role: str, where: str) -> None:
+    content = _text(_required(item.content, f"{where}.content"), f"{where}.content")
     if role not in _ROLES:
         _refuse(f"{where}.role", f"{role[:50]!r} is not known; expected one of {', '.join(_ROLES)}")
     if role == "assistant":
-        turn = _turn(messages, new=any(_is_said(message) for message in messages[-1:]))
-        turn.content = content
-    elif role in _SYSTEM and len(messages) == 1 and messages[0].role in _SYSTEM:
-        messages[0].content = f"{messages[0].content}\n\n{content}"
+        turn = turns.turn(role, new=turns.last is not None and turns.last.is_said)
+    elif role in ("system", "developer"):
+        turn = turns.turn("system", new=len(turns) != 1)
     else:
-        messages.append(ChatMessage(role=role, content=content))
-
-
-def _turn(messages: list[ChatMessage], *, new: bool = False) -> ChatMessage:
-    """The message of the model that is being put together.
-
-    Args:
-      new: begin another one.
-    """
-    if new or not messages or messages[-1].role != "assistant":
-        messages.append(ChatMessage(role="assistant"))
-    return messages[-1]
-
-
-def _is_said(message: ChatMessage) -> bool:
-    """Whether it is a message of the model that has a text or calls already."""
-    return message.role == "assistant" and (message.content is not None or message.tool_calls is not None)
+        turn = turns.turn(role, new=True)
+    turn.texts.append(content)
 
 
 def _arguments(text: str, where: str) -> dict[str, Any]:

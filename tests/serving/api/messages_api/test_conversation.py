@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from typing import Any
 
 import msgspec
@@ -114,3 +115,12 @@ def test_messages_that_are_refused(message: dict[str, Any], param: str, told: st
 def test_no_messages_are_refused() -> None:
     with pytest.raises(InvalidRequestError, match="at least one message"):
         chat()
+
+
+def test_long_conversations_take_time_in_proportion() -> None:
+    uses = [use(str(i)) for i in range(20_000)]
+    results = [result(str(i)) for i in range(20_000)]
+    texts = [text("x" * 100)] * 20_000
+    started = time.monotonic()
+    assert len(chat(assistant(*uses), user(*results, *texts))) == 1 + 20_000 + 1
+    assert time.monotonic() - started < 10

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from typing import Any
 
 import msgspec
@@ -60,7 +61,7 @@ def test_instructions_and_the_system_messages_that_begin_the_input_are_one() -> 
     assert chat(items, "a") == [
         {"role": "system", "content": "a\n\nb\n\nc"},
         {"role": "user", "content": "hi"},
-        {"role": "developer", "content": "d"},
+        {"role": "system", "content": "d"},
     ]
 
 
@@ -148,3 +149,12 @@ def test_an_empty_input_is_refused() -> None:
 def test_the_output_of_a_response_is_a_valid_input() -> None:
     output = {"type": "function_call_output", "call_id": "a", "output": ""}
     assert chat([thought(""), call("a"), output])[0]["tool_calls"] == called("a")
+
+
+def test_long_inputs_take_time_in_proportion() -> None:
+    items = [call(str(i)) for i in range(20_000)]
+    items += [{"type": "function_call_output", "call_id": str(i), "output": "x"} for i in range(20_000)]
+    items += [{"role": "system", "content": "x"}] * 20_000
+    started = time.monotonic()
+    assert len(chat(items)) == 1 + 20_000 + 20_000
+    assert time.monotonic() - started < 10
