@@ -15,9 +15,9 @@ from serving.api.endpoint import Call, Endpoint, OneOf
 from serving.api.errors import ApiError, InvalidRequestError
 from serving.api.requests.encoding import in_turns
 from serving.api.requests.llama_completion import (
+    RENAMES,
     TranslatedCompletion,
     encode_llama_prompts,
-    in_own_names,
     translated,
 )
 from serving.api.requests.sampling_request import OwnFields
@@ -61,7 +61,7 @@ async def _frame(asked: Asked[TranslatedCompletion], facts: CallFacts) -> LlamaF
 
 
 _GENERATING = Generating(
-    id_prefix="cmpl",
+    id_prefix="cmpl-",
     own_fields=OwnFields(
         token_limit=lambda body: ("n_predict", body.max_tokens),
         logprobs=lambda body: body.n_probs or None,
@@ -80,7 +80,7 @@ async def _complete(call: Call[LlamaCompletionRequest]) -> Response[Any]:
     try:
         return await _GENERATING(Call(request=call.request, host=host, body=body, endpoints=call.endpoints))
     except ApiError as error:
-        in_own_names(error)
+        RENAMES.apply(error)
         raise
 
 
