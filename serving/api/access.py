@@ -11,14 +11,14 @@ import hmac
 import ipaddress
 import re
 from collections.abc import Collection, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from urllib.parse import urlsplit
 
 import msgspec
 from litestar.config.cors import CORSConfig
 from litestar.types import ASGIApp, HTTPScope, Receive, Scope, Send
 
-from serving.api.errors import ApiError, ForbiddenError, UnauthorizedError
+from serving.api.errors import ApiError, ErrorShape, ErrorShapes, ForbiddenError, UnauthorizedError, shape_of
 
 _HOST = re.compile(r"(\[[0-9a-fA-F:.]+\]|[A-Za-z0-9._\-]+)(?::\d{1,5})?")
 _DEFAULT_PORTS = {"http": 80, "https": 443}
@@ -36,6 +36,7 @@ class AccessRules:
     """API keys; empty: none is needed."""
     public_paths: Collection[str] = ()
     """Paths that need no key."""
+    error_shapes: ErrorShapes = field(default_factory=dict[str, ErrorShape])
 
 
 class Access:
@@ -47,6 +48,7 @@ class Access:
         self._cors = rules.cors
         self._public_paths = frozenset(rules.public_paths)
         self._digests = [_digest(key.encode()) for key in rules.keys]
+        self._error_shapes = rules.error_shapes
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "websocket":
@@ -124,7 +126,7 @@ class Access:
         return scope["method"] in ("GET", "HEAD") and "/" + path.strip("/") in self._public_paths
 
     async def _refuse(self, scope: HTTPScope, error: ApiError, send: Send) -> None:
-        body = msgspec.json.encode(error.body())
+        body = msgspec.json.encode(shape_of(scope["path"], self._error_shapes).body(error))
         headers = {"Content-Type": "application/json", "Content-Length": str(len(body)), **error.headers}
         origin = _headers_of(scope).get(b"origin", b"").decode("latin-1")
         if self._cors is not None and self._is_allowed(origin):  # an allowed page may read the error

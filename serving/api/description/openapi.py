@@ -8,7 +8,6 @@ from typing import Any
 import msgspec
 
 from serving.api.endpoint import Endpoint, OneOf, Text
-from serving.api.schemas import ErrorResponse
 from serving.version import version
 
 REFERENCE = "#/components/schemas/"
@@ -33,7 +32,7 @@ _ERRORS = {
 def document(endpoints: tuple[Endpoint[Any], ...]) -> dict[str, Any]:
     """The OpenAPI 3.1 document of these endpoints."""
     documented = [endpoint for endpoint in endpoints if endpoint.documented]
-    types = dict.fromkeys([*(each for endpoint in documented for each in _types(endpoint)), ErrorResponse])
+    types = dict.fromkeys(each for endpoint in documented for each in _types(endpoint))
     found, components = msgspec.json.schema_components(types, ref_template=REFERENCE + "{name}")
     schemas = dict(zip(types, found, strict=True))
     paths: dict[str, Any] = {}
@@ -68,6 +67,7 @@ def _types(endpoint: Endpoint[Any]) -> list[Any]:
     found: list[Any] = [endpoint.request, *(schema for _, schema in endpoint.other_responses.values())]
     for told in (endpoint.response, endpoint.chunk):
         found += told.shapes if isinstance(told, OneOf) else () if isinstance(told, Text) else (told,)
+    found += [endpoint.error_shape.schema] if endpoint.errors else []
     return [each for each in found if each is not None]
 
 
@@ -89,18 +89,27 @@ def _operation(endpoint: Endpoint[Any], schemas: Schemas) -> dict[str, Any]:
 
 def _responses(endpoint: Endpoint[Any], schemas: Schemas) -> dict[str, Any]:
     response = endpoint.response
+    others = {status: (_ERRORS[status], endpoint.error_shape.schema) for status in endpoint.errors}
+    others |= dict(endpoint.other_responses)
+    responses: dict[str, Any] = {}
+    if response is not None:
+        responses["200"] = _success(response, endpoint.chunk, schemas)
+    for status, (words, schema) in others.items():
+        responses[str(status)] = {"description": words, "content": _content(schemas[schema])}
+    return responses
+
+
+def _success(
+    response: type[msgspec.Struct] | OneOf | Text, chunk: type[msgspec.Struct] | OneOf | None, schemas: Schemas
+) -> dict[str, Any]:
     if isinstance(response, Text):
         description, content = response.description, {response.media_type: {"schema": {"type": "string"}}}
     else:
         description = response.description if isinstance(response, OneOf) else (response.__doc__ or "").strip()
         content = _content(_schema(response, schemas))
-    if endpoint.chunk is not None:
-        content |= _content(_schema(endpoint.chunk, schemas), "text/event-stream")
-    others = {status: (_ERRORS[status], ErrorResponse) for status in endpoint.errors} | dict(endpoint.other_responses)
-    responses: dict[str, Any] = {"200": {"description": description, "content": content}}
-    for status, (words, schema) in others.items():
-        responses[str(status)] = {"description": words, "content": _content(schemas[schema])}
-    return responses
+    if chunk is not None:
+        content |= _content(_schema(chunk, schemas), "text/event-stream")
+    return {"description": description, "content": content}
 
 
 def _schema(told: type | OneOf, schemas: Schemas) -> dict[str, Any]:

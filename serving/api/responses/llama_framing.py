@@ -9,8 +9,10 @@ from typing import Any, Literal
 import msgspec
 from msgspec import UNSET, UnsetType
 
-from serving.api.responses.framing import CallFacts, Choice, Payload
+from serving.api.errors import ApiError
+from serving.api.responses.framing import CallFacts, Choice
 from serving.api.responses.timings import TimingsReport
+from serving.api.responses.wire import LLAMA_CHUNKS, Payload
 from serving.api.schemas import (
     CompletionProbability,
     GenerationSettings,
@@ -45,7 +47,7 @@ class _LlamaChoice(Choice):
 class LlamaFraming:
     """Implements `serving.api.responses.framing.Framing`."""
 
-    ends_with_done = False
+    wire = LLAMA_CHUNKS
 
     def __init__(self, facts: CallFacts, options: LlamaOptions) -> None:
         self.call_id = facts.call_id
@@ -84,6 +86,9 @@ class LlamaFraming:
         if self._choices[index].finish_reason is not None:
             chunks.append(self._picked(self._end(index)))
         return chunks
+
+    def failed(self, error: ApiError) -> list[Payload]:
+        return [error.body()]
 
     def usage(self) -> Usage:
         prompt = sum(len(prompt.tokens) for prompt in self._facts.prompts)

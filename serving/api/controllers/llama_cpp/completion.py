@@ -8,15 +8,16 @@ from typing import Any
 import msgspec
 from litestar import Response
 
+from mistral_jax.runtime.sampling_params import SAMPLERS
 from serving.api.controllers.generation import GENERATION_ERRORS, Asked, Generating
 from serving.api.controllers.llama_cpp.completion_fields import FIELDS
 from serving.api.endpoint import Call, Endpoint, OneOf
 from serving.api.errors import ApiError, InvalidRequestError
 from serving.api.requests.encoding import in_turns
 from serving.api.requests.llama_completion import (
+    RENAMES,
     TranslatedCompletion,
     encode_llama_prompts,
-    in_own_names,
     translated,
 )
 from serving.api.requests.sampling_request import OwnFields
@@ -42,7 +43,7 @@ async def _encode(asked: Asked[TranslatedCompletion]) -> Sequence[Prompt]:
 
 async def _frame(asked: Asked[TranslatedCompletion], facts: CallFacts) -> LlamaFraming:
     body = asked.body
-    settings = generation_settings(asked.params, repeat_last_n=asked.host.settings.repeat_last_n)
+    settings = generation_settings(asked.params, repeat_last_n=asked.host.settings.repeat_last_n, samplers=SAMPLERS)
     settings = msgspec.structs.replace(
         settings,
         n_probs=body.n_probs,
@@ -60,7 +61,7 @@ async def _frame(asked: Asked[TranslatedCompletion], facts: CallFacts) -> LlamaF
 
 
 _GENERATING = Generating(
-    id_prefix="cmpl",
+    id_prefix="cmpl-",
     own_fields=OwnFields(
         token_limit=lambda body: ("n_predict", body.max_tokens),
         logprobs=lambda body: body.n_probs or None,
@@ -79,7 +80,7 @@ async def _complete(call: Call[LlamaCompletionRequest]) -> Response[Any]:
     try:
         return await _GENERATING(Call(request=call.request, host=host, body=body, endpoints=call.endpoints))
     except ApiError as error:
-        in_own_names(error)
+        RENAMES.apply(error)
         raise
 
 

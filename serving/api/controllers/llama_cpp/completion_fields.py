@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from mistral_jax.runtime.sampling_params import SAMPLERS
 from serving.api.endpoint import Field
 
 
@@ -29,6 +30,18 @@ FIELDS = (
     _honoured("top_k", "0, -1 and anything from the vocabulary's size on keep all tokens"),
     _honoured("top_p", "above 0, up to 1"),
     _honoured("min_p", "0 to 1"),
+    _honoured("typical_p", "above 0, up to 1"),
+    _honoured("top_n_sigma", "0 and below: all tokens"),
+    _honoured("xtc_probability", "0 to 1"),
+    _honoured("xtc_threshold", "0 to 1"),
+    _honoured("dry_multiplier", "0 to 100"),
+    _honoured("dry_base", "1 to 10"),
+    _honoured("dry_allowed_length", "1 to 50"),
+    _honoured("dry_penalty_last_n", "-1: the whole context"),
+    _honoured("dry_sequence_breakers", "as on /v1/completions"),
+    _honoured("samplers", f"only a list whose result is that of the order here: {', '.join(SAMPLERS)}"),
+    _honoured("grammar", "GBNF"),
+    _honoured("json_schema", "as on /v1/completions"),
     _honoured("repeat_penalty", "above 0, up to 10; prompt included"),
     _honoured("repeat_last_n", "the server's --repeat-last-n, or 0 for no penalties; others need repeat_penalty 1"),
     _honoured("presence_penalty", "-2 to 2; counts the whole completion and not the prompt, as OpenAI does"),
@@ -43,8 +56,6 @@ FIELDS = (
     _honoured("dry_penalty_last_n", "〃"),
     _honoured("dry_sequence_breakers", "〃"),
     _honoured("samplers", "〃"),
-    _honoured("grammar", "GBNF"),
-    _honoured("json_schema", "as on /v1/completions"),
     _honoured("seed", "any 64-bit integer; -1 and 4294967295: a random one"),
     _honoured("stop", "a string or a list of strings; empty ones are left out"),
     _honoured(
