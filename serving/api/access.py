@@ -11,14 +11,22 @@ import hmac
 import ipaddress
 import re
 from collections.abc import Collection, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from urllib.parse import urlsplit
 
 import msgspec
 from litestar.config.cors import CORSConfig
 from litestar.types import ASGIApp, HTTPScope, Receive, Scope, Send
 
-from serving.api.errors import ApiError, ForbiddenError, HeadersTooLargeError, UnauthorizedError
+from serving.api.errors import (
+    ApiError,
+    ErrorShape,
+    ErrorShapes,
+    ForbiddenError,
+    HeadersTooLargeError,
+    UnauthorizedError,
+    shape_of,
+)
 from serving.api.service.callers import CALLER
 
 _HOST = re.compile(r"(\[[0-9a-fA-F:.]+\]|[A-Za-z0-9._\-]+)(?::\d{1,5})?")
@@ -39,6 +47,7 @@ class AccessRules:
     """API keys; empty: none is needed."""
     public_paths: Collection[str] = ()
     """Paths that need no key."""
+    error_shapes: ErrorShapes = field(default_factory=dict[str, ErrorShape])
 
 
 class Access:
@@ -50,6 +59,7 @@ class Access:
         self._cors = rules.cors
         self._public_paths = frozenset(rules.public_paths)
         self._digests = [_digest(key.encode()) for key in rules.keys]
+        self._error_shapes = rules.error_shapes
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "websocket":
@@ -136,7 +146,7 @@ class Access:
         return scope["method"] in ("GET", "HEAD") and "/" + path.strip("/") in self._public_paths
 
     async def _refuse(self, scope: HTTPScope, error: ApiError, send: Send) -> None:
-        body = msgspec.json.encode(error.body())
+        body = msgspec.json.encode(shape_of(scope["path"], self._error_shapes).body(error))
         headers = {"Content-Type": "application/json", "Content-Length": str(len(body)), **error.headers}
         origin = _headers_of(scope).get(b"origin", b"").decode("latin-1")
         if self._cors is not None and self._is_allowed(origin):  # an allowed page may read the error

@@ -12,6 +12,7 @@ from typing import Any, Literal
 import msgspec
 from litestar import Request, Response
 
+from serving.api.errors import OPENAI_ERRORS, ErrorShape
 from serving.api.service.lifecycle import ServiceHost
 
 Decision = Literal["honoured", "accepted", "refused"]
@@ -70,14 +71,15 @@ class Endpoint[BodyT]:
 
     path: str
     """In the router's syntax: `{name}` is a path segment, `{name:path}` the rest of the path. See also `paths`."""
-    method: Literal["GET", "POST"]
+    method: Literal["GET", "POST", "DELETE"]
     operation_id: str
     summary: str
     """A few words, for the OpenAPI document."""
     handler: Callable[[Call[BodyT]], Awaitable[msgspec.Struct | Response[Any]]]
     request: type[BodyT] | None = None
     """Schema of the body; None: it takes no body."""
-    response: type[msgspec.Struct] | OneOf | Text
+    response: type[msgspec.Struct] | OneOf | Text | None
+    """None: it only has errors."""
     chunk: type[msgspec.Struct] | OneOf | None = None
     """Schema of each stream event; None: it cannot stream."""
     fields: tuple[Field, ...] | None = None
@@ -87,7 +89,8 @@ class Endpoint[BodyT]:
     example: Mapping[str, Any] = field(default_factory=dict[str, Any])
     """An example body, for the OpenAPI document."""
     errors: tuple[int, ...] = ()
-    """Statuses of its error responses, all with the same schema, besides those of all endpoints; see `statuses`."""
+    """Statuses of its error responses besides those of all endpoints, see `statuses`; all in `error_shape`."""
+    error_shape: ErrorShape = OPENAI_ERRORS
     other_responses: Mapping[int, tuple[str, type[msgspec.Struct]]] = field(
         default_factory=dict[int, tuple[str, type[msgspec.Struct]]]
     )

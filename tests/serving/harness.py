@@ -117,6 +117,20 @@ def events_of(body: str) -> list[Any]:
     return [json.loads(payload.removeprefix("data: ")) for payload in payloads]
 
 
+def named_events_of(body: str) -> list[Any]:
+    """The payloads of a stream whose events have names, which are the payloads' types."""
+    blocks = body.split("\n\n")
+    assert blocks.pop() == ""
+    payloads: list[Any] = []
+    for block in blocks:
+        if block.startswith(":"):
+            continue
+        name, data = block.split("\n")
+        payloads.append(json.loads(data.removeprefix("data: ")))
+        assert name == f"event: {payloads[-1]['type']}"
+    return payloads
+
+
 def usage_of(prompt_tokens: int, completion_tokens: int) -> dict[str, Any]:
     """The `usage` of a response."""
     return {

@@ -8,7 +8,7 @@ from typing import Any
 import msgspec
 
 from serving.api.endpoint import Endpoint, OneOf, Text
-from serving.api.schemas import ErrorResponse
+from serving.api.errors import OPENAI_ERRORS
 from serving.version import version
 
 REFERENCE = "#/components/schemas/"
@@ -43,9 +43,11 @@ _HEADERS = {
 @cache
 def document(endpoints: tuple[Endpoint[Any], ...]) -> dict[str, Any]:
     """The OpenAPI 3.1 document of these endpoints."""
-    types = dict.fromkeys([*(each for endpoint in endpoints for each in _types(endpoint)), ErrorResponse])
+    types = dict.fromkeys([*(each for endpoint in endpoints for each in _types(endpoint)), OPENAI_ERRORS.schema])
     found, components = msgspec.json.schema_components(types, ref_template=REFERENCE + "{name}")
     schemas = dict(zip(types, found, strict=True))
+    shapes = dict.fromkeys([OPENAI_ERRORS.schema, *(endpoint.error_shape.schema for endpoint in endpoints)])
+    errors = _any_of([schemas[shape] for shape in shapes])
     paths: dict[str, Any] = {}
     for endpoint in endpoints:
         paths.setdefault(endpoint.template, {})[endpoint.method.lower()] = _operation(endpoint, schemas)
@@ -56,14 +58,14 @@ def document(endpoints: tuple[Endpoint[Any], ...]) -> dict[str, Any]:
             "version": version(),
             "description": "Mistral-family language models behind the OpenAI HTTP API. "
             "Every path below /v1 is served without it, too. At other paths the status is 404, for other methods 405, "
-            "and the body is that of all errors.",
+            "and the body that of other errors.",
         },
         "servers": [{"url": "/"}],
         "security": [{}, {"bearer": []}, {"apiKey": []}],
         "paths": paths,
         "components": {
             "schemas": components,
-            "responses": {"Error": _response("an error at an address that is not described", schemas[ErrorResponse])},
+            "responses": {"Error": _response("an error at a path or of a method that is not described", errors)},
             "headers": _HEADERS,
             "securitySchemes": {
                 "bearer": {"type": "http", "scheme": "bearer"},
@@ -81,6 +83,7 @@ def _types(endpoint: Endpoint[Any]) -> list[Any]:
     found: list[Any] = [endpoint.request, *(schema for _, schema in endpoint.other_responses.values())]
     for told in (endpoint.response, endpoint.chunk):
         found += told.shapes if isinstance(told, OneOf) else () if isinstance(told, Text) else (told,)
+    found.append(endpoint.error_shape.schema)
     return [each for each in found if each is not None]
 
 
@@ -101,23 +104,32 @@ def _operation(endpoint: Endpoint[Any], schemas: Schemas) -> dict[str, Any]:
 
 
 def _responses(endpoint: Endpoint[Any], schemas: Schemas) -> dict[str, Any]:
-    response = endpoint.response
-    if isinstance(response, Text):
-        description, content = response.description, {response.media_type: {"schema": {"type": "string"}}}
-    else:
-        description = response.description if isinstance(response, OneOf) else (response.__doc__ or "").strip()
-        content = _content(_schema(response, schemas))
-    if endpoint.chunk is not None:
-        # The data of each event. An error after the headers is an event, too.
-        event = _any_of([*_options(endpoint.chunk, schemas), schemas[ErrorResponse]])
-        content |= _content(event, "text/event-stream")
-    headers = _headers("X-Request-Id", *(["X-Ignored-Fields"] if endpoint.fields is not None else []))
-    others = {status: (_ERRORS[status], ErrorResponse) for status in endpoint.statuses} | dict(endpoint.other_responses)
-    responses: dict[str, Any] = {"200": {"description": description, "headers": headers, "content": content}}
+    others = {status: (_ERRORS[status], endpoint.error_shape.schema) for status in endpoint.statuses}
+    others |= dict(endpoint.other_responses)
+    responses: dict[str, Any] = {}
+    if endpoint.response is not None:
+        responses["200"] = _success(endpoint, endpoint.response, schemas)
     for status, (words, schema) in sorted(others.items()):
         more = ["Retry-After"] if status == 503 else []
         responses[str(status)] = _response(words, schemas[schema], *more)
     return responses
+
+
+def _success(
+    endpoint: Endpoint[Any], response: type[msgspec.Struct] | OneOf | Text, schemas: Schemas
+) -> dict[str, Any]:
+    if isinstance(response, Text):
+        description, content = response.description, {response.media_type: {"schema": {"type": "string"}}}
+    else:
+        description = response.description if isinstance(response, OneOf) else (response.__doc__ or "").strip()
+        content = _content(_any_of(_options(response, schemas)))
+    if endpoint.chunk is not None:
+        # The data of each event. An error after the headers is an event, too.
+        events = _options(endpoint.chunk, schemas)
+        error = schemas[endpoint.error_shape.schema]
+        content |= _content(_any_of(events if error in events else [*events, error]), "text/event-stream")
+    headers = _headers("X-Request-Id", *(["X-Ignored-Fields"] if endpoint.fields is not None else []))
+    return {"description": description, "headers": headers, "content": content}
 
 
 def _response(description: str, schema: dict[str, Any], *headers: str) -> dict[str, Any]:
@@ -126,10 +138,6 @@ def _response(description: str, schema: dict[str, Any], *headers: str) -> dict[s
 
 def _headers(*names: str) -> dict[str, Any]:
     return {name: {"$ref": f"#/components/headers/{name}"} for name in names}
-
-
-def _schema(told: type | OneOf, schemas: Schemas) -> dict[str, Any]:
-    return _any_of(_options(told, schemas))
 
 
 def _options(told: type | OneOf, schemas: Schemas) -> list[dict[str, Any]]:

@@ -8,15 +8,16 @@ from typing import Annotated, Any
 import msgspec
 from litestar import Response
 
+from mistral_jax.runtime.sampling_params import SAMPLERS
 from serving.api.controllers.generation import GENERATION_ERRORS, Asked, Generating
 from serving.api.controllers.llama_cpp.completion_fields import FIELDS
 from serving.api.endpoint import Call, Endpoint, OneOf
 from serving.api.errors import ApiError, InvalidRequestError
 from serving.api.requests.encoding import in_turns
 from serving.api.requests.llama_completion import (
+    RENAMES,
     TranslatedCompletion,
     encode_llama_prompts,
-    in_own_names,
     translated,
 )
 from serving.api.requests.sampling_request import OwnFields
@@ -43,7 +44,7 @@ async def _encode(asked: Asked[TranslatedCompletion]) -> Sequence[Prompt]:
 
 async def _frame(asked: Asked[TranslatedCompletion], facts: CallFacts) -> LlamaFraming:
     body = asked.body
-    settings = generation_settings(asked.params, repeat_last_n=asked.host.settings.repeat_last_n)
+    settings = generation_settings(asked.params, repeat_last_n=asked.host.settings.repeat_last_n, samplers=SAMPLERS)
     settings = msgspec.structs.replace(
         settings,
         n_probs=body.n_probs,
@@ -55,24 +56,18 @@ async def _frame(asked: Asked[TranslatedCompletion], facts: CallFacts) -> LlamaF
         settings=settings,
         streamed=bool(body.stream),
         probabilities=body.n_probs,
-        tokens=body.return_tokens,
         fields=body.response_fields,
     )
     return LlamaFraming(facts, options)
 
 
-def _logprobs(body: TranslatedCompletion) -> int | None:
-    """Log-probabilities carry the ids of the tokens, which streams have."""
-    return body.n_probs if body.n_probs or body.return_tokens or body.stream else None
-
-
 _PICKED = if_field("response_fields", "the requested fields; `a/b` is field b of a, under this name")
 _Picked = Annotated[dict[str, Any], _PICKED]
 _GENERATING = Generating(
-    id_prefix="cmpl",
+    id_prefix="cmpl-",
     own_fields=OwnFields(
         token_limit=lambda body: ("n_predict", body.max_tokens),
-        logprobs=_logprobs,
+        logprobs=lambda body: body.n_probs or None,
         logprobs_count="n_probs",
         may_be_empty=True,
     ),
@@ -88,7 +83,7 @@ async def _complete(call: Call[LlamaCompletionRequest]) -> Response[Any]:
     try:
         return await _GENERATING(Call(request=call.request, host=host, body=body, endpoints=call.endpoints))
     except ApiError as error:
-        in_own_names(error)
+        RENAMES.apply(error)
         raise
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from litestar import Response
 
-from mistral_jax.runtime.sampling_params import SamplingParams
+from mistral_jax.runtime.sampling_params import SAMPLERS, SamplingParams
 from mistral_jax.tokenizer.base import Tokenizer
 from serving.api.endpoint import Call, Endpoint, OneOf
 from serving.api.errors import NotEnabledError, UnavailableError
@@ -58,7 +58,7 @@ def _slot(slot: SlotStatus, params: SamplingParams, host: ServiceHost, *, n_ctx:
         is_processing=busy,
         n_prompt_tokens=slot.prompt_tokens,
         n_prompt_tokens_processed=slot.processed,
-        params=generation_settings(params, repeat_last_n=host.settings.repeat_last_n),
+        params=generation_settings(params, repeat_last_n=host.settings.repeat_last_n, samplers=SAMPLERS),
         next_token=NextToken(
             has_next_token=busy,
             n_remain=slot.max_tokens - slot.generated if busy else -1,
