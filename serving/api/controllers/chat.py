@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
 
 from litestar.types import Scope
 
@@ -11,11 +10,10 @@ from serving.api.controllers.generation import GENERATION_ERRORS, Asked, Generat
 from serving.api.controllers.generation_fields import CHAT, fields_of, objects_of
 from serving.api.endpoint import Endpoint
 from serving.api.errors import InvalidRequestError
-from serving.api.requests.prompts import encode_chat
+from serving.api.requests.chat_rendering import template_with_reasoning
+from serving.api.requests.prompts import chat_encoder, encode_chat
 from serving.api.requests.sampling_request import OwnFields
-from serving.api.requests.template_use import check_once, template_use
-from serving.api.requests.tool_request import reasoning_variables, tool_use
-from serving.api.requests.unknown_fields import report_ignored, unused
+from serving.api.requests.tool_request import tool_use
 from serving.api.responses.framing import CallFacts, ChatFraming, Framing
 from serving.api.responses.parsed.chat import ParsedChatFraming
 from serving.api.schemas import ChatCompletion, ChatCompletionChunk, ChatCompletionRequest
@@ -40,17 +38,10 @@ async def encode_chat_request(
       truncates: whether it may be longer than the context.
 
     Raises:
-      InvalidRequestError: see `encode_chat`; or there are such variables, and the server is strict about them.
+      InvalidRequestError: see `encode_chat` and `template_with_reasoning`.
       ContextLengthError: see `encode_chat`.
     """
-    chat = service.chat
-    template = template_use(body)
-    if chat is not None:
-        template, unread = template.without_unused(chat)
-        report_ignored(scope, unused("chat_template_kwargs", unread), strict=host.settings.strict_fields)
-        reasoning = reasoning_variables(body, chat)
-        check_once(template, reasoning)
-        template = replace(template, variables={**template.variables, **reasoning})
+    template = template_with_reasoning(body, chat_encoder(service), scope, strict=host.settings.strict_fields)
     return await encode_chat(
         service,
         body.messages,

@@ -12,12 +12,31 @@ from litestar.types import Scope
 from serving.api.errors import InvalidRequestError
 from serving.api.requests.chat_messages import chat_messages
 from serving.api.requests.prompts import chat_encoder
-from serving.api.requests.template_use import template_use
+from serving.api.requests.template_use import TemplateUse, check_once, template_use
 from serving.api.requests.tool_request import reasoning_variables, tool_use
 from serving.api.requests.unknown_fields import report_ignored, unused
 from serving.api.schemas import ChatCompletionRequest, ChatMessage, TemplateFields
 from serving.api.service.lifecycle import ServiceHost
 from serving.api.service.service import ChatEncoder
+
+
+def template_with_reasoning(
+    body: ChatCompletionRequest, chat: ChatEncoder, scope: Scope, *, strict: bool
+) -> TemplateUse:
+    """What a chat completion asks of the template, how much to reason included.
+
+    Args:
+      scope: of the request, whose response names variables that the template does not read.
+      strict: refuse such variables.
+
+    Raises:
+      InvalidRequestError: see `template_use`, `reasoning_variables` and `check_once`; or there are such variables.
+    """
+    template, unread = template_use(body).without_unused(chat)
+    report_ignored(scope, unused("chat_template_kwargs", unread), strict=strict)
+    reasoning = reasoning_variables(body, chat)
+    check_once(template, reasoning)
+    return replace(template, variables={**template.variables, **reasoning})
 
 
 async def rendered[T](
@@ -46,9 +65,7 @@ async def rendered[T](
         documents=body.documents,
         reasoning_effort=body.reasoning_effort,
     )
-    template, unread = template_use(chat_request).without_unused(chat)
-    report_ignored(scope, unused("chat_template_kwargs", unread), strict=host.settings.strict_fields)
-    template = replace(template, variables={**template.variables, **reasoning_variables(chat_request, chat)})
+    template = template_with_reasoning(chat_request, chat, scope, strict=host.settings.strict_fields)
     arguments = {**template.arguments(), "tools": tool_use(chat_request, chat).shown or None}
 
     def work() -> T:
