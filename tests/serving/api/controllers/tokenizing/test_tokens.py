@@ -210,13 +210,17 @@ async def test_the_template_gets_what_a_chat_gives_it() -> None:
 
 
 async def test_tools_are_shown_to_the_template() -> None:
-    service = fake_service(chat=FakeChat(OutputFormat(tools=tool_format("hermes", {}))))
     tool = {"type": "function", "function": {"name": "add", "parameters": {"type": "object"}}}
-    async with running(service=service) as client:
-        assert (await client.post("/tokenize", json={"messages": MESSAGES, "tools": [tool]})).status_code == 200
-    assert isinstance(service.chat, FakeChat)
-    [[shown]] = [asked["tools"] for asked in service.chat.asked]
-    assert shown["function"]["name"] == "add"
+    chat = FakeChat(OutputFormat(tools=tool_format("hermes", {})))
+    async with running(service=fake_service(chat=chat)) as client:
+        for path in ("/tokenize", "/v1/chat/completions"):
+            response = await client.post(path, json={"messages": MESSAGES, "tools": [tool]})
+            assert response.status_code == 200, response.text
+        refused = await client.post("/tokenize", json={"messages": MESSAGES, "tools": [{"type": "function"}]})
+    first, second = [asked["tools"] for asked in chat.asked]
+    assert first == second
+    assert first[0]["function"]["name"] == "add"
+    assert refused.status_code == 400
 
 
 async def test_a_model_without_a_template_says_so() -> None:
