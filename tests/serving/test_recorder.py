@@ -70,7 +70,7 @@ async def test_addresses_without_an_operation_have_errors_only() -> None:
     error = json.dumps({"error": {"message": "", "type": "", "param": None, "code": None}}).encode()
     assert await problems_of("/nope", error, status=404) == []
     assert "no such operation" in (await problems_of("/nope", error, status=200))[0]
-    assert "'error' is a required" in (await problems_of("/nope", b'{"detail":"not found"}', status=404))[0]
+    assert len(await problems_of("/nope", b'{"detail":"not found"}', status=404)) == 1
 
 
 EVENT_STREAM = ((b"content-type", b"text/event-stream"), JSON[1])

@@ -8,7 +8,6 @@ from typing import Any
 
 import msgspec
 import openai.types.chat.chat_completion_content_part_param
-import openai.types.completion_create_params
 import pytest
 
 import serving.app
@@ -60,18 +59,6 @@ def test_every_field_of_the_schemas_is_in_the_table_as_honoured_and_no_other() -
         honoured = {field.name for field in OBJECTS[where] if field.decision == "honoured"}
         assert honoured == set(schema.__struct_fields__)
     assert OBJECTS.keys() == objects.keys()
-
-
-@pytest.mark.parametrize(
-    ("endpoint", "params"),
-    [
-        ("chat", openai.types.chat.completion_create_params.CompletionCreateParamsBase),
-        ("completions", openai.types.completion_create_params.CompletionCreateParamsBase),
-    ],
-)
-def test_every_field_of_openais_requests_is_in_the_table(endpoint: str, params: type) -> None:
-    known = {field.name for field in FIELDS if endpoint in field.endpoints}
-    assert set(params.__annotations__) | {"stream"} <= known
 
 
 def test_every_field_of_openais_messages_is_in_the_table() -> None:

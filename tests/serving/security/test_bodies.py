@@ -70,7 +70,8 @@ async def test_json_bombs_every_endpoint_has_the_bounds(endpoint: Endpoint[Any])
     async with running() as client:
         for bomb in (nested(MAX_DEPTH, "lists"), nested(100_000, "objects"), "[" + "[1]," * 70_000 + "1]"):
             response = await client.post(endpoint.path, content=example[:-1] + b',"x":' + bomb.encode() + b"}")
-            assert (response.status_code, response.json()["error"]["code"]) == (400, "body_too_complex")
+            assert response.status_code == 400
+            assert "the most that one request may have" in response.json()["error"]["message"]
 
 
 async def test_json_bombs_the_limit_of_levels_is_exact() -> None:
@@ -177,6 +178,6 @@ async def test_error_bodies_of_unexpected_failures_tell_nothing(monkeypatch: pyt
             path = re.sub(r"\{\w+:\w+\}", "x", endpoint.path)
             response = await client.request(endpoint.method, path, content=json.dumps(endpoint.example).encode())
             assert response.status_code == 500, path
-            assert response.json()["error"]["code"] == "internal_error"
+            assert response.json()["error"]["message"].startswith("an internal error; the server's log has the details")
             assert "secret" not in response.text
             assert "Permission" not in response.text
