@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import secrets
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -209,13 +209,6 @@ class ChatFormatter:
         segments = self._segments(messages, ending, tools, documents, kwargs)
         return "".join(s.text if isinstance(s, ControlToken) else s for s in segments)
 
-    def unused_variables(self, names: Collection[str], *, with_tools: bool = False) -> list[str]:
-        """Those of the names of variables that the template does not read."""
-        if self._instruct is not None:
-            return list(names)
-        read = self._template(with_tools=with_tools).names
-        return [name for name in names if name not in read]
-
     def _segments(
         self,
         messages: Sequence[Mapping[str, Any]],
@@ -237,7 +230,7 @@ class ChatFormatter:
             raise ConversationError("The conversation is nested too deeply.") from error
         if described and not self.knows_tools:
             raise ConversationError("This model's chat format knows no tools: it cannot tell the model of them.")
-        if plain_documents and self.unused_variables(["documents"], with_tools=described is not None):
+        if plain_documents and "documents" not in self.variables:
             raise ConversationError("This model's chat format has no place for documents.")
         if self._instruct is not None:
             if continues:

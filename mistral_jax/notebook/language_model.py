@@ -38,11 +38,13 @@ from mistral_jax.grammar.compiler import CompiledGrammar, GrammarCompiler
 from mistral_jax.grammar.grammar import Grammar
 from mistral_jax.model.config import ConfigError
 from mistral_jax.model.mistral import Mistral
+from mistral_jax.notebook.embed import embed
 from mistral_jax.notebook.generate import TextRequest, generate
 from mistral_jax.notebook.results import Generation, Scalings, TextLogprobs
 from mistral_jax.notebook.whole_completions import whole_completions
 from mistral_jax.notebook.whole_text import WholeTexts
 from mistral_jax.runtime.buckets import DEFAULT_CHUNKS
+from mistral_jax.runtime.pooling import Pooling
 from mistral_jax.runtime.runner import Runner
 from mistral_jax.runtime.sampling import NO_TOKEN
 from mistral_jax.runtime.sampling_params import SamplingParams, completion_limit
@@ -275,6 +277,29 @@ class LanguageModel:
             texts=tuple(self.tokenizer.token_text(t) for t in tokens),
             logprobs=np.concatenate([[np.nan], chosen]).astype(np.float32),
         )
+
+    def embed(
+        self,
+        texts: Text | list[str],
+        *,
+        pooling: Pooling = "mean",
+        dimensions: int | None = None,
+        adapter: str | None = None,
+        adapters: Mapping[str, float] | None = None,
+    ) -> np.ndarray:
+        """Embeddings: hidden states after the final norm, pooled over a text's tokens and scaled to length 1.
+
+        Args:
+          texts: as `prompt` of `generate`.
+          pooling: "mean" of all tokens, or the "last" one.
+          dimensions: keep this many of the first; None: all.
+        Returns: float32 [D], or [len(texts), D] for a list of texts.
+        """
+        many = isinstance(texts, list) and all(isinstance(text, str) for text in texts)
+        tokens = [self._encoded(text)[0] for text in cast("list[Text]", texts if many else [texts])]
+        choice = self._choice(adapter, adapters, None)
+        found = embed(self.runner, tokens, choice, pooling=pooling, dimensions=dimensions)
+        return found if many else found[0]
 
     def scalings(self, text: Text) -> Scalings:
         """X-LoRA scalings after each token of a text, from one pass without a cache.

@@ -26,6 +26,8 @@ class PrefillChunk:
     size: int
     score: bool = False
     """Whether to compute the log-probabilities of the tokens from `start + 1` on, each given those before it."""
+    embed: bool = False
+    """Whether to pool the hidden states of its tokens."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -82,14 +84,26 @@ class Buckets:
         """The size of scored chunks."""
         return max((size for size in self.chunks if size <= SCORE_CHUNK), default=self.chunks[0])
 
+    @property
+    def embed(self) -> tuple[int, ...]:
+        """The sizes of embedded chunks, ascending; few, as each is a program."""
+        return tuple(sorted({self.score, self.chunks[-1]}))
+
     def prompt_chunks(self, prompt_length: int) -> Iterator[PrefillChunk]:
         """The chunks of a prompt: all tokens but the last, which the first decode step runs. They depend only on its
         length."""
-        start, stop = 0, prompt_length - 1
+        return self._chunks(prompt_length - 1, self.chunks)
+
+    def embedded_chunks(self, prompt_length: int) -> Iterator[PrefillChunk]:
+        """The chunks of a prompt whose hidden states are wanted: all tokens."""
+        return self._chunks(prompt_length, self.embed, embed=True)
+
+    def _chunks(self, stop: int, sizes: Sequence[int], *, embed: bool = False) -> Iterator[PrefillChunk]:
+        start = 0
         while start < stop:
             left = stop - start
-            size = next((size for size in self.chunks if size >= left), self.chunks[-1])
-            yield PrefillChunk(start, min(left, size), size)
+            size = next((size for size in sizes if size >= left), sizes[-1])
+            yield PrefillChunk(start, min(left, size), size, embed=embed)
             start += size
 
     def scored_chunks(self, prompt_length: int) -> Iterator[PrefillChunk]:

@@ -1,6 +1,6 @@
 """Inputs and outputs of a runner's programs: the state, a call, and the results of calls.
 
-Axis letters: R rows of a decode step, T tokens of a chunk, M scaling columns, A adapters.
+Axis letters: R rows of a decode step, T tokens of a chunk, D model dimension, M scaling columns, A adapters.
 """
 
 from __future__ import annotations
@@ -61,6 +61,9 @@ class Prefilled(NamedTuple):
     scores: jax.Array | None = None
     """int32 [T, PACKED_WIDTH] of a scored chunk (see `mistral_jax.runtime.sampling.unpack`): row i scores token
     `start + i + 1`."""
+    pooled: jax.Array | None = None
+    """float32 [2, D] of an embedded chunk: the sum of its tokens' hidden states after the final norm, and the last
+    one's."""
 
 
 class Call[R](NamedTuple):

@@ -7,7 +7,7 @@ engine drive the same loop; they differ in scheduling, and in what they do with 
     loop.admit(sequence)                            puts it into its slot
     results = loop.step(prefills, decodes)          starts work on the device, and reads the results of the last call
 
-Axis letters: R rows of a decode step, T tokens of a chunk, M scaling columns, A adapters.
+Axis letters: R rows of a decode step, T tokens of a chunk, D model dimension, M scaling columns, A adapters.
 """
 
 from __future__ import annotations
@@ -78,12 +78,12 @@ class LoopSequence(Protocol):
 
 
 class ScoredChunk[S: LoopSequence](NamedTuple):
-    """A scored chunk of a prompt."""
+    """A scored or embedded chunk of a prompt."""
 
     sequence: S
     chunk: PrefillChunk
     packed: jax.Array
-    """int32 [T, PACKED_WIDTH]; see `mistral_jax.runtime.calls.Prefilled.scores`."""
+    """int32 [T, PACKED_WIDTH] or float32 [2, D]; see `mistral_jax.runtime.calls.Prefilled`: `scores`, `pooled`."""
 
 
 @dataclass(kw_only=True, slots=True)
@@ -112,11 +112,12 @@ class LoopToken[S: LoopSequence](NamedTuple):
 
 
 class LoopScores[S: LoopSequence](NamedTuple):
-    """Log-probabilities of the next tokens of a prompt."""
+    """Log-probabilities of the next tokens of a prompt, or their pooled hidden states."""
 
     sequence: S
     packed: np.ndarray
-    """int32 [tokens of the chunk, PACKED_WIDTH]; see `mistral_jax.runtime.sampling.unpack`."""
+    """int32 [tokens of the chunk, PACKED_WIDTH], see `mistral_jax.runtime.sampling.unpack`; of an embedded chunk
+    float32 [2, D], see `mistral_jax.runtime.calls.Prefilled.pooled`."""
 
 
 class LoopFailure[S: LoopSequence](NamedTuple):
@@ -210,12 +211,12 @@ class DecodeLoop[S: LoopSequence]:
     def _prefill(self, work: _InFlight[S], prefills: Iterable[tuple[S, PrefillChunk]]) -> None:
         scored: list[ScoredChunk[S]] = []
         for sequence, chunk in prefills:
-            self._state, work.marker, _, scores = self.runner.prefill(
+            self._state, work.marker, _, scores, pooled = self.runner.prefill(
                 self._state, sequence.slot, sequence.prompt, chunk, scaling=sequence.choice.xlora
             )
-            if scores is not None:
-                scores.copy_to_host_async()
-                scored.append(ScoredChunk(sequence, chunk, scores))
+            if (results := pooled if scores is None else scores) is not None:
+                results.copy_to_host_async()
+                scored.append(ScoredChunk(sequence, chunk, results))
         work.scored = tuple(scored)
 
     def _forward(self, decodes: Sequence[S]) -> Forwarded:
@@ -311,7 +312,10 @@ class DecodeLoop[S: LoopSequence]:
 
     def _collect(self, work: _InFlight[S]) -> LoopResults[S]:
         """Wait for a call's work, and read its results."""
-        scores = tuple(LoopScores(s, np.asarray(packed)[: chunk.count]) for s, chunk, packed in work.scored)
+        scores = tuple(
+            LoopScores(s, np.asarray(packed) if chunk.embed else np.asarray(packed)[: chunk.count])
+            for s, chunk, packed in work.scored
+        )
         stepped = work.stepped
         if stepped is None:
             jax.block_until_ready(work.marker)

@@ -41,6 +41,8 @@ class EmptyCalls:
                     if speculates:
                         yield partial(self.forward, bucket=bucket, length=length - 1, scaling=True, speculative=True)
             yield partial(self.prefill, size=buckets.score, length=lengths[-1], scaling=scaling, score=True)
+            for size in buckets.embed if runner.embeds else ():
+                yield partial(self.prefill, size=size, length=lengths[-1], scaling=scaling, embed=True)
         for bucket in buckets.rows:
             yield partial(self.sample, bucket=bucket)
             if runner.can_speculate:
@@ -49,11 +51,19 @@ class EmptyCalls:
             yield partial(self.append, bucket=bucket)
 
     def prefill(
-        self, state: RunnerState, *, size: int, length: int, scaling: bool, score: bool = False
+        self,
+        state: RunnerState,
+        *,
+        size: int,
+        length: int,
+        scaling: bool,
+        score: bool = False,
+        embed: bool = False,
     ) -> Call[Prefilled]:
         """A chunk of padding only: nothing is stored."""
         tokens = np.zeros((size + int(score),), np.int32)
-        return self._runner.calls.prefill(state, 0, tokens, start=length, count=0, scaling=scaling, score=score)
+        what = {"score": score, "embed": embed}
+        return self._runner.calls.prefill(state, 0, tokens, start=length, count=0, scaling=scaling, **what)
 
     def forward(
         self,

@@ -38,17 +38,25 @@ class ProgramCalls:
         count: int,
         scaling: bool,
         score: bool = False,
+        embed: bool = False,
     ) -> Call[Prefilled]:
         """The call that runs the first `count` of `tokens`, int32 [size of a chunk], at positions from `start` on.
 
         Args:
           score: compute log-probabilities; `tokens` then has the size of a scored chunk plus one, the token after the
             chunk.
+          embed: pool the hidden states.
         """
-        # One length for all scored chunks: they are rare, and each length is a program.
-        plan = self._buckets.plan(self._programs.length if score else start + count)
+        programs = self._programs
+        # One length for all scored and embedded chunks: they are rare, and each length is a program.
+        plan = self._buckets.plan(programs.length if score or embed else start + count)
+
+        def result(caches: Caches, done: jax.Array, other: jax.Array | None) -> Prefilled:
+            name = "scores" if score else "pooled" if embed else "weights"
+            return Prefilled(RunnerState(caches, state.rows), done, **{name: other})
+
         return Call(
-            self._programs.score if score else self._programs.prefill,
+            programs.score if score else programs.embed if embed else programs.prefill,
             (
                 self._programs.split.weights,
                 self._programs.extra(),
@@ -60,9 +68,7 @@ class ProgramCalls:
                 np.int32(count),
             ),
             {"plan": plan, "scaling": scaling},
-            lambda caches, done, other: Prefilled(
-                RunnerState(caches, state.rows), done, None if score else other, other if score else None
-            ),
+            result,
         )
 
     def all_allowed(self, R: int) -> jax.Array:

@@ -75,6 +75,7 @@ class Programs:
         jit = partial(jax.jit, compiler_options=COMPILER_OPTIONS)
         self.prefill = jit(self._prefill, donate_argnums=2, static_argnames=static)
         self.score = jit(self._score, donate_argnums=2, static_argnames=static)
+        self.embed = jit(self._embed, donate_argnums=2, static_argnames=static)
         self.forward = jit(self._forward, donate_argnums=2, static_argnames=static)
         self.forward_speculative = jit(self._forward_speculative, donate_argnums=2, static_argnames="plan")
         self.sample = jit(self._sample, donate_argnums=0)
@@ -140,6 +141,11 @@ class Programs:
         self, weights: list[jax.Array], extra: Extra, caches: Caches, *args: Any, plan: ReadPlan, scaling: bool
     ) -> tuple[Caches, jax.Array, jax.Array]:
         return step.score(self.adapted(weights, extra), caches, *args, plan=plan, scaling=scaling)
+
+    def _embed(
+        self, weights: list[jax.Array], extra: Extra, caches: Caches, *args: Any, plan: ReadPlan, scaling: bool
+    ) -> tuple[Caches, jax.Array, jax.Array]:
+        return step.embed(self.adapted(weights, extra), caches, *args, plan=plan, scaling=scaling)
 
     def _forward(
         self,

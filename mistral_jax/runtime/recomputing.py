@@ -136,14 +136,14 @@ def recompute(
 
 
 class RecomputingRunner(Runner):
-    """See `Runner`, and the module's docstring. Prompts have no chunks to prefill, except scored ones."""
+    """See `Runner`, and the module's docstring. Prompts have no chunks to prefill, except scored and embedded ones."""
 
     programs_type = RecomputingPrograms
     prefills = False
     takes_runs = False
 
-    def chunks(self, prompt_length: int, *, score: bool = False) -> Iterator[PrefillChunk]:
-        return self.buckets.scored_chunks(prompt_length) if score else iter(())
+    def chunks(self, prompt_length: int, *, score: bool = False, embed: bool = False) -> Iterator[PrefillChunk]:
+        return super().chunks(prompt_length, score=score, embed=embed) if score or embed else iter(())
 
     def admit(
         self,

@@ -71,6 +71,7 @@ class Runner:
       block_buckets: numbers of cache blocks that programs are compiled for; None chooses by platform.
       adapters: the adapters of the model; shared, and read at every call.
       xlora: the classifier, whose experts are the first adapters.
+      embeds: compile the programs for embeddings in `warm_up`, too.
     """
 
     programs_type: ClassVar[type[Programs]] = Programs
@@ -91,6 +92,7 @@ class Runner:
         block_buckets: Sequence[int] | None = None,
         adapters: AdapterSet | None = None,
         xlora: XLoRA | None = None,
+        embeds: bool = True,
     ) -> None:
         if xlora is not None and (adapters is None or adapters.capacity < xlora.num_experts):
             raise ValueError(f"X-LoRA over {xlora.num_experts} experts needs a bank that holds them")
@@ -103,6 +105,7 @@ class Runner:
         self.config, self.length, self.slots = model.config, length, slots
         self.repeat_last_n = min(repeat_last_n, length)
         self.adapters, self.xlora = adapters, xlora
+        self.embeds = embeds
         sizes = chunk_sizes(chunks, length)
         self._cache_sizes = cache_sizes(slots=slots, length=length, chunks=chunks)
         self.programs = self.programs_type(
@@ -181,12 +184,15 @@ class Runner:
         """Allocate empty caches and rows on the model's placement."""
         return RunnerState(*self.programs.allocate())
 
-    def chunks(self, prompt_length: int, *, score: bool = False) -> Iterator[PrefillChunk]:
+    def chunks(self, prompt_length: int, *, score: bool = False, embed: bool = False) -> Iterator[PrefillChunk]:
         """The chunks of a prompt: all tokens but the last, which the first decode step runs.
 
         Args:
           score: whether the prompt's log-probabilities are wanted.
+          embed: whether its hidden states are wanted, of the last token, too.
         """
+        if embed:
+            return self.buckets.embedded_chunks(prompt_length)
         return self.buckets.scored_chunks(prompt_length) if score else self.buckets.prompt_chunks(prompt_length)
 
     def admit(
@@ -261,7 +267,7 @@ class Runner:
         tokens = np.zeros((chunk.size + after,), np.int32)
         tokens[: chunk.count + after] = prompt[chunk.start : chunk.start + chunk.count + after]
         where = {"start": chunk.start, "count": chunk.count}
-        return self.calls.prefill(state, slot, tokens, **where, scaling=scaling, score=chunk.score)()
+        return self.calls.prefill(state, slot, tokens, **where, scaling=scaling, score=chunk.score, embed=chunk.embed)()
 
     def decode(
         self,

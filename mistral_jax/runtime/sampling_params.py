@@ -31,6 +31,10 @@ DRY_BREAKERS = ("\n", ":", '"', "*")
 """Default of `dry_sequence_breakers`."""
 
 
+SAMPLERS = ("penalties", "dry", "temperature", "top_n_sigma", "top_k", "typ_p", "top_p", "min_p", "xtc")
+"""What changes or truncates the distribution, in the order in which it is applied, by llama.cpp's names."""
+
+
 class SamplingParamsError(ValueError):
     """A sampling parameter is out of range; `param` is its name."""
 

@@ -4,6 +4,7 @@ They are pure functions over pytrees. State is donated and returned: never use a
 
 - `prefill` runs all tokens of a prompt but the last, in chunks, into the slot's cache. It computes no logits.
 - `score` does the same, and computes after each token the log-probability of the prompt's next one.
+- `embed` runs all tokens of a prompt, and pools their hidden states.
 - `forward` and `sample_rows` are a decode step: the first runs the newest token of each row, the second samples the
   next. They are two programs so that the host can still compute masks of allowed tokens while the first one runs. A
   prompt's last token is the first to decode, so the first completion token is sampled as all others are.
@@ -204,6 +205,33 @@ def score(
         # Keep the axis of sequences, so that packed weights are multiplied by the method for many tokens.
         packed = score_tokens(model.logits(hidden)[0], tokens[1:])
     return caches, start + count, packed
+
+
+def embed(
+    model: AdaptedModel,
+    caches: Caches,
+    mixing: MixingRows | None,
+    slot: jax.Array,
+    tokens: jax.Array,
+    start: jax.Array,
+    count: jax.Array,
+    *,
+    plan: ReadPlan,
+    scaling: bool,
+) -> tuple[Caches, jax.Array, jax.Array]:
+    """Run a chunk of one prompt as `prefill` does, and pool the hidden states of its tokens after the final norm.
+
+    Args: see `prefill`.
+    Returns: caches; the position after the chunk; and float32 [2, D]: the sum over the chunk's tokens, and the last
+      one's.
+    """
+    hidden, caches, _ = _run_chunk(model, caches, mixing, slot, tokens, start, count, plan=plan, scaling=scaling)
+    with jax.named_scope("pool"):
+        states = hidden[0].astype(jnp.float32)  # [T, D]
+        real = jnp.arange(tokens.shape[0]) < count
+        total = jnp.sum(jnp.where(real[:, None], states, 0.0), axis=0)
+        last = lax.dynamic_index_in_dim(states, jnp.maximum(count - 1, 0), keepdims=False)
+    return caches, start + count, jnp.stack([total, last])
 
 
 def _run_chunk(

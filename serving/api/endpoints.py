@@ -15,6 +15,7 @@ from litestar.handlers import HTTPRouteHandler
 from serving.api.controllers.cancelling import CANCEL_REQUEST
 from serving.api.controllers.chat import CHAT_COMPLETIONS
 from serving.api.controllers.completions import COMPLETIONS
+from serving.api.controllers.embeddings import EMBEDDINGS
 from serving.api.controllers.health import HEALTH, LIVEZ
 from serving.api.controllers.index import DOCS, INDEX, OPENAPI, VERSION
 from serving.api.controllers.llama_cpp.completion import LLAMA_COMPLETION
@@ -33,6 +34,7 @@ from serving.api.service.lifecycle import ServiceHost
 ENDPOINTS: tuple[Endpoint[Any], ...] = (
     CHAT_COMPLETIONS,
     COMPLETIONS,
+    EMBEDDINGS,
     MODELS,
     MODEL,
     LORA_ADAPTERS,

@@ -74,6 +74,7 @@ def build_service(settings: Settings) -> Service:
     card = ModelCard(
         max_model_len=length,
         vocab_size=description.config.vocab_size,
+        hidden_size=description.config.hidden_size,
         fingerprint=fingerprint(
             description,
             settings.dtype,
@@ -260,6 +261,7 @@ def load_runner(
         repeat_last_n=settings.repeat_last_n,
         adapters=bank,
         xlora=xlora,
+        embeds=settings.pooling != "none",
     )
 
 

@@ -12,6 +12,7 @@ import numpy as np
 
 from mistral_jax.adapters.choice import BASE, AdapterChoice
 from mistral_jax.grammar.constraint import Constraint
+from mistral_jax.runtime.pooling import Pooling
 from mistral_jax.runtime.sampling_params import SamplingParams
 
 FinishReason = Literal["stop", "length", "cancelled", "error"]
@@ -47,6 +48,8 @@ class Work(enum.Enum):
     """A completion."""
     SCORE = enum.auto()
     """Log-probabilities of the prompt, with `prompt_logprobs` alternatives for each token; then a completion."""
+    EMBED = enum.auto()
+    """A vector for the prompt, by `pooling`; `params.max_tokens` must be 0."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -71,6 +74,8 @@ class Request:
     work: Work = Work.GENERATE
     progress: bool = False
     """Whether it gets events while its prompt is run."""
+    pooling: Pooling = "mean"
+    """With `Work.EMBED`: how the prompt's hidden states become one vector."""
     prompt_logprobs: int = 0
     """With `Work.SCORE`: number of most likely tokens to report for each token of the prompt."""
     logprob_of_end: bool = False
@@ -154,6 +159,8 @@ class Event:
     """Error message if `finish_reason` is "error"."""
     refused: bool = False
     """With an error: whether the request itself is its cause."""
+    embedding: np.ndarray | None = None
+    """float32 [D], not normalised, with the last event of `Work.EMBED`."""
     prompt_processed: int = 0
     """Prompt tokens that have been run, if that is what the event tells; see `Request.progress`."""
     times: Times | None = None
@@ -303,6 +310,8 @@ class ModelCard:
     """Most tokens of prompt and completion together."""
     vocab_size: int
     """logit_bias ids must be below it."""
+    hidden_size: int = 0
+    """Dimensions of an embedding."""
     fingerprint: str = ""
     """`system_fingerprint`: changes when weights, configuration or versions change."""
     defaults: dict[str, float] = field(default_factory=dict[str, float])

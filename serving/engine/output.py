@@ -15,7 +15,7 @@ from serving.engine.messages import Event, Request, TokenLogprob, TokenScalings
 from serving.engine.scalings import ScalingsTrack
 
 _NO_TOKEN = "no token is left to choose: allowed_token_ids, bad_words, min_tokens and the like exclude all of them"
-_NOT_NUMBERS = "the model produced values that are not numbers for this request; its weights may be damaged"
+NOT_NUMBERS = "the model produced values that are not numbers for this request; its weights may be damaged"
 
 
 class CompletionOutput:
@@ -70,7 +70,7 @@ class CompletionOutput:
             finish_reason=piece.finish_reason,
             stop_reason=piece.stop_reason,
             mean_logprob=self._sum_of_logprobs / self._completion.count if wanted and ended_well else None,
-            error=None if piece.finish_reason != "error" else _NO_TOKEN if nothing_left else _NOT_NUMBERS,
+            error=None if piece.finish_reason != "error" else _NO_TOKEN if nothing_left else NOT_NUMBERS,
             refused=nothing_left,
         )
 
@@ -115,5 +115,5 @@ class ScoreOutput(CompletionOutput):
         request = self._request
         tokens = [unpack(row, request.prompt_logprobs) for row in results]
         if any(sampled.token < 0 for sampled in tokens):
-            return Event(request_id=request.request_id, finish_reason="error", error=_NOT_NUMBERS)
+            return Event(request_id=request.request_id, finish_reason="error", error=NOT_NUMBERS)
         return Event(request_id=request.request_id, prompt_logprobs=tuple(self._logprob(s) for s in tokens))

@@ -16,6 +16,7 @@ from mistral_jax.runtime.buckets import PrefillChunk
 from mistral_jax.runtime.runner import Runner
 from mistral_jax.runtime.sampling import Sampled
 from mistral_jax.tokenizer.base import Tokenizer
+from serving.engine.embedding import EmbeddingOutput
 from serving.engine.messages import Event, Request, Work
 from serving.engine.output import CompletionOutput, ScoreOutput
 from serving.engine.scalings import ScalingsTrack
@@ -25,7 +26,8 @@ class Output(Protocol):
     """Turns the device results of one request into events. The last event has a `finish_reason`."""
 
     def push_prompt(self, results: np.ndarray) -> Event:
-        """The event for the results of one prompt chunk, one row for each of its tokens."""
+        """The event for the results of one prompt chunk: one row for each of its tokens, or what they are pooled
+        to."""
         ...
 
     def push(self, sampled: Sampled, weights: np.ndarray | None = None) -> Event:
@@ -70,8 +72,13 @@ def _score_chunks(runner: Runner, request: Request) -> Iterator[PrefillChunk]:
     return runner.chunks(len(request.prompt), score=True)
 
 
+def _embedding_chunks(runner: Runner, request: Request) -> Iterator[PrefillChunk]:
+    return runner.chunks(len(request.prompt), embed=True)
+
+
 KINDS: Mapping[Work, WorkKind] = {
     Work.GENERATE: WorkKind(chunks=_completion_chunks, output=CompletionOutput),
     Work.SCORE: WorkKind(chunks=_score_chunks, output=ScoreOutput),
+    Work.EMBED: WorkKind(chunks=_embedding_chunks, output=EmbeddingOutput),
 }
 """Every kind of work that requests can ask for."""

@@ -221,6 +221,13 @@ class Settings(AdapterSettings):
             high=65536,
         ),
     ] = None
+    pooling: Annotated[
+        Literal["none", "mean", "last"],
+        Option(
+            flags=("--pooling",),
+            help="How /v1/embeddings makes one vector of the hidden states of a text's tokens; none: no embeddings.",
+        ),
+    ] = "mean"
     dtype: Annotated[
         Literal["auto", "float32", "bfloat16", "float16"],
         Option(flags=("--dtype",), help="Type of weights and activations; auto: the type in the files."),

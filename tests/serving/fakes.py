@@ -5,10 +5,12 @@ from __future__ import annotations
 import itertools
 import threading
 import time
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, field
 from typing import Any
+
+import numpy as np
 
 from mistral_jax.chat.encoding import PromptPieces
 from mistral_jax.chat.output.formats import OutputFormat
@@ -36,6 +38,7 @@ BOS, EOS, OFFSET = 1, 2, 3
 """Token id of byte b is b + OFFSET."""
 
 VOCAB = 256 + OFFSET
+HIDDEN = 6
 CONTROL = 0xE000
 """In the reply of a `FakeEngine`, `chr(CONTROL + i)` is the control token i."""
 
@@ -73,9 +76,8 @@ class FakeTokenizer:
 
 
 class FakeChat:
-    """Renders `[role]content` for each message, `(text)` for each document and `{name=value}` for each variable; keeps
-    what else it is given. `|` stands for no generation prompt, `_` for a last message to be continued. It reads the
-    variable `mood`.
+    """Renders `[role]content` for each message, `(text)` for each document and `{mood=value}` for that variable; `|`
+    stands for no generation prompt, `_` for a last message to be continued. Keeps what else it is given.
 
     Args:
       output: what the model writes besides text.
@@ -88,7 +90,7 @@ class FakeChat:
         output: OutputFormat | None = None,
         *,
         knows_tools: bool = True,
-        variables: Sequence[str] = (),
+        variables: Sequence[str] = ("mood", "documents"),
         in_reasoning: bool = False,
     ) -> None:
         self.output = output or OutputFormat()
@@ -113,15 +115,13 @@ class FakeChat:
         self.asked.append({"messages": messages, "tools": tools, **kwargs})
         text = self.render(messages)
         text += "".join(f"({document['text']})" for document in documents or ())
-        text += "".join(f"{{{name}={value}}}" for name, value in kwargs.items() if name not in self.variables)
+        if "mood" in kwargs:
+            text += f"{{mood={kwargs['mood']}}}"
         if not add_generation_prompt:
             text += "_" if continue_final_message else "|"
         tokenizer = FakeTokenizer()
         pieces = itertools.chain([[BOS]], tokenizer.encode_pieces(text))
         return PromptPieces(least=1 + tokenizer.least_tokens(text), pieces=pieces, in_reasoning=self._in_reasoning)
-
-    def unused_variables(self, names: Collection[str], *, with_tools: bool = False) -> list[str]:
-        return [name for name in names if name not in ("mood", "documents")]
 
     def render(self, messages: list[dict[str, Any]], *, add_generation_prompt: bool = True) -> str:
         if messages[0]["content"] == "raise":
@@ -326,6 +326,9 @@ class FakeEngine:
             live.scored += len(part)
             told = tuple(prompt_logprob(token, live.request.prompt_logprobs) for token in part)
             return [Event(request_id=request_id, prompt_logprobs=told)]
+        if live.request.work is Work.EMBED:
+            del self._live[request_id]
+            return [Event(request_id=request_id, finish_reason="stop", embedding=fake_vector(live.request))]
         if params.max_tokens == 0:
             del self._live[request_id]
             return [Event(request_id=request_id, finish_reason="length")]
@@ -384,6 +387,14 @@ class FakeEngine:
         return tuple(items)
 
 
+def fake_vector(request: Request) -> np.ndarray:
+    """float32 [HIDDEN], not of length one: of the first and the last token, the pooling, and the adapters."""
+    values = [request.prompt[0], request.prompt[-1], len(request.prompt), request.pooling == "last"]
+    return np.array([*values, *(weight for _, weight in request.choice.weights[:1]), *[0] * HIDDEN], np.float32)[
+        :HIDDEN
+    ]
+
+
 SCORED_AT_ONCE = 3
 PREFILLED_AT_ONCE = 16
 
@@ -413,6 +424,7 @@ MODEL_ID = "acme/tiny-mistral"
 CARD = ModelCard(
     max_model_len=256,
     vocab_size=VOCAB,
+    hidden_size=HIDDEN,
     fingerprint="b1-fake",
     defaults={"temperature": 0.25, "top_k": 7.0},
     eos_ids=frozenset({EOS}),

@@ -119,10 +119,11 @@ def _divisor(divisor: float, where: Where) -> float:
 def _exclusive(bound: float, key: str, exclusive: str, inwards: int, type_: Json) -> Schema:
     """An exclusive bound.
 
-    Llguidance 1.9.1 takes 10 for a number above 10 and up to 10.5. A whole number that numbers with a fraction must
-    not reach is therefore moved inwards, by a billionth or by the last digit that can be held.
+    Llguidance 1.9.1 takes 10 for a number above 10 and up to 10.5, and -10 for one from -10.5 on and below -10. A whole
+    number that is the bound towards zero is therefore moved inwards, by a billionth or by the last digit that can be
+    held.
     """
-    if type_ == "integer" or bound != int(bound):
+    if type_ == "integer" or bound != int(bound) or bound * inwards < 0:
         return {exclusive: bound}
     digits = len(str(abs(int(bound))))
     return {key: round(bound + inwards * max(1e-9, 10.0 ** (digits - 15)), 9)}

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 type Schema = Mapping[str, Any]
@@ -21,15 +21,18 @@ def contents(schema: Schema) -> Iterator[Schema]:
     yield from (schema[key] for key in ("items", "additionalProperties") if key in schema)
 
 
-def references_in(schema: Schema) -> set[str]:
-    """The names of all definitions that a schema and those in it refer to."""
-    found, stack = set[str](), [schema]
+def all_within(schemas: Iterable[Schema]) -> Iterator[Schema]:
+    """The schemas and all that are in them."""
+    stack = list(schemas)
     while stack:
         part = stack.pop()
-        if "$ref" in part:
-            found.add(target(part))
+        yield part
         stack += [*contents(part), *part.get("allOf", []), *part.get("anyOf", [])]
-    return found
+
+
+def references_in(schema: Schema) -> set[str]:
+    """The names of all definitions that a schema and those in it refer to."""
+    return {target(part) for part in all_within([schema]) if "$ref" in part}
 
 
 def inner_first(definitions: Mapping[str, Schema]) -> list[str]:

@@ -42,6 +42,10 @@ class _Writer:
         self._sets = CharacterSets(rules)
         self._groups: dict[tuple[str, str], str] = {}
         """Names of groups by their definitions. In Lark, words have names in capitals, rules in small letters."""
+        self._divided: dict[tuple[str, int], str] = {}
+        """Groups for regular rules that are no word where some characters follow."""
+        self._spelled: dict[str, str] = {}
+        """Groups for regular rules, by single characters."""
 
     def whole(self) -> str:
         lines = [f"start: {self._reference('root')}"]
@@ -78,6 +82,8 @@ class _Writer:
           then: The characters that may follow it.
         """
         match node:
+            case Alternatives() if self._is_word(node) and self._sets.overlap(node):
+                return " | ".join(map(self._by_character, node.options))
             case Alternatives():
                 return " | ".join(self._part(option, then) for option in node.options)
             case Sequence():
@@ -110,10 +116,31 @@ class _Writer:
             if not self._sets.longer(node) & then:
                 return self._word(node)
             if isinstance(node, Reference):
-                node = self._rules[node.name]
+                if (node.name, then) not in self._divided:
+                    definition = self._of_rule(self._rules[node.name], then)
+                    self._divided[node.name, then] = self._named(definition, "g")
+                return self._divided[node.name, then]
         elif isinstance(node, Reference):
             return self._reference(node.name)
         return self._named(self._of_rule(node, then), "g")
+
+    def _by_character(self, node: Node) -> str:
+        """A regular part as a rule whose words are single characters: slow, but exact whatever is around it."""
+        match node:
+            case Literal():
+                return self._named(" ".join(f"/{literal(character)}/" for character in node.text) or '""', "g")
+            case Class():
+                return self._word(node)
+            case Reference():
+                if node.name not in self._spelled:
+                    self._spelled[node.name] = self._by_character(self._rules[node.name])
+                return self._spelled[node.name]
+            case Repeat():
+                return self._named(f"{self._by_character(node.node)}{_times(node)}", "g")
+            case Sequence():
+                return self._named(" ".join(map(self._by_character, node.nodes)) or '""', "g")
+            case Alternatives():
+                return self._named(" | ".join(map(self._by_character, node.options)), "g")
 
     def _of_word(self, node: Node) -> str:
         """The definition of a regular part."""

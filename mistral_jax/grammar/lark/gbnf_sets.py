@@ -7,7 +7,6 @@ then a word is divided without need.
 from __future__ import annotations
 
 import functools
-import itertools
 import operator
 from collections.abc import Callable, Iterable, Mapping
 
@@ -27,6 +26,7 @@ class CharacterSets:
         self.follow: dict[str, int] = dict.fromkeys(rules, 0)
         """What may come after each rule."""
         self._longer: dict[str, int] = {}
+        self._alphabets: dict[str, int] = {}
         users: dict[str, set[str]] = {name: set() for name in rules}
         for name, body in rules.items():
             for used in references_in(body):
@@ -81,20 +81,53 @@ class CharacterSets:
                     self._longer[node.name] = self.longer(self._rules[node.name])
                 return self._longer[node.name]
             case Repeat():
+                if node.most == node.least == 1:
+                    return self.longer(node.node)
                 again = self.first(node.node) if node.most is None or node.most > node.least else 0
+                if self.longer(node.node) & self.first(node.node):  # where one ends and the next begins is not certain
+                    return self.alphabet(node.node)
                 return self.longer(node.node) | again
             case Alternatives():
-                # An option may be the beginning of another.
                 again = self.first(node) if self.may_be_empty(node) else 0
-                return _union(map(self.longer, node.options)) | again | _prolonged_literals(node)
+                if self.overlap(node):  # an option may be the beginning of another
+                    return self.alphabet(node)
+                return _union(map(self.longer, node.options)) | again
             case Sequence():
                 found = 0
-                for part in reversed(node.nodes):
-                    found |= self.longer(part)
-                    if not self.may_be_empty(part):
-                        break
-                    found |= self.first(part)
+                for i, part in reversed(list(enumerate(node.nodes))):
+                    rest = Sequence(node.nodes[i + 1 :])
+                    if self.longer(part) & self.first(rest):  # the rest may be taken for more of the part
+                        return self.alphabet(Sequence(node.nodes[i:])) | found
+                    if self.may_be_empty(rest):
+                        found |= self.longer(part) | (self.first(part) if self.may_be_empty(part) else 0)
                 return found
+
+    def overlap(self, node: Alternatives) -> bool:
+        """Whether two options may begin with the same character."""
+        seen = 0
+        for first in map(self.first, node.options):
+            if seen & first:
+                return True
+            seen |= first
+        return False
+
+    def alphabet(self, node: Node) -> int:
+        """All characters that texts of a regular part may have."""
+        match node:
+            case Literal():
+                return _union(map(_bit, map(ord, node.text)))
+            case Class():
+                return _class_bits(node)
+            case Reference():
+                if node.name not in self._alphabets:
+                    self._alphabets[node.name] = self.alphabet(self._rules[node.name])
+                return self._alphabets[node.name]
+            case Repeat():
+                return self.alphabet(node.node)
+            case Sequence():
+                return _union(map(self.alphabet, node.nodes))
+            case Alternatives():
+                return _union(map(self.alphabet, node.options))
 
     def after(self, nodes: tuple[Node, ...], then: int) -> int:
         """What may come next where some parts follow, and then `then`."""
@@ -159,13 +192,6 @@ def _until_stable(
     while waiting:
         changed = [name for name in waiting if step(name)]
         waiting = set[str]().union(*(affected[name] for name in changed))
-
-
-def _prolonged_literals(node: Alternatives) -> int:
-    """The characters with which one literal among the options goes on to another."""
-    parts = [option.nodes[0] for option in node.options if len(option.nodes) == 1]
-    texts = sorted(part.text for part in parts if isinstance(part, Literal))
-    return _union(_bit(ord(b[len(a)])) for a, b in itertools.pairwise(texts) if b.startswith(a) and b != a)
 
 
 def _bit(point: int) -> int:

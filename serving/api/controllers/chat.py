@@ -11,7 +11,7 @@ from serving.api.endpoint import Endpoint
 from serving.api.errors import InvalidRequestError
 from serving.api.requests.prompts import encode_chat
 from serving.api.requests.sampling_request import OwnFields
-from serving.api.requests.template_use import template_use
+from serving.api.requests.template_use import check_once, template_use
 from serving.api.requests.tool_request import reasoning_variables, tool_use
 from serving.api.requests.unknown_fields import report_ignored, unused
 from serving.api.responses.framing import CallFacts, ChatFraming
@@ -23,12 +23,14 @@ from serving.api.service.service import Service
 
 async def _encode(asked: Asked[ChatCompletionRequest]) -> Sequence[Prompt]:
     settings = asked.host.settings
+    chat = asked.service.chat
     template = template_use(asked.body)
-    if asked.service.chat is not None:
-        template, unread = template.without_unused(asked.service.chat)
+    if chat is not None:
+        template, unread = template.without_unused(chat)
         report_ignored(asked.scope, unused("chat_template_kwargs", unread), strict=settings.strict_fields)
-        variables = {**template.variables, **reasoning_variables(asked.body, asked.service.chat)}
-        template = replace(template, variables=variables)
+        reasoning = reasoning_variables(asked.body, chat)
+        check_once(template, reasoning)
+        template = replace(template, variables={**template.variables, **reasoning})
     prompt = await encode_chat(
         asked.service,
         asked.body.messages,

@@ -10,9 +10,10 @@ from serving.api.endpoint import Endpoint
 from serving.api.errors import InvalidRequestError
 from serving.api.requests.prompts import encode_prompts
 from serving.api.requests.sampling_request import OwnFields, candidates_of
+from serving.api.responses.best_of import BestOf
 from serving.api.responses.completion_framing import CompletionFraming
-from serving.api.responses.echo import echo_prompts
-from serving.api.responses.framing import CallFacts
+from serving.api.responses.echo import Echo, echo_prompts
+from serving.api.responses.framing import CallFacts, Framing
 from serving.api.schemas import Completion, CompletionRequest
 from serving.api.service.asked import Prompt
 
@@ -37,13 +38,14 @@ async def _encode(asked: Asked[CompletionRequest]) -> Sequence[Prompt]:
     return prompts
 
 
-async def _frame(asked: Asked[CompletionRequest], facts: CallFacts) -> CompletionFraming:
-    if not asked.body.echo:
-        return CompletionFraming(facts)
-    echoes = await echo_prompts(
-        asked.service.tokenizer, facts.prompts, logprobs=facts.logprobs is not None, limiter=asked.host.encoding
-    )
-    return CompletionFraming(facts, echoes=echoes)
+async def _frame(asked: Asked[CompletionRequest], facts: CallFacts) -> Framing:
+    echoes: Sequence[Echo] = ()
+    if asked.body.echo:
+        echoes = await echo_prompts(
+            asked.service.tokenizer, facts.prompts, logprobs=facts.logprobs is not None, limiter=asked.host.encoding
+        )
+    framing = CompletionFraming(facts, echoes=echoes)
+    return BestOf(framing, candidates=facts.n, n=asked.n) if facts.n > asked.n else framing
 
 
 COMPLETIONS = Endpoint(

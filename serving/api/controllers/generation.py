@@ -26,7 +26,6 @@ from serving.api.requests.sampling_request import (
     usage_in_stream,
     with_rules,
 )
-from serving.api.responses.best_of import BestOf
 from serving.api.responses.framing import CallFacts, Framing, new_id
 from serving.api.responses.prompt_scores import check_scores
 from serving.api.responses.respond import respond
@@ -135,8 +134,6 @@ class Generating[BodyT: SamplingFields]:
             times=times_in_stream(body),
         )
         framing = await self.frame(asked, facts)
-        if asked.candidates > n:
-            framing = BestOf(framing, candidates=asked.candidates, n=n)
         requests = engine_requests(
             facts.call_id,
             prompts,

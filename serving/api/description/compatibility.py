@@ -41,7 +41,8 @@ Every field is honoured, or accepted and ignored because it does not change the 
 and its name in `error.param`. `null` means absent everywhere. "Also" lists values of refused fields that have no effect
 and are allowed.
 
-An unlisted field is ignored, and the response says so, streamed or not: the header `X-Ignored-Fields` lists each with
+Fields of the objects in a body are treated alike; errors name them by their path (`messages[1].audio`). An unlisted
+field is ignored, and the response says so, streamed or not: the header `X-Ignored-Fields` lists each with
 the nearest known name (`tempreature;nearest=temperature, messages[2].nmae;nearest=name`), and so does a line in the
 log. At most 8 are named, followed by the number of further ones. With `--strict-fields` the server refuses such a
 request with status 400 and the code `unknown_field`. Fields with the value `null`, `[]`, `{}` or `""` have no effect
@@ -62,6 +63,18 @@ _BEHAVIOUR = """
   of the whole `text`. An end-of-sequence token that ends the completion has an entry, so that each generated token has
   one, except those of a stop string. Streams begin with the prompt. One request may ask for 2,097,152 log-probabilities
   of prompts, alternatives included.
+- `prompt_logprobs: k` returns, for each token of the prompt, an object by token id with `logprob`, `rank` and
+  `decoded_token`: the token itself and the k most likely ones; `null` for the first token. It is at the top of a chat
+  completion and in each choice of /v1/completions. All the lists of a request may have 699,050 entries.
+- The order of what shapes a draw: repetition penalty, presence and frequency penalties, `logit_bias` and
+  `allowed_token_ids`, DRY, `bad_words` and `min_tokens`, the format of the completion; then, unless the temperature is
+  0, temperature, `top_n_sigma`, `top_k`, `typical_p`, `top_p`, `min_p`, XTC, and one draw. A request whose fields leave
+  no token to choose is an error with status 400.
+- `stop_reason` (vLLM) has the stop string, or the id of `stop_token_ids`, that ended a choice; it is absent otherwise.
+  `token_ids` has all generated tokens, also those without text.
+- `best_of` generates that many completions of each prompt; `usage` counts the tokens of all of them.
+- A variable in `chat_template_kwargs` that the model's template does not read is reported as unknown fields are:
+  `chat_template_kwargs.enable_thinking`.
 - `max_tokens: 0` on /v1/completions: a completion without tokens that ends with `length`. With `echo` and `logprobs`
   only the prompt is scored, and may fill the whole context; without them nothing is computed. On /v1/chat/completions
   it is refused.

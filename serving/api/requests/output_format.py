@@ -83,13 +83,6 @@ def _response_format(wanted: ResponseFormat) -> Iterator[RequestedFormat]:
 
 def _structured_outputs(wanted: StructuredOutputs) -> Iterator[RequestedFormat]:
     where = "structured_outputs"
-    if wanted.structural_tag is not None:
-        param = f"{where}.structural_tag"
-        raise InvalidRequestError(
-            f"{param}: not supported by this server; use tools, or a grammar",
-            param=param,
-            code="unsupported_parameter",
-        )
     if wanted.json is not None:
         yield RequestedFormat(_schema(wanted.json, f"{where}.json"), f"{where}.json")
     if wanted.regex is not None:

@@ -8,11 +8,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from mistral_jax.runtime.sampling_params import SamplingParams
+from mistral_jax.runtime.sampling_params import SAMPLERS, SamplingParams
 from serving.api.errors import InvalidRequestError
-
-ORDER = ("penalties", "dry", "temperature", "top_n_sigma", "top_k", "typ_p", "top_p", "min_p", "xtc")
-"""The samplers by llama.cpp's names, as applied here."""
 
 _ALIASES = {"typical_p": "typ_p", "typical": "typ_p", "temp": "temperature", "nucleus": "top_p"}
 _INDIFFERENT = {"top_n_sigma", "top_k"}
@@ -28,12 +25,12 @@ def check_samplers(samplers: Sequence[str] | None, params: SamplingParams) -> No
     if samplers is None:
         return
     named = [_ALIASES.get(name.replace("-", "_"), name.replace("-", "_")) for name in samplers]
-    if unknown := next((name for name in named if name not in ORDER), None):
+    if unknown := next((name for name in named if name not in SAMPLERS), None):
         raise InvalidRequestError(
-            f"samplers: {unknown[:50]!r} is not known; expected some of {', '.join(ORDER)}", param="samplers"
+            f"samplers: {unknown[:50]!r} is not known; expected some of {', '.join(SAMPLERS)}", param="samplers"
         )
     used = _used(params)
-    expected, asked = [name for name in ORDER if name in used], [name for name in named if name in used]
+    expected, asked = [name for name in SAMPLERS if name in used], [name for name in named if name in used]
     if asked != expected and _around_temperature(asked) != _around_temperature(expected):
         raise InvalidRequestError(
             f"samplers: expected {', '.join(expected)} in this order, which is how this server applies the samplers "

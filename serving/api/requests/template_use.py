@@ -41,7 +41,7 @@ class TemplateUse:
 
     def without_unused(self, chat: ChatEncoder) -> tuple[TemplateUse, list[str]]:
         """The same without variables that the template does not read, and their names."""
-        unused = chat.unused_variables(self.variables)
+        unused = [name for name in self.variables if name not in chat.variables]
         kept = {name: value for name, value in self.variables.items() if name not in unused}
         return replace(self, variables=kept), unused
 
@@ -68,6 +68,20 @@ def template_use(request: ChatCompletionRequest) -> TemplateUse:
         variables=variables,
         documents=request.documents or None,
     )
+
+
+def check_once(template: TemplateUse, variables: Mapping[str, Any]) -> None:
+    """Refuse variables that other fields of the request set, too.
+
+    Raises:
+      InvalidRequestError: there are some.
+    """
+    twice = [name for name in variables if name in template.variables]
+    if twice:
+        raise InvalidRequestError(
+            f"chat_template_kwargs: {twice[0]} is set by another field of the request, too; send one of them",
+            param="chat_template_kwargs",
+        )
 
 
 def _check(variables: Mapping[str, Any]) -> None:

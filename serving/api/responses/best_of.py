@@ -7,13 +7,14 @@ from collections.abc import Sequence
 
 import msgspec
 
-from serving.api.responses.framing import Framing, Payload
-from serving.api.schemas import ChatChoice, CompletionChoice, Usage
+from serving.api.responses.completion_framing import CompletionFraming
+from serving.api.responses.framing import Payload
+from serving.api.schemas import CompletionChoice, Usage
 from serving.api.service.generation import ChoiceEvent
 
 
 class BestOf:
-    """A framing that returns some of the choices of another. Not for streams.
+    """A framing that returns some of the choices of another one. Not for streams.
 
     Args:
       framing: of all completions.
@@ -21,7 +22,7 @@ class BestOf:
       n: completions of each prompt to return; better ones come first, and of equal ones the first.
     """
 
-    def __init__(self, framing: Framing, *, candidates: int, n: int) -> None:
+    def __init__(self, framing: CompletionFraming, *, candidates: int, n: int) -> None:
         self.call_id, self.ends_with_done = framing.call_id, framing.ends_with_done
         self._framing = framing
         self._candidates, self._n = candidates, n
@@ -46,15 +47,13 @@ class BestOf:
         """All tokens, also of completions that are not returned."""
         return self._framing.usage()
 
-    def whole(self) -> msgspec.Struct:
+    def whole(self) -> Payload:
         whole = self._framing.whole()
-        assert isinstance(whole, msgspec.Struct)
-        choices: Sequence[ChatChoice | CompletionChoice] = getattr(whole, "choices")  # noqa: B009
-        chosen: list[ChatChoice | CompletionChoice] = []
-        for start in range(0, len(choices), self._candidates):
+        chosen: list[CompletionChoice] = []
+        for start in range(0, len(whole.choices), self._candidates):
             of_prompt = range(start, start + self._candidates)
             best = sorted(of_prompt, key=lambda index: -self._scores.get(index, -math.inf))[: self._n]
-            chosen += [choices[index] for index in best]
+            chosen += [whole.choices[index] for index in best]
         for index, choice in enumerate(chosen):
             choice.index = index
         return msgspec.structs.replace(whole, choices=chosen)

@@ -41,7 +41,7 @@ class CompletionFraming(Framed[CompletionChoice, Completion]):
         """
         super().__init__(facts)
         top = facts.logprobs
-        if facts.tokens.tokens_by_id:
+        if facts.tokens.tokens_by_id and echoes:
             pairs = zip(echoes, facts.prompts, strict=True)
             echoes = [replace(echo, first=id_name(prompt.tokens[0])) for echo, prompt in pairs]
         self._echoes = [echo for echo in echoes or [Echo() for _ in facts.prompts] for _ in range(facts.n)]

@@ -184,7 +184,7 @@ class Framed[ChoiceT: msgspec.Struct, ChunkT: (ChatCompletionChunk, Completion)]
         if candidate == 0 and (scores := self._prompt_scores[prompt]) is not None:
             scores.take(choice_event.event.prompt_logprobs)
 
-    def _named(self, tokens: tuple[TokenLogprob, ...]) -> tuple[TokenLogprob, ...]:
+    def _named(self, tokens: Sequence[TokenLogprob]) -> Sequence[TokenLogprob]:
         """Log-probabilities as the call wants their tokens named."""
         return named_by_id(tokens) if self._tokens.tokens_by_id else tokens
 
@@ -283,23 +283,25 @@ class ChatFraming(Framed[ChatChunkChoice, ChatCompletionChunk]):
             chunks.append(self._chunk(end))
         return chunks
 
+    def _choice(self, index: int) -> ChatChoice:
+        """A choice of the whole response."""
+        choice = self.choices[index]
+        return ChatChoice(
+            index=index,
+            message=AssistantMessage(content="".join(choice.text)),
+            logprobs=None if self._top is None else self._logprobs(self._token_logprobs[index]),
+            finish_reason=choice.finish_reason,
+            stop_reason=choice.stop_reason,
+            token_ids=choice.token_ids,
+            xlora=choice.xlora(),
+        )
+
     def whole(self) -> ChatCompletion:
         return ChatCompletion(
             id=self.call_id,
             created=self.created,
             model=self.model_id,
-            choices=[
-                ChatChoice(
-                    index=index,
-                    message=AssistantMessage(content="".join(choice.text)),
-                    logprobs=None if self._top is None else self._logprobs(self._token_logprobs[index]),
-                    finish_reason=choice.finish_reason,
-                    stop_reason=choice.stop_reason,
-                    token_ids=choice.token_ids,
-                    xlora=choice.xlora(),
-                )
-                for index, choice in enumerate(self.choices)
-            ],
+            choices=[self._choice(index) for index in range(len(self.choices))],
             usage=self.usage(),
             prompt_token_ids=self._prompt_ids[0],
             prompt_logprobs=self._prompt_logprobs(0),

@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-from mistral_jax.runtime.sampling_params import SamplingParams
+from mistral_jax.runtime.sampling_params import SAMPLERS, SamplingParams
 from serving.api.schemas import GenerationSettings
-
-SAMPLERS = ("penalties", "temperature", "top_k", "top_p", "min_p")
-"""The order in which this server applies what llama.cpp calls samplers; fixed."""
 
 
 def generation_settings(params: SamplingParams, *, repeat_last_n: int) -> GenerationSettings:
@@ -30,5 +27,13 @@ def generation_settings(params: SamplingParams, *, repeat_last_n: int) -> Genera
         frequency_penalty=params.frequency_penalty,
         n_probs=params.logprobs or 0,
         ignore_eos=params.ignore_eos,
+        typical_p=params.typical_p,
+        top_n_sigma=params.top_n_sigma,
+        xtc_probability=params.xtc_probability,
+        xtc_threshold=params.xtc_threshold,
+        dry_multiplier=params.dry_multiplier,
+        dry_base=params.dry_base,
+        dry_allowed_length=params.dry_allowed_length,
+        dry_penalty_last_n=params.dry_penalty_last_n,
         samplers=list(SAMPLERS),
     )

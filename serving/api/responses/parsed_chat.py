@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-import msgspec
 from msgspec import UNSET, UnsetType
 
 from mistral_jax.chat.output.deltas import CallArguments, CallBegin, ContentText, Delta, ReasoningText
@@ -15,10 +14,9 @@ from serving.api.schemas import (
     AssistantMessage,
     ChatChoice,
     ChatChunkChoice,
-    ChatCompletion,
+    ChatCompletionChunk,
     ChatDelta,
     ChatFinishReason,
-    ChatLogprobs,
     Usage,
 )
 from serving.api.schemas.tools import (
@@ -133,31 +131,26 @@ class ParsedChatFraming(ChatFraming):
         self._take(choice_event)
 
     def _take(self, choice_event: ChoiceEvent) -> tuple[list[Delta], list[TokenLogprob]]:
-        self.choices[choice_event.index].take(choice_event.event)
+        super().take(choice_event)
         return self._parsed[choice_event.index].take(choice_event.event)
 
-    def chunks(self, choice_event: ChoiceEvent) -> list[msgspec.Struct]:
+    def _chunks(self, choice_event: ChoiceEvent) -> list[ChatCompletionChunk]:
         deltas, logprobs = self._take(choice_event)
         index, event = choice_event.index, choice_event.event
         choice, parsed = self.choices[index], self._parsed[index]
         made = [self._delta(delta) for delta in deltas]
         chunks = [ChatChunkChoice(index=index, delta=delta) for delta in made if delta is not None]
-        if not chunks and (logprobs or event.scalings):
+        if not chunks and (logprobs or event.scalings or event.token_ids):
             chunks = [ChatChunkChoice(index=index, delta=ChatDelta())]
         if chunks:
-            chunks[0].xlora = choice.xlora_of(event)
+            chunks[0].token_ids, chunks[0].xlora = choice.ids_of(event), choice.xlora_of(event)
         if logprobs and self._top is not None:
             content = [chunk for chunk in chunks if isinstance(chunk.delta.content, str)]
-            (content or chunks)[-1].logprobs = self._logprobs(logprobs)
+            (content or chunks)[-1].logprobs = self._logprobs(self._named(logprobs))
         if parsed.finish_reason is not None:
-            chunks.append(
-                ChatChunkChoice(
-                    index=index,
-                    delta=ChatDelta(),
-                    finish_reason=self._reason(parsed.finish_reason),
-                    xlora=choice.xlora_at_end(),
-                )
-            )
+            end = ChatChunkChoice(index=index, delta=ChatDelta(), finish_reason=self._reason(parsed.finish_reason))
+            end.stop_reason, end.xlora = choice.stop_reason, choice.xlora_at_end()
+            chunks.append(end)
         return [self._chunk(chunk) for chunk in chunks]
 
     def _delta(self, delta: Delta) -> ChatDelta | None:
@@ -187,24 +180,12 @@ class ParsedChatFraming(ChatFraming):
             usage.completion_tokens_details = CompletionTokensDetails(reasoning_tokens=tokens)
         return usage
 
-    def whole(self) -> ChatCompletion:
-        return ChatCompletion(
-            id=self.call_id,
-            created=self.created,
-            model=self.model_id,
-            choices=[
-                ChatChoice(
-                    index=index,
-                    message=self._message(parsed),
-                    logprobs=self._all_logprobs(parsed),
-                    finish_reason=self._reason(parsed.finish_reason),
-                    xlora=choice.xlora(),
-                )
-                for index, (choice, parsed) in enumerate(zip(self.choices, self._parsed, strict=True))
-            ],
-            usage=self.usage(),
-            system_fingerprint=self.card.fingerprint or None,
-        )
+    def _choice(self, index: int) -> ChatChoice:
+        choice, parsed = super()._choice(index), self._parsed[index]
+        choice.message = self._message(parsed)
+        choice.logprobs = None if self._top is None else self._logprobs(self._named(parsed.logprobs))
+        choice.finish_reason = self._reason(parsed.finish_reason)
+        return choice
 
     def _message(self, parsed: _ParsedChoice) -> AssistantMessage:
         text = "".join(parsed.content)
@@ -220,6 +201,3 @@ class ParsedChatFraming(ChatFraming):
             tool_calls=calls,
             function_call=function,
         )
-
-    def _all_logprobs(self, parsed: _ParsedChoice) -> ChatLogprobs | None:
-        return None if self._top is None else self._logprobs(parsed.logprobs)

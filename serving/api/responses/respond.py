@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import time
-from collections.abc import Sequence
+from collections.abc import Coroutine, Sequence
 from typing import Any
 
 import anyio.to_thread
@@ -39,10 +39,7 @@ async def respond(
       EngineUnavailableError: the engine takes no requests now.
       ApiError: an unstreamed completion failed or took too long, or its client disconnected.
     """
-    exchange = exchange_of(request.scope)
-    limit = host.settings.request_timeout
-    if limit is not None:
-        limit = max(0.0, limit - (time.monotonic() - exchange.started))
+    exchange, limit = exchange_of(request.scope), time_left(request, host)
     generation = GenerationCall(service.engine, host.router, engine_requests)
     generation.submit()
     ids = (framing.call_id, request_id_of(request.scope))
@@ -50,22 +47,39 @@ async def respond(
     exchange.at_end.append(lambda: host.live_calls.remove(generation, *ids))
     if stream:
         return EventStream(generation, framing, exchange, keep_alive=host.settings.keep_alive, limit=limit)
-    collecting = asyncio.create_task(_collect(generation, framing, limit))
-    leaving = asyncio.create_task(disconnected(request.receive))
     try:
-        await asyncio.wait((collecting, leaving), return_when=asyncio.FIRST_COMPLETED)
-        if not collecting.done():
-            raise ClientGoneError("the client closed the connection")
-        exchange.response = collecting.result()
+        exchange.response = await while_connected(request, _collect(generation, framing, limit))
         exchange.usage = framing.usage()
     finally:
         generation.cancel()
-        leaving.cancel()
-        collecting.cancel()
-        with contextlib.suppress(asyncio.CancelledError, Exception):
-            await collecting
     body = await anyio.to_thread.run_sync(msgspec.json.encode, exchange.response)
     return Response(body, status_code=200, media_type="application/json")
+
+
+def time_left(request: Request[Any, Any, Any], host: ServiceHost) -> float | None:
+    """Seconds until the request's deadline (`--request-timeout`); None: it has none."""
+    limit = host.settings.request_timeout
+    return None if limit is None else max(0.0, limit - (time.monotonic() - exchange_of(request.scope).started))
+
+
+async def while_connected[T](request: Request[Any, Any, Any], work: Coroutine[Any, Any, T]) -> T:
+    """The result of `work`, which is cancelled if the client disconnects; the request's body must have been read.
+
+    Raises:
+      ClientGoneError: it has disconnected.
+    """
+    working = asyncio.create_task(work)
+    leaving = asyncio.create_task(disconnected(request.receive))
+    try:
+        await asyncio.wait((working, leaving), return_when=asyncio.FIRST_COMPLETED)
+        if not working.done():
+            raise ClientGoneError("the client closed the connection")
+        return working.result()
+    finally:
+        leaving.cancel()
+        working.cancel()
+        with contextlib.suppress(asyncio.CancelledError, Exception):
+            await working
 
 
 async def _collect(generation: GenerationCall, framing: Framing, limit: float | None) -> Payload:

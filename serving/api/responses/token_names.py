@@ -3,6 +3,7 @@ names."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 
 from serving.engine.messages import TokenLogprob
@@ -13,6 +14,6 @@ def id_name(token: int) -> str:
     return f"token_id:{token}"
 
 
-def named_by_id(tokens: tuple[TokenLogprob, ...]) -> tuple[TokenLogprob, ...]:
+def named_by_id(tokens: Sequence[TokenLogprob]) -> tuple[TokenLogprob, ...]:
     """The same with names for texts; `raw` stays."""
     return tuple(replace(token, text=id_name(token.token), top=named_by_id(token.top)) for token in tokens)

@@ -6,9 +6,18 @@ and `serving.api.requests.unknown_fields` reports unknown ones. Missing fields o
 
 from __future__ import annotations
 
+from serving.api.schemas.embeddings import (
+    Embedding,
+    EmbeddingList,
+    EmbeddingRequest,
+    EmbeddingUsage,
+)
 from serving.api.schemas.errors import (
     ErrorBody,
     ErrorResponse,
+)
+from serving.api.schemas.extensions import (
+    ExtensionFields,
 )
 from serving.api.schemas.generation import (
     AssistantMessage,
@@ -29,8 +38,12 @@ from serving.api.schemas.generation import (
     ContentPart,
     FinishReason,
     PromptLogprob,
+    PromptLogprobs,
+    PromptTokenIds,
     SamplingFields,
+    StopReason,
     StreamOptions,
+    TokenIds,
     TokenWeights,
     TopLogprob,
     XLoRAOptions,
@@ -137,8 +150,13 @@ __all__ = [
     "DetokenizeRequest",
     "DetokenizedContent",
     "DetokenizedPrompt",
+    "Embedding",
+    "EmbeddingList",
+    "EmbeddingRequest",
+    "EmbeddingUsage",
     "ErrorBody",
     "ErrorResponse",
+    "ExtensionFields",
     "FinishReason",
     "FormatFields",
     "FunctionCall",
@@ -165,15 +183,19 @@ __all__ = [
     "NextToken",
     "NumberedLora",
     "PromptLogprob",
+    "PromptLogprobs",
     "PromptProgress",
+    "PromptTokenIds",
     "PromptTokensDetails",
     "Props",
     "ResponseFormat",
     "SamplingFields",
     "Slot",
+    "StopReason",
     "StreamOptions",
     "StructuredOutputs",
     "Timings",
+    "TokenIds",
     "TokenPiece",
     "TokenProbability",
     "TokenWeights",

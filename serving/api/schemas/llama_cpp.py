@@ -27,6 +27,14 @@ class GenerationSettings(Struct, kw_only=True):
     frequency_penalty: float
     n_probs: int
     ignore_eos: bool
+    typical_p: float
+    top_n_sigma: Annotated[float, _doc("0: off")]
+    xtc_probability: float
+    xtc_threshold: float
+    dry_multiplier: float
+    dry_base: float
+    dry_allowed_length: int
+    dry_penalty_last_n: Annotated[int, _doc("-1: all")]
     samplers: Annotated[list[str], _doc("in the order in which they are applied")]
     stop: list[str] | UnsetType = UNSET
     stream: bool | UnsetType = UNSET
@@ -98,6 +106,16 @@ class LlamaCompletionRequest(Struct, kw_only=True):
     repeat_last_n: Annotated[int | None, _doc("the server's --repeat-last-n; or 0: no penalties of any kind")] = None
     presence_penalty: Annotated[float | None, _doc("-2 to 2")] = None
     frequency_penalty: Annotated[float | None, _doc("-2 to 2")] = None
+    typical_p: Annotated[float | None, _doc("above 0, at most 1")] = None
+    top_n_sigma: Annotated[float | None, _doc("0 or below: off")] = None
+    xtc_probability: Annotated[float | None, _doc("0 to 1")] = None
+    xtc_threshold: Annotated[float | None, _doc("0 to 1")] = None
+    dry_multiplier: Annotated[float | None, _doc("0: off")] = None
+    dry_base: Annotated[float | None, _doc("1 to 10")] = None
+    dry_allowed_length: Annotated[int | None, _doc("1 to 50")] = None
+    dry_penalty_last_n: Annotated[int | None, _doc("-1: all tokens")] = None
+    dry_sequence_breakers: list[str] | None = None
+    samplers: Annotated[list[str] | None, _doc("in the order in which this server applies them")] = None
     seed: Annotated[int | None, _doc("-1: a random one")] = None
     stop: Annotated[str | list[str] | None, _doc("strings that end the completion; empty ones are ignored")] = None
     logit_bias: Annotated[

@@ -11,10 +11,8 @@ from serving.api.schemas.documented import documented as _doc
 
 
 class JsonSchemaFormat(Struct, kw_only=True):
-    """A JSON schema with a name."""
+    """A JSON schema. Its name and description change nothing."""
 
-    name: Annotated[str | None, _doc("1 to 64 letters, digits, underscores and dashes; it changes nothing")] = None
-    description: str | None = None
     schema: Annotated[Any, _doc("the JSON schema")] = None
     strict: Annotated[bool | None, _doc("completions match the schema with and without it")] = None
 
@@ -35,7 +33,6 @@ class StructuredOutputs(Struct, kw_only=True):
     choice: list[str] | None = None
     grammar: Annotated[str | None, _doc("as the field `grammar`")] = None
     json_object: bool | None = None
-    structural_tag: Annotated[Any, _doc("not supported")] = None
 
 
 class TypedGrammar(Struct, kw_only=True):

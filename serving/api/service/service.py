@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -56,10 +56,6 @@ class ChatEncoder(Protocol):
         Raises:
           ValueError: the template refuses the messages, or cannot be rendered.
         """
-        ...
-
-    def unused_variables(self, names: Collection[str], *, with_tools: bool = False) -> list[str]:
-        """Those of the names of variables that the template does not read."""
         ...
 
     def render(self, messages: list[dict[str, Any]], *, add_generation_prompt: bool = True) -> str:

@@ -151,13 +151,6 @@ def test_documents_go_to_templates_that_read_them() -> None:
     assert render(SIMPLE, documents=[]) == render(SIMPLE)
 
 
-def test_variables_that_a_template_does_not_read_are_known() -> None:
-    formatter = ChatFormatter("{% set x = 1 %}{{ thinking ~ (now | default('')) }}", tokenizer("v3"))
-    assert formatter.unused_variables(["thinking", "effort", "x", "now"]) == ["effort", "x"]
-    instruct = ChatFormatter.for_tokenizer_version(tokenizer("v3"), "v3")
-    assert instruct.unused_variables(["thinking"]) == ["thinking"]
-
-
 def test_named_templates() -> None:
     formatter = ChatFormatter({"default": "D", "tool_use": "T{{ tools | length }}"}, tokenizer("v3"))
     assert formatter.render(HI) == "D"

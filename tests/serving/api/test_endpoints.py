@@ -19,6 +19,7 @@ from serving.api.description.page import page
 from serving.api.endpoint import Call, Endpoint, Field
 from serving.api.endpoints import ENDPOINTS
 from serving.api.schemas import ChatCompletionRequest, ChatMessage, CompletionRequest, ContentPart, StreamOptions
+from serving.api.schemas.output_format import JsonSchemaFormat, ResponseFormat, StructuredOutputs
 from serving.api.schemas.tools import FunctionDefinition, MessageToolCall, Tool, ToolChoice
 from serving.app import create_app
 from serving.settings.settings import Settings
@@ -44,6 +45,9 @@ def test_every_field_of_the_schemas_is_in_the_table_as_honoured_and_no_other() -
     assert len(names) == len(set(names))
     objects = {
         "stream_options": StreamOptions,
+        "response_format": ResponseFormat,
+        "response_format.json_schema": JsonSchemaFormat,
+        "structured_outputs": StructuredOutputs,
         "messages[]": ChatMessage,
         "messages[].content[]": ContentPart,
         "messages[].tool_calls[]": MessageToolCall,

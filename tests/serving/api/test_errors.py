@@ -141,12 +141,10 @@ async def test_a_body_without_a_type_is_refused_on_every_path_that_takes_one() -
     [
         ("tools", [{"type": "function", "function": {"name": "f"}}]),  # of a model whose format has none
         ("functions", [{"name": "f"}]),
-        ("response_format", {"type": "json_object"}),
         ("modalities", ["text", "audio"]),
         ("audio", {"voice": "x"}),
         ("web_search_options", {}),
         ("reasoning_effort", "high"),
-        ("guided_json", {"type": "object"}),
         ("use_beam_search", True),
         ("mirostat", 2),
         ("chat_template", "{{ x }}"),

@@ -18,7 +18,7 @@ from mistral_jax.model.config import MistralConfig
 from mistral_jax.model.mistral import Mistral
 from mistral_jax.quant.array import padded
 from mistral_jax.runtime.runner import Runner
-from mistral_jax.runtime.sampling_params import SamplingParams
+from mistral_jax.runtime.sampling_params import SamplingParams, TokenRules
 from mistral_jax.text.token_rules import with_token_rules
 from serving.engine.engine import JaxEngine
 from serving.engine.messages import EngineState, EngineUnavailableError, Event, QueueFullError, Request
@@ -205,7 +205,7 @@ def test_nothing_compiles_after_warm_up_and_the_old_cache_is_deleted(runner: Run
     )
     for length in (2, 5, 17, 60, 200):
         prompt = request("c", length).prompt
-        params = SamplingParams(seed=1, logit_bias={5: 1.0}, logprobs=3)
+        params = SamplingParams(seed=1, logit_bias={5: 1.0}, logprobs=3, dry_multiplier=1.0, rules=TokenRules())
         state = runner.admit(state, 3, prompt, params)
         for chunk in runner.chunks(length):
             old = state

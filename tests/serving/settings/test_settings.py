@@ -62,6 +62,7 @@ def test_every_setting_is_read_from_its_variable(spec) -> None:
         "device": "gpu:1",
         "dtype": "bfloat16",
         "quant": "q4_k",
+        "pooling": "last",
         "log_level": "error",
         "token_source": "none",
         "tool_format": "hermes",

@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import Any
 
 from serving.api.endpoint import Field
-from serving.api.responses.llama_settings import SAMPLERS
 
 
 def _honoured(name: str, note: str) -> Field:
@@ -34,6 +33,16 @@ FIELDS = (
     _honoured("repeat_last_n", "the server's --repeat-last-n, or 0 for no penalties; others need repeat_penalty 1"),
     _honoured("presence_penalty", "-2 to 2; counts the whole completion and not the prompt, as OpenAI does"),
     _honoured("frequency_penalty", "-2 to 2; 〃"),
+    _honoured("typical_p", "as on /v1/completions"),
+    _honoured("top_n_sigma", "〃; below 0: off"),
+    _honoured("xtc_probability", "〃"),
+    _honoured("xtc_threshold", "〃"),
+    _honoured("dry_multiplier", "〃"),
+    _honoured("dry_base", "〃"),
+    _honoured("dry_allowed_length", "〃"),
+    _honoured("dry_penalty_last_n", "〃"),
+    _honoured("dry_sequence_breakers", "〃"),
+    _honoured("samplers", "〃"),
     _honoured("seed", "any 64-bit integer; -1 and 4294967295: a random one"),
     _honoured("stop", "a string or a list of strings; empty ones are left out"),
     _honoured(
@@ -59,20 +68,10 @@ FIELDS = (
     _accepted("mirostat_tau", "of no effect without mirostat"),
     _accepted("mirostat_eta", "of no effect without mirostat"),
     _accepted("dynatemp_exponent", "of no effect without dynatemp_range"),
-    _accepted("dry_base", "of no effect without dry_multiplier"),
-    _accepted("dry_allowed_length", "of no effect without dry_multiplier"),
-    _accepted("dry_penalty_last_n", "of no effect without dry_multiplier"),
-    _accepted("dry_sequence_breakers", "of no effect without dry_multiplier"),
-    _accepted("xtc_threshold", "of no effect without xtc_probability"),
     _accepted("sse_ping_interval", "the server has --keep-alive"),
-    _refused("samplers", "the order is fixed", list(SAMPLERS)),
-    _refused("typical_p", "no locally typical sampling yet", 1, 1.0),
-    _refused("top_n_sigma", "no such sampler yet", -1, -1.0),
     _refused("mirostat", "no mirostat", 0),
     _refused("dynatemp_range", "no dynamic temperature", 0, 0.0),
-    _refused("dry_multiplier", "no DRY yet", 0, 0.0),
-    _refused("xtc_probability", "no XTC yet", 0, 0.0),
-    _refused("min_keep", "no lower bound of the number of tokens yet", 0),
+    _refused("min_keep", "truncation keeps at least one token", 0, 1),
     _refused("grammar", "no constrained output yet", ""),
     _refused("grammar_lazy", "no constrained output yet", False),
     _refused("grammar_triggers", "no constrained output yet", []),

@@ -6,9 +6,9 @@ from typing import Any
 
 import pytest
 
-from mistral_jax.runtime.sampling_params import SamplingParams
+from mistral_jax.runtime.sampling_params import SAMPLERS, SamplingParams
 from serving.api.errors import InvalidRequestError
-from serving.api.requests.samplers import ORDER, check_samplers
+from serving.api.requests.samplers import check_samplers
 
 LLAMA_CPP = ["penalties", "dry", "top_n_sigma", "top_k", "typ_p", "top_p", "min_p", "xtc", "temperature"]
 """Its default order."""
@@ -17,7 +17,7 @@ LLAMA_CPP = ["penalties", "dry", "top_n_sigma", "top_k", "typ_p", "top_p", "min_
 @pytest.mark.parametrize(
     ("samplers", "settings"),
     [
-        (list(ORDER), {"top_p": 0.5, "xtc_probability": 0.5, "dry_multiplier": 1.0, "typical_p": 0.9, "min_p": 0.1}),
+        (list(SAMPLERS), {"top_p": 0.5, "xtc_probability": 0.5, "dry_multiplier": 1.0, "typical_p": 0.9, "min_p": 0.1}),
         # The temperature comes last there; where it is 1, or only whole numbers of tokens are kept, that is the same.
         (LLAMA_CPP, {"top_p": 0.5, "min_p": 0.1}),
         (LLAMA_CPP, {"temperature": 0.5, "top_k": 40, "top_n_sigma": 1.0, "repetition_penalty": 1.1}),

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from mistral_jax.adapters.choice import BASE, AdapterChoice
+from mistral_jax.runtime.sampling_params import SAMPLERS
 from serving.api.service.served_models import ServedModels
 from serving.engine.messages import Request
 from tests.mistral_jax.tokenizer.tokenizer_corpus import tokenizer
@@ -214,9 +215,13 @@ async def test_a_bias_may_be_an_object_and_looking_back_on_nothing_turns_penalti
         ({"logit_bias": [[5, True]]}, "logit_bias", "true"),
         ({"logit_bias": [[10**6, 1]]}, "logit_bias", "1000000"),
         ({"logit_bias": [["x" * 5000, 1]]}, "logit_bias", "characters"),
-        ({"samplers": ["top_k", "temperature"]}, "samplers", "the order is fixed"),
-        ({"typical_p": 0.5}, "typical_p", "not supported"),
-        ({"dry_multiplier": 0.8}, "dry_multiplier", "not supported"),
+        (
+            {"samplers": ["top_k", "temperature"], "top_p": 0.5},
+            "samplers",
+            "expected temperature, top_k, top_p in this",
+        ),
+        ({"typical_p": 0}, "typical_p", "typical_p is 0"),
+        ({"dry_multiplier": 1, "dry_base": 0.5}, "dry_base", "dry_base is 0.5"),
         ({"mirostat": 2}, "mirostat", "not supported"),
         ({"post_sampling_probs": True}, "post_sampling_probs", "not supported"),
     ],
@@ -291,3 +296,25 @@ async def test_the_plural_is_openais_shape() -> None:
     async with running(FakeEngine("ok")) as client:
         body = (await client.post("/completions", json={"prompt": "a"})).json()
     assert body["object"] == "text_completion"
+
+
+async def test_its_samplers_arrive() -> None:
+    engine = FakeEngine()
+    given = {
+        "typical_p": 0.9,
+        "xtc_probability": 0.5,
+        "xtc_threshold": 0.2,
+        "dry_multiplier": 0.8,
+        "dry_base": 1.5,
+        "dry_allowed_length": 3,
+        "dry_penalty_last_n": 64,
+    }
+    body = {"prompt": "a", **given, "top_n_sigma": -1, "dry_sequence_breakers": ["\n"], "samplers": list(SAMPLERS)}
+    response = await ask(body, engine)
+    assert response.status_code == 200, response.text
+    [request] = engine.submitted
+    assert {name: getattr(request.params, name) for name in given} == given
+    assert (request.params.top_n_sigma, request.params.dry_sequence_breakers) == (0.0, ("\n",))
+    settings = response.json()["generation_settings"]
+    assert {name: settings[name] for name in given} == given
+    assert settings["samplers"] == list(SAMPLERS)
