@@ -21,14 +21,14 @@ from serving.api.log.request_id import add_request_id
 from serving.api.log.request_log import RequestLog
 from serving.api.requests.unknown_fields import HEADER as IGNORED_FIELDS
 from serving.api.requests.unknown_fields import add_ignored_fields
-from serving.api.responses.errors import EXCEPTION_HANDLERS
+from serving.api.responses.errors import exception_handlers
 from serving.api.service.lifecycle import ServiceHost
 from serving.api.service.service import Service
 from serving.logs import configure_logging
 from serving.settings.paths import check_paths
 from serving.settings.settings import Settings
 
-_CORS_HEADERS = ["Authorization", "Content-Type", "X-Api-Key", "X-Request-Id"]
+_CORS_HEADERS = ["Authorization", "Content-Type", "X-Api-Key", "X-Request-Id", "Anthropic-Version"]
 
 
 def create_app(settings: Settings | None = None, *, service: Service | None = None) -> Litestar:
@@ -66,10 +66,11 @@ def create_app(settings: Settings | None = None, *, service: Service | None = No
                 request_log.file = host.log_file = None
 
     cors = _cors(settings)
+    error_shapes = {path: endpoint.error_shape for endpoint in ENDPOINTS for path in endpoint.paths}
     app = Litestar(
         route_handlers=routes(ENDPOINTS),
         dependencies={"host": Provide(provide_host)},
-        exception_handlers=EXCEPTION_HANDLERS,
+        exception_handlers=exception_handlers(error_shapes),
         before_send=[add_request_id, add_ignored_fields],
         lifespan=[lifespan],
         cors_config=cors,
@@ -83,7 +84,8 @@ def create_app(settings: Settings | None = None, *, service: Service | None = No
     # caller learns nothing about the routes, and the log wraps both and records everything.
     names = allowed_names(settings.host, settings.allowed_hosts)
     public = frozenset(path for endpoint in ENDPOINTS if endpoint.public for path in endpoint.paths)
-    access = Access(app.asgi_handler, AccessRules(names=names, cors=cors, keys=settings.api_keys, public_paths=public))
+    rules = AccessRules(names=names, cors=cors, keys=settings.api_keys, public_paths=public, error_shapes=error_shapes)
+    access = Access(app.asgi_handler, rules)
     quiet = frozenset(path for endpoint in ENDPOINTS if endpoint.quiet for path in endpoint.paths)
     app.state.request_log = app.asgi_handler = RequestLog(access, quiet_paths=quiet)
     return app

@@ -14,6 +14,7 @@ import asyncio
 import enum
 import ipaddress
 import logging
+import sys
 import time
 from collections import Counter, deque
 from collections.abc import Callable
@@ -25,7 +26,7 @@ from uvicorn.config import Config
 from uvicorn.protocols.http.h11_impl import H11Protocol
 from uvicorn.server import ServerState
 
-from serving.api.errors import ApiError, BodyTimeoutError, InvalidRequestError
+from serving.api.errors import ApiError, BodyTimeoutError, HeadersTooLargeError, InvalidRequestError
 
 logger = logging.getLogger("mistral_jax.server")
 
@@ -82,7 +83,7 @@ class Connections:
         self, *, config: Config, server_state: ServerState, app_state: dict[str, Any], _loop: Any = None
     ) -> Any:
         """Make the protocol of a new connection; uvicorn calls this."""
-        return Connection(self, lambda: H11Protocol(config, server_state, app_state, _loop))
+        return Connection(self, lambda: _Protocol(config, server_state, app_state, _loop))
 
     def add(self, connection: Connection) -> bool:
         """Accept a connection. False: the limit is reached and no other connection can be closed."""
@@ -143,16 +144,29 @@ class Connections:
         return deque(waiting[: (len(waiting) + 1) // 2])
 
 
+class _Protocol(H11Protocol):
+    """uvicorn's protocol, with errors in our shape."""
+
+    refuse: Callable[[ApiError], None]
+
+    def send_400_response(self, msg: str) -> None:
+        """Refuse what is not HTTP; uvicorn calls this while it handles h11's error."""
+        error: ApiError = InvalidRequestError("this is not a valid HTTP request", code="invalid_http")
+        if getattr(sys.exception(), "error_status_hint", 400) == HeadersTooLargeError.status:
+            error = HeadersTooLargeError("the headers are longer than this server reads, 16 KiB")
+        self.refuse(error)
+
+
 class Connection(asyncio.BufferedProtocol):
     """One connection: passes everything to uvicorn's protocol, and records the times."""
 
-    def __init__(self, connections: Connections, make_inner: Callable[[], H11Protocol]) -> None:
+    def __init__(self, connections: Connections, make_inner: Callable[[], _Protocol]) -> None:
         self.address = ""
         self.busy_at = self.request_at = time.monotonic()
         """When a request was last in progress (else: when the connection began), and when the last request began."""
         self._connections = connections
         self._make_inner = make_inner
-        self._inner: H11Protocol | None = None
+        self._inner: _Protocol | None = None
         self._transport: asyncio.Transport = cast("asyncio.Transport", None)
         self._headers_since: float | None = self.busy_at
         """When the headers in progress began; None: none are, and uvicorn's own keep-alive timeout applies."""
@@ -176,6 +190,7 @@ class Connection(asyncio.BufferedProtocol):
             self._transport.abort()
             return
         self._inner = self._make_inner()
+        self._inner.refuse = self._refuse
         self._inner.connection_made(self._transport)
 
     def connection_lost(self, exc: Exception | None) -> None:
@@ -234,6 +249,11 @@ class Connection(asyncio.BufferedProtocol):
                 self.abort()
                 return
         if phase is Phase.WAITING and self._headers_since is not None and now - self._headers_since > HEADER_TIMEOUT:
+            assert self._inner is not None
+            begun, _ = self._inner.conn.trailing_data
+            if not begun:
+                self._transport.close()
+                return
             message = f"the headers did not arrive within {HEADER_TIMEOUT:g} seconds"
             self._refuse(BodyTimeoutError(message, code="headers_timeout"))
 
@@ -250,11 +270,10 @@ class Connection(asyncio.BufferedProtocol):
         return any(name == b"transfer-encoding" for name, _ in self._inner.cycle.scope["headers"])
 
     def _refuse(self, error: ApiError) -> None:
-        """Send the error, if a request is waiting for a response that has not started, and close."""
+        """Send the error, if no response has been started, and close."""
         assert self._inner is not None
-        begun, _ = self._inner.conn.trailing_data
-        waits = bool(begun) if self.phase is Phase.WAITING else not self._inner.cycle.response_started
-        if waits and not self._transport.is_closing():
+        started = self.phase is not Phase.WAITING and self._inner.cycle.response_started
+        if not started and not self._transport.is_closing():
             body = msgspec.json.encode(error.body())
             head = f"HTTP/1.1 {error.status} {HTTPStatus(error.status).phrase}\r\nContent-Type: application/json\r\n"
             head += f"Content-Length: {len(body)}\r\nConnection: close\r\n\r\n"

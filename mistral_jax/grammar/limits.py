@@ -3,8 +3,8 @@
 Llguidance counts its own work, in lexer states and in items of its parser, and stops at a limit; within the limits here
 a mask takes some milliseconds at most. What it does not count is bounded before it sees a grammar: sizes, nesting,
 numbers of rules, intersections of expressions (the work doubles with each). It goes through definitions recursively,
-so grammars are compiled in threads with much stack; 512 MiB hold four times what the largest grammars need. Masks need
-little stack.
+so grammars are compiled in threads with much stack: the largest that pass the limits need less than 16 MiB. Masks need
+less than half a MiB.
 """
 
 from __future__ import annotations
@@ -23,10 +23,10 @@ MAX_CHOICES = 2_000
 MAX_CHOICE_BYTES = 65_536
 """Bytes of all texts of a `choice` together."""
 
-TIME_LIMIT = 5.0
-"""Seconds to compile a grammar; the slowest that pass the other limits take half a second on an idle core."""
+TIME_LIMIT = 10.0
+"""Seconds to compile a grammar; the slowest that pass the other limits take about a second on an idle core."""
 
-STACK = 512 << 20
+STACK = 128 << 20
 """Bytes of address space for the stack of a thread that compiles. Memory is used as far as the stack grows."""
 
 MAX_COMPILING = 2

@@ -157,34 +157,20 @@ class LanguageModel:
         bos = [self.tokenizer.bos_id] if self.tokenizer.add_bos and self.tokenizer.bos_id is not None else []
         return bos + self.tokenizer.encode(text)
 
-    def encode_chat(
-        self,
-        messages: str | list[dict[str, Any]],
-        *,
-        continue_final_message: bool = False,
-        documents: Sequence[Mapping[str, Any]] | None = None,
-        **variables: Any,
-    ) -> list[int]:
+    def encode_chat(self, messages: str | list[dict[str, Any]], **template: Any) -> list[int]:
         """Token ids of a conversation in the model's chat template, with the prompt for the assistant's next message
         unless the last message is the assistant's.
 
         Args:
           messages: OpenAI-style messages, or a single user message.
-          continue_final_message, documents, variables: see `mistral_jax.chat.formatter.ChatFormatter.encode`. A
-            completion of ids that end within a message continues its text.
+          template: other arguments of `ChatFormatter.encode`: `continue_final_message`, `documents`, variables.
         """
         if self.chat_formatter is None:
             raise ConfigError("this model has no chat template; use generate, or load it with chat_template=…")
         if isinstance(messages, str):
             messages = [{"role": "user", "content": messages}]
         answered = bool(messages) and messages[-1].get("role") == "assistant"
-        return self.chat_formatter.encode(
-            messages,
-            add_generation_prompt=not answered,
-            continue_final_message=continue_final_message,
-            documents=documents,
-            **variables,
-        )
+        return self.chat_formatter.encode(messages, add_generation_prompt=not answered, **template)
 
     @overload
     def generate(self, prompt: Text, params: SamplingParams | None = None, **settings: Any) -> Generation: ...

@@ -18,7 +18,7 @@ from mistral_jax.model.low_rank import AdapterBank
 from mistral_jax.model.mistral import Mistral
 from mistral_jax.model.split_module import SplitModule
 from mistral_jax.quant.placement import Placement
-from mistral_jax.runtime import step
+from mistral_jax.runtime import admission, step
 from mistral_jax.runtime.mixing import AdaptedModel, Caches, MixingRows
 from mistral_jax.runtime.xlora_speculation import forward_speculative, sample_speculative
 
@@ -69,8 +69,8 @@ class Programs:
         # calls after warm-up would compile again.
         self.allocate = jax.jit(self._allocate, out_shardings=self._places())
         self.admit = jax.jit(self._admit, donate_argnums=0)
-        self.set_bias = jax.jit(step.set_bias, donate_argnums=0)
-        self.set_rules = jax.jit(step.set_rules, donate_argnums=0)
+        self.set_bias = jax.jit(admission.set_bias, donate_argnums=0)
+        self.set_rules = jax.jit(admission.set_rules, donate_argnums=0)
         static = ("plan", "scaling")
         jit = partial(jax.jit, compiler_options=COMPILER_OPTIONS)
         self.prefill = jit(self._prefill, donate_argnums=2, static_argnames=static)
@@ -130,7 +130,7 @@ class Programs:
         return Caches(cache(), None if self.xlora is None else cache()), self.rows()
 
     def _admit(self, rows: step.Rows, *args: Any) -> step.Rows:
-        return step.admit(rows, *args)
+        return admission.admit(rows, *args)
 
     def _prefill(
         self, weights: list[jax.Array], extra: Extra, caches: Caches, *args: Any, plan: ReadPlan, scaling: bool

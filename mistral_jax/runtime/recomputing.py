@@ -53,7 +53,7 @@ class RecomputingPrograms(Programs):
 
     def _admit(self, rows: step.Rows, *args: Any) -> step.Rows:
         """Args:
-        args: those of `step.admit` after the rows, then the padded prompt, int32 [S].
+        args: those of `admission.admit` after the rows, then the padded prompt, int32 [S].
         """
         *others, prompt = args
         admitted = super()._admit(rows, *others)

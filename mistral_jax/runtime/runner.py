@@ -232,7 +232,7 @@ class Runner:
     def _admission(
         self, slot: int, prompt: Sequence[int], params: SamplingParams, mixing: RowMixing | None
     ) -> tuple[Any, ...]:
-        """The arguments of `step.admit` after the rows."""
+        """The arguments of `admission.admit` after the rows."""
         assert params.seed is not None
         return (
             np.int32(slot),

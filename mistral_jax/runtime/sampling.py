@@ -223,7 +223,8 @@ def sample(
     greedy = jnp.argmax(adjusted, axis=-1).astype(jnp.int32)
     drawn = lax.cond(flag["sample"], lambda: _draw(adjusted, rows, positions, flag), lambda: jnp.zeros_like(greedy))
     tokens = jnp.where(rows.scalars[:, 0] > 0, drawn, greedy)
-    tokens = jnp.where(jnp.max(adjusted, axis=-1) > -jnp.inf, tokens, NO_TOKEN)
+    best = jnp.take_along_axis(adjusted, greedy[:, None], axis=-1)[:, 0]
+    tokens = jnp.where(best > -jnp.inf, tokens, NO_TOKEN)
     is_number = jnp.isfinite(jnp.max(logits, axis=-1))
     tokens = jnp.where(is_number, tokens, NOT_NUMBERS)
     packed = lax.cond(flag["logprobs"], lambda: _logprobs(logits, tokens), lambda: _no_logprobs(tokens))

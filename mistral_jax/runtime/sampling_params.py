@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields
 
@@ -219,9 +218,10 @@ class SamplingParams:
 
 
 def _in_range(param: str, value: float, low: float, high: float, *, low_open: bool = False) -> None:
-    if math.isnan(value) or value > high or value < low or (low_open and value == low):
-        left = "(" if low_open else "["
-        raise SamplingParamsError(param, f"{param} is {value}; expected a number in {left}{low}, {high}]")
+    if not low <= value <= high or (low_open and value == low):  # also for NaN
+        left, shown = "(" if low_open else "[", str(value)
+        shown = shown if len(shown) <= 40 else f"{shown[:40]}..."
+        raise SamplingParamsError(param, f"{param} is {shown}; expected a number in {left}{low}, {high}]")
 
 
 def _texts(param: str, texts: Sequence[str], why: str) -> None:

@@ -11,16 +11,27 @@ import hmac
 import ipaddress
 import re
 from collections.abc import Collection, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from urllib.parse import urlsplit
 
 import msgspec
 from litestar.config.cors import CORSConfig
 from litestar.types import ASGIApp, HTTPScope, Receive, Scope, Send
 
-from serving.api.errors import ApiError, ForbiddenError, UnauthorizedError
+from serving.api.errors import (
+    ApiError,
+    ErrorShape,
+    ErrorShapes,
+    ForbiddenError,
+    HeadersTooLargeError,
+    UnauthorizedError,
+    shape_of,
+)
+from serving.api.service.callers import CALLER
 
 _HOST = re.compile(r"(\[[0-9a-fA-F:.]+\]|[A-Za-z0-9._\-]+)(?::\d{1,5})?")
+MAX_HEADERS = 256
+"""Most headers of a request."""
 _DEFAULT_PORTS = {"http": 80, "https": 443}
 
 
@@ -36,6 +47,7 @@ class AccessRules:
     """API keys; empty: none is needed."""
     public_paths: Collection[str] = ()
     """Paths that need no key."""
+    error_shapes: ErrorShapes = field(default_factory=dict[str, ErrorShape])
 
 
 class Access:
@@ -47,6 +59,7 @@ class Access:
         self._cors = rules.cors
         self._public_paths = frozenset(rules.public_paths)
         self._digests = [_digest(key.encode()) for key in rules.keys]
+        self._error_shapes = rules.error_shapes
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "websocket":
@@ -62,11 +75,13 @@ class Access:
         await self.app(scope, receive, send)
 
     def _check(self, scope: HTTPScope) -> None:
+        if sum(1 for _ in scope["headers"]) > MAX_HEADERS:
+            raise HeadersTooLargeError(f"the request has more than {MAX_HEADERS} headers; send fewer")
         headers = _headers_of(scope)
         self._check_host(headers)
         self._check_origin(scope, headers)
-        if self._digests and not self._is_public(scope) and not self._is_preflight(scope, headers):
-            self._check_key(headers)
+        needs_key = self._digests and not self._is_public(scope) and not self._is_preflight(scope, headers)
+        CALLER.set(self._check_key(headers) if needs_key else 0)
 
     def _check_host(self, headers: dict[bytes, bytes]) -> None:
         """Guard against DNS rebinding: a web page can make a browser resolve the page's own name to 127.0.0.1 and then
@@ -97,15 +112,22 @@ class Access:
             code="origin_not_allowed",
         )
 
-    def _check_key(self, headers: dict[bytes, bytes]) -> None:
+    def _check_key(self, headers: dict[bytes, bytes]) -> int:
+        """The number of the key that the request has, from 1.
+
+        Raises:
+          UnauthorizedError: it has none, or another.
+        """
         given = _given_key(headers)
         if given is None:
             message = "an API key is needed: send it as `Authorization: Bearer KEY` or `X-Api-Key: KEY`"
             raise UnauthorizedError(message, headers={"WWW-Authenticate": "Bearer"})
         # Digests have equal length and every key is compared, so the time taken reveals nothing.
         digest = _digest(given)
-        if sum(hmac.compare_digest(digest, known) for known in self._digests) == 0:
+        numbers = [number * hmac.compare_digest(digest, known) for number, known in enumerate(self._digests, 1)]
+        if (number := max(numbers)) == 0:
             raise UnauthorizedError("this API key is not valid here", headers={"WWW-Authenticate": "Bearer"})
+        return number
 
     def _is_allowed(self, origin: str) -> bool:
         return self._cors is not None and self._cors.is_origin_allowed(origin)
@@ -124,7 +146,7 @@ class Access:
         return scope["method"] in ("GET", "HEAD") and "/" + path.strip("/") in self._public_paths
 
     async def _refuse(self, scope: HTTPScope, error: ApiError, send: Send) -> None:
-        body = msgspec.json.encode(error.body())
+        body = msgspec.json.encode(shape_of(scope["path"], self._error_shapes).body(error))
         headers = {"Content-Type": "application/json", "Content-Length": str(len(body)), **error.headers}
         origin = _headers_of(scope).get(b"origin", b"").decode("latin-1")
         if self._cors is not None and self._is_allowed(origin):  # an allowed page may read the error

@@ -12,6 +12,7 @@ from typing import Any, Literal
 import msgspec
 from litestar import Request, Response
 
+from serving.api.errors import OPENAI_ERRORS, ErrorShape
 from serving.api.service.lifecycle import ServiceHost
 
 Decision = Literal["honoured", "accepted", "refused"]
@@ -70,14 +71,15 @@ class Endpoint[BodyT]:
 
     path: str
     """In the router's syntax: `{name}` is a path segment, `{name:path}` the rest of the path. See also `paths`."""
-    method: Literal["GET", "POST"]
+    method: Literal["GET", "POST", "DELETE"]
     operation_id: str
     summary: str
     """A few words, for the OpenAPI document."""
     handler: Callable[[Call[BodyT]], Awaitable[msgspec.Struct | Response[Any]]]
     request: type[BodyT] | None = None
     """Schema of the body; None: it takes no body."""
-    response: type[msgspec.Struct] | OneOf | Text
+    response: type[msgspec.Struct] | OneOf | Text | None
+    """None: it only has errors."""
     chunk: type[msgspec.Struct] | OneOf | None = None
     """Schema of each stream event; None: it cannot stream."""
     fields: tuple[Field, ...] | None = None
@@ -87,7 +89,8 @@ class Endpoint[BodyT]:
     example: Mapping[str, Any] = field(default_factory=dict[str, Any])
     """An example body, for the OpenAPI document."""
     errors: tuple[int, ...] = ()
-    """Statuses of its error responses, all with the same schema."""
+    """Statuses of its error responses besides those of all endpoints, see `statuses`; all in `error_shape`."""
+    error_shape: ErrorShape = OPENAI_ERRORS
     other_responses: Mapping[int, tuple[str, type[msgspec.Struct]]] = field(
         default_factory=dict[int, tuple[str, type[msgspec.Struct]]]
     )
@@ -100,8 +103,6 @@ class Endpoint[BodyT]:
     """Polled every few seconds by monitoring: logged at debug level only, and not in the file of `--log`."""
     link: str | None = None
     """Its name in the response of GET /; None: not listed there."""
-    documented: bool = True
-    """Whether it is in the OpenAPI document."""
 
     @cached_property
     def decoder(self) -> msgspec.json.Decoder[BodyT]:
@@ -137,6 +138,16 @@ class Endpoint[BodyT]:
             outer, _, last = where.rpartition(".")
             found[outer].append((where, last.removesuffix("[]"), last.endswith("[]")))
         return {where: tuple(inner) for where, inner in found.items()}
+
+    @property
+    def statuses(self) -> tuple[int, ...]:
+        """Statuses of all its error responses."""
+        found = {403, 431, 500, *self.errors}
+        if not self.public:
+            found.add(401)
+        if self.request is not None:
+            found |= {400, 408, 413, 415, 503}
+        return tuple(sorted(found))
 
     @cached_property
     def parameters(self) -> tuple[str, ...]:

@@ -1,4 +1,5 @@
-"""All errors that a client can see, in OpenAI's format: `{"error": {"message", "type", "param", "code"}}`.
+"""All errors that a client can see: in OpenAI's format, `{"error": {"message", "type", "param", "code"}}`, unless the
+endpoint has another.
 
 Controllers raise `ApiError`s. `api_error` converts other exceptions to one, and `serving.api.responses.errors` sends
 it. Messages are short, without tracebacks or paths.
@@ -7,7 +8,10 @@ it. Messages are short, without tracebacks or paths.
 from __future__ import annotations
 
 import re
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 
+import msgspec
 from litestar.exceptions import HTTPException
 
 from serving.api.schemas import ErrorBody, ErrorResponse
@@ -114,6 +118,14 @@ class BodyTimeoutError(ApiError):
     code = "body_timeout"
 
 
+class HeadersTooLargeError(ApiError):
+    """Too many headers, or too long ones."""
+
+    status = 431
+    type = "invalid_request_error"
+    code = "headers_too_large"
+
+
 class UnsupportedMediaTypeError(ApiError):
     status = 415
     type = "invalid_request_error"
@@ -170,6 +182,25 @@ class DeadlineError(ApiError):
             f"{round(seconds, 1 if seconds > 1 else 2):g} seconds",
             headers={"x-should-retry": "false"},
         )
+
+
+@dataclass(frozen=True, slots=True)
+class ErrorShape:
+    """The JSON of an endpoint's errors."""
+
+    schema: type[msgspec.Struct]
+    body: Callable[[ApiError], msgspec.Struct]
+
+
+OPENAI_ERRORS = ErrorShape(ErrorResponse, ApiError.body)
+
+ErrorShapes = Mapping[str, ErrorShape]
+"""By path; other paths have OpenAI's."""
+
+
+def shape_of(path: str, shapes: ErrorShapes) -> ErrorShape:
+    """The shape of errors at a path, in any of its spellings."""
+    return shapes.get("/" + "/".join(part for part in path.split("/") if part), OPENAI_ERRORS)
 
 
 def without_paths(text: str) -> str:

@@ -18,13 +18,17 @@ MAX_STRINGS = 262_144
 """Strings, field names included."""
 MAX_VALUES = 1_048_576
 """Values: mainly numbers, that is token ids."""
+MAX_DEPTH = 128
+"""Levels of lists and objects: what reads them goes through them recursively. Schemas may have 100 of their own."""
 MAX_FIELDS = 512
 """Fields of the top-level object."""
 
 UNCOUNTED = 32_768
-"""Bodies of at most this many bytes are not counted: they cannot hold much."""
+"""Bodies of at most this many bytes cannot hold much: only the levels in them are counted, if there can be many."""
 
 _BLOCK = 1 << 18
+_ALIKE = bytes.maketrans(b"{}", b"[]")
+_NO_BRACKETS = bytes(byte for byte in range(256) if byte not in b"[]{}")
 
 
 def check_bounds(body: bytes) -> None:
@@ -36,8 +40,9 @@ def check_bounds(body: bytes) -> None:
     Raises:
       InvalidRequestError: a limit is exceeded; the message names it.
     """
-    if len(body) <= UNCOUNTED:
+    if len(body) <= UNCOUNTED and body.count(b"[") + body.count(b"{") <= MAX_DEPTH:
         return
+    brackets = bytearray()
     containers = names = quotes = values = 0
     in_string = False
     start = 0
@@ -54,12 +59,25 @@ def check_bounds(body: bytes) -> None:
         _check("strings", quotes // 2, MAX_STRINGS)
         outside = b"".join(block.split(b'"')[1 if in_string else 0 :: 2])
         in_string ^= bool(found % 2)
-        containers += outside.count(b"[") + outside.count(b"{")
+        found_here = outside.translate(_ALIKE, _NO_BRACKETS)
+        containers += found_here.count(b"[")
         names += outside.count(b":")
         values += outside.count(b",")
         _check("lists and objects", containers, MAX_CONTAINERS)
         _check("names of fields", names, MAX_NAMES)
         _check("values", values, MAX_VALUES)
+        if len(brackets) <= 2 * MAX_CONTAINERS:  # more cannot be JSON
+            brackets += found_here
+    _check("levels of lists and objects", _levels(bytes(brackets)), MAX_DEPTH)
+
+
+def _levels(brackets: bytes) -> int:
+    """How deep brackets stand in each other; stops counting beyond the limit."""
+    levels = 0
+    while levels <= MAX_DEPTH and b"[]" in brackets:
+        brackets = brackets.replace(b"[]", b"")  # the innermost pairs
+        levels += 1
+    return levels
 
 
 def check_fields(number: int) -> None:

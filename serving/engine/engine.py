@@ -71,7 +71,7 @@ class JaxEngine:
       load: builds the runner; called on the engine's thread, so that loading and warming up do not block the server.
       tokenizer: decodes tokens to text.
       eos_ids: end-of-sequence tokens.
-      slots, queue_limit: sequences that run at once, and requests that may wait.
+      slots, queue_limit: sequences that run at once, and requests of each caller that may wait.
       adapters: registry of usable adapters, shared with the HTTP side and the loader.
       warm_up: compile every program before becoming ready.
       observe: called with the progress of loading and warming up.
@@ -182,10 +182,11 @@ class JaxEngine:
             if self._state is not EngineState.READY or self._scheduler is None:
                 raise self._unavailable()
             self._adapters.check(key for request in requests for key in request.adapters)
-            if not self._scheduler.has_room(len(requests)):
+            caller = requests[0].caller if requests else 0
+            if not self._scheduler.has_room(len(requests), caller=caller):
                 raise QueueFullError(
                     f"the queue is full: {self._scheduler.running} requests run and {self._scheduler.waiting} wait "
-                    f"(limit {self._queue_limit}); try again later",
+                    f"(limit {self._queue_limit} for each API key); try again later",
                     retry_after=1,
                 )
             sequences = [self._sequence(request, deliver) for request in requests]

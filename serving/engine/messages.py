@@ -83,7 +83,9 @@ class Request:
     token_ids: bool = False
     """Whether events carry the ids of the generated tokens."""
     priority: int = 0
-    """Of the requests that wait, those with lower numbers are admitted earlier."""
+    """Of the requests of one caller that wait, those with lower numbers are admitted earlier."""
+    caller: int = 0
+    """Who asks. Callers share queue and slots evenly."""
     reported_tokens: frozenset[int] = frozenset()
     """Control tokens that its events report, in `Event.items`: those by which tool calls and reasoning are found."""
 
@@ -271,7 +273,8 @@ class Engine(Protocol):
         ...
 
     def submit(self, requests: Sequence[Request], deliver: Deliver) -> None:
-        """Queue all the requests or none. Each gets events, the last always with a `finish_reason`.
+        """Queue all the requests, which have one caller, or none of them. Each gets events, the last always with a
+        `finish_reason`.
 
         Raises:
           QueueFullError: the queue has no room for all of them.

@@ -10,7 +10,7 @@ steps.
 
 from __future__ import annotations
 
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
@@ -20,9 +20,7 @@ from mistral_jax.grammar.constraint import Constraint
 from mistral_jax.runtime.sampling_params import SamplingParams
 from serving.engine.clock import SequenceClock
 from serving.engine.messages import Deliver, Request
-
-MOST_OVERTAKEN = 3
-"""Times in a row that the longest-waiting sequence is overtaken by ones of lower `priority` numbers."""
+from serving.engine.waiting import Waiting
 
 
 class SizedChunk(Protocol):
@@ -104,7 +102,7 @@ class Scheduler[C: SizedChunk]:
 
     Args:
       slots: sequences that run at once.
-      queue_limit: requests that may wait for a slot.
+      queue_limit: requests of each caller that may wait for a slot.
       chunk_budget: most prefill tokens in a round, padding included; a single chunk may exceed it.
       chunks: splits a request's prompt into chunks.
     """
@@ -118,12 +116,10 @@ class Scheduler[C: SizedChunk]:
         self._slots = slots
         # Sorted, lowest slot first: the cost of a decode step depends on its highest slot.
         self._free = list(range(slots))
-        self._waiting: deque[LiveSequence[C]] = deque()
+        self._waiting: Waiting[LiveSequence[C]] = Waiting()
         self._running: dict[int, LiveSequence[C]] = {}
         """By slot, in admission order."""
         self._shortest_first = False
-        self._overtaken = 0
-        """Times in a row that the longest-waiting sequence was overtaken."""
 
     @property
     def slots(self) -> list[LiveSequence[C] | None]:
@@ -138,36 +134,27 @@ class Scheduler[C: SizedChunk]:
     def running(self) -> int:
         return len(self._running)
 
-    def has_room(self, count: int) -> bool:
-        """Whether `count` more requests may be submitted; those that get a free slot do not count as waiting."""
-        return len(self._waiting) + count <= self._queue_limit + len(self._free)
+    def has_room(self, count: int, *, caller: int = 0) -> bool:
+        """Whether a caller may submit `count` more requests; those that get a free slot do not count as waiting."""
+        return self._waiting.of(caller) + count <= self._queue_limit + len(self._free)
 
     def submit(self, sequences: Sequence[LiveSequence[C]]) -> None:
         """Queue sequences; the caller has checked `has_room`."""
-        self._waiting.extend(sequences)
+        self._waiting.add(sequences)
 
     def admit(self) -> list[LiveSequence[C]]:
-        """Admit sequences to free slots: those with the lowest `priority` numbers first, of equal ones the
-        longest-waiting. It is overtaken at most `MOST_OVERTAKEN` times in a row, so a sequence with k before it in the
-        queue is admitted after at most (k + 1) * (MOST_OVERTAKEN + 1) admissions, whatever comes later."""
+        """Admit sequences to free slots: callers share them evenly (`serving.engine.waiting`). Of one caller, those
+        with the lowest `priority` numbers come first, of equal ones the longest-waiting. It is overtaken at most
+        `MOST_OVERTAKEN` times in a row, so a sequence with k of the same caller before it in the queue is admitted
+        after at most (k + 1) * (MOST_OVERTAKEN + 1) admissions of that caller, whatever comes later."""
         admitted: list[LiveSequence[C]] = []
         while self._free and self._waiting:
-            sequence = self._next_waiting()
+            sequence = self._waiting.take(Counter(live.request.caller for live in self._running.values()))
             sequence.slot = self._free.pop(0)
             sequence.chunks = deque(self._chunks(sequence.request))
             self._running[sequence.slot] = sequence
             admitted.append(sequence)
         return admitted
-
-    def _next_waiting(self) -> LiveSequence[C]:
-        """Take the next sequence from the queue."""
-        place = 0
-        if self._overtaken < MOST_OVERTAKEN:
-            place, _ = min(enumerate(self._waiting), key=lambda item: (item[1].request.priority, item[0]))
-        self._overtaken = self._overtaken + 1 if place else 0
-        sequence = self._waiting[place]
-        del self._waiting[place]
-        return sequence
 
     def next_round(self) -> Round[C]:
         """Plan a round and count it as dispatched."""

@@ -11,9 +11,12 @@ from itertools import pairwise
 from pathlib import Path
 
 import httpx
+import jax
+import numpy as np
 import openai
 import pytest
 
+import mistral_jax
 from tests.integration.conftest import ServerProcess
 from tests.serving.api.responses.test_echo import loglikelihood
 
@@ -87,6 +90,68 @@ def test_streamed_scores_equal_unstreamed_ones(server: ServerProcess):
         told = [part.logprobs for part in own if part.logprobs]
         for column in ("tokens", "token_logprobs", "top_logprobs", "text_offset"):
             assert [item for part in told for item in getattr(part, column)] == getattr(choice.logprobs, column)
+
+
+def test_prompt_logprobs_are_those_of_an_echo(http: httpx.Client):
+    echoed = complete(http, prompt=TEXTS, max_tokens=0, logprobs=4)
+    own = complete(http, prompt=TEXTS, max_tokens=1, logprobs=None, echo=False, prompt_logprobs=4)
+    for told, choice in zip(echoed["choices"], own["choices"], strict=True):
+        entries = choice["prompt_logprobs"]
+        assert entries[0] is None
+        assert choice["logprobs"] is None
+        chosen = [next(iter(entry.values())) for entry in entries[1:]]
+        assert [entry["logprob"] for entry in chosen] == told["logprobs"]["token_logprobs"][1:]
+        assert [entry["decoded_token"] for entry in chosen] == told["logprobs"]["tokens"][1:]
+        for entry, top in zip(entries[1:], told["logprobs"]["top_logprobs"][1:], strict=True):
+            assert {value["logprob"] for value in entry.values()} == set(top.values())
+            ranks = [value["rank"] for value in entry.values()]
+            assert {1, 2, 3, 4} <= set(ranks)
+            assert len(entry) == (5 if ranks[0] > 4 else 4)
+
+
+def test_scores_are_those_of_the_model_offline(http: httpx.Client):
+    model = mistral_jax.load("demo", slots=1, length=128, progress=False)
+    chat = {"messages": [{"role": "user", "content": TEXTS[2]}], "max_tokens": 1, "return_token_ids": True}
+    chat["adapter"] = "base"
+    told = http.post("/v1/chat/completions", json={**chat, "prompt_logprobs": 0}).json()
+    expected = model.logprobs(told["prompt_token_ids"])
+    table = np.asarray(jax.nn.log_softmax(model.logits(told["prompt_token_ids"]), axis=-1))
+    for place, entry in enumerate(told["prompt_logprobs"][1:], start=1):
+        ((token, value),) = entry.items()
+        assert int(token) == told["prompt_token_ids"][place]
+        # In bfloat16, a whole pass rounds other sums than chunks do.
+        assert value["logprob"] == pytest.approx(expected.logprobs[place], abs=0.05)
+        nearly = table[place - 1] > table[place - 1, int(token)] + 0.1
+        above = table[place - 1] > table[place - 1, int(token)] - 0.1
+        assert nearly.sum() <= value["rank"] - 1 <= above.sum()
+
+
+def test_what_ends_and_what_may_be_chosen(http: httpx.Client):
+    """The fields that need the model, the tokenizer and the sampler together."""
+    asked = {"prompt": TEXTS[0], "max_tokens": 12, "logprobs": None, "echo": False, "return_token_ids": True}
+    free = complete(http, **asked, min_tokens=12)["choices"][0]
+    ids = free["token_ids"]
+    assert (free["finish_reason"], len(ids)) == ("length", 12)
+    last = max(i for i in range(12) if ids[i] not in ids[:i])
+    stopped = complete(http, **asked, min_tokens=last, stop_token_ids=[ids[last]])["choices"][0]
+    assert (stopped["finish_reason"], stopped["stop_reason"]) == ("stop", ids[last])
+    assert stopped["token_ids"] == ids[: last + 1]
+    only = complete(http, **asked, allowed_token_ids=[300, 301, 302], dry_multiplier=5, dry_allowed_length=1)
+    assert set(only["choices"][0]["token_ids"]) <= {300, 301, 302}
+    continued = http.post(
+        "/v1/chat/completions",
+        json={
+            "messages": [{"role": "user", "content": "Hi"}, {"role": "assistant", "content": "The capital of"}],
+            "continue_final_message": True,
+            "max_tokens": 4,
+            "return_token_ids": True,
+        },
+    ).json()
+    assert continued["prompt_token_ids"][-1] not in (1, 2)
+    best = complete(http, **{**asked, "temperature": 1.5, "best_of": 4, "n": 2})
+    assert len(best["choices"]) == 2
+    unusable = http.post("/v1/completions", json={"prompt": "x", "suffix": "y"})
+    assert unusable.json()["error"]["param"] == "suffix"
 
 
 ASK = """

@@ -113,21 +113,36 @@ class FakeChat:
         **kwargs: Any,
     ) -> PromptPieces:
         self.asked.append({"messages": messages, "tools": tools, **kwargs})
-        text = self.render(messages)
+        text = self.render(
+            messages,
+            add_generation_prompt=add_generation_prompt,
+            documents=documents,
+            continue_final_message=continue_final_message,
+            **kwargs,
+        )
+        tokenizer = FakeTokenizer()
+        pieces = itertools.chain([[BOS]], tokenizer.encode_pieces(text))
+        return PromptPieces(least=1 + tokenizer.least_tokens(text), pieces=pieces, in_reasoning=self._in_reasoning)
+
+    def render(
+        self,
+        messages: list[dict[str, Any]],
+        *,
+        add_generation_prompt: bool = True,
+        tools: Sequence[dict[str, Any]] | None = None,
+        documents: Sequence[Mapping[str, Any]] | None = None,
+        continue_final_message: bool = False,
+        **kwargs: Any,
+    ) -> str:
+        if messages[0]["content"] == "raise":
+            raise ValueError("conversation roles must alternate")
+        text = "".join(f"[{message['role']}]{message['content']}" for message in messages)
         text += "".join(f"({document['text']})" for document in documents or ())
         if "mood" in kwargs:
             text += f"{{mood={kwargs['mood']}}}"
         if not add_generation_prompt:
             text += "_" if continue_final_message else "|"
-        tokenizer = FakeTokenizer()
-        pieces = itertools.chain([[BOS]], tokenizer.encode_pieces(text))
-        return PromptPieces(least=1 + tokenizer.least_tokens(text), pieces=pieces, in_reasoning=self._in_reasoning)
-
-    def render(self, messages: list[dict[str, Any]], *, add_generation_prompt: bool = True) -> str:
-        if messages[0]["content"] == "raise":
-            raise ValueError("conversation roles must alternate")
-        text = "".join(f"[{message['role']}]{message['content']}" for message in messages)
-        return text if add_generation_prompt else text + "|"
+        return text
 
 
 def prompt_text(request: Request) -> str:

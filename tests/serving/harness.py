@@ -14,6 +14,7 @@ from typing import Any
 import httpx
 from litestar import Litestar
 
+import serving.app
 from serving.api.errors import UnavailableError
 from serving.api.service.lifecycle import ServiceHost
 from serving.api.service.service import Service
@@ -21,6 +22,7 @@ from serving.app import create_app
 from serving.server import Server, listen
 from serving.settings.settings import Settings
 from tests.serving.fakes import FakeEngine, fake_service
+from tests.serving.recorder import Recorder
 
 CHAT = "/v1/chat/completions"
 TEXT = "/v1/completions"
@@ -35,10 +37,23 @@ async def running(
 ) -> AsyncGenerator[httpx.AsyncClient]:
     """A client of the application, which runs in this event loop."""
     app = create_app(Settings(**settings), service=service or fake_service(engine))
-    async with app.lifespan(), in_process(app) as client:
-        while app.state.host.status.detail == "starting":
-            await asyncio.sleep(0.001)
-        yield client
+    with recorded(app):
+        async with app.lifespan(), in_process(app) as client:
+            while app.state.host.status.detail == "starting":
+                await asyncio.sleep(0.001)
+            yield client
+
+
+@contextlib.contextmanager
+def recorded(app: Litestar) -> Generator[None]:
+    """Compares all responses of an application with the OpenAPI document.
+
+    Raises:
+      AssertionError: one differs; raised at the end.
+    """
+    app.asgi_handler = recorder = Recorder(app.asgi_handler, serving.app.ENDPOINTS)
+    yield
+    recorder.check()
 
 
 def in_process(app: Litestar) -> httpx.AsyncClient:
@@ -66,15 +81,16 @@ def listening(
     listener = listen(chosen.host, chosen.port)
     url = f"http://127.0.0.1:{listener.getsockname()[1]}"
     thread = threading.Thread(target=lambda: asyncio.run(server.serve(sockets=[listener])))
-    thread.start()
-    # It listens before the service is there, and refuses requests until then.
-    wait_for(lambda: server.started and _is_built(server.host))
-    try:
-        yield Listening(url, server, app)
-    finally:
-        server.should_exit = True
-        thread.join(10)
-        assert not thread.is_alive()
+    with recorded(app):
+        thread.start()
+        # It listens before the service is there, and refuses requests until then.
+        wait_for(lambda: server.started and _is_built(server.host))
+        try:
+            yield Listening(url, server, app)
+        finally:
+            server.should_exit = True
+            thread.join(10)
+            assert not thread.is_alive()
 
 
 def _is_built(host: ServiceHost) -> bool:
@@ -99,6 +115,20 @@ def events_of(body: str) -> list[Any]:
     payloads = [block for block in blocks if not block.startswith(":")]
     assert all(payload.startswith("data: ") and "\n" not in payload for payload in payloads)
     return [json.loads(payload.removeprefix("data: ")) for payload in payloads]
+
+
+def named_events_of(body: str) -> list[Any]:
+    """The payloads of a stream whose events have names, which are the payloads' types."""
+    blocks = body.split("\n\n")
+    assert blocks.pop() == ""
+    payloads: list[Any] = []
+    for block in blocks:
+        if block.startswith(":"):
+            continue
+        name, data = block.split("\n")
+        payloads.append(json.loads(data.removeprefix("data: ")))
+        assert name == f"event: {payloads[-1]['type']}"
+    return payloads
 
 
 def usage_of(prompt_tokens: int, completion_tokens: int) -> dict[str, Any]:

@@ -7,11 +7,12 @@ import time
 
 import serving.app
 import serving.server
+from mistral_jax.chat.output.formats import OutputFormat, reasoning_format, tool_format
 from serving.api.service.service import Service
 from serving.commands.cli import main
 from serving.engine.messages import EngineState
 from serving.settings.settings import Settings
-from tests.serving.fakes import FakeEngine, fake_service
+from tests.serving.fakes import FakeChat, FakeEngine, fake_service
 
 
 def build(plan: str) -> Service:
@@ -22,6 +23,11 @@ def build(plan: str) -> Service:
             return fake_service(FakeEngine("x" * 200, delay=0.2))
         case "flood":
             return fake_service(FakeEngine("x" * 240, delay=0.001))
+        case "tools":
+            output = OutputFormat(
+                tools=tool_format("hermes", {}), reasoning=reasoning_format("<think>", "</think>", {})
+            )
+            return fake_service(FakeEngine("ok"), chat=FakeChat(output))
         case "dies":
             return fake_service(FakeEngine("x" * 100, delay=0.01, die_after=5))
         case "loading":

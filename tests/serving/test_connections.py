@@ -48,7 +48,7 @@ def read_response(connection: socket.socket) -> bytes:
     while len(body) < length:
         body += connection.recv(65536) or pytest.fail("closed in the middle of a response")
     assert len(body) == length, "more than one response"
-    return data
+    return head + b"\r\n\r\n" + body
 
 
 def is_closed(connection: socket.socket) -> bool:

@@ -5,12 +5,13 @@ from __future__ import annotations
 from serving.api.endpoint import Call, Endpoint
 from serving.api.errors import NotFoundError
 from serving.api.schemas import CancelledRequest
+from serving.api.service.callers import CALLER
 
 
 async def _cancel(call: Call[None]) -> CancelledRequest:
-    """Whoever may make requests may cancel them: ids are known only to those who have seen the response or its log."""
+    """Requests can be cancelled with the key that they were made with."""
     id = call.request.path_params["id"]
-    cancelled = call.host.live_calls.cancel(id)
+    cancelled = call.host.live_calls.cancel(id, caller=CALLER.get())
     if not cancelled:
         raise NotFoundError(
             f"no request with the id {id[:128]!r} is waiting or running; expected the `id` of a response "
@@ -26,6 +27,6 @@ CANCEL_REQUEST = Endpoint(
     operation_id="cancelRequest",
     summary="Cancel a request by the id of its response, or by its X-Request-Id",
     response=CancelledRequest,
-    errors=(401, 403, 404),
+    errors=(404,),
     handler=_cancel,
 )

@@ -3,51 +3,73 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
+
+from litestar.types import Scope
 
 from serving.api.controllers.generation import GENERATION_ERRORS, Asked, Generating
 from serving.api.controllers.generation_fields import CHAT, fields_of, objects_of
 from serving.api.endpoint import Endpoint
 from serving.api.errors import InvalidRequestError
-from serving.api.requests.prompts import encode_chat
+from serving.api.requests.chat_rendering import template_with_reasoning
+from serving.api.requests.prompts import chat_encoder, encode_chat
 from serving.api.requests.sampling_request import OwnFields
-from serving.api.requests.template_use import check_once, template_use
-from serving.api.requests.tool_request import reasoning_variables, tool_use
-from serving.api.requests.unknown_fields import report_ignored, unused
-from serving.api.responses.framing import CallFacts, ChatFraming
-from serving.api.responses.parsed_chat import ParsedChatFraming
+from serving.api.requests.tool_request import tool_use
+from serving.api.responses.framing import CallFacts, ChatFraming, Framing
+from serving.api.responses.parsed.chat import ParsedChatFraming
 from serving.api.schemas import ChatCompletion, ChatCompletionChunk, ChatCompletionRequest
 from serving.api.service.asked import Prompt, ToolUse
+from serving.api.service.lifecycle import ServiceHost
 from serving.api.service.service import Service
 
 
-async def _encode(asked: Asked[ChatCompletionRequest]) -> Sequence[Prompt]:
-    settings = asked.host.settings
-    chat = asked.service.chat
-    template = template_use(asked.body)
-    if chat is not None:
-        template, unread = template.without_unused(chat)
-        report_ignored(asked.scope, unused("chat_template_kwargs", unread), strict=settings.strict_fields)
-        reasoning = reasoning_variables(asked.body, chat)
-        check_once(template, reasoning)
-        template = replace(template, variables={**template.variables, **reasoning})
-    prompt = await encode_chat(
-        asked.service,
-        asked.body.messages,
-        tools=() if asked.tools is None else asked.tools.shown,
-        limiter=asked.host.encoding,
-        rendering=asked.host.rendering,
-        truncate=asked.truncates,
+async def encode_chat_request(
+    body: ChatCompletionRequest,
+    service: Service,
+    host: ServiceHost,
+    tools: ToolUse | None,
+    scope: Scope,
+    *,
+    truncates: bool,
+) -> Prompt:
+    """The prompt of a chat completion.
+
+    Args:
+      scope: of the request, whose response names variables that the template does not read.
+      truncates: whether it may be longer than the context.
+
+    Raises:
+      InvalidRequestError: see `encode_chat` and `template_with_reasoning`.
+      ContextLengthError: see `encode_chat`.
+    """
+    template = template_with_reasoning(body, chat_encoder(service), scope, strict=host.settings.strict_fields)
+    return await encode_chat(
+        service,
+        body.messages,
+        tools=() if tools is None else tools.shown,
+        limiter=host.encoding,
+        rendering=host.rendering,
+        truncate=truncates,
         template=template,
+    )
+
+
+async def _encode(asked: Asked[ChatCompletionRequest]) -> Sequence[Prompt]:
+    prompt = await encode_chat_request(
+        asked.body, asked.service, asked.host, asked.tools, asked.scope, truncates=asked.truncates
     )
     return [prompt]
 
 
-async def _frame(asked: Asked[ChatCompletionRequest], facts: CallFacts) -> ChatFraming:
+async def _frame(asked: Asked[ChatCompletionRequest], facts: CallFacts) -> Framing:
     return ChatFraming(facts) if asked.tools is None else ParsedChatFraming(facts, asked.tools)
 
 
-def _tools(body: ChatCompletionRequest, service: Service) -> ToolUse | None:
+def chat_tools(body: ChatCompletionRequest, service: Service) -> ToolUse | None:
+    """The tools of a chat completion, and what the model writes besides text; None: only text.
+
+    Raises:
+      InvalidRequestError: see `tool_use`.
+    """
     if service.chat is None:
         return None  # refused when the messages are encoded
     used = tool_use(body, service.chat)
@@ -68,6 +90,14 @@ def _logprobs(body: ChatCompletionRequest) -> int | None:
     return None
 
 
+GENERATE_CHAT = Generating(
+    id_prefix="chatcmpl-",
+    own_fields=OwnFields(token_limit=_token_limit, logprobs=_logprobs, logprobs_count="top_logprobs"),
+    prompt_field="messages",
+    encode=_encode,
+    frame=_frame,
+    tools=chat_tools,
+)
 CHAT_COMPLETIONS = Endpoint(
     path="/v1/chat/completions",
     method="POST",
@@ -81,12 +111,5 @@ CHAT_COMPLETIONS = Endpoint(
     example={"model": "default", "messages": [{"role": "user", "content": "Hello!"}], "stream": False},
     errors=GENERATION_ERRORS,
     link="chat",
-    handler=Generating(
-        id_prefix="chatcmpl",
-        own_fields=OwnFields(token_limit=_token_limit, logprobs=_logprobs, logprobs_count="top_logprobs"),
-        prompt_field="messages",
-        encode=_encode,
-        frame=_frame,
-        tools=_tools,
-    ),
+    handler=GENERATE_CHAT,
 )

@@ -34,7 +34,7 @@ from serving.api.service.asked import AdapterUse, Prompt, Reported, ToolUse, Usa
 from serving.api.service.lifecycle import ServiceHost
 from serving.api.service.service import Service
 
-GENERATION_ERRORS = (400, 401, 403, 404, 408, 413, 415, 499, 500, 503)
+GENERATION_ERRORS = (404, 499, 503, 504)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

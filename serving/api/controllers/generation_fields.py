@@ -136,8 +136,8 @@ FIELDS: tuple[Field, ...] = (
     _accepted("cache_prompt", "extension of llama.cpp; a hint"),
     _honoured(
         "priority",
-        "extension of vLLM; of the requests that wait, lower numbers are served earlier, equal ones in order of "
-        "arrival. The one that has waited longest is overtaken at most three times in a row",
+        "extension of vLLM; of the requests of one API key that wait, lower numbers are served earlier, equal ones "
+        "in order of arrival. The one that has waited longest is overtaken at most three times in a row",
     ),
     _honoured(
         "min_tokens",

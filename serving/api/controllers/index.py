@@ -11,7 +11,7 @@ from litestar import Response
 
 from serving.api.description.openapi import document
 from serving.api.description.page import page
-from serving.api.endpoint import Call, Endpoint, Text
+from serving.api.endpoint import Call, Endpoint, OneOf, Text
 from serving.api.schemas import Index, Version
 from serving.version import version
 
@@ -66,7 +66,6 @@ DOCS = Endpoint(
     response=Text("a page", "text/html"),
     public=True,
     link="docs",
-    documented=False,
     handler=_docs,
 )
 OPENAPI = Endpoint(
@@ -74,9 +73,8 @@ OPENAPI = Endpoint(
     method="GET",
     operation_id="openapi",
     summary="The OpenAPI document",
-    response=Text("the document", "application/json"),
+    response=OneOf("the document", (dict[str, Any],)),
     public=True,
     link="openapi",
-    documented=False,
     handler=_openapi,
 )

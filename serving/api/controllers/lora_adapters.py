@@ -25,8 +25,6 @@ from serving.settings.model import MODEL_NAME, MODEL_NAME_EXPECTS
 
 logger = logging.getLogger("mistral_jax.server")
 
-_CHANGE_ERRORS = (400, 401, 403, 404, 408, 413, 415, 503)
-
 
 async def _list(call: Call[None]) -> LoraAdapterList:
     models = call.host.loaded_service.models
@@ -136,7 +134,7 @@ LORA_ADAPTERS = Endpoint(
     operation_id="listLoraAdapters",
     summary="List the adapters",
     response=LoraAdapterList,
-    errors=(401, 503),
+    errors=(503,),
     link="adapters",
     handler=_list,
 )
@@ -155,7 +153,7 @@ LOAD_LORA_ADAPTER = Endpoint(
         Field("is_3d_lora_weight", "refused", "no adapters of experts", neutral=(False,)),
     ),
     example={"lora_name": "poet", "lora_path": "poet"},
-    errors=(*_CHANGE_ERRORS, 507),
+    errors=(404, 507),
     handler=_load,
 )
 UNLOAD_LORA_ADAPTER = Endpoint(
@@ -170,6 +168,6 @@ UNLOAD_LORA_ADAPTER = Endpoint(
     ),
     response=UnloadedLora,
     example={"lora_name": "poet"},
-    errors=_CHANGE_ERRORS,
+    errors=(404,),
     handler=_unload,
 )

@@ -39,7 +39,7 @@ MODELS = Endpoint(
     operation_id="listModels",
     summary="List the served models",
     response=ModelList,
-    errors=(401, 503),
+    errors=(503,),
     link="models",
     handler=_list,
 )
@@ -49,6 +49,6 @@ MODEL = Endpoint(
     operation_id="retrieveModel",
     summary="Get one served model",
     response=Model,
-    errors=(401, 404, 503),
+    errors=(404, 503),
     handler=_retrieve,
 )

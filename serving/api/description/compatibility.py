@@ -15,20 +15,26 @@ from serving.api.endpoint import Endpoint, Field
 def compatibility_page(endpoints: tuple[Endpoint[Any], ...]) -> str:
     """The page, as Markdown."""
     lines = [_INTRODUCTION]
-    objects: dict[str, tuple[Field, ...]] = {}
     for endpoint in endpoints:
         if endpoint.fields is None:
             continue
-        objects |= endpoint.objects
         lines += [f"## {endpoint.method} {endpoint.template}", "", "| field | | |", "|---|---|---|"]
         for field in endpoint.fields:
             values = ", ".join(f"`{msgspec.json.encode(value).decode()}`" for value in field.neutral)
             also = f". Also: {values}" if values else ""
             lines.append(f"| `{field.name}` | {field.decision} | {field.note}{also} |")
         lines.append("")
-    lines += ["## Objects in a body", "", "| field | | |", "|---|---|---|"]
-    for where, fields in objects.items():
-        lines += [f"| `{where}.{field.name}` | {field.decision} | {field.note} |" for field in fields]
+    lines += ["## Objects in a body", ""]
+    shown: list[tuple[str, tuple[Field, ...]]] = []
+    for endpoint in endpoints:
+        new = [each for each in endpoint.objects.items() if each not in shown]
+        shown += new
+        if not new:
+            continue
+        lines += [f"### {endpoint.method} {endpoint.template}", "", "| field | | |", "|---|---|---|"]
+        for where, fields in new:
+            lines += [f"| `{where}.{field.name}` | {field.decision} | {field.note} |" for field in fields]
+        lines.append("")
     return "\n".join(lines).rstrip() + "\n" + _BEHAVIOUR
 
 
@@ -108,7 +114,17 @@ _BEHAVIOUR = """
 - `xlora: {"non_granular_index": k}` reuses the weights of completion token k for all later ones, which saves the
   scaling pass from there on and is an approximation. The server's `--tgt-non-granular-index` is the default.
 - An unloaded adapter is refused for new requests; those that use it finish.
-- A stream that fails midway carries one event `{"error": {...}}` and then `[DONE]`. Requests that the server cannot
+- Responses of /v1/responses are not stored: `store: true` is answered with `store: false`, and what needs a stored
+  response is refused. What the model wrote in one turn (reasoning, a text, calls) is one message for the chat template,
+  and so are `instructions` and the system messages that begin the input. Reasoning items have the reasoning itself as
+  `content`, and may be sent back. Streams have OpenAI's typed events, with names and without `[DONE]`; `timings` and
+  `xlora` are in the response of the last event.
+- /v1/messages has Anthropic's shapes, also for errors before and after the start of a stream. A last text of the
+  assistant is continued. Models that mark their reasoning return it as thinking blocks. `timings` and `xlora` are in
+  the message, or in a stream's `message_delta`. `input` of a tool_use that was cut off is empty; the deltas of a stream
+  have all of it.
+- A stream that fails midway carries one event `{"error": {...}}` and then `[DONE]`; on /v1/responses the events `error`
+  and `response.failed`, on /v1/messages the event `error`. Requests that the server cannot
   take are refused before the stream starts, with status 503 and `Retry-After`.
 - Every response carries `X-Request-Id`: the request's own, or a new one.
 """

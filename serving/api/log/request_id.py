@@ -9,6 +9,8 @@ from typing import cast
 from litestar.types import Message, Scope
 
 HEADER = b"x-request-id"
+_SENT = (HEADER, b"request-id")
+"""OpenAI's clients read the first, Anthropic's the second."""
 _ACCEPTED = re.compile(rb"[\x21-\x7e]{1,128}")
 
 
@@ -22,7 +24,7 @@ def request_id_of(scope: Scope) -> str:
 
 
 async def add_request_id(message: Message, scope: Scope) -> None:
-    """A `before_send` hook: adds the header to every response, including errors and unknown paths."""
+    """A `before_send` hook: adds the id to every response, including errors and unknown paths."""
     if message["type"] == "http.response.start":
-        headers = [*message.get("headers", ()), (HEADER, request_id_of(scope).encode("ascii"))]
-        message["headers"] = headers
+        value = request_id_of(scope).encode("ascii")
+        message["headers"] = [*message.get("headers", ()), *((name, value) for name in _SENT)]

@@ -6,8 +6,9 @@ import re
 from collections.abc import Generator, Sequence
 
 from mistral_jax.chat.parsed_text import raw_pieces
-from serving.api.errors import ApiError, ContextLengthError, InvalidRequestError
+from serving.api.errors import ContextLengthError, InvalidRequestError
 from serving.api.requests.encoding import gather
+from serving.api.requests.renaming import Renames
 from serving.api.requests.tokenizing import decoded
 from serving.api.schemas import LlamaCompletionRequest, SamplingFields
 from serving.api.service.asked import Prompt
@@ -20,12 +21,16 @@ MAX_BIASED_TEXT = 4096
 _TOKEN_ID = re.compile(r"[0-9]{1,12}")
 _RANDOM_SEEDS = (-1, 2**32 - 1)
 _UNLIMITED = (-1, -2)
-_OWN_NAMES = {
-    "repetition_penalty": "repeat_penalty",
-    "max_tokens": "n_predict",
-    "n": "n_cmpl",
-    "top_logprobs": "n_probs",
-}
+RENAMES = Renames(
+    {
+        "repetition_penalty": "repeat_penalty",
+        "max_tokens": "n_predict",
+        "n": "n_cmpl",
+        "top_logprobs": "n_probs",
+        "ebnf": "grammar",
+    }
+)
+"""How errors name the fields of llama.cpp's body."""
 
 LlamaPrompt = str | Sequence[int | str]
 
@@ -36,7 +41,6 @@ class TranslatedCompletion(SamplingFields, kw_only=True):
     prompts: list[LlamaPrompt]
     parse_special: bool
     n_probs: int
-    return_tokens: bool
     response_fields: list[str] | None
 
 
@@ -88,22 +92,16 @@ def translated(body: LlamaCompletionRequest, service: Service, *, repeat_last_n:
         dry_penalty_last_n=body.dry_penalty_last_n,
         dry_sequence_breakers=body.dry_sequence_breakers,
         samplers=body.samplers,
+        ebnf=body.grammar or None,
+        json_schema=body.json_schema,
         timings_per_token=body.timings_per_token,
         return_progress=body.return_progress,
+        return_token_ids=body.return_tokens or body.stream,
         prompts=_prompts(body.prompt),
         parse_special=body.parse_special is not False,
         n_probs=body.n_probs or 0,
-        return_tokens=bool(body.return_tokens),
         response_fields=body.response_fields,
     )
-
-
-def in_own_names(error: ApiError) -> None:
-    """Give the field that an error names its name in llama.cpp's body."""
-    own = _OWN_NAMES.get(error.param or "")
-    if own is not None:
-        error.message = error.message.replace(error.param or "", own, 1)
-        error.param = own
 
 
 def _prompts(prompt: str | list[str | int | list[str | int]]) -> list[LlamaPrompt]:

@@ -10,7 +10,7 @@ import msgspec
 
 from mistral_jax.grammar.grammar import Grammar
 from serving.api.errors import InvalidRequestError
-from serving.api.schemas import FormatFields, ResponseFormat, StructuredOutputs, TypedGrammar
+from serving.api.schemas import ResponseFormat, SamplingFields, StructuredOutputs, TypedGrammar
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,7 +22,7 @@ class RequestedFormat:
     """The field that asks for it."""
 
 
-def output_format(body: FormatFields) -> RequestedFormat | None:
+def output_format(body: SamplingFields) -> RequestedFormat | None:
     """The format that a request asks for; None: text. Whether the grammar is valid is not checked.
 
     Raises:
@@ -35,7 +35,7 @@ def output_format(body: FormatFields) -> RequestedFormat | None:
     return found[0] if found else None
 
 
-def _formats(body: FormatFields) -> Iterator[RequestedFormat]:
+def _formats(body: SamplingFields) -> Iterator[RequestedFormat]:
     if body.response_format is not None:
         yield from _response_format(body.response_format)
     if body.structured_outputs is not None:

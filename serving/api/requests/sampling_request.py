@@ -244,6 +244,8 @@ def _token_ids(param: str, given: Sequence[int] | None, card: ModelCard) -> tupl
     """The ids, each once."""
     if given is None:
         return None
+    if len(given) > card.vocab_size:
+        raise InvalidRequestError(f"{param}: {len(given)} token ids; the vocabulary has {card.vocab_size}", param=param)
     wrong = list(itertools.islice((token for token in given if not 0 <= token < card.vocab_size), 10))
     if wrong:
         raise InvalidRequestError(

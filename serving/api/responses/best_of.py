@@ -7,8 +7,9 @@ from collections.abc import Sequence
 
 import msgspec
 
+from serving.api.errors import ApiError
 from serving.api.responses.completion_framing import CompletionFraming
-from serving.api.responses.framing import Payload
+from serving.api.responses.wire import Payload
 from serving.api.schemas import CompletionChoice, Usage
 from serving.api.service.generation import ChoiceEvent
 
@@ -23,7 +24,7 @@ class BestOf:
     """
 
     def __init__(self, framing: CompletionFraming, *, candidates: int, n: int) -> None:
-        self.call_id, self.ends_with_done = framing.call_id, framing.ends_with_done
+        self.call_id, self.wire = framing.call_id, framing.wire
         self._framing = framing
         self._candidates, self._n = candidates, n
         self._scores: dict[int, float] = {}
@@ -36,6 +37,9 @@ class BestOf:
         raise TypeError("the best completions are not known while they are streamed")
 
     def closing(self) -> Sequence[Payload]:
+        raise TypeError("the best completions are not known while they are streamed")
+
+    def failed(self, error: ApiError) -> list[Payload]:
         raise TypeError("the best completions are not known while they are streamed")
 
     def take(self, choice_event: ChoiceEvent) -> None:

@@ -15,9 +15,11 @@ from typing import Any, Protocol, cast
 import msgspec
 from msgspec import UNSET, UnsetType
 
+from serving.api.errors import ApiError
 from serving.api.responses.prompt_scores import PromptScores
 from serving.api.responses.timings import TimingsReport
 from serving.api.responses.token_names import named_by_id
+from serving.api.responses.wire import CHUNKS, Payload, Wire
 from serving.api.responses.xlora_scalings import ScalingsReport
 from serving.api.schemas import (
     AssistantMessage,
@@ -61,8 +63,8 @@ class CallFacts:
 
 
 def new_id(prefix: str) -> str:
-    """A new id for a response."""
-    return f"{prefix}-{uuid.uuid4().hex}"
+    """A new id for a response, or for something in it."""
+    return f"{prefix}{uuid.uuid4().hex}"
 
 
 @dataclass(slots=True)
@@ -111,17 +113,13 @@ class Choice:
         return UNSET if self.scalings is None else self.scalings.whole()
 
 
-Payload = msgspec.Struct | list[Any] | dict[str, Any]
-"""What becomes JSON."""
-
-
 class Framing(Protocol):
     """Builds the JSON of one call's completions for one endpoint: whole, and as chunks of a stream."""
 
     call_id: str
     """Id of the response."""
-    ends_with_done: bool
-    """Whether a stream ends with `data: [DONE]`."""
+    wire: Wire
+    """How the stream is written."""
 
     def opening(self) -> Sequence[Payload]:
         """Chunks that a stream begins with."""
@@ -133,6 +131,10 @@ class Framing(Protocol):
 
     def closing(self) -> Sequence[Payload]:
         """Chunks that a stream ends with."""
+        ...
+
+    def failed(self, error: ApiError) -> Sequence[Payload]:
+        """Chunks that a stream ends with after an error."""
         ...
 
     def take(self, choice_event: ChoiceEvent) -> None:
@@ -151,7 +153,7 @@ class Framing(Protocol):
 class Framed[ChoiceT: msgspec.Struct, ChunkT: (ChatCompletionChunk, Completion)]:
     """What all framings have in common."""
 
-    ends_with_done = True
+    wire = CHUNKS
 
     def __init__(self, facts: CallFacts) -> None:
         self.call_id = facts.call_id
@@ -213,6 +215,9 @@ class Framed[ChoiceT: msgspec.Struct, ChunkT: (ChatCompletionChunk, Completion)]
     def _nothing(self, index: int) -> ChoiceT:
         """A choice of a chunk that adds nothing to it."""
         raise NotImplementedError
+
+    def failed(self, error: ApiError) -> list[msgspec.Struct]:
+        return [error.body()]
 
     def usage(self) -> Usage:
         completion_tokens = sum(choice.completion_tokens for choice in self.choices)
@@ -320,17 +325,19 @@ class ChatFraming(Framed[ChatChunkChoice, ChatCompletionChunk]):
         )
 
     def _logprobs(self, tokens: Sequence[TokenLogprob]) -> ChatLogprobs:
-        return ChatLogprobs(
-            content=[
-                ChatTokenLogprob(
-                    token=token.text,
-                    logprob=token.logprob,
-                    bytes=list(token.raw),
-                    top_logprobs=[
-                        TopLogprob(token=top.text, logprob=top.logprob, bytes=list(top.raw))
-                        for top in token.top[: self._top]
-                    ],
-                )
-                for token in tokens
-            ]
+        return ChatLogprobs(content=chat_logprobs(tokens, self._top or 0))
+
+
+def chat_logprobs(tokens: Sequence[TokenLogprob], top: int) -> list[ChatTokenLogprob]:
+    """Log-probabilities of tokens, with those of the `top` most likely ones."""
+    return [
+        ChatTokenLogprob(
+            token=token.text,
+            logprob=token.logprob,
+            bytes=list(token.raw),
+            top_logprobs=[
+                TopLogprob(token=each.text, logprob=each.logprob, bytes=list(each.raw)) for each in token.top[:top]
+            ],
         )
+        for token in tokens
+    ]

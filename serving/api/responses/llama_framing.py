@@ -9,8 +9,10 @@ from typing import Any, Literal
 import msgspec
 from msgspec import UNSET, UnsetType
 
-from serving.api.responses.framing import CallFacts, Choice, Payload
+from serving.api.errors import ApiError
+from serving.api.responses.framing import CallFacts, Choice
 from serving.api.responses.timings import TimingsReport
+from serving.api.responses.wire import LLAMA_CHUNKS, Payload
 from serving.api.schemas import (
     CompletionProbability,
     GenerationSettings,
@@ -31,22 +33,21 @@ class LlamaOptions:
     streamed: bool
     probabilities: int
     """Number of most likely tokens to return with each token; 0: no log-probabilities."""
-    tokens: bool
-    """Whether the whole response has the ids of the completion's tokens; chunks of a stream always do."""
     fields: Sequence[str] | None
     """The fields of the response to return; None: all."""
 
 
 @dataclass(slots=True)
 class _LlamaChoice(Choice):
-    tokens: list[TokenLogprob] = field(default_factory=list[TokenLogprob])
+    ids: list[int] = field(default_factory=list[int])
+    logprobs: list[TokenLogprob] = field(default_factory=list[TokenLogprob])
     stopping_word: str = ""
 
 
 class LlamaFraming:
-    """Implements `serving.api.responses.framing.Framing`. `facts.logprobs` must be set if ids are wanted."""
+    """Implements `serving.api.responses.framing.Framing`."""
 
-    ends_with_done = False
+    wire = LLAMA_CHUNKS
 
     def __init__(self, facts: CallFacts, options: LlamaOptions) -> None:
         self.call_id = facts.call_id
@@ -67,7 +68,8 @@ class LlamaFraming:
         self._timings.take(index, event)
         choice = self._choices[index]
         choice.take(event)
-        choice.tokens += event.logprobs
+        choice.ids += event.token_ids
+        choice.logprobs += event.logprobs
         if isinstance(event.stop_reason, str):
             choice.stopping_word = event.stop_reason
 
@@ -76,14 +78,17 @@ class LlamaFraming:
         self.take(choice_event)
         chunks: list[Payload] = []
         if (progress := self._timings.progress(index, event)) is not None:
-            chunk = self._chunk(index, "", ())
+            chunk = self._chunk(index)
             chunk.prompt_progress = progress
             chunks.append(chunk)
-        if event.text or event.logprobs:
-            chunks.append(self._chunk(index, event.text, event.logprobs))
+        if event.text or event.logprobs or event.token_ids:
+            chunks.append(self._chunk(index, event.text, event.token_ids, event.logprobs))
         if self._choices[index].finish_reason is not None:
             chunks.append(self._picked(self._end(index)))
         return chunks
+
+    def failed(self, error: ApiError) -> list[Payload]:
+        return [error.body()]
 
     def usage(self) -> Usage:
         prompt = sum(len(prompt.tokens) for prompt in self._facts.prompts)
@@ -94,14 +99,16 @@ class LlamaFraming:
         ends = [self._picked(self._end(index)) for index in range(len(self._choices))]
         return ends[0] if len(ends) == 1 else ends
 
-    def _chunk(self, index: int, text: str, tokens: Sequence[TokenLogprob]) -> LlamaCompletionChunk:
+    def _chunk(
+        self, index: int, text: str = "", ids: Sequence[int] = (), logprobs: Sequence[TokenLogprob] = ()
+    ) -> LlamaCompletionChunk:
         return LlamaCompletionChunk(
             index=index,
             content=text,
-            tokens=[token.token for token in tokens],
+            tokens=list(ids),
             tokens_predicted=self._choices[index].completion_tokens,
             tokens_evaluated=len(self._prompts[index].tokens),
-            completion_probabilities=self._probabilities(tokens),
+            completion_probabilities=self._probabilities(logprobs),
             timings=self._timings.of_chunk(index),
         )
 
@@ -109,12 +116,11 @@ class LlamaFraming:
         """The whole completion of a choice; of a stream without what its chunks have."""
         choice, prompt, options = self._choices[index], self._prompts[index], self._options
         text = "".join(choice.text)
-        tokens = [token.token for token in choice.tokens] if options.tokens else []
         cached = len(prompt.tokens) + max(choice.completion_tokens - 1, 0)
         return LlamaCompletion(
             index=index,
             content="" if options.streamed else text,
-            tokens=[] if options.streamed else tokens,
+            tokens=[] if options.streamed else choice.ids,
             model=self._facts.model_id,
             tokens_predicted=choice.completion_tokens,
             tokens_evaluated=len(prompt.tokens),
@@ -125,7 +131,7 @@ class LlamaFraming:
             stop_type=_stop_type(choice),
             stopping_word=choice.stopping_word,
             tokens_cached=cached,
-            completion_probabilities=UNSET if options.streamed else self._probabilities(choice.tokens),
+            completion_probabilities=UNSET if options.streamed else self._probabilities(choice.logprobs),
             timings=self._timings.of_choice(index),
         )
 

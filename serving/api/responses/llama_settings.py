@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
-from mistral_jax.runtime.sampling_params import SAMPLERS, SamplingParams
+from collections.abc import Sequence
+
+from mistral_jax.runtime.sampling_params import SamplingParams
 from serving.api.schemas import GenerationSettings
 
 
-def generation_settings(params: SamplingParams, *, repeat_last_n: int) -> GenerationSettings:
+def generation_settings(params: SamplingParams, *, repeat_last_n: int, samplers: Sequence[str]) -> GenerationSettings:
     """The settings of a request, without the texts in it.
 
     Args:
       repeat_last_n: number of last tokens that the repetition penalty counts.
+      samplers: llama.cpp's names of what is applied, in this order.
     """
     limit = -1 if params.max_tokens is None else params.max_tokens
     return GenerationSettings(
@@ -21,12 +24,6 @@ def generation_settings(params: SamplingParams, *, repeat_last_n: int) -> Genera
         top_k=params.top_k,
         top_p=params.top_p,
         min_p=params.min_p,
-        repeat_last_n=repeat_last_n,
-        repeat_penalty=params.repetition_penalty,
-        presence_penalty=params.presence_penalty,
-        frequency_penalty=params.frequency_penalty,
-        n_probs=params.logprobs or 0,
-        ignore_eos=params.ignore_eos,
         typical_p=params.typical_p,
         top_n_sigma=params.top_n_sigma,
         xtc_probability=params.xtc_probability,
@@ -35,5 +32,11 @@ def generation_settings(params: SamplingParams, *, repeat_last_n: int) -> Genera
         dry_base=params.dry_base,
         dry_allowed_length=params.dry_allowed_length,
         dry_penalty_last_n=params.dry_penalty_last_n,
-        samplers=list(SAMPLERS),
+        repeat_last_n=repeat_last_n,
+        repeat_penalty=params.repetition_penalty,
+        presence_penalty=params.presence_penalty,
+        frequency_penalty=params.frequency_penalty,
+        n_probs=params.logprobs or 0,
+        ignore_eos=params.ignore_eos,
+        samplers=list(samplers),
     )

@@ -15,8 +15,9 @@ from litestar import Request, Response
 from serving.api.errors import ClientGoneError
 from serving.api.log.exchange import exchange_of
 from serving.api.log.request_id import request_id_of
-from serving.api.responses.framing import Framing, Payload
+from serving.api.responses.framing import Framing
 from serving.api.responses.streaming import EventStream, disconnected
+from serving.api.responses.wire import Payload
 from serving.api.service.generation import GenerationCall
 from serving.api.service.lifecycle import ServiceHost
 from serving.api.service.service import Service

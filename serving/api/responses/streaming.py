@@ -1,7 +1,5 @@
-"""Server-sent events: a completion as a stream of `data:` lines, each sent as soon as it is ready.
-
-A stream has `data: {chunk}` events, comments as keep-alive while there are none, and, unless it is llama.cpp's,
-`data: [DONE]` at the end. An error after the headers is one event `data: {"error": ...}` before that.
+"""Server-sent events: a completion as a stream, each event sent as soon as it is ready, with something as keep-alive
+while there are none. An error after the headers is an event, too. How events are written is the framing's `wire`.
 """
 
 from __future__ import annotations
@@ -12,7 +10,6 @@ import logging
 from collections.abc import AsyncGenerator, Callable
 from typing import Any
 
-import msgspec
 from litestar import Request, Response
 from litestar.response.base import ASGIResponse
 from litestar.types import Receive, Scope, Send
@@ -20,7 +17,7 @@ from litestar.types import Receive, Scope, Send
 from serving.api.errors import api_error
 from serving.api.log.exchange import Exchange
 from serving.api.log.request_id import request_id_of
-from serving.api.responses.framing import Framing, Payload
+from serving.api.responses.framing import Framing
 from serving.api.service.generation import GenerationCall
 
 logger = logging.getLogger("mistral_jax.server")
@@ -28,13 +25,7 @@ logger = logging.getLogger("mistral_jax.server")
 SEND_TIMEOUT = 60.0
 """Seconds that a client may take to read one event before its stream is ended."""
 
-_DONE = b"data: [DONE]\n\n"
-_KEEP_ALIVE = b": keep-alive\n\n"
 _HEADERS = {"Cache-Control": "no-cache", "X-Accel-Buffering": "no"}
-
-
-def _data(payload: Payload) -> bytes:
-    return b"data: " + msgspec.json.encode(payload) + b"\n\n"
 
 
 async def event_stream(
@@ -47,26 +38,28 @@ async def event_stream(
     request_id: str = "",
 ) -> AsyncGenerator[bytes]:
     """The bytes of a submitted call's stream, one event at a time."""
+    wire = framing.wire
     try:
         for chunk in framing.opening():
-            yield _data(chunk)
+            yield wire.event(chunk)
         async with contextlib.aclosing(generation.events(idle=keep_alive, limit=limit)) as events:
             async for choice_event in events:
                 if choice_event is None:
-                    yield _KEEP_ALIVE
+                    yield wire.keep_alive
                     continue
                 for chunk in framing.chunks(choice_event):
-                    yield _data(chunk)
+                    yield wire.event(chunk)
         for chunk in framing.closing():
-            yield _data(chunk)
+            yield wire.event(chunk)
     except Exception as exception:
         error = api_error(exception)
         if error is not exception:
             logger.error("request %s failed while streaming", request_id, exc_info=exception)
         exchange.error = error.message
-        yield _data(error.body())
-    if framing.ends_with_done:
-        yield _DONE
+        for chunk in framing.failed(error):
+            yield wire.event(chunk)
+    if wire.end:
+        yield wire.end
 
 
 class EventStream(Response[None]):

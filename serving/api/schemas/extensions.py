@@ -6,15 +6,15 @@ from typing import Annotated
 
 from msgspec import Meta
 
-from serving.api.schemas.output_format import FormatFields
+from serving.api.schemas.output_format import GrammarFields
 
 
 def _doc(text: str) -> Meta:
     return Meta(description=f"{text} (an extension)")
 
 
-class ExtensionFields(FormatFields, kw_only=True):
-    """Extensions of both kinds of completions."""
+class ExtensionFields(GrammarFields, kw_only=True):
+    """Extensions of every endpoint that generates text."""
 
     # Where a completion ends, and what of its end is returned.
     min_tokens: Annotated[int | None, _doc("the completion has at least this many tokens")] = None
@@ -42,17 +42,7 @@ class ExtensionFields(FormatFields, kw_only=True):
     dry_sequence_breakers: Annotated[list[str] | None, _doc("texts over which no repetition continues")] = None
     samplers: Annotated[list[str] | None, _doc("the samplers in the order in which they are applied here")] = None
 
-    # What a response tells besides the text.
-    prompt_logprobs: Annotated[
-        int | None, _doc("return the prompt's log-probabilities, with this many of the most likely tokens, 0 to 20")
-    ] = None
-    return_token_ids: Annotated[bool | None, _doc("return the ids of the prompt's and the completion's tokens")] = None
-    return_tokens_as_token_ids: Annotated[
-        bool | None, _doc("in log-probabilities, name tokens by id: `token_id:123`")
-    ] = None
-
     # How a request is treated.
-    truncate_prompt_tokens: Annotated[
-        int | None, _doc("keep the prompt's last tokens, this many; -1: as many as the context has room for")
+    priority: Annotated[
+        int | None, _doc("of the requests of one API key that wait, lower numbers are served earlier")
     ] = None
-    priority: Annotated[int | None, _doc("of the requests that wait, lower numbers are served earlier")] = None

@@ -9,6 +9,7 @@ from msgspec import UNSET, Struct, UnsetType
 from serving.api.schemas.documented import documented as _doc
 from serving.api.schemas.extensions import ExtensionFields
 from serving.api.schemas.lora import LoraScale
+from serving.api.schemas.output_format import ResponseFormat
 from serving.api.schemas.tools import (
     FunctionCall,
     FunctionCallDelta,
@@ -69,8 +70,8 @@ class XLoRAOptions(Struct, kw_only=True, forbid_unknown_fields=True):
     ] = None
 
 
-class SamplingFields(ExtensionFields, kw_only=True):
-    """Fields of both chat and text completions. An absent field gets the model's default, or else OpenAI's."""
+class SharedFields(ExtensionFields, kw_only=True):
+    """Fields of every endpoint that generates text. An absent field gets the model's default, or else OpenAI's."""
 
     model: Annotated[
         str | None,
@@ -84,10 +85,6 @@ class SamplingFields(ExtensionFields, kw_only=True):
         list[LoraScale] | None, _doc("the same, by number (GET /lora-adapters), as llama.cpp (an extension)")
     ] = None
     xlora: XLoRAOptions | None = None
-    max_tokens: Annotated[
-        int | None,
-        _doc("most tokens of the completion; absent: as many as fit in the context; 0: none (/v1/completions only)"),
-    ] = None
     temperature: Annotated[float | None, _doc("0 (always the most likely token) to 2")] = None
     top_p: Annotated[
         float | None, _doc("keep the most likely tokens that together reach this probability; above 0, at most 1")
@@ -101,18 +98,42 @@ class SamplingFields(ExtensionFields, kw_only=True):
     frequency_penalty: Annotated[float | None, _doc("-2 to 2")] = None
     logit_bias: Annotated[dict[str, float] | None, _doc("-100 to 100 by token id")] = None
     seed: Annotated[int | None, _doc("the same seed gives the same completion; absent: a random one")] = None
-    stop: Annotated[str | list[str] | None, _doc("strings that end the completion; they are not part of it")] = None
-    n: Annotated[int | None, _doc("number of choices, up to the server's --max-seqs")] = None
     stream: Annotated[bool | None, _doc("send the completion as server-sent events while it is generated")] = None
-    stream_options: StreamOptions | None = None
     ignore_eos: Annotated[
         bool | None, _doc("do not end at an end-of-sequence token (an extension, for benchmarks)")
     ] = None
+
+
+class SamplingFields(SharedFields, kw_only=True):
+    """Fields of both chat and text completions."""
+
+    max_tokens: Annotated[
+        int | None,
+        _doc("most tokens of the completion; absent: as many as fit in the context; 0: none (/v1/completions only)"),
+    ] = None
+    stop: Annotated[str | list[str] | None, _doc("strings that end the completion; they are not part of it")] = None
+    n: Annotated[int | None, _doc("number of choices, up to the server's --max-seqs")] = None
+    stream_options: StreamOptions | None = None
     timings_per_token: Annotated[
         bool | None, _doc("send `timings` in every chunk of a stream, instead of in the last (an extension)")
     ] = None
     return_progress: Annotated[
         bool | None, _doc("send `prompt_progress` in a stream while the prompt is run (an extension)")
+    ] = None
+    response_format: ResponseFormat | None = None
+    prompt_logprobs: Annotated[
+        int | None,
+        _doc("return the prompt's log-probabilities, with this many of the most likely tokens, 0 to 20 (an extension)"),
+    ] = None
+    return_token_ids: Annotated[
+        bool | None, _doc("return the ids of the prompt's and the completion's tokens (an extension)")
+    ] = None
+    return_tokens_as_token_ids: Annotated[
+        bool | None, _doc("in log-probabilities, name tokens by id: `token_id:123` (an extension)")
+    ] = None
+    truncate_prompt_tokens: Annotated[
+        int | None,
+        _doc("keep the prompt's last tokens, this many; -1: as many as the context has room for (an extension)"),
     ] = None
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from msgspec import UNSET, Struct, UnsetType
 
@@ -116,6 +116,8 @@ class LlamaCompletionRequest(Struct, kw_only=True):
     dry_penalty_last_n: Annotated[int | None, _doc("-1: all tokens")] = None
     dry_sequence_breakers: list[str] | None = None
     samplers: Annotated[list[str] | None, _doc("in the order in which this server applies them")] = None
+    grammar: Annotated[str | None, _doc("what the completion must match, in GBNF; empty: anything")] = None
+    json_schema: Annotated[dict[str, Any] | bool | None, _doc("a JSON schema that the completion must match")] = None
     seed: Annotated[int | None, _doc("-1: a random one")] = None
     stop: Annotated[str | list[str] | None, _doc("strings that end the completion; empty ones are ignored")] = None
     logit_bias: Annotated[

@@ -42,10 +42,9 @@ class TypedGrammar(Struct, kw_only=True):
     value: Any
 
 
-class FormatFields(Struct, kw_only=True):
-    """At most one of them may be set."""
+class GrammarFields(Struct, kw_only=True):
+    """Extensions; at most one of them may be set, or `response_format`."""
 
-    response_format: ResponseFormat | None = None
     structured_outputs: StructuredOutputs | None = None
     guided_json: Annotated[Any, _doc("a JSON schema, or one as text (an extension)")] = None
     guided_regex: Annotated[str | None, _doc("a regular expression (an extension)")] = None

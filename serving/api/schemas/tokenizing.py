@@ -2,15 +2,29 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Any
 
 from msgspec import Struct
 
 from serving.api.schemas.documented import documented as _doc
 from serving.api.schemas.generation import ChatMessage
+from serving.api.schemas.tools import Tool
 
 
-class TokenizeRequest(Struct, kw_only=True):
+class TemplateFields(Struct, kw_only=True):
+    """What a request asks of the chat template, as on /v1/chat/completions."""
+
+    tools: Annotated[list[Tool] | None, _doc("functions that the model may call")] = None
+    add_generation_prompt: Annotated[
+        bool | None, _doc("end where the assistant's turn begins; absent: yes, unless continue_final_message is true")
+    ] = None
+    continue_final_message: Annotated[bool | None, _doc("leave the last message open")] = None
+    chat_template_kwargs: Annotated[dict[str, Any] | None, _doc("variables for the template")] = None
+    documents: Annotated[list[dict[str, Any]] | None, _doc("documents for the template")] = None
+    reasoning_effort: Annotated[str | None, _doc("where the chat format knows it")] = None
+
+
+class TokenizeRequest(TemplateFields, kw_only=True):
     """Body of POST /tokenize. With `content` it is llama.cpp's, with `prompt` or `messages` vLLM's."""
 
     content: Annotated[str | None, _doc("llama.cpp: the text")] = None
@@ -26,7 +40,6 @@ class TokenizeRequest(Struct, kw_only=True):
         bool | None, _doc("vLLM: begin with BOS; absent: yes for `prompt`, no for `messages`, whose template writes it")
     ] = None
     return_token_strs: Annotated[bool | None, _doc("vLLM: return the spelling of each token, too")] = None
-    add_generation_prompt: Annotated[bool | None, _doc("vLLM, for `messages`: absent: yes")] = None
 
 
 class TokenPiece(Struct, kw_only=True):
@@ -69,12 +82,11 @@ class DetokenizedPrompt(Struct, kw_only=True):
     prompt: str
 
 
-class ApplyTemplateRequest(Struct, kw_only=True):
+class ApplyTemplateRequest(TemplateFields, kw_only=True):
     """Body of POST /apply-template."""
 
     messages: list[ChatMessage]
     model: Annotated[str | None, _doc("a served model; all have the same template")] = None
-    add_generation_prompt: Annotated[bool | None, _doc("end where the assistant's turn begins; absent: yes")] = None
 
 
 class AppliedTemplate(Struct, kw_only=True):

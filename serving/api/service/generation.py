@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 from collections import deque
 from collections.abc import AsyncGenerator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from serving.api.errors import (
     ApiError,
@@ -16,6 +16,7 @@ from serving.api.errors import (
     UnavailableError,
     without_paths,
 )
+from serving.api.service.callers import CALLER
 from serving.api.service.request_metrics import RequestMetrics
 from serving.engine.messages import Engine, Event, Request
 
@@ -121,12 +122,16 @@ class EventRouter:
 
 
 class GenerationCall:
-    """The choices of one call in progress. Iterate over `events()` once; leaving it early cancels unfinished ones."""
+    """The choices of one call in progress. Iterate over `events()` once; leaving it early cancels unfinished ones.
+
+    It must be made in the context of its request, whose caller shares the engine with others.
+    """
 
     def __init__(self, engine: Engine, router: EventRouter, requests: Sequence[Request]) -> None:
         self._engine = engine
         self._router = router
-        self.requests = tuple(requests)
+        self.caller = CALLER.get()
+        self.requests = tuple(replace(request, caller=self.caller) if self.caller else request for request in requests)
         """One for each choice, in their order."""
         self._unfinished = {index: request.request_id for index, request in enumerate(requests)}
         self._pending: deque[ChoiceEvent] = deque()

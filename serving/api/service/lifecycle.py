@@ -9,12 +9,12 @@ import threading
 import time
 from collections.abc import Callable
 
-import anyio
 import anyio.to_thread
 
 from serving.api.errors import UnavailableError, without_paths
 from serving.api.log.log_file import LogFile
 from serving.api.service.body_budget import BodyBudget
+from serving.api.service.callers import FairLimiter
 from serving.api.service.generation import EventRouter
 from serving.api.service.live_calls import LiveCalls
 from serving.api.service.metrics import Metrics
@@ -36,13 +36,13 @@ class ServiceHost:
     def __init__(self, settings: Settings, build: Callable[[Settings], Service]) -> None:
         self.settings = settings
         self.live_calls = LiveCalls()
-        self.encoding = anyio.CapacityLimiter(2)
+        self.encoding = FairLimiter(2)
         """Prompts encoded at the same time; more would starve the engine's thread of the interpreter lock."""
-        self.rendering = anyio.CapacityLimiter(4)
+        self.rendering = FairLimiter(4)
         """Chats rendered at the same time, in processes."""
-        self.decoding = anyio.CapacityLimiter(1)
+        self.decoding = FairLimiter(1)
         """Large bodies decoded at the same time; decoding holds the interpreter lock, so more would not be faster."""
-        self.compiling = anyio.CapacityLimiter(4)
+        self.compiling = FairLimiter(4)
         """Requests whose grammars are compiled at the same time."""
         self.bodies = BodyBudget(settings.max_body_bytes)
         self.changing_adapters = asyncio.Lock()

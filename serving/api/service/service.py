@@ -58,8 +58,17 @@ class ChatEncoder(Protocol):
         """
         ...
 
-    def render(self, messages: list[dict[str, Any]], *, add_generation_prompt: bool = True) -> str:
-        """The prompt as text, control tokens by name.
+    def render(
+        self,
+        messages: list[dict[str, Any]],
+        *,
+        add_generation_prompt: bool = True,
+        tools: Sequence[dict[str, Any]] | None = None,
+        documents: Sequence[Mapping[str, Any]] | None = None,
+        continue_final_message: bool = False,
+        **kwargs: Any,
+    ) -> str:
+        """The prompt as text, control tokens by name. Args: see `encode_pieces`.
 
         Raises:
           ValueError: see `encode_pieces`.

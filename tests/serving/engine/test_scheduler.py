@@ -9,7 +9,8 @@ from hypothesis import strategies as st
 
 from mistral_jax.runtime.sampling_params import SamplingParams
 from serving.engine.messages import Request
-from serving.engine.scheduler import MOST_OVERTAKEN, LiveSequence, Scheduler
+from serving.engine.scheduler import LiveSequence, Scheduler
+from serving.engine.waiting import MOST_OVERTAKEN
 
 
 @dataclass(frozen=True)

@@ -3,20 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Annotated, Any
 
 import msgspec
 from litestar import Response
 
+from mistral_jax.runtime.sampling_params import SAMPLERS
 from serving.api.controllers.generation import GENERATION_ERRORS, Asked, Generating
 from serving.api.controllers.llama_cpp.completion_fields import FIELDS
 from serving.api.endpoint import Call, Endpoint, OneOf
 from serving.api.errors import ApiError, InvalidRequestError
 from serving.api.requests.encoding import in_turns
 from serving.api.requests.llama_completion import (
+    RENAMES,
     TranslatedCompletion,
     encode_llama_prompts,
-    in_own_names,
     translated,
 )
 from serving.api.requests.sampling_request import OwnFields
@@ -24,6 +25,7 @@ from serving.api.responses.framing import CallFacts
 from serving.api.responses.llama_framing import LlamaFraming, LlamaOptions
 from serving.api.responses.llama_settings import generation_settings
 from serving.api.schemas import LlamaCompletion, LlamaCompletionChunk, LlamaCompletionRequest
+from serving.api.schemas.documented import if_field
 from serving.api.service.asked import Prompt
 
 
@@ -42,7 +44,7 @@ async def _encode(asked: Asked[TranslatedCompletion]) -> Sequence[Prompt]:
 
 async def _frame(asked: Asked[TranslatedCompletion], facts: CallFacts) -> LlamaFraming:
     body = asked.body
-    settings = generation_settings(asked.params, repeat_last_n=asked.host.settings.repeat_last_n)
+    settings = generation_settings(asked.params, repeat_last_n=asked.host.settings.repeat_last_n, samplers=SAMPLERS)
     settings = msgspec.structs.replace(
         settings,
         n_probs=body.n_probs,
@@ -54,22 +56,18 @@ async def _frame(asked: Asked[TranslatedCompletion], facts: CallFacts) -> LlamaF
         settings=settings,
         streamed=bool(body.stream),
         probabilities=body.n_probs,
-        tokens=body.return_tokens,
         fields=body.response_fields,
     )
     return LlamaFraming(facts, options)
 
 
-def _logprobs(body: TranslatedCompletion) -> int | None:
-    """Log-probabilities carry the ids of the tokens, which streams have."""
-    return body.n_probs if body.n_probs or body.return_tokens or body.stream else None
-
-
+_PICKED = if_field("response_fields", "the requested fields; `a/b` is field b of a, under this name")
+_Picked = Annotated[dict[str, Any], _PICKED]
 _GENERATING = Generating(
-    id_prefix="cmpl",
+    id_prefix="cmpl-",
     own_fields=OwnFields(
         token_limit=lambda body: ("n_predict", body.max_tokens),
-        logprobs=_logprobs,
+        logprobs=lambda body: body.n_probs or None,
         logprobs_count="n_probs",
         may_be_empty=True,
     ),
@@ -85,7 +83,7 @@ async def _complete(call: Call[LlamaCompletionRequest]) -> Response[Any]:
     try:
         return await _GENERATING(Call(request=call.request, host=host, body=body, endpoints=call.endpoints))
     except ApiError as error:
-        in_own_names(error)
+        RENAMES.apply(error)
         raise
 
 
@@ -96,9 +94,10 @@ LLAMA_COMPLETION = Endpoint(
     summary="Create a completion, as llama.cpp",
     request=LlamaCompletionRequest,
     response=OneOf(
-        "the completion; a list of several prompts or with n_cmpl", (LlamaCompletion, list[LlamaCompletion])
+        "the completion; a list of several prompts or with n_cmpl",
+        (LlamaCompletion, list[LlamaCompletion], _Picked, Annotated[list[dict[str, Any]], _PICKED]),
     ),
-    chunk=OneOf("parts of the text, and at last the rest", (LlamaCompletionChunk, LlamaCompletion)),
+    chunk=OneOf("parts of the text, and at last the rest", (LlamaCompletionChunk, LlamaCompletion, _Picked)),
     fields=FIELDS,
     example={"prompt": "Once upon a time", "n_predict": 32},
     errors=GENERATION_ERRORS,

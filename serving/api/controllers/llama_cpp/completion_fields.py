@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from mistral_jax.runtime.sampling_params import SAMPLERS
 from serving.api.endpoint import Field
 
 
@@ -25,10 +26,22 @@ FIELDS = (
     ),
     _honoured("model", "as on /v1/completions"),
     _honoured("n_predict", "-1 and -2: as many as fit in the context; 0: none"),
-    _honoured("temperature", "0 to 2; applied before top_k, top_p and min_p"),
+    _honoured("temperature", "0 to 2; applied before truncation, see samplers"),
     _honoured("top_k", "0, -1 and anything from the vocabulary's size on keep all tokens"),
     _honoured("top_p", "above 0, up to 1"),
     _honoured("min_p", "0 to 1"),
+    _honoured("typical_p", "above 0, up to 1"),
+    _honoured("top_n_sigma", "0 and below: all tokens"),
+    _honoured("xtc_probability", "0 to 1"),
+    _honoured("xtc_threshold", "0 to 1"),
+    _honoured("dry_multiplier", "0 to 100"),
+    _honoured("dry_base", "1 to 10"),
+    _honoured("dry_allowed_length", "1 to 50"),
+    _honoured("dry_penalty_last_n", "-1: the whole context"),
+    _honoured("dry_sequence_breakers", "as on /v1/completions"),
+    _honoured("samplers", f"only a list whose result is that of the order here: {', '.join(SAMPLERS)}"),
+    _honoured("grammar", "GBNF"),
+    _honoured("json_schema", "as on /v1/completions"),
     _honoured("repeat_penalty", "above 0, up to 10; prompt included"),
     _honoured("repeat_last_n", "the server's --repeat-last-n, or 0 for no penalties; others need repeat_penalty 1"),
     _honoured("presence_penalty", "-2 to 2; counts the whole completion and not the prompt, as OpenAI does"),
@@ -72,10 +85,8 @@ FIELDS = (
     _refused("mirostat", "no mirostat", 0),
     _refused("dynatemp_range", "no dynamic temperature", 0, 0.0),
     _refused("min_keep", "truncation keeps at least one token", 0, 1),
-    _refused("grammar", "no constrained output yet", ""),
-    _refused("grammar_lazy", "no constrained output yet", False),
-    _refused("grammar_triggers", "no constrained output yet", []),
-    _refused("json_schema", "no constrained output yet"),
+    _refused("grammar_lazy", "the grammar holds from the first token on", False),
+    _refused("grammar_triggers", "the grammar holds from the first token on", []),
     _refused("post_sampling_probs", "log-probabilities are those of the model", False),
     _refused("n_indent", "no least indentation", 0),
     _refused("t_max_predict_ms", "the server has --request-timeout", 0),

@@ -41,7 +41,7 @@ LORA_SCALES = Endpoint(
     operation_id="listLoraScales",
     summary="List the adapters by number, as llama.cpp",
     response=OneOf("the adapters", (list[NumberedLora],)),
-    errors=(401, 503),
+    errors=(503,),
     handler=_list,
 )
 SET_LORA_SCALES = Endpoint(
@@ -50,6 +50,6 @@ SET_LORA_SCALES = Endpoint(
     operation_id="setLoraScales",
     summary="Refused: scales are part of each request",
     response=OneOf("never sent", (list[NumberedLora],)),
-    errors=(401, 403, 501),
+    errors=(501,),
     handler=_set_scales,
 )

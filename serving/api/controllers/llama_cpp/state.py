@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from litestar import Response
 
-from mistral_jax.runtime.sampling_params import SamplingParams
+from mistral_jax.runtime.sampling_params import SAMPLERS, SamplingParams
 from mistral_jax.tokenizer.base import Tokenizer
 from serving.api.endpoint import Call, Endpoint, OneOf
 from serving.api.errors import NotEnabledError, UnavailableError
@@ -58,7 +58,7 @@ def _slot(slot: SlotStatus, params: SamplingParams, host: ServiceHost, *, n_ctx:
         is_processing=busy,
         n_prompt_tokens=slot.prompt_tokens,
         n_prompt_tokens_processed=slot.processed,
-        params=generation_settings(params, repeat_last_n=host.settings.repeat_last_n),
+        params=generation_settings(params, repeat_last_n=host.settings.repeat_last_n, samplers=SAMPLERS),
         next_token=NextToken(
             has_next_token=busy,
             n_remain=slot.max_tokens - slot.generated if busy else -1,
@@ -77,7 +77,7 @@ PROPS = Endpoint(
     operation_id="props",
     summary="Properties of the server and the model, as llama.cpp shows them",
     response=Props,
-    errors=(401, 503),
+    errors=(503,),
     link="props",
     handler=_props,
 )
@@ -87,7 +87,7 @@ SLOTS = Endpoint(
     operation_id="slots",
     summary="What runs now, without its texts, if --slots-endpoint allows it; as llama.cpp shows it",
     response=OneOf("one for each slot", (list[Slot],)),
-    errors=(401, 501, 503),
+    errors=(501, 503),
     quiet=True,
     handler=_slots,
 )

@@ -16,15 +16,20 @@ def _refused(name: str, note: str, *neutral: Any) -> Field:
     return Field(name, "refused", note, neutral=neutral)
 
 
-MESSAGES = {where: fields for where, fields in objects_of(CHAT).items() if where.startswith("messages[]")}
-"""The objects in `messages`, as on /v1/chat/completions."""
+OBJECTS = {
+    where: fields for where, fields in objects_of(CHAT).items() if where.partition("[")[0] in ("messages", "tools")
+}
+"""The objects in `messages` and `tools`, as on /v1/chat/completions."""
 
 _MODEL = _honoured("model", "a served model; all have the same tokenizer and template")
 _OF_TEMPLATES = (
-    _refused("tools", "no tool calls yet", []),
-    _refused("continue_final_message", "extension of vLLM", False),
+    _honoured("tools", "as on /v1/chat/completions"),
+    _honoured("add_generation_prompt", "absent: yes, unless `continue_final_message` is true"),
+    _honoured("continue_final_message", "as on /v1/chat/completions"),
+    _honoured("chat_template_kwargs", "as on /v1/chat/completions"),
+    _honoured("documents", "as on /v1/chat/completions"),
+    _honoured("reasoning_effort", "as on /v1/chat/completions"),
     _refused("chat_template", "templates come from the model or --chat-template, never from a request"),
-    _refused("chat_template_kwargs", "extension of vLLM", {}),
 )
 TOKENIZE_FIELDS = (
     _honoured("content", "llama.cpp's: the text"),
@@ -40,7 +45,6 @@ TOKENIZE_FIELDS = (
     _honoured("messages", "vLLM's: a chat, as on /v1/chat/completions"),
     _honoured("add_special_tokens", "vLLM's; absent: yes for `prompt`, no for `messages`"),
     _honoured("return_token_strs", "vLLM's; `token_strs` as the vocabulary spells them"),
-    _honoured("add_generation_prompt", "vLLM's, for `messages`; absent: yes"),
     *_OF_TEMPLATES,
 )
 DETOKENIZE_FIELDS = (
@@ -50,6 +54,5 @@ DETOKENIZE_FIELDS = (
 APPLY_TEMPLATE_FIELDS = (
     _honoured("messages", "as on /v1/chat/completions"),
     _MODEL,
-    _honoured("add_generation_prompt", "absent: yes"),
     *_OF_TEMPLATES,
 )

@@ -2,31 +2,25 @@
 
 from __future__ import annotations
 
-import anyio.to_thread
-
-from serving.api.controllers.tokenizing.fields import APPLY_TEMPLATE_FIELDS, MESSAGES
+from serving.api.controllers.tokenizing.fields import APPLY_TEMPLATE_FIELDS, OBJECTS
 from serving.api.endpoint import Call, Endpoint
-from serving.api.errors import InvalidRequestError, NotEnabledError
+from serving.api.errors import NotEnabledError
 from serving.api.requests.adapter_request import find_model
-from serving.api.requests.chat_messages import chat_messages
-from serving.api.requests.prompts import chat_encoder
+from serving.api.requests.chat_rendering import rendered
 from serving.api.schemas import AppliedTemplate, ApplyTemplateRequest, TokenizerInfo
 
 
 async def _apply_template(call: Call[ApplyTemplateRequest]) -> AppliedTemplate:
     body, host = call.body, call.host
-    service = host.loaded_service
-    find_model(service.models, body.model)
-    chat = chat_encoder(service)
-    begin = True if body.add_generation_prompt is None else body.add_generation_prompt
-
-    def render() -> str:
-        return chat.render(chat_messages(body.messages), add_generation_prompt=begin)
-
-    try:
-        return AppliedTemplate(prompt=await anyio.to_thread.run_sync(render, limiter=host.rendering))
-    except ValueError as error:
-        raise InvalidRequestError(f"messages: {error}", param="messages", code="invalid_messages") from error
+    find_model(host.loaded_service.models, body.model)
+    prompt = await rendered(
+        body,
+        body.messages,
+        host,
+        call.request.scope,
+        lambda chat, messages, arguments: chat.render(messages, **arguments),
+    )
+    return AppliedTemplate(prompt=prompt)
 
 
 async def _tokenizer_info(call: Call[None]) -> TokenizerInfo:
@@ -60,9 +54,9 @@ APPLY_TEMPLATE = Endpoint(
     request=ApplyTemplateRequest,
     response=AppliedTemplate,
     fields=APPLY_TEMPLATE_FIELDS,
-    objects=MESSAGES,
+    objects=OBJECTS,
     example={"messages": [{"role": "user", "content": "Hello!"}]},
-    errors=(400, 401, 403, 404, 408, 413, 415, 503),
+    errors=(404,),
     handler=_apply_template,
 )
 TOKENIZER_INFO = Endpoint(
@@ -71,6 +65,6 @@ TOKENIZER_INFO = Endpoint(
     operation_id="tokenizerInfo",
     summary="The special tokens and the chat template, if --tokenizer-info-endpoint allows it; as vLLM",
     response=TokenizerInfo,
-    errors=(401, 501, 503),
+    errors=(501, 503),
     handler=_tokenizer_info,
 )

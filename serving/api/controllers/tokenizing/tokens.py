@@ -2,34 +2,30 @@
 
 from __future__ import annotations
 
-from collections.abc import Generator, Sequence
+from collections.abc import Generator
 
-import anyio.to_thread
 import msgspec
 
 from mistral_jax.chat.encoding import PromptPieces
 from mistral_jax.chat.parsed_text import raw_pieces
-from serving.api.controllers.tokenizing.fields import DETOKENIZE_FIELDS, MESSAGES, TOKENIZE_FIELDS
+from serving.api.controllers.tokenizing.fields import DETOKENIZE_FIELDS, OBJECTS, TOKENIZE_FIELDS
 from serving.api.endpoint import Call, Endpoint, OneOf
 from serving.api.errors import InvalidRequestError
 from serving.api.requests.adapter_request import find_model
-from serving.api.requests.chat_messages import chat_messages
+from serving.api.requests.chat_rendering import rendered
 from serving.api.requests.encoding import in_turns
-from serving.api.requests.prompts import chat_encoder
 from serving.api.requests.tokenizing import Column, columns_of, decoded, token_piece
 from serving.api.schemas import (
-    ChatMessage,
     DetokenizedContent,
     DetokenizedPrompt,
     DetokenizeRequest,
+    TemplateFields,
     TokenizedContent,
     TokenizedPrompt,
     TokenizeRequest,
     TokenPiece,
 )
 from serving.api.service.lifecycle import ServiceHost
-
-_ERRORS = (400, 401, 403, 404, 408, 413, 415, 503)
 
 
 async def _tokenize(call: Call[TokenizeRequest]) -> TokenizedContent | TokenizedPrompt:
@@ -43,7 +39,7 @@ async def _tokenize(call: Call[TokenizeRequest]) -> TokenizedContent | Tokenized
             + (f", got {' and '.join(given)}" if given else ""),
             param=given[1] if given else None,
         )
-    _refuse_mixture(body, of_llama_cpp=given == ["content"])
+    _refuse_mixture(body, given[0])
     tokenizer = service.tokenizer
     parse = True if body.parse_special is None else body.parse_special
     if body.content is not None:
@@ -60,7 +56,14 @@ async def _tokenize(call: Call[TokenizeRequest]) -> TokenizedContent | Tokenized
         pieces = raw_pieces(tokenizer, body.prompt, add_special=special, parse_special=parse)
     else:
         assert body.messages is not None
-        pieces = _rendered(await _render(host, body, body.messages), _bos(host, body))
+        prompt = await rendered(
+            body,
+            body.messages,
+            host,
+            call.request.scope,
+            lambda chat, messages, arguments: chat.encode_pieces(messages, **arguments),
+        )
+        pieces = _with_bos(prompt, _bos(host, body))
     wanted: list[Column] = [_ids]
     if body.return_token_strs:
         wanted.append(lambda ids: [tokenizer.token_text(token) for token in ids])
@@ -70,14 +73,17 @@ async def _tokenize(call: Call[TokenizeRequest]) -> TokenizedContent | Tokenized
 
 
 _OF_LLAMA_CPP = ("add_special", "with_pieces")
-_OF_VLLM = ("add_special_tokens", "return_token_strs", "add_generation_prompt")
+_OF_VLLM = ("add_special_tokens", "return_token_strs")
 
 
-def _refuse_mixture(body: TokenizeRequest, *, of_llama_cpp: bool) -> None:
-    for name in _OF_VLLM if of_llama_cpp else _OF_LLAMA_CPP:
+def _refuse_mixture(body: TokenizeRequest, given: str) -> None:
+    """Refuse options that the field with the text does not have."""
+    foreign: list[str] = [*(_OF_VLLM if given == "content" else _OF_LLAMA_CPP)]
+    if given != "messages":
+        foreign += TemplateFields.__struct_fields__
+    for name in foreign:
         if getattr(body, name) is not None:
-            there = "content" if of_llama_cpp else "prompt and messages"
-            raise InvalidRequestError(f"{name}: there is no such option for {there}", param=name)
+            raise InvalidRequestError(f"{name}: {given} has no such option", param=name)
 
 
 def _ids(ids: list[int]) -> list[int]:
@@ -90,19 +96,6 @@ def _columns(
     return (yield from columns_of((yield from pieces), *columns, param=param))
 
 
-async def _render(host: ServiceHost, body: TokenizeRequest, messages: Sequence[ChatMessage]) -> PromptPieces:
-    chat = chat_encoder(host.loaded_service)
-    begin = True if body.add_generation_prompt is None else body.add_generation_prompt
-
-    def render() -> PromptPieces:
-        return chat.encode_pieces(chat_messages(messages), add_generation_prompt=begin)
-
-    try:
-        return await anyio.to_thread.run_sync(render, limiter=host.rendering)
-    except ValueError as error:
-        raise InvalidRequestError(f"messages: {error}", param="messages", code="invalid_messages") from error
-
-
 def _bos(host: ServiceHost, body: TokenizeRequest) -> list[int]:
     """A BOS token besides the template's own."""
     tokenizer = host.loaded_service.tokenizer
@@ -110,7 +103,7 @@ def _bos(host: ServiceHost, body: TokenizeRequest) -> list[int]:
     return [tokenizer.bos_id] if wanted and tokenizer.bos_id is not None else []
 
 
-def _rendered(prompt: PromptPieces, bos: list[int]) -> Generator[None, None, PromptPieces]:
+def _with_bos(prompt: PromptPieces, bos: list[int]) -> Generator[None, None, PromptPieces]:
     def pieces() -> Generator[list[int]]:
         yield bos
         yield from prompt.pieces
@@ -136,9 +129,9 @@ TOKENIZE = Endpoint(
         "the token ids; of a body with `content`, or with `prompt` or `messages`", (TokenizedContent, TokenizedPrompt)
     ),
     fields=TOKENIZE_FIELDS,
-    objects=MESSAGES,
+    objects=OBJECTS,
     example={"content": "Hello", "with_pieces": True},
-    errors=_ERRORS,
+    errors=(404,),
     link="tokenize",
     handler=_tokenize,
 )
@@ -151,7 +144,7 @@ DETOKENIZE = Endpoint(
     response=OneOf("the text; of a body without `model`, or with it", (DetokenizedContent, DetokenizedPrompt)),
     fields=DETOKENIZE_FIELDS,
     example={"tokens": [1, 2]},
-    errors=_ERRORS,
+    errors=(404,),
     link="detokenize",
     handler=_detokenize,
 )

@@ -78,7 +78,7 @@ async def test_a_request_that_is_done_is_not_found() -> None:
             assert name in response.json()["error"]["message"]
 
 
-async def test_without_a_key_nothing_is_cancelled() -> None:
+async def test_only_the_key_of_a_request_cancels_it() -> None:
     engine = FakeEngine("x", gate=threading.Event())
     async with running(engine, api_keys=("one", "two")) as client:
         headers = {"X-Request-Id": "mine", "X-Api-Key": "one"}
@@ -87,5 +87,8 @@ async def test_without_a_key_nothing_is_cancelled() -> None:
         assert (await client.post("/v1/requests/mine/cancel")).status_code == 401
         assert engine.live == 1
         other = await client.post("/v1/requests/mine/cancel", headers={"X-Api-Key": "two"})
-        assert other.json()["cancelled"] == 1
+        assert other.status_code == 404
+        assert engine.live == 1
+        own = await client.post("/v1/requests/mine/cancel", headers={"X-Api-Key": "one"})
+        assert own.json()["cancelled"] == 1
         assert (await asking).status_code == 499

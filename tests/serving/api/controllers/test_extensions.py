@@ -144,6 +144,7 @@ async def test_parameters_arrive(path: str) -> None:
         ({"stop_token_ids": [CARD.vocab_size]}, "stop_token_ids"),
         ({"stop_token_ids": [-1]}, "stop_token_ids"),
         ({"allowed_token_ids": []}, "allowed_token_ids"),
+        ({"allowed_token_ids": [5] * (CARD.vocab_size + 1)}, "allowed_token_ids"),
         ({"allowed_token_ids": [EOS], "min_tokens": 1}, "allowed_token_ids"),
         ({"min_tokens": 3, "max_tokens": 2}, "min_tokens"),
         ({"bad_words": [""]}, "bad_words"),

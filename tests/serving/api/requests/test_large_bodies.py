@@ -136,10 +136,10 @@ def test_what_is_counted_is_what_stands_outside_of_strings() -> None:
 
 
 @contextlib.contextmanager
-def server_process(*options: str) -> Generator[str]:
+def server_process(*options: str, plan: str = "slow") -> Generator[tuple[str, subprocess.Popen[bytes]]]:
     with socket.create_server(("127.0.0.1", 0)) as listener:
         port = listener.getsockname()[1]
-    command = [sys.executable, "-m", "tests.serving.serve_fake", "slow", "--port", str(port), *options, "demo"]
+    command = [sys.executable, "-m", "tests.serving.serve_fake", plan, "--port", str(port), *options, "demo"]
     popen = subprocess.Popen(command, cwd=Path(__file__).parents[4], stderr=subprocess.DEVNULL)
     url = f"http://127.0.0.1:{port}"
     try:
@@ -151,7 +151,7 @@ def server_process(*options: str) -> Generator[str]:
                 return False
 
             wait_for(is_ready, seconds=60)
-        yield url
+        yield url, popen
     finally:
         popen.kill()
         popen.wait()
@@ -188,7 +188,7 @@ def test_health_is_answered_in_time_while_large_bodies_come() -> None:
     # Without the long text, of which the fake tokenizer makes ten million tokens.
     honest = [HONEST[name] for name in HONEST if name != "a long text"]
     bodies = [*ATTACKS.values(), *((path, json.dumps(body).encode()) for path, body in honest)]
-    with server_process("--log", "/dev/null") as url, httpx.Client(timeout=60) as client:
+    with server_process("--log", "/dev/null") as (url, _), httpx.Client(timeout=60) as client:
         with Watch(url) as idle:
             time.sleep(2)
         with Watch(url) as watch:

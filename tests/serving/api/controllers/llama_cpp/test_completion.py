@@ -9,12 +9,11 @@ from typing import Any
 import pytest
 
 from mistral_jax.adapters.choice import BASE, AdapterChoice
-from mistral_jax.runtime.sampling_params import SAMPLERS
 from serving.api.service.served_models import ServedModels
 from serving.engine.messages import Request
 from tests.mistral_jax.tokenizer.tokenizer_corpus import tokenizer
 from tests.serving.api.service.test_served_models import models
-from tests.serving.fakes import BOS, CARD, OFFSET, FakeEngine, FakeTokenizer, fake_service
+from tests.serving.fakes import BOS, CARD, EOS, OFFSET, FakeEngine, FakeTokenizer, fake_service
 from tests.serving.harness import running
 
 pytestmark = pytest.mark.anyio
@@ -123,7 +122,7 @@ async def test_probabilities_have_the_requested_number_of_alternatives() -> None
 
 async def test_ids_without_probabilities() -> None:
     whole = (await ask({"prompt": "a", "return_tokens": True})).json()
-    assert whole["tokens"] == FakeTokenizer().encode("Hello")
+    assert whole["tokens"] == [*FakeTokenizer().encode("Hello"), EOS]
     assert "completion_probabilities" not in whole
 
 
@@ -173,6 +172,15 @@ async def test_sampling_parameters_arrive_under_our_names() -> None:
             "seed": 9,
             "ignore_eos": True,
             "logit_bias": [[5, 1], ["ab", -0.5], [A, 0.25], [6, False]],
+            "typical_p": 0.75,
+            "top_n_sigma": 2,
+            "xtc_probability": 0.5,
+            "xtc_threshold": 0.25,
+            "dry_multiplier": 1,
+            "dry_base": 2,
+            "dry_allowed_length": 3,
+            "dry_penalty_last_n": 30,
+            "dry_sequence_breakers": ["x"],
         }
     )
     params = request.params
@@ -181,6 +189,10 @@ async def test_sampling_parameters_arrive_under_our_names() -> None:
     assert (params.seed, params.ignore_eos) == (9, True)
     assert params.logit_bias == {5: 1.0, A: -0.25, B: -0.5, 6: -100.0}
     assert params.logprobs is None
+    assert (params.typical_p, params.top_n_sigma) == (0.75, 2)
+    assert (params.xtc_probability, params.xtc_threshold) == (0.5, 0.25)
+    assert (params.dry_multiplier, params.dry_base, params.dry_allowed_length) == (1, 2, 3)
+    assert (params.dry_penalty_last_n, params.dry_sequence_breakers) == (30, ("x",))
 
 
 @pytest.mark.parametrize("seed", [-1, 2**32 - 1, None])
@@ -215,13 +227,14 @@ async def test_a_bias_may_be_an_object_and_looking_back_on_nothing_turns_penalti
         ({"logit_bias": [[5, True]]}, "logit_bias", "true"),
         ({"logit_bias": [[10**6, 1]]}, "logit_bias", "1000000"),
         ({"logit_bias": [["x" * 5000, 1]]}, "logit_bias", "characters"),
-        (
-            {"samplers": ["top_k", "temperature"], "top_p": 0.5},
-            "samplers",
-            "expected temperature, top_k, top_p in this",
-        ),
+        ({"samplers": ["temperature", "mirostat"]}, "samplers", "is not known"),
+        ({"samplers": ["top_p", "temperature"], "top_p": 0.5}, "samplers", "in this order"),
+        ({"grammar": "root ::= ("}, "grammar", "grammar"),
+        ({"json_schema": {"type": "strange"}}, "json_schema", "json_schema"),
+        ({"grammar": "root ::= [a-z]", "json_schema": {}}, "grammar", "both ask for a format"),
         ({"typical_p": 0}, "typical_p", "typical_p is 0"),
-        ({"dry_multiplier": 1, "dry_base": 0.5}, "dry_base", "dry_base is 0.5"),
+        ({"dry_multiplier": -1}, "dry_multiplier", "dry_multiplier is -1"),
+        ({"grammar_lazy": True}, "grammar_lazy", "not supported"),
         ({"mirostat": 2}, "mirostat", "not supported"),
         ({"post_sampling_probs": True}, "post_sampling_probs", "not supported"),
     ],
@@ -242,7 +255,8 @@ async def test_what_the_server_cannot_do_is_refused_by_llama_cpps_name(
     [
         {"cache_prompt": True, "id_slot": 3, "n_keep": -1},
         {"mirostat": 0, "mirostat_tau": 5, "typical_p": 1.0, "dry_multiplier": 0, "xtc_probability": 0, "min_keep": 0},
-        {"samplers": ["penalties", "temperature", "top_k", "top_p", "min_p"]},
+        {"samplers": ["penalties", "temperature", "top_k", "top_p", "min_p"], "top_n_sigma": -1},
+        {"samplers": ["penalties", "dry", "top_k", "typ_p", "top_p", "min_p", "xtc", "temperature"], "temperature": 1},
         {"repeat_last_n": 128, "repeat_penalty": 1},
         {"grammar": "", "json_schema": None, "image_data": [], "t_max_predict_ms": 0, "lora": []},
     ],
@@ -296,25 +310,3 @@ async def test_the_plural_is_openais_shape() -> None:
     async with running(FakeEngine("ok")) as client:
         body = (await client.post("/completions", json={"prompt": "a"})).json()
     assert body["object"] == "text_completion"
-
-
-async def test_its_samplers_arrive() -> None:
-    engine = FakeEngine()
-    given = {
-        "typical_p": 0.9,
-        "xtc_probability": 0.5,
-        "xtc_threshold": 0.2,
-        "dry_multiplier": 0.8,
-        "dry_base": 1.5,
-        "dry_allowed_length": 3,
-        "dry_penalty_last_n": 64,
-    }
-    body = {"prompt": "a", **given, "top_n_sigma": -1, "dry_sequence_breakers": ["\n"], "samplers": list(SAMPLERS)}
-    response = await ask(body, engine)
-    assert response.status_code == 200, response.text
-    [request] = engine.submitted
-    assert {name: getattr(request.params, name) for name in given} == given
-    assert (request.params.top_n_sigma, request.params.dry_sequence_breakers) == (0.0, ("\n",))
-    settings = response.json()["generation_settings"]
-    assert {name: settings[name] for name in given} == given
-    assert settings["samplers"] == list(SAMPLERS)

@@ -10,10 +10,11 @@ from typing import Any
 import pytest
 
 from mistral_jax.chat import ChatFormatter
+from mistral_jax.chat.output.formats import OutputFormat, tool_format
 from serving.api.requests import tokenizing
 from serving.api.service.service import Service
 from tests.mistral_jax.tokenizer.tokenizer_corpus import TEXTS, tokenizer
-from tests.serving.fakes import BOS, EOS, OFFSET, FakeEngine, FakeTokenizer, fake_service
+from tests.serving.fakes import BOS, EOS, OFFSET, FakeChat, FakeEngine, FakeTokenizer, fake_service
 from tests.serving.harness import MESSAGES, running
 
 pytestmark = pytest.mark.anyio
@@ -143,7 +144,10 @@ async def test_the_text_of_tokens_is_what_the_tokenizer_decodes(name: str) -> No
         ("/detokenize", {"tokens": [3], "model": "nobody"}, 404, "model"),
         ("/apply-template", {"messages": []}, 400, "messages"),
         ("/apply-template", {"messages": [{"role": "user", "content": "raise"}]}, 400, "messages"),
-        ("/apply-template", {"messages": MESSAGES, "chat_template_kwargs": {"a": 1}}, 400, "chat_template_kwargs"),
+        ("/apply-template", {"messages": MESSAGES, "chat_template": "x"}, 400, "chat_template"),
+        ("/apply-template", {"messages": MESSAGES, "reasoning_effort": "much"}, 400, "reasoning_effort"),
+        ("/tokenize", {"prompt": "a", "add_generation_prompt": True}, 400, "add_generation_prompt"),
+        ("/tokenize", {"content": "a", "tools": []}, 400, "tools"),
     ],
 )
 async def test_what_cannot_be_is_refused_by_name(path: str, body: dict[str, Any], status: int, param: str) -> None:
@@ -186,6 +190,37 @@ async def test_apply_template_shows_the_prompt_that_chats_have() -> None:
     prompt = (await post("/apply-template", {"messages": MESSAGES, "model": "default"}, service))["prompt"]
     tokens = (await post("/tokenize", {"content": prompt}, service))["tokens"]
     assert tokens == (await post("/tokenize", {"messages": MESSAGES}, service))["tokens"]
+
+
+async def test_the_template_gets_what_a_chat_gives_it() -> None:
+    body = {
+        "messages": [*MESSAGES, {"role": "assistant", "content": "Sure"}],
+        "continue_final_message": True,
+        "documents": [{"text": "doc"}],
+        "chat_template_kwargs": {"mood": "good", "moood": 1},
+    }
+    async with running() as client:
+        applied = await client.post("/apply-template", json=body)
+        tokenized = await client.post("/tokenize", json=body)
+        chat = await client.post("/v1/chat/completions", json={**body, "return_token_ids": True})
+    assert applied.json() == {"prompt": "[user]hi[assistant]Sure(doc){mood=good}_"}
+    assert tokenized.json()["tokens"] == chat.json()["prompt_token_ids"]
+    for response in (applied, tokenized, chat):
+        assert response.headers["x-ignored-fields"] == "chat_template_kwargs.moood"
+
+
+async def test_tools_are_shown_to_the_template() -> None:
+    tool = {"type": "function", "function": {"name": "add", "parameters": {"type": "object"}}}
+    chat = FakeChat(OutputFormat(tools=tool_format("hermes", {})))
+    async with running(service=fake_service(chat=chat)) as client:
+        for path in ("/tokenize", "/v1/chat/completions"):
+            response = await client.post(path, json={"messages": MESSAGES, "tools": [tool]})
+            assert response.status_code == 200, response.text
+        refused = await client.post("/tokenize", json={"messages": MESSAGES, "tools": [{"type": "function"}]})
+    first, second = [asked["tools"] for asked in chat.asked]
+    assert first == second
+    assert first[0]["function"]["name"] == "add"
+    assert refused.status_code == 400
 
 
 async def test_a_model_without_a_template_says_so() -> None:

@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass, field
-
 from msgspec import UNSET, UnsetType
 
 from mistral_jax.chat.output.deltas import CallArguments, CallBegin, ContentText, Delta, ReasoningText
-from mistral_jax.chat.output.parser import OutputParser
 from serving.api.responses.framing import CallFacts, ChatFraming
+from serving.api.responses.parsed.choice import ParsedCall, ParsedChoice
 from serving.api.schemas import (
     AssistantMessage,
     ChatChoice,
@@ -28,93 +25,7 @@ from serving.api.schemas.tools import (
 from serving.api.schemas.usage import CompletionTokensDetails
 from serving.api.service.asked import ToolUse
 from serving.api.service.generation import ChoiceEvent
-from serving.engine.messages import Event, TokenLogprob
-
-
-@dataclass(slots=True)
-class _Call:
-    """One tool call so far."""
-
-    id: str
-    name: str
-    arguments: list[str] = field(default_factory=list[str])
-
-    def function(self) -> FunctionCall:
-        return FunctionCall(name=self.name, arguments="".join(self.arguments))
-
-
-class _ParsedChoice:
-    """One choice so far, taken apart."""
-
-    def __init__(self, tools: ToolUse, *, in_reasoning: bool) -> None:
-        self._parser = OutputParser(tools.output, tools=tools.names, in_reasoning=in_reasoning)
-        self.content: list[str] = []
-        self.reasoning: list[str] = []
-        self.calls: list[_Call] = []
-        self.logprobs: list[TokenLogprob] = []
-        """Of the tokens of the content."""
-        self._undecided: list[TokenLogprob] = []
-        """Of tokens whose text is held back, because it may not be content."""
-        self.reasoning_tokens = 0
-        self.finish_reason: ChatFinishReason | None = None
-        self._tokens = self._held_tokens = 0
-
-    def take(self, event: Event) -> tuple[list[Delta], list[TokenLogprob]]:
-        """Keeps an event. Returns what it adds, and log-probabilities of its content."""
-        parser = self._parser
-        reasoned, called = parser.in_reasoning, parser.in_call
-        deltas: list[Delta] = []
-        for item in event.items or ((event.text,) if event.text else ()):
-            deltas += parser.push(item)
-        if event.finish_reason is not None:
-            deltas += parser.finish()
-        reasoned = reasoned or parser.in_reasoning or any(isinstance(delta, ReasoningText) for delta in deltas)
-        self._count(event, deltas, reasoned=reasoned)
-        for delta in deltas:
-            self._keep(delta)
-        if event.finish_reason in ("stop", "length"):
-            self._finish(event)
-        return deltas, self._decide(event.logprobs, deltas, other=reasoned or called)
-
-    def _count(self, event: Event, deltas: list[Delta], *, reasoned: bool) -> None:
-        """Counts the tokens of the reasoning. Those whose text is held back may be its first."""
-        new = max(event.completion_tokens - self._tokens, 0)
-        self._tokens += new
-        self._held_tokens += new
-        if reasoned:
-            self.reasoning_tokens += self._held_tokens
-        if reasoned or deltas:
-            self._held_tokens = 0
-
-    def _keep(self, delta: Delta) -> None:
-        match delta:
-            case ContentText(text):
-                self.content.append(text)
-            case ReasoningText(text):
-                self.reasoning.append(text)
-            case CallBegin(_, call_id, name):
-                self.calls.append(_Call(call_id, name))
-            case CallArguments(index, text):
-                self.calls[index].arguments.append(text)
-
-    def _finish(self, event: Event) -> None:
-        # A stop string may have ended the completion inside a call.
-        whole = event.finish_reason == "stop" and event.stop_reason is None
-        self.finish_reason = "tool_calls" if self.calls and whole else "stop"
-        if event.finish_reason == "length":
-            self.finish_reason = "length"
-
-    def _decide(self, logprobs: Sequence[TokenLogprob], deltas: list[Delta], *, other: bool) -> list[TokenLogprob]:
-        """The log-probabilities that are known now to be those of content."""
-        if not other:
-            self._undecided += logprobs
-        decided: list[TokenLogprob] = []
-        if any(isinstance(delta, ContentText) for delta in deltas):
-            decided, self._undecided = self._undecided, []
-            self.logprobs += decided
-        elif deltas or other:
-            self._undecided = []
-        return decided
+from serving.engine.messages import TokenLogprob
 
 
 class ParsedChatFraming(ChatFraming):
@@ -124,7 +35,7 @@ class ParsedChatFraming(ChatFraming):
         super().__init__(facts)
         self._tools = tools
         self._parsed = [
-            _ParsedChoice(tools, in_reasoning=prompt.in_reasoning) for prompt in facts.prompts for _ in range(facts.n)
+            ParsedChoice(tools, in_reasoning=prompt.in_reasoning) for prompt in facts.prompts for _ in range(facts.n)
         ]
 
     def take(self, choice_event: ChoiceEvent) -> None:
@@ -187,17 +98,21 @@ class ParsedChatFraming(ChatFraming):
         choice.finish_reason = self._reason(parsed.finish_reason)
         return choice
 
-    def _message(self, parsed: _ParsedChoice) -> AssistantMessage:
+    def _message(self, parsed: ParsedChoice) -> AssistantMessage:
         text = "".join(parsed.content)
         calls: list[ToolCall] | UnsetType = UNSET
         function: FunctionCall | UnsetType = UNSET
         if parsed.calls and self._tools.legacy:
-            function = parsed.calls[0].function()
+            function = _function(parsed.calls[0])
         elif parsed.calls:
-            calls = [ToolCall(id=call.id, function=call.function()) for call in parsed.calls]
+            calls = [ToolCall(id=call.id, function=_function(call)) for call in parsed.calls]
         return AssistantMessage(
             content=None if parsed.calls and not text else text,
             reasoning_content="".join(parsed.reasoning) or UNSET,
             tool_calls=calls,
             function_call=function,
         )
+
+
+def _function(call: ParsedCall) -> FunctionCall:
+    return FunctionCall(name=call.name, arguments="".join(call.arguments))
