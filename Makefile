@@ -1,7 +1,9 @@
 # Two commands do everything: `make serve` and `make test`. Each sets up .venv first when it is missing or out of date.
+# `make test-clients` has an environment of its own, since some clients need older versions of packages than .venv has.
 .DEFAULT_GOAL := help
 VENV   := .venv
 BIN    := $(VENV)/bin
+CLIENTS := .venv-clients
 # The first interpreter that is Python 3.12 or newer; empty when there is none.
 PYTHON := $(shell for p in python3 python3.13 python3.12; do \
 	"$$p" -c 'import sys; raise SystemExit(sys.version_info < (3, 12))' >/dev/null 2>&1 && { echo "$$p"; break; }; done)
@@ -11,10 +13,10 @@ ARGS   ?=
 comma  := ,
 PIP    := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
 
-.PHONY: help serve test lint format bench clean
+.PHONY: help serve test test-clients lint format bench clean
 
 help:  ## list the targets
-	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 10
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
 
 $(BIN)/python:
 	@if [ -z "$(PYTHON)" ]; then \
@@ -46,6 +48,16 @@ serve: $(VENV)/.serve  ## install, then serve the bundled demo model on localhos
 test: $(VENV)/.test  ## install, then run the tests (ARGS="-k cache" for options)
 	@$(BIN)/python -m pytest $(ARGS)
 
+# Without the versions of constraints.txt: the newest of each client that the others allow.
+$(CLIENTS)/.ready: pyproject.toml | $(BIN)/python
+	@echo "Installing the clients that are tested (about 1.8 GB, in $(CLIENTS))"
+	@$(BIN)/python -m venv $(CLIENTS)
+	@$(CLIENTS)/bin/python -m pip install --quiet --disable-pip-version-check --editable ".[test,clients]"
+	@touch $@
+
+test-clients: $(CLIENTS)/.ready  ## install every client that is tested, then run their tests
+	@$(CLIENTS)/bin/python -m pytest tests/clients $(ARGS)
+
 lint: $(VENV)/.lint  ## format check, lint, types, import rules
 	@$(BIN)/ruff format --check .
 	@$(BIN)/ruff check .
@@ -60,5 +72,5 @@ bench: $(VENV)/.serve  ## time prefill and decode of the demo model (ARGS="-m MO
 	@$(BIN)/mistral-jax bench $(ARGS)
 
 clean:  ## remove the environment and every cache
-	@rm -rf $(VENV) build dist *.egg-info .pytest_cache .ruff_cache .hypothesis
+	@rm -rf $(VENV) $(CLIENTS) build dist *.egg-info .pytest_cache .ruff_cache .hypothesis
 	@find . -name __pycache__ -type d -prune -exec rm -rf {} +
