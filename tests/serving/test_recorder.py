@@ -126,3 +126,15 @@ async def test_the_harness_fails_a_test_whose_response_is_not_as_described(monke
     with pytest.raises(AssertionError, match="differ from the OpenAPI document"):
         async with running(FakeEngine("x")) as client:
             await client.post(CHAT, json={"messages": MESSAGES})
+
+
+@pytest.mark.parametrize(
+    "message",
+    ["x" * 40_000, "Traceback (most recent call last)", "<object at 0x7f3a2b1c9d80>", f"in {__file__}, line 5"],
+)
+async def test_errors_are_short_and_tell_nothing_of_the_inside(message: str) -> None:
+    error = json.dumps({"error": {"message": message, "type": "", "param": None, "code": None}}).encode()
+    assert len(await problems_of("/v1/models", error, status=503)) == 1
+    # What the client has sent itself is no secret.
+    told = await problems_of(CHAT, error, method="POST", status=400, content=message.encode())
+    assert len(told) == (len(message) > 1000)
