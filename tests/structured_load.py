@@ -95,7 +95,7 @@ def serving(folder: Path, kind: str) -> Generator[httpx.Client]:
         "max_queue": 64,
         "log_level": "error",
         "compilation_cache": os.environ.get("JAX_COMPILATION_CACHE_DIR", "none"),
-        **({} if kind == "sentencepiece" else {"chat_template": template}),
+        **({} if kind == "sentencepiece" else {"chat_template": str(template)}),
     }
     service = build_service(Settings(**settings))
     with listening(service=service, **settings) as server:
