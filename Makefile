@@ -10,6 +10,8 @@ PYTHON := $(shell for p in python3 python3.13 python3.12; do \
 # GPU hosts: make serve EXTRAS=cuda13
 EXTRAS ?=
 ARGS   ?=
+# Processes of `make test`. Tests that share a server, or the fixtures of a file, stay together.
+JOBS   ?= 2
 comma  := ,
 PIP    := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
 
@@ -45,8 +47,8 @@ serve: $(VENV)/.serve  ## install, then serve the bundled demo model on localhos
 	@echo "The command mistral-jax is in $(BIN): source $(BIN)/activate, or write $(BIN)/mistral-jax"
 	@exec $(BIN)/mistral-jax $(ARGS) demo
 
-test: $(VENV)/.test  ## install, then run the tests (ARGS="-k cache" for options)
-	@$(BIN)/python -m pytest $(ARGS)
+test: $(VENV)/.test  ## install, then run the tests (ARGS="-k cache" for options, JOBS=0 for a single process)
+	@$(BIN)/python -m pytest -n $(JOBS) --dist loadgroup $(ARGS)
 
 # Without the versions of constraints.txt: the newest of each client that the others allow.
 $(CLIENTS)/.ready: pyproject.toml | $(BIN)/python

@@ -33,15 +33,31 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     )
 
 
+# Before xdist reads the groups.
+@pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    slow = [item for item in items if item.get_closest_marker("slow")]
+    slow = {item: _sampled_by(item) for item in items if item.get_closest_marker("slow")}
+    for item in items:
+        # A file's tests share what its fixtures make, and those of the server share that.
+        name = "server" if "server" in getattr(item, "fixturenames", ()) else str(item.path)
+        item.add_marker(pytest.mark.xdist_group(name))
     # Several processes then end at about the same time.
     first = {item.path for item in slow}
     items.sort(key=lambda item: item.path not in first)
-    count = -(-len(slow) // config.getoption("--sample-slow"))
-    if count == len(slow):
+    samples = set(slow.values())
+    count = -(-len(samples) // config.getoption("--sample-slow"))
+    if count == len(samples):
         return
     head = subprocess.run(["git", "rev-parse", "HEAD"], cwd=config.rootpath, capture_output=True, check=False).stdout
-    left_out = sorted(slow, key=lambda item: hashlib.sha256(head + item.nodeid.encode()).digest())[count:]
-    config.hook.pytest_deselected(items=left_out)
+    kept = set(sorted(samples, key=lambda sample: hashlib.sha256(head + sample.encode()).digest())[:count])
+    left_out = {item for item, sample in slow.items() if sample not in kept}
+    config.hook.pytest_deselected(items=list(left_out))
     items[:] = [item for item in items if item not in left_out]
+
+
+def _sampled_by(item: pytest.Item) -> str:
+    """What is drawn or left out as a whole: the test, or the tests of its file with the same value of a parameter."""
+    marker = item.get_closest_marker("slow")
+    assert marker is not None
+    by = marker.kwargs.get("by")
+    return item.nodeid if by is None else f"{item.path}: {item.callspec.params[by]}"  # type: ignore[attr-defined]

@@ -25,7 +25,7 @@ class ServerProcess:
     """Requests and responses as JSON lines."""
     output: Path
 
-    def wait_until_healthy(self, seconds: float = 280.0) -> float:
+    def wait_until_healthy(self, seconds: float = 500.0) -> float:
         """Returns after how many seconds it was."""
         start = time.monotonic()
         while time.monotonic() < start + seconds:

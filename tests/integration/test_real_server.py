@@ -174,7 +174,7 @@ def test_two_hundred_requests_cancelled_half_way_leave_no_slot_taken_and_memory_
     asyncio.run(batch(80))
     before = process.memory_info().rss
     asyncio.run(batch(200))
-    end = time.monotonic() + 5
+    end = time.monotonic() + 15
     while (health := server.health())["running"] or health["waiting"]:
         assert time.monotonic() < end, health
         time.sleep(0.05)
@@ -223,7 +223,7 @@ def test_curl(server: ServerProcess):
 
 def test_every_request_and_response_is_in_the_log_file(server: ServerProcess, client: openai.OpenAI):
     answer = ask(client, "What is the capital of Portugal?", temperature=0)
-    end = time.monotonic() + 5
+    end = time.monotonic() + 30
     while answer not in (text := server.log.read_text()) or "Portugal" not in text:
         assert time.monotonic() < end
         time.sleep(0.05)

@@ -168,18 +168,20 @@ with open(answer, "wb") as file:
 @pytest.mark.slow
 def test_health_is_told_while_long_prompts_are_scored(server: ServerProcess, http: httpx.Client, tmp_path: Path):
     context = http.get("/v1/models").json()["data"][0]["max_model_len"]
-    slowest, done = [0.0], threading.Event()
+    took, done = list[float](), threading.Event()
 
     def watch() -> None:
         with httpx.Client(base_url=server.url, timeout=30) as client:
             while not done.wait(0.1):
                 start = time.monotonic()
                 assert client.get("/health").status_code == 200
-                slowest[0] = max(slowest[0], time.monotonic() - start)
+                took.append(time.monotonic() - start)
 
     thread = threading.Thread(target=watch)
     thread.start()
     try:
+        time.sleep(2)
+        idle = max(took, default=0.0)
         # One and a half million entries.
         prompts = [[1, *(3 + i % 1500 for i in range(context - 1))]] * (1_500_000 // (21 * context))
         sent, got = tmp_path / "body.json", tmp_path / "answer.json"
@@ -191,6 +193,6 @@ def test_health_is_told_while_long_prompts_are_scored(server: ServerProcess, htt
         thread.join()
     body = json.loads(got.read_bytes())
     assert len({str(choice["logprobs"]) for choice in body["choices"]}) == 1
-    # A quarter of a second on a machine of its own.
-    assert slowest[0] < 1.5
+    # A quarter of a second on a machine of its own; what a busy one takes is not the server's.
+    assert max(took) < 1.5 + 3 * idle
     assert server.health()["running"] == 0

@@ -89,7 +89,7 @@ def listening(
             yield Listening(url, server, app)
         finally:
             server.should_exit = True
-            thread.join(10)
+            thread.join(30)
             assert not thread.is_alive()
 
 
@@ -100,7 +100,7 @@ def _is_built(host: ServiceHost) -> bool:
         return False
 
 
-def wait_for(condition: Callable[[], object], seconds: float = 5.0) -> None:
+def wait_for(condition: Callable[[], object], seconds: float = 15.0) -> None:
     deadline = time.monotonic() + seconds
     while not condition():
         assert time.monotonic() < deadline, "waited in vain"

@@ -139,7 +139,7 @@ def test_a_second_signal_cuts_off_what_runs_and_says_so_in_two_lines(
         assert server.popen.poll() is None
         server.popen.send_signal(sig)
         code, errors = server.end()
-    assert time.monotonic() - start < 8
+    assert time.monotonic() - start < 20  # not the 30 seconds that it would wait
     assert code == status, errors
     lines = errors.splitlines()
     assert "stopping: waiting for 6 answers, 30 seconds at most (Ctrl-C, or another signal, stops at once)" in lines[-2]
@@ -208,7 +208,7 @@ def test_while_loading_health_is_503_and_a_signal_ends_it() -> None:
             server.popen.send_signal(signal.SIGTERM)
             code, errors = server.end()
             assert code == 0, errors
-            assert time.monotonic() - start < 5
+            assert time.monotonic() - start < 20
 
 
 def test_a_model_that_cannot_be_loaded_is_told_in_one_line_and_exits_with_1() -> None:

@@ -14,6 +14,7 @@ import pytest
 from conversion.files.json_fields import JSONFields
 from conversion.files.json_file import MOST_DEPTH, read_json_object
 from conversion.files.regular_file import read_regular
+from tests.cpu_time import cpu_seconds_at_most
 
 
 class BadFileError(ValueError):
@@ -85,17 +86,18 @@ def test_only_regular_files_are_read_and_nothing_is_waited_for(tmp_path: Path, m
     start = time.monotonic()
     with pytest.raises(BadFileError, match=r"config\.json cannot be read: (a folder|no regular file)"):
         read(path, missing_ok=True)
-    assert time.monotonic() - start < 2
+    assert time.monotonic() - start < 20
 
 
 def test_a_large_file_is_refused_before_it_is_read(tmp_path: Path) -> None:
     path = tmp_path / "config.json"
     with path.open("wb") as file:
         file.truncate(2**40)  # sparse
-    start = time.monotonic()
-    with pytest.raises(BadFileError, match=r"1,099,511,627,776 bytes, where such a file has at most 4,194,304"):
+    with (
+        cpu_seconds_at_most(2.0),
+        pytest.raises(BadFileError, match=r"1,099,511,627,776 bytes, where such a file has at most 4,194,304"),
+    ):
         read(path)
-    assert time.monotonic() - start < 2
     with pytest.raises(OSError, match="at most 10"):
         read_regular("/proc/self/maps", most=10)
 

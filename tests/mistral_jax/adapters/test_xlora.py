@@ -10,6 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from flax import nnx
 
 from mistral_jax.adapters.choice import BASE, AdapterChoice
 from mistral_jax.runtime.recomputing import RecomputingRunner
@@ -91,6 +92,7 @@ def batch(request: pytest.FixtureRequest) -> Batch:
     return Batch(request.param)
 
 
+@pytest.mark.slow(by="batch")
 class TestBits:
     def test_a_request_is_the_same_alone_in_any_slot(self, batch: Batch) -> None:
         for i in range(16):
@@ -133,7 +135,9 @@ def test_caches_give_what_whole_passes_give() -> None:
         [cached] = answers(run, [TEXT[:70]], [XLORA], temperature=0.0)
         tokens = [*TEXT[:70], *(int(t) for t in cached[:, 0])]
         module, adapters = model(), adapter_set()
-        hidden, scalings = classifier.hidden_states(module, adapters.bank, jnp.asarray([tokens]))
+        # One program: operation by operation takes a minute to compile.
+        whole = nnx.jit(lambda xlora, module, bank, tokens: xlora.hidden_states(module, bank, tokens))
+        hidden, scalings = whole(classifier, module, adapters.bank, jnp.asarray([tokens]))
         logprobs = jax.nn.log_softmax(module.logits(hidden[0]))
         for i, row in enumerate(cached):
             assert int(jnp.argmax(logprobs[69 + i])) == row[0]

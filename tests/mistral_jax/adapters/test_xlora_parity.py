@@ -44,6 +44,7 @@ def test_fixed_weights_equal_the_reference(base: Mistral, name: str) -> None:
     assert golden.chosen(ours) == golden.greedy.tolist()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("number", PAIRS)
 def test_mixtures_equal_the_reference(base: Mistral, number: str, tmp_path: Path) -> None:
     """Logits, scalings, and after each beginning of the reference's greedy text the same next token."""

@@ -352,7 +352,7 @@ def test_endless_and_huge_templates_stop(bomb: str) -> None:
     start = time.monotonic()
     with pytest.raises(ChatTemplateError):
         render(bomb)
-    assert time.monotonic() - start < 3
+    assert time.monotonic() - start < 30  # with the start of a process
 
 
 def test_a_long_conversation_is_not_taken_for_a_bomb() -> None:

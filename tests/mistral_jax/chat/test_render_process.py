@@ -210,14 +210,15 @@ def test_importing_the_chat_package_starts_nothing_and_needs_no_jax() -> None:
 
 @contextmanager
 def heartbeat() -> Iterator[list[float]]:
-    """The longest time, in seconds, for which another thread of this process was not run."""
+    """For how long, at most, another thread of this process was not run: in seconds of the process's own time, so that
+    what other processes take does not count."""
     longest = [0.0]
     done = threading.Event()
 
     def beat() -> None:
-        last = time.monotonic()
+        last = time.process_time()
         while not done.wait(0.02):
-            now = time.monotonic()
+            now = time.process_time()
             longest[0] = max(longest[0], now - last)
             last = now
 
@@ -239,9 +240,9 @@ def test_a_hostile_template_is_stopped_and_holds_nobody(name: str) -> None:
             kind, text = outcome(lambda: isolated(source, time_limit=0.1), {})
         assert kind in ("text", "ChatTemplateError")
         assert len(text) <= MAX_TEXT
-        assert time.monotonic() - start < 30
+        assert time.monotonic() - start < 90
         assert psutil.Process().memory_info().rss - before < 400_000_000
-        # A busy machine may do that to anybody once, a held interpreter does it each time.
+        # Collecting garbage may do that once, a held interpreter does it each time.
         if longest[0] < 0.25:
             break
         assert attempt < 2, f"other threads were held for {longest[0]:.2f} s"
@@ -396,7 +397,7 @@ def test_mutated_templates_end_in_a_text_or_one_line() -> None:
         kinds[kind] += 1
         assert len(text) <= 1_000_000
         assert kind == "text" or (text and "\n" not in text and "crashed" not in text and len(text) < 3000), source
-    assert worst < 30
+    assert worst < 90
     assert kinds["text"] > count // 40, kinds
     print(f"{count} templates: {kinds}, the slowest took {worst:.2f} s, processes {len(process_ids())}")
 

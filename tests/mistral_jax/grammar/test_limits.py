@@ -133,29 +133,30 @@ HOSTILE = {
 
 
 def drive(kind: str, grammar: Grammar) -> tuple[float, float, str]:
-    """Seconds to compile it, and of the slowest step of a completion; and the error, if there is one."""
+    """Seconds of processor time to compile it, and of the slowest step of a completion; and the error, if there is
+    one."""
     compiler(kind).vocabulary  # made once, with the first grammar of a server
-    start = time.perf_counter()
+    start = time.process_time()
     try:
         compiled = compiler(kind).compile(grammar)
     except GrammarError as error:
-        return time.perf_counter() - start, 0.0, str(error)
-    took, slowest, chance = time.perf_counter() - start, 0.0, random.Random(0)
+        return time.process_time() - start, 0.0, str(error)
+    took, slowest, chance = time.process_time() - start, 0.0, random.Random(0)
     made, constraint = tokenizer_of(kind), compiled.start(at_start=True)
     mask = np.zeros(-(-(made.vocab_size + PADDING) // 32), np.int32)
     try:
         for _ in range(40):
-            start = time.perf_counter()
+            start = time.process_time()
             if constraint.complete:
                 break
             constraint.forced()
             constraint.fill(mask)
-            slowest = max(slowest, time.perf_counter() - start)
+            slowest = max(slowest, time.process_time() - start)
             ids = np.flatnonzero(np.unpackbits(mask.view(np.uint8), bitorder="little"))
             ids = ids[ids != made.eos_id] if len(ids) > 1 else ids
-            start = time.perf_counter()
+            start = time.process_time()
             constraint.push(int(chance.choice(ids)))
-            slowest = max(slowest, time.perf_counter() - start)
+            slowest = max(slowest, time.process_time() - start)
     except ConstraintError as error:
         return took, slowest, str(error)
     return took, slowest, ""
@@ -164,7 +165,7 @@ def drive(kind: str, grammar: Grammar) -> tuple[float, float, str]:
 @pytest.mark.parametrize("name", HOSTILE)
 def test_a_hostile_grammar_takes_bounded_time(name: str) -> None:
     took, slowest, error = drive("byte_level", HOSTILE[name])
-    # Some tenths of a second and some milliseconds on an idle core; this machine may be busy.
+    # Most take some tenths of a second and some milliseconds.
     assert took < limits.TIME_LIMIT
     assert slowest < 0.5
     assert len(error) < 400
@@ -183,15 +184,16 @@ def test_hostile_grammars_take_bounded_time_with_large_vocabularies(kind: str) -
 def test_the_largest_grammars_neither_overflow_the_stack_nor_fill_the_memory() -> None:
     """In a process of its own, as an overflow would end this one; masks run on a small stack."""
     code = """
-        import resource, sys, threading
-        import numpy as np
+        import pathlib, threading
         from tests.mistral_jax.grammar.test_limits import HOSTILE, drive
         names = ("definitions", "all of in a row", "rules", "terminals", "GBNF rules", "groups", "deep", "nested")
         threading.stack_size(512 * 1024)
         def run():
             for name in names:
                 drive("byte_level", HOSTILE[name])
-            print("done", resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024)
+            # Not ru_maxrss: that begins at what the process that started this one has used.
+            words = pathlib.Path("/proc/self/status").read_text().split()
+            print("done", int(words[words.index("VmHWM:") + 1]) // 1024)
         thread = threading.Thread(target=run)
         thread.start()
         thread.join()
@@ -215,13 +217,8 @@ def test_what_takes_too_long_is_given_up_and_keeps_its_place(monkeypatch: pytest
         limits.with_stack(lambda: 1)
     for end in ends:
         end.set()
-    deadline = time.monotonic() + 10
-    while time.monotonic() < deadline:
-        try:
-            assert limits.with_stack(lambda: 1) == 1
-            break
-        except GrammarError:
-            continue
+    monkeypatch.setattr(limits, "TIME_LIMIT", 30.0)  # which waits for a place, and gives a busy machine time
+    assert limits.with_stack(lambda: 1) == 1
     with pytest.raises(ZeroDivisionError):
         limits.with_stack(lambda: 1 // 0)
     assert limits.with_stack(lambda: 2) == 2

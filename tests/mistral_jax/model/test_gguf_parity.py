@@ -44,6 +44,7 @@ def test_logits_and_greedy_tokens_equal_llama_cpp(golden: Golden) -> None:
         assert all(lead <= 2 * most * golden.spread for lead in leads_lost(a, prompt))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ONE_OF_EACH_MODEL)
 def test_text_in_text_out_from_the_file_alone(name: str) -> None:
     """The file's own tokenizer gives llama.cpp's ids; generation through the cache, the tokens of llama.cpp in

@@ -12,6 +12,7 @@ from mistral_jax.model.config import MistralConfig
 from tests.parity_table import BOUNDS, GOLDENS, VARIANTS, error, load, logits, texts
 
 
+@pytest.mark.slow(by="variant")
 @pytest.mark.parametrize("way", ["whole", "loop"])
 @pytest.mark.parametrize("variant", VARIANTS)
 def test_float32_logits_equal_the_reference(variant: str, way: str) -> None:
@@ -20,6 +21,7 @@ def test_float32_logits_equal_the_reference(variant: str, way: str) -> None:
 
 # One of each kind of attention, rope and file type. The other form of attention computes what the loop does:
 # test_attention.
+@pytest.mark.slow
 @pytest.mark.parametrize("variant", ["mistral-v0.1-window", "ministral3", "llama-2"])
 @pytest.mark.parametrize(("dtype", "way"), [("float32", "parallel"), ("bfloat16", "whole"), ("bfloat16", "loop")])
 def test_other_ways_and_types_stay_close_to_the_reference(variant: str, dtype: str, way: str) -> None:

@@ -73,6 +73,7 @@ FORMS: dict[str, Callable[[jax.Array], Weight]] = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("form", FORMS)
 def test_rows_keep_their_bits_for_random_shapes(form: str, dtype: str) -> None:

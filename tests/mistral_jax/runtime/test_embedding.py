@@ -99,6 +99,7 @@ def test_a_base_text_has_the_hidden_states_of_the_module(float32: Runners) -> No
     np.testing.assert_allclose(embed(float32.plain, TEXT)["mean"], hidden.mean(axis=0), atol=1e-5, rtol=1e-5)
 
 
+@pytest.mark.slow(by="runners")
 @pytest.mark.parametrize("choice", CHOICES)
 def test_bits_are_the_same_alone_in_any_slot_and_beside_others(runners: Runners, choice: AdapterChoice) -> None:
     run = runners.cached
@@ -116,6 +117,7 @@ def test_bits_are_the_same_alone_in_any_slot_and_beside_others(runners: Runners,
         np.testing.assert_array_equal(last[pooling], alone[pooling])
 
 
+@pytest.mark.slow(by="runners")
 def test_bits_need_neither_a_cache_between_steps_nor_adapters(runners: Runners) -> None:
     for pooling in POOLINGS:
         np.testing.assert_array_equal(

@@ -274,6 +274,7 @@ def test_logprobs_are_those_of_the_model_not_of_the_penalised_logits():
     assert [p for _, p in sampled.top] == pytest.approx(np.sort(expected)[::-1][:20].tolist(), abs=1e-5)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("vocabulary", [200, 1000, 2500])
 def test_a_row_has_the_same_bits_beside_any_number_of_others(vocabulary: int):
     """From 4096 values on, XLA computes sums and exponentials of whole arrays in other ways."""

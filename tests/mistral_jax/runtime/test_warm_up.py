@@ -27,11 +27,12 @@ def test_every_program_is_compiled_once(compiled: list[str]) -> None:
     state = runner.new_state()
     reported: list[tuple[int, int]] = []
     state = runner.warm_up(state, lambda done, total: reported.append((done, total)))
-    # Two chunk lengths, one that is scored; forward passes with and without runs, appending them, and sampling.
-    assert {total for _, total in reported} == {7}
+    # Two chunk lengths, one that is scored, one of embeddings; forward passes with and without runs, appending them,
+    # and sampling.
+    assert {total for _, total in reported} == {8}
     assert [done for done, _ in reported] == sorted(done for done, _ in reported)
-    assert reported[0] == (0, 7)
-    assert reported[-1] == (7, 7)
+    assert reported[0] == (0, 8)
+    assert reported[-1] == (8, 8)
     compiled.clear()
     runner.warm_up(state)
     assert compiled == []

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import time
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -18,6 +17,7 @@ from conversion.tokenizer.bpe_merges import merges_from_scores
 from mistral_jax.tokenizer import HuggingFaceTokenizer, TokenizerError, load_tokenizer
 from mistral_jax.tokenizer.byte_table import ByteTableTokenizer
 from mistral_jax.tokenizer.gguf import check_same_tokens, end_of_generation_ids, tokenizer_from_gguf
+from tests.cpu_time import cpu_seconds_at_most
 from tests.mistral_jax.tokenizer.gguf_vocabularies import (
     BYTE,
     CONTROL,
@@ -86,10 +86,9 @@ def _v3() -> ByteTableTokenizer:
 
 
 def test_tekken_vocabularies_encode_as_mistral_common() -> None:
-    start = time.perf_counter()
-    ours = tokenizer_from_gguf(converted_tekken("240718"))
-    # 1.0 s on two idle cores; the limit is for busy ones.
-    assert time.perf_counter() - start < 5
+    metadata = converted_tekken("240718")
+    with cpu_seconds_at_most(5.0):
+        ours = tokenizer_from_gguf(metadata)
     _encodes_as_mistral_common(ours, "240718")
 
 
@@ -125,10 +124,9 @@ def _same_tables(ours: ByteTableTokenizer, reference: ByteTableTokenizer) -> Non
 
 
 def test_building_a_vocabulary_of_32768_pieces_takes_no_time() -> None:
-    start = time.perf_counter()
-    tokenizer_from_gguf(converted_sentencepiece("v3"))
-    # 0.2 s on two idle cores; the limit is for busy ones.
-    assert time.perf_counter() - start < 2
+    metadata = converted_sentencepiece("v3")
+    with cpu_seconds_at_most(2.0):
+        tokenizer_from_gguf(metadata)
 
 
 @pytest.mark.parametrize("kind", ["byte_level", "byte_fallback"])

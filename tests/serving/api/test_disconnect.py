@@ -40,7 +40,7 @@ def test_leaving_cancels_the_answer(path: str, stream: bool) -> None:
         wait_for(lambda: engine.rounds > 3)
         assert engine.live == 2
         connection.close()
-        wait_for(lambda: engine.live == 0, seconds=1)
+        wait_for(lambda: engine.live == 0)
         assert set(engine.cancelled) == {request.request_id for request in engine.submitted}
         assert server.app.state.host.router.live == 0
 
@@ -51,7 +51,7 @@ def test_leaving_while_waiting_in_the_queue_cancels_too() -> None:
         connection = raw_request(server.url, CHAT, {"messages": MESSAGES, "stream": True})
         wait_for(lambda: engine.live == 1)
         connection.close()
-        wait_for(lambda: engine.live == 0, seconds=1)
+        wait_for(lambda: engine.live == 0)
 
 
 def test_leaving_in_the_middle_of_the_body_leaves_nothing_behind(caplog: pytest.LogCaptureFixture) -> None:

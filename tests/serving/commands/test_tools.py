@@ -151,7 +151,7 @@ def test_sigterm_leaves_nothing(model: Path, tmp_path: Path) -> None:
     code = (
         "import time, conversion.to_gguf as m; from serving.commands.cli import main;"
         "write = m.GGUFWriter.write;"
-        "m.GGUFWriter.write = lambda *a: (print('writing', flush=True), time.sleep(30), write(*a));"
+        "m.GGUFWriter.write = lambda *a: (print('writing', flush=True), time.sleep(120), write(*a));"
         "main()"
     )
     command = [sys.executable, "-c", code, "convert", str(model), str(tmp_path / "x.gguf"), "--type", "f32"]
@@ -162,7 +162,7 @@ def test_sigterm_leaves_nothing(model: Path, tmp_path: Path) -> None:
         start = time.monotonic()
         process.send_signal(signal.SIGTERM)
         assert process.wait() == 128 + signal.SIGTERM
-    assert time.monotonic() - start < 10
+    assert time.monotonic() - start < 60
     assert list(tmp_path.iterdir()) == []
 
 

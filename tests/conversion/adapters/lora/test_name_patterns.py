@@ -19,6 +19,7 @@ from conversion.adapters.lora.files import open_lora
 from conversion.adapters.lora.name_patterns import MAX_PATTERNS, NamePattern, PatternError, PatternTable
 from conversion.adapters.modules import PARTS, ModuleKey
 from tests.conversion.adapters.folders import keys, peft_config, write_adapter
+from tests.cpu_time import cpu_seconds_at_most
 
 NAMES = [
     f"{prefix}{ModuleKey(layer, part).path}" for prefix in ("", "language_") for layer in (0, 1, 10) for part in PARTS
@@ -153,20 +154,19 @@ HOSTILE = [
 
 @pytest.mark.parametrize("field", ["rank_pattern", "alpha_pattern", "target_modules", "exclude_modules"])
 def test_no_pattern_takes_long(tmp_path: Path, field: str) -> None:
-    start = time.monotonic()
-    for pattern in HOSTILE:
-        value = pattern if field.endswith("modules") else {pattern: 16}
-        path = tmp_path / "adapter_config.json"
-        path.write_text(json.dumps(peft_config(**{field: value})))
-        try:
-            config = read_lora_config(path)
-        except AdapterError as error:
-            assert field in str(error)  # noqa: PT017
-            continue
-        for name in EVERY:
-            assert (config.rank_of(name), config.scale_of(name)) != (16, 16)
-            config.targets(name, 0)
-    assert time.monotonic() - start < 10
+    with cpu_seconds_at_most(10.0):
+        for pattern in HOSTILE:
+            value = pattern if field.endswith("modules") else {pattern: 16}
+            path = tmp_path / "adapter_config.json"
+            path.write_text(json.dumps(peft_config(**{field: value})))
+            try:
+                config = read_lora_config(path)
+            except AdapterError as error:
+                assert field in str(error)  # noqa: PT017
+                continue
+            for name in EVERY:
+                assert (config.rank_of(name), config.scale_of(name)) != (16, 16)
+                config.targets(name, 0)
 
 
 @pytest.mark.parametrize(
@@ -174,11 +174,10 @@ def test_no_pattern_takes_long(tmp_path: Path, field: str) -> None:
 )
 def test_thousands_of_patterns_take_no_longer_than_their_number(pattern: str) -> None:
     values = {pattern.replace("{}", str(i)): i for i in range(2000)}
-    start = time.monotonic()
-    table = PatternTable(values)
-    for name in [*EVERY, *EVERY]:
-        table.get(name, 0)
-    assert time.monotonic() - start < 15  # 25 seconds with Python's engine, on an idle machine
+    with cpu_seconds_at_most(15.0):  # 25 seconds with Python's engine
+        table = PatternTable(values)
+        for name in [*EVERY, *EVERY]:
+            table.get(name, 0)
 
 
 def test_too_many_patterns_are_refused(tmp_path: Path) -> None:
@@ -205,7 +204,7 @@ def test_a_pipe_in_the_place_of_a_file_is_refused_at_once(tmp_path: Path, name: 
     start = time.monotonic()
     with pytest.raises(AdapterError):
         open_lora(folder)
-    assert time.monotonic() - start < 5
+    assert time.monotonic() - start < 20
 
 
 @pytest.mark.parametrize(

@@ -29,7 +29,7 @@ async def test_a_request_is_cancelled_by_its_own_id(path: str, body: dict[str, A
         asking = asyncio.create_task(client.post(path, json={**body, "n": 2}, headers={"X-Request-Id": "mine"}))
         await live(engine, 4 if path == TEXT else 2)
         response = await client.post(f"{base}/requests/mine/cancel")
-        cancelled = await asyncio.wait_for(asking, 5)
+        cancelled = await asyncio.wait_for(asking, 15)
         await live(engine, 0)
         assert engine.status.running == 0
         again = await client.post(f"{base}/requests/mine/cancel")

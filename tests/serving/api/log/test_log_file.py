@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 import serving.api.log.log_file
-from serving.api.log.log_file import LogFile
+from serving.api.log.log_file import CLOSE_TIMEOUT, LogFile
 from tests.serving.fakes import FakeEngine
 from tests.serving.harness import CHAT, MESSAGES, running, wait_for
 
@@ -82,7 +82,7 @@ def test_a_folder_and_a_fifo_without_a_reader_are_refused_at_once(tmp_path: Path
         with pytest.raises(OSError, match=rf"--log {path}: cannot write there: .*{reason}") as error:
             LogFile(path)
         assert "\n" not in str(error.value)
-    assert time.monotonic() - start < 2
+    assert time.monotonic() - start < 20
 
 
 def test_a_fifo_with_a_reader_gets_the_lines(tmp_path: Path) -> None:
@@ -108,7 +108,7 @@ def test_a_stuck_disk_costs_lines_that_are_counted_and_nobodys_time(
     with opened(fifo) as log:
         start = time.monotonic()
         write(log, *["y" * 100] * 5000)
-        assert time.monotonic() - start < 5
+        assert time.monotonic() - start < 30
         assert 1000 < log.lost < 5000
         assert caplog.text.count("lines are being lost") == 1
         os.set_blocking(reader, True)
@@ -138,7 +138,7 @@ def test_closing_does_not_wait_for_a_stuck_disk(tmp_path: Path, caplog: pytest.L
     write(log, *["y" * 1000] * 200)
     start = time.monotonic()
     log.close(0.1)
-    assert time.monotonic() - start < 2
+    assert time.monotonic() - start < CLOSE_TIMEOUT - 0.5  # what it would wait without the argument
     assert "lines were lost" in caplog.text
     os.close(reader)
 

@@ -174,6 +174,15 @@ class Watch:
         self._stop.set()
         self._thread.join()
 
+    def slow(self, idle: list[float], *, worst: float) -> str:
+        """What was slow, or nothing. What the machine itself takes, when others use it, is not the server's; nor is one
+        moment in which it did something else. A busy machine may be slow now and then, a blocked loop is each time: a
+        test tries again."""
+        *_, second, last = sorted(self.seconds)
+        if second < 0.25 + 3 * max(idle, default=0.0) and last < worst:
+            return ""
+        return f"/health took {second:.2f} and {last:.2f} s, {max(idle, default=0.0):.2f} s on the idle server"
+
     def _run(self) -> None:
         with httpx.Client(timeout=60) as client:
             while not self._stop.wait(0.1):
@@ -188,18 +197,19 @@ def test_health_is_answered_in_time_while_large_bodies_come() -> None:
     # Without the long text, of which the fake tokenizer makes ten million tokens.
     honest = [HONEST[name] for name in HONEST if name != "a long text"]
     bodies = [*ATTACKS.values(), *((path, json.dumps(body).encode()) for path, body in honest)]
+    slow: list[str] = []
     with server_process("--log", "/dev/null") as (url, _), httpx.Client(timeout=60) as client:
-        with Watch(url) as idle:
-            time.sleep(2)
-        with Watch(url) as watch:
-            for path, body in bodies:
-                response = client.post(f"{url}{path}", content=body, headers={"Content-Type": "application/json"})
-                assert response.status_code in (200, 400, 503), response.text
-    # What the machine itself takes, when others use it, is not the server's; nor is one moment in which it did
-    # something else.
-    *_, second, worst = sorted(watch.seconds)
-    assert second < 0.25 + 3 * max(idle.seconds), (second, max(idle.seconds))
-    assert worst < 1, worst
+        for _ in range(4):
+            with Watch(url) as idle:
+                time.sleep(2)
+            with Watch(url) as watch:
+                for path, body in bodies:
+                    response = client.post(f"{url}{path}", content=body, headers={"Content-Type": "application/json"})
+                    assert response.status_code in (200, 400, 503), response.text
+            if not (found := watch.slow(idle.seconds, worst=1)):
+                return
+            slow.append(found)
+    pytest.fail(str(slow))
 
 
 def test_biases_of_many_prompts_are_checked_once() -> None:
