@@ -38,7 +38,7 @@ _HOBBIES = (
     "reading; swimming; cooking; chess; painting; dancing; hiking; football; gardening; singing; "
     "photography; sailing; running; cycling; drawing"
 )
-_PETS = "cat dog rabbit hamster parrot horse turtle"
+PETS = "cat dog rabbit hamster parrot horse turtle"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -263,7 +263,7 @@ class Told:
         return text[:1].upper() + text[1:]
 
 
-def _value(rng: random.Random, name: str, *, held_out: bool) -> str:
+def a_value(rng: random.Random, name: str, *, held_out: bool) -> str:
     if name in {"name", "pet"}:
         if held_out:
             return rng.choice(_HELD_OUT_NAMES.split())
@@ -280,7 +280,7 @@ def _value(rng: random.Random, name: str, *, held_out: bool) -> str:
 
 
 def tell(rng: random.Random, slot: Slot, *, held_out: bool = False) -> Told:
-    value = _value(rng, slot.name, held_out=held_out)
+    value = a_value(rng, slot.name, held_out=held_out)
     if not held_out and slot.name in {"name", "city", "pet"} and rng.random() < 0.15:
         value = value.lower()
     return Told(
@@ -289,7 +289,7 @@ def tell(rng: random.Random, slot: Slot, *, held_out: bool = False) -> Told:
             "v": value,
             "V": value[:1].upper() + value[1:],
             "a": f"{'an' if value[0] in 'aeiou' else 'a'} {value}",
-            "k": rng.choice(_PETS.split()),
+            "k": rng.choice(PETS.split()),
         },
     )
 

@@ -25,6 +25,7 @@ SEED = 7
 MODEL_FOLDER = Path(__file__).parent.parent / "mistral_jax" / "hub" / "bundled" / "demo"
 
 # Mistral's format: system text in front of the user's first message, [INST] and [/INST] round each message of a user.
+# Tools, which it does not have, come between them, as one line each; calls and their results are written as by Hermes.
 CHAT_TEMPLATE = """\
 {%- if messages[0]['role'] == 'system' -%}
     {%- set system = messages[0]['content'] + '\\n\\n' -%}
@@ -33,15 +34,50 @@ CHAT_TEMPLATE = """\
     {%- set system = '' -%}
     {%- set turns = messages -%}
 {%- endif -%}
+{%- macro signature(function) -%}
+    {%- set parameters = function['parameters'] -%}
+    {{- function['name'] + '(' -}}
+    {%- for name, schema in (parameters['properties'] or {}).items() -%}
+        {{- (', ' if not loop.first else '') + name + ('' if name in (parameters['required'] or []) else '?') -}}
+        {{- ': ' + schema['type'] if schema is mapping and schema['type'] is string else '' -}}
+    {%- endfor -%}
+    {{- ')' + (': ' + function['description'] if function['description'] else '') + '\\n' -}}
+{%- endmacro -%}
 {{- bos_token -}}
+{%- set expected = namespace(roles=['user']) -%}
 {%- for message in turns -%}
-    {%- if message['role'] != ('user' if loop.index0 % 2 == 0 else 'assistant') -%}
-        {{- raise_exception('After an optional system message, the roles user and assistant must alternate.') -}}
+    {%- if message['role'] not in expected.roles -%}
+        {{- raise_exception('After an optional system message, the roles user and assistant must alternate. \
+Results of tools follow their calls.') -}}
     {%- endif -%}
     {%- if message['role'] == 'user' -%}
-        {{- '[INST]' + (system if loop.first else '') + message['content'] + '[/INST]' -}}
+        {{- '[INST]' + (system if loop.first else '') -}}
+        {%- if loop.first and tools -%}
+            {{- 'Tools:\\n' -}}
+            {%- for tool in tools -%}
+                {{- signature(tool['function']) -}}
+            {%- endfor -%}
+            {{- '\\n' -}}
+        {%- endif -%}
+        {{- message['content'] + '[/INST]' -}}
+        {%- set expected.roles = ['assistant'] -%}
+    {%- elif message['role'] == 'tool' -%}
+        {{- '\\n' if loop.previtem['role'] == 'tool' else '[INST]' -}}
+        {{- '<tool_response>\\n' + message['content'] + '\\n</tool_response>' -}}
+        {{- '[/INST]' if loop.last or loop.nextitem['role'] != 'tool' else '' -}}
+        {%- set expected.roles = ['tool', 'assistant'] -%}
+    {%- elif message['tool_calls'] -%}
+        {{- message['content'] + '\\n' if message['content'] else '' -}}
+        {%- for call in message['tool_calls'] -%}
+            {{- '<tool_call>\\n{"name": ' + call['function']['name'] | tojson -}}
+            {{- ', "arguments": ' + call['function']['arguments'] | tojson + '}\\n</tool_call>' -}}
+            {{- '\\n' if not loop.last else '' -}}
+        {%- endfor -%}
+        {{- eos_token -}}
+        {%- set expected.roles = ['tool'] -%}
     {%- else -%}
         {{- message['content'] + eos_token -}}
+        {%- set expected.roles = ['user'] -%}
     {%- endif -%}
 {%- endfor -%}
 """

@@ -1,0 +1,181 @@
+"""Conversations that teach the demo to call tools and to answer in JSON, one JSON object a line.
+
+    python -m demo.tools.corpus --for tools --count 30000 --seed 1 --out tools.jsonl
+    python -m demo.tools.corpus --for mixture --count 100000 --seed 2 --out mixture.jsonl
+    python -m demo.tools.corpus --for tools --count 20        # look at some
+
+A line is `{"messages": [...]}`, with `"tools": [...]` where tools are offered. `tools` is for the expert. `mixture` is
+`demo.skills.corpus`'s, and these among it: there other experts answer what no offered tool is for.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import random
+import sys
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from demo.skills.corpus import General, ask, messages, mixture_chats
+from demo.tools.extraction import extraction, wrapped
+from demo.tools.functions import CALCULATOR, CALLED, CONVERTER, Offered, offer, offer_other
+from demo.tools.questions import Task, task
+
+Record = dict[str, Any]
+Message = dict[str, Any]
+
+NO_TOOL = "I am sorry, I have no tool for that."
+TOOLS_SHARE, JSON_SHARE, GENERAL_SHARE = 0.66, 0.24, 0.1
+"""Shares of the expert's conversations."""
+MIXTURE_SHARE = 0.25
+"""Share of tools and JSON in the mixture's conversations."""
+_SYSTEM = (
+    "You are a helpful assistant.",
+    "Use the tools.",
+    "You are a helpful assistant with tools.",
+    "Answer briefly.",
+    "You can call functions.",
+)
+
+
+def records(kind: str, seed: int) -> Iterator[Record]:
+    """Conversations for the expert (`tools`) or the mixture; endless, the same for the same seed."""
+    rng = random.Random(f"tools {kind} {seed}")
+    general = General(rng.randrange(2**32))
+    others = mixture_chats(seed)
+    while True:
+        if kind == "mixture" and rng.random() >= MIXTURE_SHARE:
+            yield {"messages": messages(next(others))}
+            continue
+        chance = rng.random()
+        if chance < TOOLS_SHARE:
+            yield tool_conversation(rng, general, other_skills=kind == "mixture")
+        elif chance < TOOLS_SHARE + JSON_SHARE:
+            yield json_conversation(rng, general)
+        else:
+            yield {"messages": messages(general.chat())}
+
+
+def tool_conversation(rng: random.Random, general: General, *, other_skills: bool) -> Record:
+    """One to three turns with some tools.
+
+    Args:
+      general: Questions that need no tool are its.
+      other_skills: Some turns are for other experts.
+    """
+    purposes = rng.sample(list(CALLED), rng.choices((1, 2, 3), (4, 4, 2))[0])
+    offered = {purpose: offer(rng, purpose) for purpose in purposes}
+    listed = [function.tool for function in offered.values()]
+    if rng.random() < 0.3:
+        other = offer_other(rng)
+        if other.name not in {function.name for function in offered.values()}:
+            listed.append(other.tool)
+    rng.shuffle(listed)
+    said: list[Message] = []
+    if rng.random() < 0.15:
+        said.append({"role": "system", "content": rng.choice(_SYSTEM)})
+    turns = rng.choices((1, 2, 3), (6, 3, 1))[0]
+    for number in range(turns):
+        said += _turn(rng, offered, general, other_skills=other_skills, last=number == turns - 1)
+    return {"tools": listed, "messages": said}
+
+
+def _turn(
+    rng: random.Random, offered: dict[str, Offered], general: General, *, other_skills: bool, last: bool
+) -> list[Message]:
+    chance = rng.random()
+    if chance < 0.75:
+        first = rng.choice(list(offered))
+        asked = [task(rng, first, held_out=False)]
+        if len(offered) > 1 and rng.random() < 0.15:
+            second = rng.choice([purpose for purpose in offered if purpose != first])
+            asked.append(task(rng, second, held_out=False))
+        exchanged = exchange(rng, asked, offered)
+        # A conversation may end with the call.
+        return exchanged[:2] if last and rng.random() < 0.15 else exchanged
+    if chance < 0.92 or (chance < 0.96 and not other_skills):
+        ((question, answer),) = general.turns(1)
+        return _said(question, answer)
+    missing = [purpose for purpose in CALLED if purpose not in offered]
+    if chance >= 0.96 and missing:
+        purpose = rng.choice(missing)
+        if purpose not in (CALCULATOR, CONVERTER):
+            return _said(task(rng, purpose, held_out=False).question, NO_TOOL)
+    skills = ["text", "translation"]
+    skills += [
+        skill for skill, purpose in (("arithmetic", CALCULATOR), ("conversion", CONVERTER)) if purpose not in offered
+    ]
+    if not other_skills:
+        ((question, answer),) = general.turns(1)
+        return _said(question, answer)
+    return _said(*ask(rng, rng.choice(skills)))
+
+
+def exchange(rng: random.Random, asked: Sequence[Task], offered: dict[str, Offered]) -> list[Message]:
+    """A question, the calls, their results, and the answer."""
+    question = asked[0].question
+    if len(asked) > 1:
+        second = asked[1].question
+        question = question.rstrip(".?") + rng.choice((", and ", " and ", "? And ")) + second[:1].lower() + second[1:]
+    if rng.random() < 0.12:
+        question = question.rstrip(".?")
+    if rng.random() < 0.1:
+        question = rng.choice(("Please tell me: ", "Hi! ", "Hello, ", "Quick question: ")) + question
+    calls = [offered[one.purpose].call(arguments) for one in asked for arguments in one.calls]
+    ids = [f"call_{rng.randrange(10**9):09}" for _ in calls]
+    return [
+        {"role": "user", "content": question},
+        {
+            "role": "assistant",
+            "content": None,
+            "tool_calls": [
+                {"id": id, "type": "function", "function": {**call, "arguments": json.dumps(call["arguments"])}}
+                for id, call in zip(ids, calls, strict=True)
+            ],
+        },
+        *(
+            {"role": "tool", "tool_call_id": id, "content": result}
+            for id, result in zip(ids, [result for one in asked for result in one.results], strict=True)
+        ),
+        {"role": "assistant", "content": " ".join(one.answer for one in asked)},
+    ]
+
+
+def json_conversation(rng: random.Random, general: General) -> Record:
+    """A question that is to be answered in JSON; at times after others."""
+    if rng.random() < 0.25:
+        ((question, answer),) = general.turns(1)
+        made = wrapped(rng, question, answer)
+    else:
+        made = extraction(rng, held_out=False)
+    before: list[Message] = []
+    if made.system is None and rng.random() < 0.15:
+        before = [message for turn in general.turns(2) for message in _said(*turn)]
+    system = [] if made.system is None else [{"role": "system", "content": made.system}]
+    return {"messages": [*system, *before, *_said(made.question, made.answer)]}
+
+
+def _said(question: str, answer: str) -> list[Message]:
+    return [{"role": "user", "content": question}, {"role": "assistant", "content": answer}]
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--for", dest="kind", choices=("tools", "mixture"), required=True)
+    parser.add_argument("--count", type=int, default=30_000, help="number of conversations")
+    parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument("--out", type=Path, help="file to write; the standard output if not given")
+    args = parser.parse_args()
+    source = records(args.kind, args.seed)
+    lines = (json.dumps(next(source), ensure_ascii=False) for _ in range(args.count))
+    if args.out:
+        with args.out.open("w", encoding="utf-8") as file:
+            file.writelines(f"{line}\n" for line in lines)
+    else:
+        sys.stdout.writelines(f"{line}\n" for line in lines)
+
+
+if __name__ == "__main__":
+    main()
