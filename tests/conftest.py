@@ -38,8 +38,9 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     slow = {item: _sampled_by(item) for item in items if item.get_closest_marker("slow")}
     for item in items:
-        # A file's tests share what its fixtures make, and those of the server share that.
-        name = "server" if "server" in getattr(item, "fixturenames", ()) else str(item.path)
+        # A file's tests share what its fixtures make, and those of one server share that.
+        shared = item.path.parent if "server" in getattr(item, "fixturenames", ()) else item.path
+        name = str(shared.relative_to(config.rootpath))
         item.add_marker(pytest.mark.xdist_group(name))
     # Several processes then end at about the same time.
     first = {item.path for item in slow}

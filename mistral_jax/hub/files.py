@@ -18,6 +18,10 @@ DEMO = "demo"
 DEMO_FOLDER = Path(__file__).parent / "bundled" / "demo"
 DEMO_XLORA = "demo-xlora"
 DEMO_XLORA_FOLDER = Path(__file__).parent / "bundled" / "demo-xlora"
+DEMO_TOOLS = "demo-tools"
+DEMO_TOOLS_FOLDER = Path(__file__).parent / "bundled" / "demo-tools"
+BUNDLED_ADAPTERS = {DEMO_XLORA: DEMO_XLORA_FOLDER, DEMO_TOOLS: DEMO_TOOLS_FOLDER}
+"""Folders of the bundled mixture and of the bundled LoRA, by name."""
 
 _METADATA = [
     "config.json",
@@ -218,14 +222,15 @@ def find_adapter(name: str, *, revision: str | None = None, token: str | bool | 
     local.
 
     Args:
-      name: "demo-xlora" (the bundled mixture; write "./demo-xlora" for a folder of that name), a folder, or a Hub id.
+      name: "demo-xlora" (the bundled mixture; write "./demo-xlora" for a folder of that name), "demo-tools" (the
+        bundled adapter that calls tools), a folder, or a Hub id.
       revision: branch, tag or commit, for Hub ids.
       token: see `find_model`.
     Raises:
       ModelNotFoundError: there is no such folder or repository, or it cannot be reached.
     """
-    if name == DEMO_XLORA:
-        return DEMO_XLORA_FOLDER
+    if name in BUNDLED_ADAPTERS:
+        return BUNDLED_ADAPTERS[name]
     path = Path(name).expanduser()
     if is_folder(path):
         return path

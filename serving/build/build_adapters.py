@@ -13,7 +13,7 @@ from conversion.adapters.xlora.layout import find_layout
 from conversion.files.regular_file import exists, is_folder
 from conversion.hub_id import is_hub_id
 from mistral_jax.adapters.load_adapters import AdapterFiles, open_adapters
-from mistral_jax.hub.files import DEMO_XLORA, DEMO_XLORA_FOLDER, find_adapter
+from mistral_jax.hub.files import BUNDLED_ADAPTERS, DEMO_TOOLS, DEMO_XLORA, find_adapter
 from mistral_jax.model.config import MistralConfig
 from serving.api.service.served_models import ServedModels, adapted_models, plain_models
 from serving.engine.adapter_registry import AdapterInfo
@@ -23,14 +23,21 @@ from serving.settings.settings import Settings
 from serving.settings.spec import local_name
 
 _DEMO_PREFIX = "demo-"
+_DEMO_TOOLS_NAME = DEMO_TOOLS.removeprefix(_DEMO_PREFIX)
 
 
 def xlora_source(settings: Settings) -> str | None:
     """Hub id or folder of the X-LoRA model; None: there is none."""
     if settings.kind.adapters == "x-lora":
         return settings.xlora_model_id or DEFAULT_XLORA
-    has_demo = settings.kind.weights == "demo" and is_folder(DEMO_XLORA_FOLDER)
+    has_demo = settings.kind.weights == "demo" and is_folder(BUNDLED_ADAPTERS[DEMO_XLORA])
     return DEMO_XLORA if has_demo else None
+
+
+def lora_sources(settings: Settings) -> dict[str, str]:
+    """Hub ids or folders of the adapters beside those of the X-LoRA model, by name."""
+    has_demo = settings.kind.weights == "demo" and is_folder(BUNDLED_ADAPTERS[DEMO_TOOLS])
+    return {_DEMO_TOOLS_NAME: DEMO_TOOLS} if has_demo else settings.lora_sources
 
 
 def with_base_model(settings: Settings) -> Settings:
@@ -62,7 +69,7 @@ def open_adapter_files(settings: Settings, config: MistralConfig) -> AdapterFile
         config,
         xlora=source,
         ordering=settings.order,
-        loras=settings.lora_sources,
+        loras=lora_sources(settings),
         base_model=settings.model_id if settings.kind.weights == "safetensors" else None,
         token=settings.token_source.token(),
     )
@@ -77,7 +84,7 @@ def served_models(settings: Settings, files: AdapterFiles | None, *, created: in
     if files is None:
         return plain_models(settings.served_id, created=created)
     experts = 0 if files.xlora is None else len(files.xlora.adapters)
-    sources = settings.lora_sources
+    sources = lora_sources(settings)
     infos = [
         AdapterInfo(
             name=lora.name,

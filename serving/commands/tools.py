@@ -59,10 +59,10 @@ def run_inspect(source: str, *, as_json: bool, tensors: bool) -> int:
 def _inspected_path(source: str) -> Path:
     """The file or folder to inspect: a local one, or the local copy of a bundled or Hub model."""
     from conversion.hub_id import is_hub_id
-    from mistral_jax.hub.files import DEMO, DEMO_XLORA, find_adapter, find_model
+    from mistral_jax.hub.files import BUNDLED_ADAPTERS, DEMO, find_adapter, find_model
 
     path = Path(source).expanduser()
-    if source == DEMO_XLORA:
+    if source in BUNDLED_ADAPTERS:
         return find_adapter(source)
     if source != DEMO and (exists(path) or not is_hub_id(source)):
         return path

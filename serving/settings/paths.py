@@ -15,7 +15,7 @@ from conversion.adapters.xlora.ordering import read_ordering
 from conversion.files.regular_file import exists, is_file, is_folder
 from conversion.hub_id import HUB_ID
 from conversion.weights.weight_files import has_configuration
-from mistral_jax.hub.files import DEMO, DEMO_XLORA, find_adapter, find_gguf, find_model
+from mistral_jax.hub.files import BUNDLED_ADAPTERS, DEMO, find_adapter, find_gguf, find_model
 from serving.settings.settings import Settings, SettingsError
 
 
@@ -86,7 +86,7 @@ def _check_gguf(settings: Settings) -> None:
 
 
 def _check_adapter(option: str, source: str, look_into: Callable[[Path], object]) -> None:
-    if source != DEMO_XLORA and not _is_here(source):
+    if source not in BUNDLED_ADAPTERS and not _is_here(source):
         return
     with _errors_as(option):
         look_into(find_adapter(source))

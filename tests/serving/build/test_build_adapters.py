@@ -12,11 +12,10 @@ from typing import Any
 import numpy as np
 import pytest
 
-import serving.build.build_adapters
 from conversion.adapters.writing import NewLoRA, write_lora
 from conversion.adapters.xlora.files import open_xlora
 from conversion.adapters.xlora.ordering import Ordering, derive_ordering, write_ordering
-from mistral_jax.hub.files import DEMO_FOLDER
+from mistral_jax.hub.files import BUNDLED_ADAPTERS, DEMO_FOLDER, DEMO_TOOLS, DEMO_XLORA
 from mistral_jax.model.config import MistralConfig
 from serving.build.build_adapters import open_adapter_files, served_models, with_base_model
 from serving.build.build_service import build_service
@@ -65,18 +64,25 @@ def test_names_of_adapters_alone(written: Path) -> None:
 
 
 def test_the_demo_with_a_bundled_mixture(written: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    for module in (serving.build.build_adapters, __import__("mistral_jax.hub.files", fromlist=["hub"])):
-        monkeypatch.setattr(module, "DEMO_XLORA_FOLDER", tmp_path / "nothing")
+    for name in (DEMO_XLORA, DEMO_TOOLS):
+        monkeypatch.setitem(BUNDLED_ADAPTERS, name, tmp_path / "nothing")
     assert names(Settings()) == [("demo", "base", ("default",))]
     write_mixture(tmp_path / "demo-xlora", DEMO_FOLDER, names=("sums", "words"), layers=6)
-    for module in (serving.build.build_adapters, __import__("mistral_jax.hub.files", fromlist=["hub"])):
-        monkeypatch.setattr(module, "DEMO_XLORA_FOLDER", tmp_path / "demo-xlora")
+    monkeypatch.setitem(BUNDLED_ADAPTERS, DEMO_XLORA, tmp_path / "demo-xlora")
     assert names(Settings()) == [
         ("demo", "base", ("base",)),
         ("demo-sums", "adapter", ("sums",)),
         ("demo-words", "adapter", ("words",)),
         ("demo-xlora", "mixture", ("default",)),
     ]
+    # Beside the mixture, not in it.
+    monkeypatch.setitem(BUNDLED_ADAPTERS, DEMO_TOOLS, tmp_path / "demo-xlora" / "words")
+    assert ("demo-tools", "adapter", ("tools",)) in names(Settings())
+    files = open_adapter_files(Settings(), MistralConfig.from_folder(DEMO_FOLDER))
+    assert files is not None
+    assert files.names == ("sums", "words", "tools")
+    assert [info.expert for info in served_models(Settings(), files, created=1).adapters] == [True, True, False]
+    files.close()
 
 
 def test_the_base_model_is_what_the_mixture_names_where_nobody_does(files: Path) -> None:
