@@ -86,8 +86,8 @@ def work(model: str, rows: int, prompt_tokens: int, steps: int) -> None:
     from mistral_jax.checkpoint.load_module import load_module
     from mistral_jax.hub.files import find_model
     from mistral_jax.runtime.runner import Runner
-    from mistral_jax.runtime.sampling import Features
-    from mistral_jax.runtime.sampling_params import SamplingParams
+    from mistral_jax.runtime.sampling.params import SamplingParams
+    from mistral_jax.runtime.sampling.sample import Features
 
     runner = Runner(load_module(describe(find_model(model))), slots=rows, length=prompt_tokens + 1 + steps)
     state = runner.warm_up(runner.new_state())

@@ -39,7 +39,7 @@ from mistral_jax.grammar.grammar import Grammar
 from mistral_jax.model.mistral import Mistral
 from mistral_jax.runtime.decode_loop import DecodeLoop
 from mistral_jax.runtime.runner import Runner
-from mistral_jax.runtime.sampling_params import SamplingParams
+from mistral_jax.runtime.sampling.params import SamplingParams
 from mistral_jax.tokenizer.sentencepiece import SentencePieceTokenizer
 
 TEXT = {"type": "array", "items": {"type": "string", "minLength": 400}, "minItems": 50}

@@ -42,8 +42,8 @@ from mistral_jax.model.config import MistralConfig
 from mistral_jax.model.low_rank import ScalingColumns, part_features
 from mistral_jax.model.mistral import Mistral
 from mistral_jax.runtime.runner import Runner
-from mistral_jax.runtime.sampling import Features
-from mistral_jax.runtime.sampling_params import SamplingParams
+from mistral_jax.runtime.sampling.params import SamplingParams
+from mistral_jax.runtime.sampling.sample import Features
 
 MANY = 16
 """LoRAs that differ from row to row."""

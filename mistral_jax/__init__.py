@@ -25,9 +25,9 @@ if TYPE_CHECKING:  # for type checkers and editors; at run time `__getattr__` fi
     from mistral_jax.notebook.load import load as load
     from mistral_jax.notebook.results import Generation as Generation
     from mistral_jax.notebook.results import Scalings as Scalings
-    from mistral_jax.runtime.compilation_cache import enable_compilation_cache as enable_compilation_cache
     from mistral_jax.runtime.runner import Runner as Runner
-    from mistral_jax.runtime.sampling_params import SamplingParams as SamplingParams
+    from mistral_jax.runtime.sampling.params import SamplingParams as SamplingParams
+    from mistral_jax.runtime.warming.compilation_cache import enable_compilation_cache as enable_compilation_cache
     from mistral_jax.tokenizer import load_tokenizer as load_tokenizer
 
 __version__ = "0.1.0"
@@ -41,9 +41,9 @@ _HOMES = {
     "Mistral": "model.mistral",
     "MistralConfig": "model.config",
     "Runner": "runtime.runner",
-    "SamplingParams": "runtime.sampling_params",
+    "SamplingParams": "runtime.sampling.params",
     "Scalings": "notebook.results",
-    "enable_compilation_cache": "runtime.compilation_cache",
+    "enable_compilation_cache": "runtime.warming.compilation_cache",
     "layers_by_adapters": "notebook.heat_maps",
     "load": "notebook.load",
     "load_tokenizer": "tokenizer",

@@ -19,8 +19,8 @@ from serving.api.endpoints import ENDPOINTS, routes
 from serving.api.log.log_file import LogFile
 from serving.api.log.request_id import add_request_id
 from serving.api.log.request_log import RequestLog
-from serving.api.requests.unknown_fields import HEADER as IGNORED_FIELDS
-from serving.api.requests.unknown_fields import add_ignored_fields
+from serving.api.requests.bodies.unknown_fields import HEADER as IGNORED_FIELDS
+from serving.api.requests.bodies.unknown_fields import add_ignored_fields
 from serving.api.responses.errors import exception_handlers
 from serving.api.service.lifecycle import ServiceHost
 from serving.api.service.service import Service

@@ -45,8 +45,8 @@ from mistral_jax.model.low_rank import AdapterBank, Mixture
 from mistral_jax.model.mistral import Mistral
 from mistral_jax.runtime.mixing import AdaptedModel, Caches, MixingRows, RowMixing
 from mistral_jax.runtime.runner import Runner
-from mistral_jax.runtime.sampling import Features, unpack
-from mistral_jax.runtime.sampling_params import SamplingParams
+from mistral_jax.runtime.sampling.params import SamplingParams
+from mistral_jax.runtime.sampling.sample import Features, unpack
 
 GOLDENS = Path(__file__).parent / "goldens" / "xlora"
 SETTINGS: dict[str, Any] = json.loads((GOLDENS / "settings.json").read_text())

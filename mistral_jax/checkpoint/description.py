@@ -21,7 +21,7 @@ from mistral_jax.chat.gguf import chat_formatter_from_gguf
 from mistral_jax.checkpoint.weights import stored_dtype
 from mistral_jax.hub.files import ModelFiles
 from mistral_jax.model.config import ConfigError, MistralConfig
-from mistral_jax.runtime.sampling_params import SAMPLING_DEFAULT_FIELDS, SamplingParams, SamplingParamsError
+from mistral_jax.runtime.sampling.params import SAMPLING_DEFAULT_FIELDS, SamplingParams, SamplingParamsError
 from mistral_jax.tokenizer import Tokenizer, load_tokenizer
 from mistral_jax.tokenizer.gguf import check_same_tokens, end_of_generation_ids, tokenizer_from_gguf
 

@@ -9,7 +9,7 @@ import numpy as np
 from mistral_jax.adapters.choice import AdapterChoice
 from mistral_jax.runtime.pooling import PooledPrompt, Pooling, normalized
 from mistral_jax.runtime.runner import Runner
-from mistral_jax.runtime.sampling_params import SamplingParams
+from mistral_jax.runtime.sampling.params import SamplingParams
 
 _NO_TOKENS = SamplingParams(max_tokens=0, seed=0)
 

@@ -14,8 +14,8 @@ from mistral_jax.grammar.constraint import Constraint, ConstraintError
 from mistral_jax.runtime.calls import RunnerState
 from mistral_jax.runtime.decode_loop import DecodeLoop
 from mistral_jax.runtime.runner import Runner
-from mistral_jax.runtime.sampling import Sampled
-from mistral_jax.runtime.sampling_params import SamplingParams, completion_limit
+from mistral_jax.runtime.sampling.params import SamplingParams, completion_limit
+from mistral_jax.runtime.sampling.sample import Sampled
 from mistral_jax.text.completion import CompletionStream, Piece
 
 

@@ -46,8 +46,8 @@ from mistral_jax.notebook.whole_text import WholeTexts
 from mistral_jax.runtime.buckets import DEFAULT_CHUNKS
 from mistral_jax.runtime.pooling import Pooling
 from mistral_jax.runtime.runner import Runner
-from mistral_jax.runtime.sampling import NO_TOKEN
-from mistral_jax.runtime.sampling_params import SamplingParams, completion_limit
+from mistral_jax.runtime.sampling.params import SamplingParams, completion_limit
+from mistral_jax.runtime.sampling.sample import NO_TOKEN
 from mistral_jax.text.completion import CompletionStream
 from mistral_jax.text.detokenizer import begins_text
 from mistral_jax.text.token_rules import with_token_rules

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 
 from conversion.adapters.modules import ModuleKey
-from mistral_jax.runtime.sampling import Sampled
+from mistral_jax.runtime.sampling.sample import Sampled
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -14,7 +14,7 @@ from mistral_jax.adapters.selection import numbered
 from mistral_jax.notebook.generate import TextRequest, generate
 from mistral_jax.notebook.results import Generation
 from mistral_jax.runtime.runner import Runner
-from mistral_jax.runtime.sampling import Sampled
+from mistral_jax.runtime.sampling.sample import Sampled
 
 
 def whole_completions(runner: Runner, requests: Sequence[TextRequest]) -> list[Generation]:

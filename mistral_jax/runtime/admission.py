@@ -10,9 +10,9 @@ from dataclasses import replace
 import jax
 
 from mistral_jax.runtime.mixing import RowMixing
-from mistral_jax.runtime.sampling import SamplerRows
+from mistral_jax.runtime.sampling.sample import SamplerRows
+from mistral_jax.runtime.sampling.token_rules import RuleRow
 from mistral_jax.runtime.step import Rows
-from mistral_jax.runtime.token_rules import RuleRow
 
 
 def admit(
@@ -33,10 +33,10 @@ def admit(
       rows: donated.
       slot, top_k: int32 scalars.
       token, position: int32 scalars: the prompt's last token and its position.
-      scalars: float32 [10], see `mistral_jax.runtime.sampling.row_scalars`.
+      scalars: float32 [10], see `mistral_jax.runtime.sampling.sample.row_scalars`.
       seed: uint32 [2].
-      recent: int32 [W], see `mistral_jax.runtime.sampling.recent_tokens`.
-      limits: int32 [4], see `mistral_jax.runtime.token_rules.row_limits`.
+      recent: int32 [W], see `mistral_jax.runtime.sampling.sample.recent_tokens`.
+      limits: int32 [4], see `mistral_jax.runtime.sampling.token_rules.row_limits`.
       mixing: its adapters; None without adapters.
     """
     sampler = rows.sampler

@@ -43,7 +43,7 @@ class Stepped(NamedTuple):
 
     state: RunnerState
     packed: jax.Array
-    """int32 [R, PACKED_WIDTH], one row for each slot from 0 on; see `mistral_jax.runtime.sampling.unpack`."""
+    """int32 [R, PACKED_WIDTH], one row for each slot from 0 on; see `mistral_jax.runtime.sampling.sample.unpack`."""
     weights: jax.Array | None = None
     """float32 [R, M, A]: the adapter weights; None if the scaling pass did not run."""
     emitted: jax.Array | None = None
@@ -59,7 +59,7 @@ class Prefilled(NamedTuple):
     weights: jax.Array | None = None
     """float32 [T, M, A]: the adapter weights; None if the scaling pass did not run."""
     scores: jax.Array | None = None
-    """int32 [T, PACKED_WIDTH] of a scored chunk (see `mistral_jax.runtime.sampling.unpack`): row i scores token
+    """int32 [T, PACKED_WIDTH] of a scored chunk (see `mistral_jax.runtime.sampling.sample.unpack`): row i scores token
     `start + i + 1`."""
     pooled: jax.Array | None = None
     """float32 [2, D] of an embedded chunk: the sum of its tokens' hidden states after the final norm, and the last

@@ -26,8 +26,8 @@ from mistral_jax.runtime.buckets import PrefillChunk
 from mistral_jax.runtime.calls import Forwarded, RunnerState, Stepped
 from mistral_jax.runtime.constrained import ConstrainedRow, threads, wait_for_masks, worthwhile_runs
 from mistral_jax.runtime.runner import Runner
-from mistral_jax.runtime.sampling import Features, Sampled, mask_words, unpack
-from mistral_jax.runtime.sampling_params import SamplingParams
+from mistral_jax.runtime.sampling.params import SamplingParams
+from mistral_jax.runtime.sampling.sample import Features, Sampled, mask_words, unpack
 from mistral_jax.runtime.speculation_policy import SpeculationPolicy
 from mistral_jax.runtime.step import RUN_TOKENS
 
@@ -116,7 +116,7 @@ class LoopScores[S: LoopSequence](NamedTuple):
 
     sequence: S
     packed: np.ndarray
-    """int32 [tokens of the chunk, PACKED_WIDTH], see `mistral_jax.runtime.sampling.unpack`; of an embedded chunk
+    """int32 [tokens of the chunk, PACKED_WIDTH], see `mistral_jax.runtime.sampling.sample.unpack`; of an embedded chunk
     float32 [2, D], see `mistral_jax.runtime.calls.Prefilled.pooled`."""
 
 

@@ -11,7 +11,7 @@ from mistral_jax.runtime.buckets import Buckets
 from mistral_jax.runtime.calls import Appended, Call, Forwarded, Prefilled, RunnerState, Stepped
 from mistral_jax.runtime.mixing import Caches
 from mistral_jax.runtime.programs import Programs
-from mistral_jax.runtime.sampling import Features, mask_words
+from mistral_jax.runtime.sampling.sample import Features, mask_words
 from mistral_jax.runtime.step import Forward, Rows, Run
 
 

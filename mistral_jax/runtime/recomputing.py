@@ -25,7 +25,7 @@ from mistral_jax.runtime.calls import RunnerState
 from mistral_jax.runtime.mixing import AdaptedModel, Caches, MixingRows, RowMixing
 from mistral_jax.runtime.programs import Extra, Programs
 from mistral_jax.runtime.runner import Runner
-from mistral_jax.runtime.sampling_params import SamplingParams
+from mistral_jax.runtime.sampling.params import SamplingParams
 
 
 @partial(

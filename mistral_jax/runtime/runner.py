@@ -35,15 +35,15 @@ from mistral_jax.model.split_module import SplitModule
 from mistral_jax.quant.placement import Device, Placement
 from mistral_jax.runtime.buckets import DEFAULT_CHUNKS, Buckets, PrefillChunk, cache_sizes, chunk_sizes
 from mistral_jax.runtime.calls import Forwarded, Prefilled, RunnerState, Stepped
-from mistral_jax.runtime.empty_calls import EmptyCalls
 from mistral_jax.runtime.mixing import RowMixing
 from mistral_jax.runtime.program_calls import ProgramCalls
 from mistral_jax.runtime.programs import Programs
-from mistral_jax.runtime.sampling import Features, mask_words, recent_tokens, row_bias, row_scalars, seed_words
-from mistral_jax.runtime.sampling_params import SamplingParams, TokenRules
+from mistral_jax.runtime.sampling.params import SamplingParams, TokenRules
+from mistral_jax.runtime.sampling.sample import Features, mask_words, recent_tokens, row_bias, row_scalars, seed_words
+from mistral_jax.runtime.sampling.token_rules import row_limits, rule_row
 from mistral_jax.runtime.step import Run
-from mistral_jax.runtime.token_rules import row_limits, rule_row
-from mistral_jax.runtime.warm_up import compile_and_run, time_against
+from mistral_jax.runtime.warming.empty_calls import EmptyCalls
+from mistral_jax.runtime.warming.warm_up import compile_and_run, time_against
 
 
 def row_mask(R: int, active: Sequence[int]) -> np.ndarray:

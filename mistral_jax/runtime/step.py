@@ -32,7 +32,7 @@ from jax import lax
 from mistral_jax.model.config import MistralConfig
 from mistral_jax.model.kv_cache import ReadPlan
 from mistral_jax.runtime.mixing import AdaptedModel, Caches, MixingRows
-from mistral_jax.runtime.sampling import SamplerRows, sample, score_tokens
+from mistral_jax.runtime.sampling.sample import SamplerRows, sample, score_tokens
 
 RUN_TOKENS = 8
 """K: most tokens of a row that a forward pass runs at once, besides prefill."""
@@ -140,7 +140,7 @@ def score(
     Args: see `prefill`, except
       tokens: int32 [T + 1]: the chunk's tokens and the one after it; the first `count` are run.
     Returns: caches; the position after the chunk; and `packed` int32 [T, PACKED_WIDTH], whose row i scores token i + 1
-      (see `mistral_jax.runtime.sampling.score_tokens`). Rows from `count` on are undefined.
+      (see `mistral_jax.runtime.sampling.sample.score_tokens`). Rows from `count` on are undefined.
     """
     hidden, caches, _ = _run_chunk(model, caches, mixing, slot, tokens[:-1], start, count, plan=plan, scaling=scaling)
     with jax.named_scope("score"):
@@ -302,7 +302,7 @@ def sample_rows(
     Args:
       rows: donated.
       active: bool [R]. Others do not change: the forward pass of a row that was run but is not sampled can be repeated.
-      features: bool [10], see `mistral_jax.runtime.sampling.Features`.
+      features: bool [10], see `mistral_jax.runtime.sampling.sample.Features`.
       mask: int32 [R, ceil(V / 32)], see `mistral_jax.runtime.sampling.sample`.
       repeat: static.
     Returns: rows, and `packed` int32 [R, PACKED_WIDTH] (see `mistral_jax.runtime.sampling.sample`).

@@ -33,7 +33,7 @@ from mistral_jax.model.attends import Attend, cached_attends
 from mistral_jax.model.kv_cache import ReadPlan
 from mistral_jax.model.low_rank import Mixture
 from mistral_jax.runtime.mixing import AdaptedModel, Caches
-from mistral_jax.runtime.sampling import sample
+from mistral_jax.runtime.sampling.sample import sample
 from mistral_jax.runtime.step import Forward, Rows, SpeculationRows, advance
 
 

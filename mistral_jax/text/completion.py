@@ -7,8 +7,8 @@ from collections.abc import Callable, Collection
 from dataclasses import dataclass, replace
 from typing import Literal
 
-from mistral_jax.runtime.sampling import Sampled
-from mistral_jax.runtime.sampling_params import SamplingParams
+from mistral_jax.runtime.sampling.params import SamplingParams
+from mistral_jax.runtime.sampling.sample import Sampled
 from mistral_jax.text.detokenizer import IncrementalDetokenizer
 from mistral_jax.text.stop_strings import StopMatcher
 from mistral_jax.tokenizer.base import Tokenizer

@@ -7,7 +7,7 @@ import itertools
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import replace
 
-from mistral_jax.runtime.sampling_params import (
+from mistral_jax.runtime.sampling.params import (
     MAX_BANNED,
     MAX_BANNED_LENGTH,
     SamplingParams,

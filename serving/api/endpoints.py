@@ -29,7 +29,7 @@ from serving.api.controllers.tokenizing.tokens import DETOKENIZE, TOKENIZE
 from serving.api.description.compatibility import compatibility_page
 from serving.api.endpoint import Call, Endpoint
 from serving.api.messages_api.create import COUNT_TOKENS, MESSAGES
-from serving.api.requests.request_body import read_request
+from serving.api.requests.bodies.request_body import read_request
 from serving.api.responses_api.create import INPUT_TOKENS, RESPONSES
 from serving.api.responses_api.stored import STORED_RESPONSES
 from serving.api.service.lifecycle import ServiceHost

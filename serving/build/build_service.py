@@ -23,9 +23,9 @@ from mistral_jax.hub.files import DEMO, ModelFiles, find_gguf, find_model
 from mistral_jax.model.kv_cache import BLOCK
 from mistral_jax.quant.placement import Placement, choose_placement
 from mistral_jax.runtime.buckets import DEFAULT_CHUNKS
-from mistral_jax.runtime.compilation_cache import enable_compilation_cache
 from mistral_jax.runtime.recomputing import RecomputingRunner
 from mistral_jax.runtime.runner import Runner
+from mistral_jax.runtime.warming.compilation_cache import enable_compilation_cache
 from serving.api.service.served_models import with_aliases
 from serving.api.service.service import Service
 from serving.build.adapter_loader import FolderLoader

@@ -21,8 +21,8 @@ from mistral_jax.checkpoint.description import describe
 from mistral_jax.checkpoint.summary import summarize
 from mistral_jax.quant.placement import Device, choose_placement
 from mistral_jax.runtime.runner import Runner
-from mistral_jax.runtime.sampling import Features
-from mistral_jax.runtime.sampling_params import SamplingParams
+from mistral_jax.runtime.sampling.params import SamplingParams
+from mistral_jax.runtime.sampling.sample import Features
 from serving.api.service.served_models import ServedModels
 from serving.build.build_adapters import open_adapter_files, served_models, with_base_model
 from serving.build.build_service import load_runner, model_files, use_compilation_cache

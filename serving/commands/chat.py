@@ -14,7 +14,7 @@ from mistral_jax.checkpoint.description import describe
 from mistral_jax.checkpoint.load_module import load_module
 from mistral_jax.notebook.language_model import LanguageModel
 from mistral_jax.quant.placement import choose_placement
-from mistral_jax.runtime.sampling_params import SamplingParams, SamplingParamsError
+from mistral_jax.runtime.sampling.params import SamplingParams, SamplingParamsError
 from serving.build.build_adapters import open_adapter_files, with_base_model
 from serving.build.build_service import chunk_sizes, model_files, sequence_length, use_compilation_cache
 from serving.settings.settings import Settings, SettingsError

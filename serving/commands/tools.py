@@ -223,7 +223,7 @@ def _local(source: str) -> Path:
 def _keep_programs(folder: Path | None) -> None:
     """Enable the compilation cache, so that a second conversion to a type compiles nothing. Skipped if the folder
     cannot be used."""
-    from mistral_jax.runtime.compilation_cache import enable_compilation_cache
+    from mistral_jax.runtime.warming.compilation_cache import enable_compilation_cache
 
     if folder is not None:
         with suppress(OSError):

@@ -7,7 +7,7 @@ from collections.abc import Collection
 import numpy as np
 
 from mistral_jax.runtime.pooling import PooledPrompt
-from mistral_jax.runtime.sampling import Sampled
+from mistral_jax.runtime.sampling.sample import Sampled
 from mistral_jax.tokenizer.base import Tokenizer
 from serving.engine.messages import Event, Request
 from serving.engine.output import NOT_NUMBERS

@@ -27,7 +27,7 @@ from typing import Any
 
 from mistral_jax.runtime.buckets import PrefillChunk
 from mistral_jax.runtime.runner import Runner
-from mistral_jax.runtime.sampling_params import completion_limit
+from mistral_jax.runtime.sampling.params import completion_limit
 from mistral_jax.tokenizer.base import Tokenizer
 from serving.engine.adapter_registry import AdapterRegistry
 from serving.engine.messages import (

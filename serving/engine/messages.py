@@ -13,7 +13,7 @@ import numpy as np
 from mistral_jax.adapters.choice import BASE, AdapterChoice
 from mistral_jax.grammar.constraint import Constraint
 from mistral_jax.runtime.pooling import Pooling
-from mistral_jax.runtime.sampling_params import SamplingParams
+from mistral_jax.runtime.sampling.params import SamplingParams
 
 FinishReason = Literal["stop", "length", "cancelled", "error"]
 ScalingsDetail = Literal["summary", "tokens", "full"]

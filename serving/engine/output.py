@@ -7,7 +7,7 @@ from collections.abc import Collection
 
 import numpy as np
 
-from mistral_jax.runtime.sampling import LOWEST_LOGPROB, NO_TOKEN, Sampled, unpack
+from mistral_jax.runtime.sampling.sample import LOWEST_LOGPROB, NO_TOKEN, Sampled, unpack
 from mistral_jax.text.completion import CompletionStream, Piece
 from mistral_jax.text.detokenizer import shown_token
 from mistral_jax.tokenizer.base import Tokenizer
@@ -111,7 +111,7 @@ class ScoreOutput(CompletionOutput):
 
     def push_prompt(self, results: np.ndarray) -> Event:
         """Process the log-probabilities of the next prompt tokens: int32 [T, PACKED_WIDTH], see
-        `mistral_jax.runtime.sampling.unpack`."""
+        `mistral_jax.runtime.sampling.sample.unpack`."""
         request = self._request
         tokens = [unpack(row, request.prompt_logprobs) for row in results]
         if any(sampled.token < 0 for sampled in tokens):

@@ -17,7 +17,7 @@ from typing import Protocol
 
 from mistral_jax.adapters.choice import AdapterChoice
 from mistral_jax.grammar.constraint import Constraint
-from mistral_jax.runtime.sampling_params import SamplingParams
+from mistral_jax.runtime.sampling.params import SamplingParams
 from serving.engine.clock import SequenceClock
 from serving.engine.messages import Deliver, Request
 from serving.engine.waiting import Waiting

@@ -14,7 +14,7 @@ import numpy as np
 
 from mistral_jax.runtime.buckets import PrefillChunk
 from mistral_jax.runtime.runner import Runner
-from mistral_jax.runtime.sampling import Sampled
+from mistral_jax.runtime.sampling.sample import Sampled
 from mistral_jax.tokenizer.base import Tokenizer
 from serving.engine.embedding import EmbeddingOutput
 from serving.engine.messages import Event, Request, Work

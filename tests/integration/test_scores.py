@@ -18,7 +18,7 @@ import pytest
 
 import mistral_jax
 from tests.integration.conftest import ServerProcess
-from tests.serving.api.responses.test_echo import loglikelihood
+from tests.serving.api.responses.scores.test_echo import loglikelihood
 
 # What a well-known harness sends, beside the prompts.
 HARNESS = {"temperature": 0, "max_tokens": 1, "logprobs": 1, "seed": 1234, "echo": True, "model": "demo"}

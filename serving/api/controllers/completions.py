@@ -12,8 +12,8 @@ from serving.api.requests.prompts import encode_prompts
 from serving.api.requests.sampling_request import OwnFields, candidates_of
 from serving.api.responses.best_of import BestOf
 from serving.api.responses.completion_framing import CompletionFraming
-from serving.api.responses.echo import Echo, echo_prompts
 from serving.api.responses.framing import CallFacts, Framing
+from serving.api.responses.scores.echo import Echo, echo_prompts
 from serving.api.schemas import Completion, CompletionRequest
 from serving.api.service.asked import Prompt
 

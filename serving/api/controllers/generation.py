@@ -9,7 +9,7 @@ from typing import Any
 from litestar import Response
 from litestar.types import Scope
 
-from mistral_jax.runtime.sampling_params import SamplingParams
+from mistral_jax.runtime.sampling.params import SamplingParams
 from serving.api.endpoint import Call
 from serving.api.requests.adapter_request import adapter_use
 from serving.api.requests.constraint import constraint_of
@@ -27,8 +27,8 @@ from serving.api.requests.sampling_request import (
     with_rules,
 )
 from serving.api.responses.framing import CallFacts, Framing, new_id
-from serving.api.responses.prompt_scores import check_scores
 from serving.api.responses.respond import respond
+from serving.api.responses.scores.prompt_scores import check_scores
 from serving.api.schemas import SamplingFields
 from serving.api.service.asked import AdapterUse, Prompt, Reported, ToolUse, UsageInStream
 from serving.api.service.lifecycle import ServiceHost

@@ -1,5 +1,5 @@
 """How the endpoints that generate text handle each known field. The order decides which of several refused fields the
-error names. `serving.api.requests.unknown_fields` handles fields that are not in these tables."""
+error names. `serving.api.requests.bodies.unknown_fields` handles fields that are not in these tables."""
 
 from __future__ import annotations
 

@@ -15,7 +15,7 @@ from serving.api.controllers.generation import Asked
 from serving.api.endpoint import Call
 from serving.api.errors import ApiError
 from serving.api.requests.adapter_request import find_model
-from serving.api.requests.renaming import Renames
+from serving.api.requests.bodies.renaming import Renames
 from serving.api.responses.framing import CallFacts, Framing
 from serving.api.schemas import ChatCompletionRequest, SharedFields
 from serving.api.service.service import ChatEncoder

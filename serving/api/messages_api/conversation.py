@@ -7,7 +7,7 @@ from typing import NoReturn
 
 from serving.api.errors import InvalidRequestError
 from serving.api.messages_api.request import ContentBlockParam, MessageParam, TextBlockParam
-from serving.api.requests.turns import Turns
+from serving.api.requests.chat.turns import Turns
 from serving.api.schemas import ChatMessage
 
 _ROLES = ("user", "assistant", "system")

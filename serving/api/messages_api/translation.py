@@ -12,7 +12,7 @@ from serving.api.messages_api.request import (
     ToolChoiceParam,
     ToolParam,
 )
-from serving.api.requests.renaming import Renames
+from serving.api.requests.bodies.renaming import Renames
 from serving.api.schemas import ChatCompletionRequest, ChatMessage, JsonSchemaFormat, ResponseFormat
 from serving.api.schemas.tools import FunctionDefinition, FunctionName, Tool, ToolChoice
 from serving.api.service.service import ChatEncoder

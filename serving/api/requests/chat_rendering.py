@@ -10,11 +10,11 @@ import anyio.to_thread
 from litestar.types import Scope
 
 from serving.api.errors import InvalidRequestError
-from serving.api.requests.chat_messages import chat_messages
+from serving.api.requests.bodies.unknown_fields import report_ignored, unused
+from serving.api.requests.chat.messages import chat_messages
+from serving.api.requests.chat.template_use import TemplateUse, check_once, template_use
 from serving.api.requests.prompts import chat_encoder
-from serving.api.requests.template_use import TemplateUse, check_once, template_use
 from serving.api.requests.tool_request import reasoning_variables, tool_use
-from serving.api.requests.unknown_fields import report_ignored, unused
 from serving.api.schemas import ChatCompletionRequest, ChatMessage, TemplateFields
 from serving.api.service.lifecycle import ServiceHost
 from serving.api.service.service import ChatEncoder

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from mistral_jax.runtime.pooling import Pooling
-from mistral_jax.runtime.sampling_params import SamplingParams
+from mistral_jax.runtime.sampling.params import SamplingParams
 from serving.api.errors import ApiError, ContextLengthError, InvalidRequestError
 from serving.api.requests.prompts import encode_prompts, fit
 from serving.api.schemas import EmbeddingRequest

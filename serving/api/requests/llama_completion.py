@@ -7,8 +7,8 @@ from collections.abc import Generator, Sequence
 
 from mistral_jax.chat.parsed_text import raw_pieces
 from serving.api.errors import ContextLengthError, InvalidRequestError
+from serving.api.requests.bodies.renaming import Renames
 from serving.api.requests.encoding import gather
-from serving.api.requests.renaming import Renames
 from serving.api.requests.tokenizing import decoded
 from serving.api.schemas import LlamaCompletionRequest, SamplingFields
 from serving.api.service.asked import Prompt

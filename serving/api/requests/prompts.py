@@ -16,9 +16,9 @@ from mistral_jax.chat.infilling import infilling_pieces
 from mistral_jax.text.detokenizer import begins_text
 from mistral_jax.tokenizer.base import Tokenizer
 from serving.api.errors import ContextLengthError, InvalidRequestError
-from serving.api.requests.chat_messages import chat_messages
+from serving.api.requests.chat.messages import chat_messages
+from serving.api.requests.chat.template_use import AS_USUAL, TemplateUse
 from serving.api.requests.encoding import gather, in_turns
-from serving.api.requests.template_use import AS_USUAL, TemplateUse
 from serving.api.schemas import ChatMessage, SamplingFields
 from serving.api.service.asked import Prompt
 from serving.api.service.service import ChatEncoder, Service

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from mistral_jax.runtime.sampling_params import SAMPLERS, SamplingParams
+from mistral_jax.runtime.sampling.params import SAMPLERS, SamplingParams
 from serving.api.errors import InvalidRequestError
 
 _ALIASES = {"typical_p": "typ_p", "typical": "typ_p", "temp": "temperature", "nucleus": "top_p"}

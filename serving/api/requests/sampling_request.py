@@ -13,7 +13,7 @@ from typing import Any
 import anyio
 import anyio.to_thread
 
-from mistral_jax.runtime.sampling_params import (
+from mistral_jax.runtime.sampling.params import (
     MAX_TOP_LOGPROBS,
     SamplingParams,
     SamplingParamsError,

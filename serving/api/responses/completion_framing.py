@@ -9,10 +9,10 @@ from dataclasses import replace
 import msgspec
 from msgspec import UNSET
 
-from serving.api.responses.echo import Echo
 from serving.api.responses.framing import CallFacts, Framed
-from serving.api.responses.legacy_logprobs import LegacyLogprobs
-from serving.api.responses.token_names import id_name
+from serving.api.responses.scores.echo import Echo
+from serving.api.responses.scores.legacy_logprobs import LegacyLogprobs
+from serving.api.responses.scores.token_names import id_name
 from serving.api.schemas import Completion, CompletionChoice
 from serving.api.service.generation import ChoiceEvent
 from serving.engine.messages import TokenLogprob

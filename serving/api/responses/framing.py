@@ -16,9 +16,9 @@ import msgspec
 from msgspec import UNSET, UnsetType
 
 from serving.api.errors import ApiError
-from serving.api.responses.prompt_scores import PromptScores
+from serving.api.responses.scores.prompt_scores import PromptScores
+from serving.api.responses.scores.token_names import named_by_id
 from serving.api.responses.timings import TimingsReport
-from serving.api.responses.token_names import named_by_id
 from serving.api.responses.wire import CHUNKS, Payload, Wire
 from serving.api.responses.xlora_scalings import ScalingsReport
 from serving.api.schemas import (

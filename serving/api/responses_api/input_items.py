@@ -8,7 +8,7 @@ from typing import Any, NoReturn
 import msgspec
 
 from serving.api.errors import InvalidRequestError
-from serving.api.requests.turns import Turns
+from serving.api.requests.chat.turns import Turns
 from serving.api.responses_api.request import InputItem, InputPart
 from serving.api.schemas import ChatMessage
 

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from serving.api.controllers.translated import shared_values
 from serving.api.errors import InvalidRequestError
-from serving.api.requests.renaming import Renames
+from serving.api.requests.bodies.renaming import Renames
 from serving.api.responses_api.input_items import messages_of
 from serving.api.responses_api.request import (
     InputTokensRequest,

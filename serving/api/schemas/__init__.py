@@ -1,7 +1,7 @@
 """The JSON of the API: requests, responses and stream chunks, one module for each family of endpoints.
 
-In a request, null means absent. `serving.api.requests.unsupported_fields` refuses fields that are not implemented,
-and `serving.api.requests.unknown_fields` reports unknown ones. Missing fields of a response are `UNSET`.
+In a request, null means absent. `serving.api.requests.bodies` refuses fields that are not implemented, and reports
+unknown ones. Missing fields of a response are `UNSET`.
 """
 
 from __future__ import annotations

@@ -15,8 +15,8 @@ from flax import nnx
 from mistral_jax.adapters.choice import BASE, AdapterChoice
 from mistral_jax.runtime.recomputing import RecomputingRunner
 from mistral_jax.runtime.runner import Runner
-from mistral_jax.runtime.sampling import Features
-from mistral_jax.runtime.sampling_params import SamplingParams, TokenRules
+from mistral_jax.runtime.sampling.params import SamplingParams, TokenRules
+from mistral_jax.runtime.sampling.sample import Features
 from tests.mistral_jax.tiny_adapters import CONFIG, LORAS, adapter_set, model, xlora
 
 XLORA = AdapterChoice(xlora=True)

@@ -12,8 +12,8 @@ from conversion.to_gguf import convert_to_gguf
 from mistral_jax.adapters.choice import AdapterChoice
 from mistral_jax.hub.files import DEMO_XLORA_FOLDER
 from mistral_jax.notebook.language_model import LanguageModel
-from mistral_jax.runtime.sampling import Features
-from mistral_jax.runtime.sampling_params import SamplingParams
+from mistral_jax.runtime.sampling.params import SamplingParams
+from mistral_jax.runtime.sampling.sample import Features
 
 QUESTIONS = {
     "arithmetic": "What is 12 plus 25?",

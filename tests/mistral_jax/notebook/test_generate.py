@@ -14,8 +14,8 @@ from mistral_jax.notebook.generate import TextRequest, generate
 from mistral_jax.runtime.buckets import PrefillChunk
 from mistral_jax.runtime.calls import Forwarded, Prefilled, RunnerState, Stepped
 from mistral_jax.runtime.runner import Runner
-from mistral_jax.runtime.sampling import PACKED_WIDTH, Features
-from mistral_jax.runtime.sampling_params import SamplingParams
+from mistral_jax.runtime.sampling.params import SamplingParams
+from mistral_jax.runtime.sampling.sample import PACKED_WIDTH, Features
 from mistral_jax.text.completion import CompletionStream
 from tests.serving.fakes import EOS, OFFSET, FakeTokenizer
 

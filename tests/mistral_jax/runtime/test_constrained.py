@@ -13,8 +13,8 @@ from mistral_jax.grammar.constraint import Constraint
 from mistral_jax.runtime.decode_loop import DecodeLoop
 from mistral_jax.runtime.recomputing import RecomputingRunner
 from mistral_jax.runtime.runner import Runner
-from mistral_jax.runtime.sampling import Sampled
-from mistral_jax.runtime.sampling_params import SamplingParams
+from mistral_jax.runtime.sampling.params import SamplingParams
+from mistral_jax.runtime.sampling.sample import Sampled
 from mistral_jax.runtime.speculation_policy import SpeculationPolicy
 from tests.mistral_jax.adapters.test_xlora import TEXT, XLORA, runner
 from tests.mistral_jax.tiny_adapters import CONFIG

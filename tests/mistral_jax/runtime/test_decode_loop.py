@@ -19,8 +19,8 @@ from mistral_jax.runtime.buckets import PrefillChunk
 from mistral_jax.runtime.calls import Forwarded, Prefilled, RunnerState, Stepped
 from mistral_jax.runtime.decode_loop import DecodeLoop, LoopResults
 from mistral_jax.runtime.runner import Runner
-from mistral_jax.runtime.sampling import PACKED_WIDTH, Features
-from mistral_jax.runtime.sampling_params import SamplingParams
+from mistral_jax.runtime.sampling.params import SamplingParams
+from mistral_jax.runtime.sampling.sample import PACKED_WIDTH, Features
 
 XLORA = AdapterChoice(xlora=True)
 GREEDY = SamplingParams(seed=1, temperature=0.0)

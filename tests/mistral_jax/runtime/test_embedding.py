@@ -15,8 +15,8 @@ from mistral_jax.runtime.buckets import PrefillChunk
 from mistral_jax.runtime.pooling import PooledPrompt, Pooling, normalized
 from mistral_jax.runtime.recomputing import RecomputingRunner
 from mistral_jax.runtime.runner import Runner
-from mistral_jax.runtime.sampling import Features
-from mistral_jax.runtime.sampling_params import SamplingParams
+from mistral_jax.runtime.sampling.params import SamplingParams
+from mistral_jax.runtime.sampling.sample import Features
 from tests.mistral_jax.tiny_adapters import CONFIG, adapter_set, model, xlora
 
 XLORA = AdapterChoice(xlora=True)

@@ -20,8 +20,8 @@ from mistral_jax.notebook.whole_text import WholeTexts
 from mistral_jax.quant.plan import Quantization
 from mistral_jax.runtime.recomputing import RecomputingRunner
 from mistral_jax.runtime.runner import Runner
-from mistral_jax.runtime.sampling import PACKED_WIDTH, Features, score_tokens, unpack
-from mistral_jax.runtime.sampling_params import MAX_TOP_LOGPROBS, SamplingParams
+from mistral_jax.runtime.sampling.params import MAX_TOP_LOGPROBS, SamplingParams
+from mistral_jax.runtime.sampling.sample import PACKED_WIDTH, Features, score_tokens, unpack
 from tests.mistral_jax.tiny_adapters import CONFIG, adapter_set, model, xlora
 
 XLORA = AdapterChoice(xlora=True)

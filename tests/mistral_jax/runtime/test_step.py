@@ -11,10 +11,10 @@ import pytest
 
 from mistral_jax.runtime.admission import admit, set_bias, set_rules
 from mistral_jax.runtime.mixing import MixingRows, RowMixing
-from mistral_jax.runtime.sampling import recent_tokens, row_scalars, seed_words
-from mistral_jax.runtime.sampling_params import SamplingParams, TokenRules
+from mistral_jax.runtime.sampling.params import SamplingParams, TokenRules
+from mistral_jax.runtime.sampling.sample import recent_tokens, row_scalars, seed_words
+from mistral_jax.runtime.sampling.token_rules import row_limits, rule_row
 from mistral_jax.runtime.step import Rows, SpeculationRows, advance
-from mistral_jax.runtime.token_rules import row_limits, rule_row
 from tests.mistral_jax.tiny_adapters import CONFIG
 
 SLOTS, W, LENGTH = 4, 5, 19

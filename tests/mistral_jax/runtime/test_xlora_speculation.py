@@ -14,8 +14,8 @@ from mistral_jax.adapters.choice import BASE, AdapterChoice
 from mistral_jax.runtime.calls import RunnerState, Stepped
 from mistral_jax.runtime.mixing import Caches
 from mistral_jax.runtime.runner import Runner
-from mistral_jax.runtime.sampling import Features
-from mistral_jax.runtime.sampling_params import SamplingParams
+from mistral_jax.runtime.sampling.params import SamplingParams
+from mistral_jax.runtime.sampling.sample import Features
 from mistral_jax.runtime.step import Rows, SpeculationRows
 from tests.mistral_jax.adapters.test_xlora import STEPS, TEXT, XLORA, answers, runner
 from tests.mistral_jax.tiny_adapters import xlora

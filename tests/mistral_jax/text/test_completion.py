@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 
-from mistral_jax.runtime.sampling import Sampled
-from mistral_jax.runtime.sampling_params import SamplingParams
+from mistral_jax.runtime.sampling.params import SamplingParams
+from mistral_jax.runtime.sampling.sample import Sampled
 from mistral_jax.text.completion import CompletionStream, Piece
 from tests.mistral_jax.tokenizer.tokenizer_corpus import ALL, tokenizer
 

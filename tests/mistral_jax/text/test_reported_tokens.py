@@ -5,8 +5,8 @@ from __future__ import annotations
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mistral_jax.runtime.sampling import Sampled
-from mistral_jax.runtime.sampling_params import SamplingParams
+from mistral_jax.runtime.sampling.params import SamplingParams
+from mistral_jax.runtime.sampling.sample import Sampled
 from mistral_jax.text.completion import CompletionStream, Piece
 from tests.mistral_jax.tokenizer.tokenizer_corpus import tokenizer
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from mistral_jax.runtime.sampling_params import SamplingParams, SamplingParamsError
+from mistral_jax.runtime.sampling.params import SamplingParams, SamplingParamsError
 from mistral_jax.text.token_rules import with_token_rules
 from tests.mistral_jax.tokenizer.tokenizer_corpus import SENTENCEPIECE, TEKKEN, tokenizer
 

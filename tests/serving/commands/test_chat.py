@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from mistral_jax.runtime.sampling_params import SamplingParams
+from mistral_jax.runtime.sampling.params import SamplingParams
 from serving.commands.chat import _Conversation
 
 

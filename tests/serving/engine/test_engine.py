@@ -18,7 +18,7 @@ from mistral_jax.model.config import MistralConfig
 from mistral_jax.model.mistral import Mistral
 from mistral_jax.quant.array import padded
 from mistral_jax.runtime.runner import Runner
-from mistral_jax.runtime.sampling_params import SamplingParams, TokenRules
+from mistral_jax.runtime.sampling.params import SamplingParams, TokenRules
 from mistral_jax.text.token_rules import with_token_rules
 from serving.engine.engine import JaxEngine
 from serving.engine.messages import EngineState, EngineUnavailableError, Event, QueueFullError, Request
@@ -167,7 +167,7 @@ def test_a_request_has_the_same_bits_alone_and_beside_fifteen_others(engine: Jax
 
 
 def test_a_request_has_the_same_bits_in_every_slot(runner: Runner):
-    from mistral_jax.runtime.sampling import Features
+    from mistral_jax.runtime.sampling.sample import Features
 
     params = SamplingParams(temperature=0.8, top_p=0.9, seed=3, logprobs=5, repetition_penalty=1.1)
     prompt = request("x", 37).prompt
@@ -196,7 +196,7 @@ def test_many_more_requests_than_slots_all_end_and_leave_no_slot_taken(engine: J
 
 
 def test_nothing_compiles_after_warm_up_and_the_old_cache_is_deleted(runner: Runner):
-    from mistral_jax.runtime.sampling import Features
+    from mistral_jax.runtime.sampling.sample import Features
 
     state = runner.warm_up(runner.new_state())
     compiled: list[str] = []

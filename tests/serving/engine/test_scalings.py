@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 from mistral_jax.adapters.choice import BASE, AdapterChoice
-from mistral_jax.runtime.sampling import Sampled
-from mistral_jax.runtime.sampling_params import SamplingParams
+from mistral_jax.runtime.sampling.params import SamplingParams
+from mistral_jax.runtime.sampling.sample import Sampled
 from serving.api.responses.xlora_scalings import ScalingsReport
 from serving.api.service.asked import ReportedScalings
 from serving.engine.messages import Request, TokenScalings, WantedScalings

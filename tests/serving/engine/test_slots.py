@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from mistral_jax.runtime.buckets import PrefillChunk
-from mistral_jax.runtime.sampling_params import SamplingParams
+from mistral_jax.runtime.sampling.params import SamplingParams
 from serving.engine.messages import Request, SlotStatus
 from serving.engine.scheduler import LiveSequence, Scheduler
 from serving.engine.slots import slot_statuses

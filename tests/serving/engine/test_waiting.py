@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mistral_jax.runtime.sampling_params import SamplingParams
+from mistral_jax.runtime.sampling.params import SamplingParams
 from serving.engine.messages import Request
 from serving.engine.scheduler import LiveSequence, Scheduler
 from serving.engine.waiting import MOST_OVERTAKEN

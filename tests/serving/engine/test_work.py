@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from mistral_jax.runtime.sampling import NO_TOKEN, NOT_NUMBERS, Sampled
-from mistral_jax.runtime.sampling_params import SamplingParams
+from mistral_jax.runtime.sampling.params import SamplingParams
+from mistral_jax.runtime.sampling.sample import NO_TOKEN, NOT_NUMBERS, Sampled
 from serving.engine.messages import Request, Work
 from serving.engine.work import KINDS, Output
 from tests.serving.fakes import EOS, OFFSET, FakeTokenizer

@@ -149,7 +149,7 @@ def test_slow_clients_hold_no_slot_and_keep_nobody_waiting(monkeypatch: pytest.M
 
 
 def test_slow_clients_a_body_has_a_deadline(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("serving.api.requests.body_reading.BODY_TIMEOUT", 0.5)
+    monkeypatch.setattr("serving.api.requests.bodies.body_reading.BODY_TIMEOUT", 0.5)
     engine = FakeEngine()
     with listening(engine) as server, connect(server.url) as connection:
         connection.sendall(HEAD + b"Content-Length: 100000\r\n\r\n")

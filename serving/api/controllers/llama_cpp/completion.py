@@ -8,7 +8,7 @@ from typing import Annotated, Any
 import msgspec
 from litestar import Response
 
-from mistral_jax.runtime.sampling_params import SAMPLERS
+from mistral_jax.runtime.sampling.params import SAMPLERS
 from serving.api.controllers.generation import GENERATION_ERRORS, Asked, Generating
 from serving.api.controllers.llama_cpp.completion_fields import FIELDS
 from serving.api.endpoint import Call, Endpoint, OneOf
@@ -22,8 +22,8 @@ from serving.api.requests.llama_completion import (
 )
 from serving.api.requests.sampling_request import OwnFields
 from serving.api.responses.framing import CallFacts
-from serving.api.responses.llama_framing import LlamaFraming, LlamaOptions
-from serving.api.responses.llama_settings import generation_settings
+from serving.api.responses.llama.framing import LlamaFraming, LlamaOptions
+from serving.api.responses.llama.settings import generation_settings
 from serving.api.schemas import LlamaCompletion, LlamaCompletionChunk, LlamaCompletionRequest
 from serving.api.schemas.documented import if_field
 from serving.api.service.asked import Prompt

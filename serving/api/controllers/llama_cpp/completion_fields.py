@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from mistral_jax.runtime.sampling_params import SAMPLERS
+from mistral_jax.runtime.sampling.params import SAMPLERS
 from serving.api.endpoint import Field
 
 

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from litestar import Response
 
-from mistral_jax.runtime.sampling_params import SAMPLERS, SamplingParams
+from mistral_jax.runtime.sampling.params import SAMPLERS, SamplingParams
 from mistral_jax.tokenizer.base import Tokenizer
 from serving.api.endpoint import Call, Endpoint, OneOf
 from serving.api.errors import NotEnabledError, UnavailableError
-from serving.api.responses.llama_settings import generation_settings
+from serving.api.responses.llama.settings import generation_settings
 from serving.api.schemas import Modalities, NextToken, Props, Slot
 from serving.api.service.lifecycle import ServiceHost
 from serving.engine.messages import SlotStatus

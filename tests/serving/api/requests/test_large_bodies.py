@@ -19,7 +19,7 @@ import httpx
 import pytest
 
 import serving.api.service.body_budget
-from mistral_jax.runtime import sampling_params
+from mistral_jax.runtime.sampling import params
 from serving.api import json_bounds
 from serving.api.errors import InvalidRequestError, UnavailableError
 from serving.api.json_bounds import check_bounds
@@ -218,7 +218,7 @@ def test_biases_of_many_prompts_are_checked_once() -> None:
     body = {"prompt": ["x"] * 64, "logit_bias": biases, "max_tokens": 1}
 
     calls = 0
-    check = sampling_params._in_range
+    check = params._in_range
 
     def counted(param: str, *rest: Any, **options: Any) -> None:
         nonlocal calls
@@ -233,7 +233,7 @@ def test_biases_of_many_prompts_are_checked_once() -> None:
             return (await client.post(TEXT, json=body)).status_code
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(sampling_params, "_in_range", counted)
+        patch.setattr(params, "_in_range", counted)
         assert asyncio.run(send()) == 200
     assert calls == len(biases)
 

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from mistral_jax.runtime.sampling_params import SAMPLERS, SamplingParams
+from mistral_jax.runtime.sampling.params import SAMPLERS, SamplingParams
 from serving.api.errors import InvalidRequestError
 from serving.api.requests.samplers import check_samplers
 

@@ -9,7 +9,7 @@ from collections.abc import AsyncGenerator
 import pytest
 
 import serving.api.service.generation
-from mistral_jax.runtime.sampling_params import SamplingParams
+from mistral_jax.runtime.sampling.params import SamplingParams
 from serving.api.errors import DeadlineError, GenerationError
 from serving.api.service.generation import ChoiceEvent, EventRouter, GenerationCall
 from serving.engine.messages import Event, Request

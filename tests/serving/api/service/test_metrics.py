@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
-from mistral_jax.runtime.sampling_params import SamplingParams
+from mistral_jax.runtime.sampling.params import SamplingParams
 from serving.api.service.histogram import Histogram
 from serving.api.service.request_metrics import RequestMetrics
 from serving.engine.messages import Event, Request, Times

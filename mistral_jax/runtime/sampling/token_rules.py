@@ -19,7 +19,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
-from mistral_jax.runtime.sampling_params import (
+from mistral_jax.runtime.sampling.params import (
     LONGEST_REPETITION,
     MAX_BANNED,
     MAX_BANNED_LENGTH,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 
-from mistral_jax.runtime.sampling_params import SamplingParams
+from mistral_jax.runtime.sampling.params import SamplingParams
 
 
 def test_a_sequence_of_a_call_differs_in_its_limit_and_seed_only() -> None:

@@ -11,8 +11,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mistral_jax.runtime.sampling_params import SamplingParams, TokenRules
-from mistral_jax.runtime.token_rules import RuleRows, apply_rules, row_limits, rule_row, token_bits
+from mistral_jax.runtime.sampling.params import SamplingParams, TokenRules
+from mistral_jax.runtime.sampling.token_rules import RuleRows, apply_rules, row_limits, rule_row, token_bits
 
 V, S = 41, 67
 _apply = jax.jit(partial(apply_rules, dry=jnp.bool_(True), bans=jnp.bool_(True)), static_argnames="copies")

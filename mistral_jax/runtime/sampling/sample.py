@@ -4,7 +4,7 @@ Each row has its own temperature, truncation, penalties, bias and seed, stored i
 is skipped at run time (`Features`), not compiled away. A row's draw is a function of its seed and the token's position
 alone, so it does not depend on other rows, slots or timing.
 
-The vocabulary is never sorted; see `mistral_jax.runtime.truncation`.
+The vocabulary is never sorted; see `mistral_jax.runtime.sampling.truncation`.
 
 Axis letters: B rows, V vocabulary, W tokens that the repetition penalty looks back at.
 """
@@ -21,9 +21,9 @@ import numpy as np
 from jax import lax
 
 from mistral_jax.quant.dot import row_sum
-from mistral_jax.runtime.sampling_params import MAX_TOP_LOGPROBS, SamplingParams
-from mistral_jax.runtime.token_rules import RuleRows, apply_rules
-from mistral_jax.runtime.truncation import (
+from mistral_jax.runtime.sampling.params import MAX_TOP_LOGPROBS, SamplingParams
+from mistral_jax.runtime.sampling.token_rules import RuleRows, apply_rules
+from mistral_jax.runtime.sampling.truncation import (
     kth_largest,
     nucleus_edge,
     row_max,

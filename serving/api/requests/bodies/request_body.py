@@ -13,9 +13,9 @@ from serving.api.endpoint import Endpoint
 from serving.api.errors import InvalidRequestError, UnsupportedMediaTypeError
 from serving.api.json_bounds import UNCOUNTED, check_bounds, check_fields
 from serving.api.log.exchange import exchange_of
-from serving.api.requests.body_reading import read_body
-from serving.api.requests.unknown_fields import UnknownFields, report_ignored, unknown_fields
-from serving.api.requests.unsupported_fields import refuse_unsupported
+from serving.api.requests.bodies.body_reading import read_body
+from serving.api.requests.bodies.unknown_fields import UnknownFields, report_ignored, unknown_fields
+from serving.api.requests.bodies.unsupported_fields import refuse_unsupported
 from serving.api.service.body_budget import Reservation
 from serving.api.service.lifecycle import ServiceHost
 

@@ -12,7 +12,7 @@ import httpx
 import pytest
 
 from serving.api.json_bounds import MAX_FIELDS
-from serving.api.requests.unknown_fields import HEADER, MOST_NAMED
+from serving.api.requests.bodies.unknown_fields import HEADER, MOST_NAMED
 from tests.serving.harness import CHAT, MESSAGES, TEXT, events_of, running
 
 pytestmark = pytest.mark.anyio

@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from mistral_jax.runtime.calls import Appended, Call, Forwarded, Prefilled, RunnerState, Stepped
-from mistral_jax.runtime.sampling import Features
+from mistral_jax.runtime.sampling.sample import Features
 from mistral_jax.runtime.step import Run
-from mistral_jax.runtime.warm_up import EmptyCall
+from mistral_jax.runtime.warming.warm_up import EmptyCall
 
 if TYPE_CHECKING:
     from mistral_jax.runtime.runner import Runner

@@ -8,7 +8,7 @@ from typing import Any, cast
 
 import msgspec
 
-from serving.api.responses.echo import Echo
+from serving.api.responses.scores.echo import Echo
 from serving.api.schemas import CompletionLogprobs
 from serving.engine.messages import TokenLogprob
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from serving.api.errors import ContextLengthError, InvalidRequestError
-from serving.api.requests.renaming import Renames
+from serving.api.requests.bodies.renaming import Renames
 
 RENAMES = Renames(
     {

@@ -8,8 +8,8 @@ import numpy as np
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mistral_jax.runtime.truncation import kth_largest, nucleus_edge, tokens_after_xtc, typical_tokens
-from tests.mistral_jax.runtime.test_sampling import softmax
+from mistral_jax.runtime.sampling.truncation import kth_largest, nucleus_edge, tokens_after_xtc, typical_tokens
+from tests.mistral_jax.runtime.sampling.test_sample import softmax
 
 
 @settings(max_examples=50, deadline=None)

@@ -7,8 +7,8 @@ import gc
 import jax
 import pytest
 
-from mistral_jax.runtime.empty_calls import EmptyCalls
 from mistral_jax.runtime.runner import Runner
+from mistral_jax.runtime.warming.empty_calls import EmptyCalls
 from tests.mistral_jax.tiny_adapters import adapter_set, model, xlora
 
 

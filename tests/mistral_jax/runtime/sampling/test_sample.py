@@ -10,7 +10,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from mistral_jax.runtime.sampling import (
+from mistral_jax.runtime.sampling.params import SamplingParams, SamplingParamsError, TokenRules
+from mistral_jax.runtime.sampling.sample import (
     LOWEST_LOGPROB,
     Features,
     SamplerRows,
@@ -22,7 +23,6 @@ from mistral_jax.runtime.sampling import (
     seed_words,
     unpack,
 )
-from mistral_jax.runtime.sampling_params import SamplingParams, SamplingParamsError, TokenRules
 
 V, W, LENGTH = 97, 5, 40
 

@@ -11,9 +11,9 @@ import msgspec
 import pytest
 
 from serving.api.errors import InvalidRequestError
-from serving.api.responses.echo import Echo, echo_prompts
-from serving.api.responses.legacy_logprobs import LegacyLogprobs
-from serving.api.responses.prompt_scores import MAX_SCORES, check_scores
+from serving.api.responses.scores.echo import Echo, echo_prompts
+from serving.api.responses.scores.legacy_logprobs import LegacyLogprobs
+from serving.api.responses.scores.prompt_scores import MAX_SCORES, check_scores
 from serving.api.service.asked import Prompt, Reported
 from serving.engine.messages import Work
 from tests.serving.fakes import CARD, OFFSET, FakeEngine, FakeTokenizer, prompt_logprob

@@ -23,7 +23,7 @@ from litestar.types import Message, Scope
 from serving.api.endpoint import Body, Endpoint
 from serving.api.errors import InvalidRequestError
 from serving.api.log.request_id import request_id_of
-from serving.api.requests.unsupported_fields import refuse
+from serving.api.requests.bodies.unsupported_fields import refuse
 
 logger = logging.getLogger("mistral_jax.server")
 

@@ -1,0 +1,1 @@
+"""Completions and settings in llama.cpp's own JSON."""
