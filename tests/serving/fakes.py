@@ -137,7 +137,7 @@ class FakeChat:
         if messages[0]["content"] == "raise":
             raise ValueError("conversation roles must alternate")
         text = "".join(f"[{message['role']}]{message['content']}" for message in messages)
-        text += "".join(f"({document['text']})" for document in documents or ())
+        text += "".join(f"({document.get('text')})" for document in documents or ())
         if "mood" in kwargs:
             text += f"{{mood={kwargs['mood']}}}"
         if not add_generation_prompt:

@@ -132,9 +132,12 @@ class Description:
     def operation(self, method: str, path: str) -> Mapping[str, Any] | None:
         """The operation that answers at an address; None: there is none."""
         path = "/" + "/".join(part for part in path.split("/") if part)
-        for pattern, endpoint in self._routes:
-            allowed = (endpoint.method, "HEAD") if endpoint.takes_head else (endpoint.method,)
-            if method in allowed and pattern.fullmatch(path):
+        there = [endpoint for pattern, endpoint in self._routes if pattern.fullmatch(path)]
+        for endpoint in there:
+            # A path without parameters hides those with some, for all methods.
+            if len(endpoint.parameters) > len(there[0].parameters):
+                break
+            if method == endpoint.method or (method == "HEAD" and endpoint.takes_head):
                 return self.document["paths"][endpoint.template][endpoint.method.lower()]
         return None
 
