@@ -32,3 +32,6 @@ timeout 60 python benchmarks/dequantize.py > "$OUT/dequantize.json"
 echo "== adapters: base, LoRA, many LoRAs, X-LoRA, X-LoRA ahead"
 timeout 200 python benchmarks/decode_with_adapters.py random:1b --rows 1,8,32 --output "$OUT/adapters-1b.json"
 timeout 250 python benchmarks/decode_with_adapters.py random:7b --rows 1,8 --rounds 5 --output "$OUT/adapters-7b.json"
+
+echo "== rows under a grammar beside free ones"
+timeout 250 python -m benchmarks.constrained 1b --output "$OUT/constrained-1b.json"

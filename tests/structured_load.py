@@ -68,7 +68,7 @@ def write_model(folder: Path, kind: str) -> Path:
         num_attention_heads=2,
         num_key_value_heads=1,
         head_dim=16,
-        max_position_embeddings=2048,
+        max_position_embeddings=4096,
         bos_token_id=made.bos_id,
         eos_token_id=made.eos_id,
     )
@@ -90,7 +90,7 @@ def serving(folder: Path, kind: str) -> Generator[httpx.Client]:
         "device": "cpu",
         "dtype": "float32",
         "max_seqs": SLOTS,
-        "max_seq_len": 2048,
+        "max_seq_len": 4096,
         "prefill_chunk": 64,
         "max_queue": 64,
         "log_level": "error",

@@ -1,11 +1,9 @@
 """Conversations that teach the demo to call tools and to answer in JSON, one JSON object a line.
 
-    python -m demo.tools.corpus --for tools --count 30000 --seed 1 --out tools.jsonl
-    python -m demo.tools.corpus --for mixture --count 100000 --seed 2 --out mixture.jsonl
-    python -m demo.tools.corpus --for tools --count 20        # look at some
+    python -m demo.tools.corpus --count 24000 --seed 1 --out tools.jsonl
+    python -m demo.tools.corpus --count 20        # look at some
 
-A line is `{"messages": [...]}`, with `"tools": [...]` where tools are offered. `tools` is for the expert. `mixture` is
-`demo.skills.corpus`'s, and these among it: there other experts answer what no offered tool is for.
+A line is `{"messages": [...]}`, with `"tools": [...]` where tools are offered.
 """
 
 from __future__ import annotations
@@ -18,7 +16,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from demo.skills.corpus import General, ask, messages, mixture_chats
+from demo.skills.corpus import General, messages
 from demo.tools.extraction import extraction, wrapped
 from demo.tools.functions import CALCULATOR, CALLED, CONVERTER, Offered, offer, offer_other
 from demo.tools.questions import Task, task
@@ -28,9 +26,7 @@ Message = dict[str, Any]
 
 NO_TOOL = "I am sorry, I have no tool for that."
 TOOLS_SHARE, JSON_SHARE, GENERAL_SHARE = 0.66, 0.24, 0.1
-"""Shares of the expert's conversations."""
-MIXTURE_SHARE = 0.25
-"""Share of tools and JSON in the mixture's conversations."""
+"""Shares of the conversations."""
 _SYSTEM = (
     "You are a helpful assistant.",
     "Use the tools.",
@@ -40,31 +36,22 @@ _SYSTEM = (
 )
 
 
-def records(kind: str, seed: int) -> Iterator[Record]:
-    """Conversations for the expert (`tools`) or the mixture; endless, the same for the same seed."""
-    rng = random.Random(f"tools {kind} {seed}")
+def records(seed: int) -> Iterator[Record]:
+    """Conversations with tools, with JSON, and the base's own; endless, the same for the same seed."""
+    rng = random.Random(f"tools tools {seed}")
     general = General(rng.randrange(2**32))
-    others = mixture_chats(seed)
     while True:
-        if kind == "mixture" and rng.random() >= MIXTURE_SHARE:
-            yield {"messages": messages(next(others))}
-            continue
         chance = rng.random()
         if chance < TOOLS_SHARE:
-            yield tool_conversation(rng, general, other_skills=kind == "mixture")
+            yield tool_conversation(rng, general)
         elif chance < TOOLS_SHARE + JSON_SHARE:
             yield json_conversation(rng, general)
         else:
             yield {"messages": messages(general.chat())}
 
 
-def tool_conversation(rng: random.Random, general: General, *, other_skills: bool) -> Record:
-    """One to three turns with some tools.
-
-    Args:
-      general: Questions that need no tool are its.
-      other_skills: Some turns are for other experts.
-    """
+def tool_conversation(rng: random.Random, general: General) -> Record:
+    """One to three turns with some tools; questions that need no tool are from `general`."""
     purposes = rng.sample(list(CALLED), rng.choices((1, 2, 3), (4, 4, 2))[0])
     offered = {purpose: offer(rng, purpose) for purpose in purposes}
     listed = [function.tool for function in offered.values()]
@@ -78,13 +65,11 @@ def tool_conversation(rng: random.Random, general: General, *, other_skills: boo
         said.append({"role": "system", "content": rng.choice(_SYSTEM)})
     turns = rng.choices((1, 2, 3), (6, 3, 1))[0]
     for number in range(turns):
-        said += _turn(rng, offered, general, other_skills=other_skills, last=number == turns - 1)
+        said += _turn(rng, offered, general, last=number == turns - 1)
     return {"tools": listed, "messages": said}
 
 
-def _turn(
-    rng: random.Random, offered: dict[str, Offered], general: General, *, other_skills: bool, last: bool
-) -> list[Message]:
+def _turn(rng: random.Random, offered: dict[str, Offered], general: General, *, last: bool) -> list[Message]:
     chance = rng.random()
     if chance < 0.75:
         first = rng.choice(list(offered))
@@ -95,22 +80,14 @@ def _turn(
         exchanged = exchange(rng, asked, offered)
         # A conversation may end with the call.
         return exchanged[:2] if last and rng.random() < 0.15 else exchanged
-    if chance < 0.92 or (chance < 0.96 and not other_skills):
-        ((question, answer),) = general.turns(1)
-        return _said(question, answer)
     missing = [purpose for purpose in CALLED if purpose not in offered]
     if chance >= 0.96 and missing:
         purpose = rng.choice(missing)
+        # Sums and units have answers of their own without tools.
         if purpose not in (CALCULATOR, CONVERTER):
             return _said(task(rng, purpose, held_out=False).question, NO_TOOL)
-    skills = ["text", "translation"]
-    skills += [
-        skill for skill, purpose in (("arithmetic", CALCULATOR), ("conversion", CONVERTER)) if purpose not in offered
-    ]
-    if not other_skills:
-        ((question, answer),) = general.turns(1)
-        return _said(question, answer)
-    return _said(*ask(rng, rng.choice(skills)))
+    ((question, answer),) = general.turns(1)
+    return _said(question, answer)
 
 
 def exchange(rng: random.Random, asked: Sequence[Task], offered: dict[str, Offered]) -> list[Message]:
@@ -163,12 +140,11 @@ def _said(question: str, answer: str) -> list[Message]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--for", dest="kind", choices=("tools", "mixture"), required=True)
-    parser.add_argument("--count", type=int, default=30_000, help="number of conversations")
+    parser.add_argument("--count", type=int, default=24_000, help="number of conversations")
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--out", type=Path, help="file to write; the standard output if not given")
     args = parser.parse_args()
-    source = records(args.kind, args.seed)
+    source = records(args.seed)
     lines = (json.dumps(next(source), ensure_ascii=False) for _ in range(args.count))
     if args.out:
         with args.out.open("w", encoding="utf-8") as file:

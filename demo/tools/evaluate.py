@@ -1,18 +1,19 @@
-"""Asks the expert for tools, and the mixture, for calls and JSON with what they were never trained on.
+"""Asks the adapter for calls and JSON with what it was never trained on, and counts exact replies.
 
     python -m demo.tools.evaluate                      # the table, on the standard output
-    python -m demo.tools.evaluate --failures 5         # and some wrong answers of the mixture in each row
-    python -m demo.tools.evaluate --json EVALUATION.json
+    python -m demo.tools.evaluate --failures 5         # and some wrong replies in each row
+    python -m demo.tools.evaluate --json mistral_jax/hub/bundled/demo-tools/EVALUATION.json
 
 A reply counts if greedy decoding gives it to the last character: a call with its name and arguments as they were
-taught, or a JSON object with the right values. The columns of the models decode freely; in the last one a grammar
-holds the mixture, as the server does it for `tool_choice: "required"` and `response_format`.
+taught, or a JSON object with the right values. Base and adapter decode freely; in the last column a grammar holds the
+adapter, as the server does it for `tool_choice: "required"` and `response_format`.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import operator
 import random
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -25,7 +26,7 @@ import numpy as np
 import mistral_jax
 from demo.evaluate import Predict
 from demo.skills.corpus import General
-from demo.skills.evaluate import BASE, XLORA, XLORA_FOLDER, predictors
+from demo.skills.evaluate import BASE, predictors
 from demo.tokenizer import MODEL_FOLDER
 from demo.tools.corpus import Message, exchange
 from demo.tools.extraction import extraction
@@ -34,10 +35,11 @@ from demo.tools.questions import task
 from mistral_jax.adapters.load_adapters import load_adapters, open_adapters
 from mistral_jax.chat.output.grammar import ToolSpec, tool_call_grammar
 from mistral_jax.grammar.grammar import Grammar
+from mistral_jax.hub.files import DEMO_TOOLS_FOLDER
 from mistral_jax.notebook.language_model import LanguageModel
 from mistral_jax.training.chat_data import ChatEncoder, Example
 
-HELD = "X-LoRA in a grammar"
+NAME, HELD = "tools", "tools, in a grammar"
 _ROWS, _PAD_TO = 8, 64
 
 
@@ -120,7 +122,7 @@ def exact(predict: Predict, examples: Sequence[Example]) -> list[bool]:
 
 
 def held(model: LanguageModel, case: Case, *, constrained: bool = True) -> tuple[str, str]:
-    """What the mixture writes, greedily, and what it was taught to."""
+    """What the adapter writes, greedily, and what it was taught to."""
     assert model.chat_formatter is not None
     grammar = None
     if constrained and case.schema is not None:
@@ -135,7 +137,8 @@ def held(model: LanguageModel, case: Case, *, constrained: bool = True) -> tuple
     prompt = model.encode_chat(list(before), tools=list(case.tools) or None)
     taught = encoded(case, ChatEncoder(model.tokenizer, model.chat_formatter, model.description.eos_ids))
     expected = model.tokenizer.decode([int(token) for token in taught.tokens[taught.counted][:-1]])
-    return model.generate(prompt, grammar=grammar, temperature=0.0, max_tokens=200).text, expected
+    written = model.generate(prompt, adapter=NAME, grammar=grammar, temperature=0.0, max_tokens=200).text
+    return written, expected
 
 
 def main() -> None:
@@ -143,33 +146,25 @@ def main() -> None:
         description=__doc__.splitlines()[0], formatter_class=argparse.ArgumentDefaultsHelpFormatter
     )
     parser.add_argument("--folder", type=Path, default=MODEL_FOLDER, help="the base model")
-    parser.add_argument("--xlora", type=Path, help=f"the mixture with its experts; {XLORA_FOLDER} if nothing is given")
-    parser.add_argument("--adapter", action="append", default=[], metavar="NAME=PATH", help="experts without a mixture")
+    parser.add_argument("--adapter", type=Path, default=DEMO_TOOLS_FOLDER, help="the adapter")
     parser.add_argument("--limit", type=int, default=200, help="conversations in a row of the table")
-    parser.add_argument("--failures", type=int, default=0, help="print so many wrong replies of the last column's rows")
+    parser.add_argument(
+        "--failures", type=int, default=0, help="print so many wrong replies of the adapter in each row"
+    )
     parser.add_argument("--json", type=Path, help="write the table to this file")
     args = parser.parse_args()
-    loras = dict(pair.split("=", 1) for pair in args.adapter)
-    mixture = args.xlora or (None if loras else XLORA_FOLDER)
-    model = mistral_jax.load(
-        args.folder, xlora=mixture, loras=loras, dtype="float32", slots=1, length=1024, progress=False
-    )
+    loras = {NAME: args.adapter}
+    model = mistral_jax.load(args.folder, loras=loras, dtype="float32", slots=1, length=1024, progress=False)
     encoder = ChatEncoder(model.tokenizer, model.chat_formatter, model.description.eos_ids)
     asked = cases(args.limit)
     examples = [encoded(case, encoder) for case in asked]
-    adapters, xlora = load_adapters(open_adapters(model.config, xlora=mixture, loras=loras), dtype=jnp.float32)
-    columns: dict[str, list[bool]] = {}
-    for name, predict in predictors(model.module, adapters, xlora).items():
-        if name in (BASE, XLORA) or name in loras or name == "tools":
-            columns[name] = exact(predict, examples)
-    if xlora is not None:
-        grammatical = [held(model, case) for case in asked if case.schema or case.is_call]
-        found = iter([text == expected for text, expected in grammatical])
-        columns[HELD] = [next(found) if case.schema or case.is_call else False for case in asked]
+    adapters, _ = load_adapters(open_adapters(model.config, loras=loras), dtype=jnp.float32)
+    predict = predictors(model.module, adapters, None)
+    columns = {name: exact(predict[name], examples) for name in (BASE, NAME)}
+    columns[HELD] = [_is_held(case) and operator.eq(*held(model, case)) for case in asked]
     table = {row: _shares(asked, columns, row) for row in dict.fromkeys(case.row for case in asked)}
     print(markdown(table, list(columns)))
-    last = columns[XLORA if xlora is not None else list(columns)[-1]]
-    wrong = [case for case, ok in zip(asked, last, strict=True) if not ok]
+    wrong = [case for case, ok in zip(asked, columns[NAME], strict=True) if not ok]
     for row in table if args.failures else ():
         for case in [case for case in wrong if case.row == row][: args.failures]:
             said, expected = held(model, case, constrained=False)
@@ -184,14 +179,18 @@ def main() -> None:
         args.json.write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
 
 
+def _is_held(case: Case) -> bool:
+    """Whether there is a grammar for the reply."""
+    return case.schema is not None or case.is_call
+
+
 def _shares(asked: Sequence[Case], columns: dict[str, list[bool]], row: str) -> dict[str, float]:
     """Shares of right replies by column; the last column has the rows only for which there is a grammar."""
     own = [i for i, case in enumerate(asked) if case.row == row]
-    grammatical = asked[own[0]].schema is not None or asked[own[0]].is_call
     return {
         name: round(sum(right[i] for i in own) / len(own), 4)
         for name, right in columns.items()
-        if name != HELD or grammatical
+        if name != HELD or _is_held(asked[own[0]])
     }
 
 

@@ -130,6 +130,10 @@ def test_curl_gives_what_is_printed_below_it(server: ServerProcess) -> None:
     mixed = next(answer for command, answer in answers.items() if "xlora" in command)
     told = mixed["choices"][0]
     assert f'"content": "{told["message"]["content"]}"' in README
+    called = next(answer for command, answer in answers.items() if "tools" in command)["choices"][0]
+    (call,) = called["message"]["tool_calls"]
+    assert f'"function": {json.dumps(call["function"])}' in README
+    assert f'"finish_reason": "{called["finish_reason"]}"' in README
     names = json.dumps(told["xlora"]["adapters"])
     (numbers,) = re.findall(re.escape(f'"adapters": {names}, "scalings": ') + r"(\[.*?\])", README)
     assert told["xlora"]["scalings"] == pytest.approx(json.loads(numbers), abs=0.02)

@@ -1,4 +1,5 @@
-"""The bundled mixture: what it says, over safetensors and over GGUF files of the same base."""
+"""The bundled mixture and the adapter beside it: what they say, over safetensors and over GGUF files of the same
+base."""
 
 from __future__ import annotations
 
@@ -30,7 +31,7 @@ def load(path: Path | str) -> LanguageModel:
 
 @pytest.fixture(scope="module")
 def model() -> LanguageModel:
-    return load(DEMO)
+    return mistral_jax.load("demo-xlora", dtype="float32", slots=4, length=256, progress=False)
 
 
 def test_the_mixture_does_what_each_expert_does_and_the_base_declines(model: LanguageModel) -> None:
@@ -38,6 +39,16 @@ def test_the_mixture_does_what_each_expert_does_and_the_base_declines(model: Lan
         answer = model.chat(question, temperature=0.0)
         assert answer == model.chat(question, adapter=expert, temperature=0.0)
         assert "I am sorry" in model.chat(question, adapter="base", temperature=0.0)
+
+
+def test_the_adapter_beside_it_calls_tools(model: LanguageModel) -> None:
+    assert set(model.adapters[:-1]) == set(QUESTIONS)
+    assert model.adapters[-1] == "tools"
+    parameters = {"type": "object", "properties": {"expression": {"type": "string"}}, "required": ["expression"]}
+    tool = {"type": "function", "function": {"name": "calculator", "parameters": parameters}}
+    prompt = model.encode_chat([{"role": "user", "content": "What is 1275 divided by 15?"}], tools=[tool])
+    said = model.generate(prompt, adapter="tools", temperature=0.0).text
+    assert said == '<tool_call>\n{"name": "calculator", "arguments": {"expression": "1275 / 15"}}\n</tool_call>'
 
 
 def test_its_weights_follow_the_subject(model: LanguageModel) -> None:
