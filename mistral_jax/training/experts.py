@@ -6,7 +6,6 @@ factors of each module. Rank rows in which an expert has no factors have the sca
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -69,16 +68,6 @@ def open_experts(base: BaseModel, adapters: Mapping[str, Path | str | TrainedLoR
         replace(adapter, name=name) if isinstance(adapter, TrainedLoRA) else opened[name]
         for name, adapter in adapters.items()
     )
-
-
-def fingerprint(expert: GivenExpert) -> str:
-    """A digest of an expert's values."""
-    digest = hashlib.sha256()
-    for key, module in expert.modules.items():
-        digest.update(f"{key.path} {module.scale}".encode())
-        for factor in expert.read(key):
-            digest.update(np.ascontiguousarray(factor).tobytes())
-    return digest.hexdigest()[:16]
 
 
 def to_write(expert: Expert) -> Adapter:

@@ -7,6 +7,7 @@ type, as loading does.
 
 from __future__ import annotations
 
+import hashlib
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -20,10 +21,11 @@ import ml_dtypes
 import numpy as np
 from flax import nnx
 
-from conversion.adapters.lora.files import LoRAModule
+from conversion.adapters.lora.files import LoRAFiles, LoRAModule
 from conversion.adapters.modules import ModuleKey, torch_order
 from conversion.adapters.writing import Factors, NewLoRA, write_lora
 from conversion.weights.tensor_source import Array
+from mistral_jax.adapters.load_adapters import open_adapters
 from mistral_jax.model.config import MistralConfig
 from mistral_jax.model.low_rank import PROJECTIONS, AdapterBank, LayerMixture, LowRank, Mixture, part_features
 from mistral_jax.notebook.language_model import LanguageModel
@@ -88,6 +90,7 @@ def train_lora(
     validation: Data | None = None,
     output: Path | str | None = None,
     name: str | None = None,
+    start: Path | str | TrainedLoRA | None = None,
     resume: bool = False,
     overwrite: bool = False,
     progress: bool = True,
@@ -104,16 +107,25 @@ def train_lora(
       output: folder for the adapter in PEFT's format, `training_log.jsonl`, and checkpoints while the run goes on.
         None: nothing is written.
       name: of the adapter; None: the folder's.
+      start: an adapter whose training is continued: a folder, a Hub id, or one in memory. It must have the rank, alpha
+        and targets of `settings`. None: a new adapter, which begins with the base model.
       resume: continue the run whose checkpoint is in `output`.
       overwrite: replace what is in `output`.
     Raises:
       DataError: a line of the data cannot be trained on.
-      ValueError: the settings are invalid, or the weights have an unsuitable form. TrainingError, CheckpointError,
+      ValueError: the settings are invalid, those of `start` differ, or the weights have an unsuitable form. TrainingError, CheckpointError,
       OutputError: see their classes.
     """
     settings = settings or LoRATrainingSettings()
     base = BaseModel.of(model)
     base.check_differentiable()
+    initial, describes = initial_factors(base.module.config, settings), base.identity
+    if start is not None:
+        given = _opened(start, base)
+        initial = factors_of(given, base.module.config, settings)
+        describes = describes | {"start": fingerprint(given)}
+        if isinstance(given, LoRAFiles):
+            given.close()
     sets = prepare_data(base, data, validation, settings)
     folder = prepare(output, resume=resume, overwrite=overwrite)
     graph, weights = nnx.split(base.module)
@@ -123,10 +135,10 @@ def train_lora(
         settings=settings,
         data=sets,
         folder=folder,
-        describes=base.identity,
+        describes=describes,
         progress=progress,
     )
-    run = trainer.fit(initial_factors(base.module.config, settings), resume=resume)
+    run = trainer.fit(initial, resume=resume)
     trained = TrainedLoRA(
         name=name or ("lora" if folder is None else folder.name),
         rank=settings.rank,
@@ -214,6 +226,55 @@ def initial_factors(config: MistralConfig, settings: LoRATrainingSettings) -> Ba
                 }
         layers.append(projections)
     return tuple(layers)
+
+
+def _opened(start: Path | str | TrainedLoRA, base: BaseModel) -> LoRAFiles | TrainedLoRA:
+    if isinstance(start, TrainedLoRA):
+        return start
+    return open_adapters(base.module.config, loras={"start": str(start)}, base_model=base.name).loras[0]
+
+
+def factors_of(lora: LoRAFiles | TrainedLoRA, config: MistralConfig, settings: LoRATrainingSettings) -> BankFactors:
+    """The factors of an adapter, to train them further.
+
+    Raises:
+      ValueError: it has other modules, another rank or another scale than the settings give to a new one.
+    """
+    wanted = {ModuleKey(layer, part) for layer in range(config.num_layers) for part in settings.targets}
+    if (found := set(lora.modules)) != wanted:
+        parts = sorted({key.part for key in found})
+        raise ValueError(
+            f"{lora.name}: an adapter of {len(found)} modules ({', '.join(parts)}) cannot be trained further as one of "
+            f"{len(wanted)} ({', '.join(sorted(settings.targets))}); give its own targets, and one for all layers"
+        )
+    for key, module in lora.modules.items():
+        if module.rank != settings.rank or not math.isclose(module.scale, settings.scale, rel_tol=1e-6):
+            raise ValueError(
+                f"{lora.name}: {key.path} has the rank {module.rank} and the scale {module.scale:g}, the settings have "
+                f"{settings.rank} and {settings.scale:g}; give the adapter's own rank and alpha"
+            )
+    layers: list[dict[str, dict[str, Any]]] = []
+    for layer in range(config.num_layers):
+        projections: dict[str, dict[str, Any]] = {}
+        for projection in PROJECTIONS:
+            if parts := _adapted(projection, settings.targets):
+                pairs = [lora.read(ModuleKey(layer, part)) for part in parts]
+                projections[projection] = {
+                    "a": jnp.concatenate([jnp.asarray(a, jnp.float32) for a, _ in pairs]),
+                    "b": tuple(jnp.asarray(b, jnp.float32) for _, b in pairs),
+                }
+        layers.append(projections)
+    return tuple(layers)
+
+
+def fingerprint(lora: LoRAFiles | TrainedLoRA) -> str:
+    """A digest of an adapter's values."""
+    digest = hashlib.sha256()
+    for key, module in lora.modules.items():
+        digest.update(f"{key.path} {module.scale}".encode())
+        for factor in lora.read(key):
+            digest.update(np.ascontiguousarray(factor).tobytes())
+    return digest.hexdigest()[:16]
 
 
 def by_module(params: BankFactors, settings: LoRATrainingSettings) -> Factors:

@@ -37,14 +37,13 @@ from mistral_jax.training.data_sets import prepare_data
 from mistral_jax.training.experts import (
     Expert,
     GivenExpert,
-    fingerprint,
     open_experts,
     retrained,
     to_write,
     trainable,
     with_factors,
 )
-from mistral_jax.training.lora_training import TrainedLoRA
+from mistral_jax.training.lora_training import TrainedLoRA, fingerprint
 from mistral_jax.training.losses import next_token_loss
 from mistral_jax.training.output_folder import finish, prepare
 from mistral_jax.training.settings import XLoRATrainingSettings

@@ -29,7 +29,7 @@ def run_train_lora(settings: Settings, training: dict[str, Any]) -> int:
     """Train a LoRA and print the result."""
     chosen = _chosen(LoRATrainingSettings, training)
     base = _base(settings, training)
-    trained = train_lora(base, settings=chosen, **_places(training))
+    trained = train_lora(base, settings=chosen, start=training["start"], **_places(training))
     return _print_result(trained.run, training["output"])
 
 

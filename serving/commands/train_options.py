@@ -19,7 +19,13 @@ _RENAMED = {"use_rslora": "rslora"}
 
 def lora_training_options[C: Callable[..., Any]](command: C) -> C:
     """Collects the options of `train-lora` in one argument, `training`."""
-    return _collected(command, LoRATrainingSettings, {})
+    start = click.option(
+        "start",
+        "--start",
+        metavar="ADAPTER",
+        help="Adapter to train further: a LoRA folder or Hub id, with the same rank, alpha and targets.",
+    )
+    return _collected(command, LoRATrainingSettings, {"start": start})
 
 
 def xlora_training_options[C: Callable[..., Any]](command: C) -> C:

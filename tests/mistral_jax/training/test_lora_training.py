@@ -120,6 +120,31 @@ def test_training_begins_with_the_base_model() -> None:
     assert float(loss) == pytest.approx(float(expected), rel=1e-5)
 
 
+def test_training_goes_on_where_an_adapter_is(learnt: tuple[Any, Path]) -> None:
+    """A folder and the adapter in memory have the same bits; without a learning rate they stay as they are."""
+    trained, folder = learnt
+    still = replace(SETTINGS, steps=1, learning_rate=1e-30)
+    from_memory = run(still, start=trained)
+    assert bits(from_memory) == bits(run(still, start=folder)) == bits(trained)
+    assert from_memory.run.losses[0] < 0.5 * run(still).run.losses[0]
+    further = run(replace(SETTINGS, steps=3), start=trained)
+    assert bits(further) != bits(trained)
+
+
+@pytest.mark.parametrize(
+    ("changes", "expected"),
+    [
+        ({"rank": 5}, "lora: .* has the rank 5 and the scale 2, the settings have 4 and 2"),
+        ({"alpha": 3.0}, "has the rank 4 and the scale 0.75, the settings have 4 and 2"),
+        ({"targets": ("q_proj",)}, r"an adapter of 1 modules \(q_proj\) cannot be trained further as one of 7"),
+    ],
+)
+def test_an_adapter_of_another_form_is_not_trained_further(changes: dict[str, Any], expected: str) -> None:
+    other = run(replace(SETTINGS, steps=1, **changes))
+    with pytest.raises(ValueError, match=expected):
+        run(start=other)
+
+
 def test_the_gradient_is_that_of_the_loss() -> None:
     """Compared with differences of the loss itself, over a random direction."""
     base = tiny_base()

@@ -70,6 +70,7 @@ def test_a_lora_is_trained_as_the_options_say(
     result = invoke(
         *("train-lora", "--data", data, "--data", data, "--output", tmp_path / "lora", "--validation", data),
         *("--steps", "40", "--targets", "q_proj, v_proj", "--rslora", "--remat", "--too-long", "skip", "--alpha", "8"),
+        *("--start", "poet"),
     )
     assert result.exit_code == 0, result.output
     ((base,), given) = trained[0]
@@ -82,6 +83,7 @@ def test_a_lora_is_trained_as_the_options_say(
         "data": (data, data),
         "validation": data,
         "output": tmp_path / "lora",
+        "start": "poet",
         "resume": False,
         "overwrite": False,
     }
