@@ -113,8 +113,8 @@ def train_lora(
       overwrite: replace what is in `output`.
     Raises:
       DataError: a line of the data cannot be trained on.
-      ValueError: the settings are invalid, those of `start` differ, or the weights have an unsuitable form. TrainingError, CheckpointError,
-      OutputError: see their classes.
+      ValueError: the settings are invalid, those of `start` differ, or the weights have an unsuitable form.
+      TrainingError, CheckpointError, OutputError: see their classes.
     """
     settings = settings or LoRATrainingSettings()
     base = BaseModel.of(model)
