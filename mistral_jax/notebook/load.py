@@ -11,7 +11,7 @@ from mistral_jax.adapters.load_adapters import load_adapters, open_adapters
 from mistral_jax.checkpoint.description import describe
 from mistral_jax.checkpoint.load_module import load_module
 from mistral_jax.checkpoint.progress import progress_bar
-from mistral_jax.hub.files import DEMO, DEMO_TOOLS, DEMO_XLORA, find_model
+from mistral_jax.hub.files import DEMO, DEMO_XLORA, find_model
 from mistral_jax.notebook.language_model import LanguageModel
 from mistral_jax.quant.placement import Device, Placement
 from mistral_jax.quant.plan import Quantization
@@ -39,8 +39,8 @@ def load(
 ) -> LanguageModel:
     """Load a model and its adapters: the bundled "demo", a folder, a GGUF file, a safetensors file, or a Hub id.
 
-    "demo-xlora" is the bundled model with its bundled adapters: the mixture and, if `loras` names no others, the one
-    that calls tools ("tools").
+    "demo-xlora" is the bundled model with its bundled mixture of adapters; `loras={"tools": "demo-tools"}` adds the one
+    that calls tools.
 
     Args:
       device: one of `jax.devices()`, or a `Placement`; None: JAX's default device.
@@ -60,7 +60,6 @@ def load(
                 f"{DEMO_XLORA} has a mixture of its own; for another one load {DEMO!r} with xlora={xlora!r}"
             )
         name, xlora = DEMO, DEMO_XLORA
-        loras = loras or {"tools": DEMO_TOOLS}
     placement = device if isinstance(device, Placement | None) else Placement((device,))
     files = find_model(str(name), revision=revision, token=token, weight_files=weight_files, tokenizer_id=tokenizer)
     description = describe(files, chat_template=chat_template)

@@ -31,7 +31,8 @@ def load(path: Path | str) -> LanguageModel:
 
 @pytest.fixture(scope="module")
 def model() -> LanguageModel:
-    return mistral_jax.load("demo-xlora", dtype="float32", slots=4, length=256, progress=False)
+    tools = {"tools": "demo-tools"}
+    return mistral_jax.load("demo-xlora", loras=tools, dtype="float32", slots=4, length=256, progress=False)
 
 
 def test_the_mixture_does_what_each_expert_does_and_the_base_declines(model: LanguageModel) -> None:

@@ -74,8 +74,8 @@ def test_logits_over_several_devices_are_those_of_one(found: dict[str, dict[str,
     assert result["divided"] == sorted(CASES[case][1])
     assert result["largest"] < (1e-5 if CASES[case][0]["dtype"] == "float32" else 2e-2)
     # Every sum is taken whole, by one device: bits differ only where those of a product depend on how many outputs it
-    # has.
-    assert result["equal"] or not result["same products"]
+    # has. With adapters they also differ on some processors where these products do not (seen on an AMD EPYC).
+    assert result["equal"] or not result["same products"] or case == "adapters"
     if "int8" in case:
         assert result["same products"], "integers are summed exactly, whatever the shape"
     assert result["saved"], "tensors are saved with other values or in another order than those of one device"

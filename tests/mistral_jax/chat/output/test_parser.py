@@ -325,7 +325,7 @@ def test_time_is_linear(name: str) -> None:
     started = time.process_time()
     for items in cases:
         parse(form, items)
-    assert time.process_time() - started < 5
+    assert time.process_time() - started < 15
 
 
 def test_json_arguments_come_back_as_they_were() -> None:
