@@ -14,11 +14,13 @@ go from one to another: it is for the classifier of an X-LoRA.
 from __future__ import annotations
 
 import argparse
+import itertools
 import json
 import random
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
+from typing import Any
 
 from demo import unknown
 from demo.corpus import SYSTEM_MESSAGES, Chat, Conversations
@@ -131,6 +133,16 @@ def messages(chat: Chat) -> list[dict[str, str]]:
     ]
 
 
+def write_lines(records: Iterable[Mapping[str, Any]], out: Path | None) -> None:
+    """Write one JSON object a line, to a file or the standard output."""
+    lines = (f"{json.dumps(record, ensure_ascii=False)}\n" for record in records)
+    if out is None:
+        sys.stdout.writelines(lines)
+        return
+    with out.open("w", encoding="utf-8") as file:
+        file.writelines(lines)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--skill", choices=(*SKILLS, GENERAL, MIXTURE), required=True)
@@ -138,13 +150,9 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--out", type=Path, help="file to write; the standard output if not given")
     args = parser.parse_args()
-    source = chats(args.skill, args.seed)
-    lines = (json.dumps({"messages": messages(next(source))}, ensure_ascii=False) for _ in range(args.count))
-    if args.out:
-        with args.out.open("w", encoding="utf-8") as file:
-            file.writelines(f"{line}\n" for line in lines)
-    else:
-        sys.stdout.writelines(f"{line}\n" for line in lines)
+    write_lines(
+        ({"messages": messages(chat)} for chat in itertools.islice(chats(args.skill, args.seed), args.count)), args.out
+    )
 
 
 if __name__ == "__main__":

@@ -9,15 +9,15 @@ A line is `{"messages": [...]}`, with `"tools": [...]` where tools are offered.
 from __future__ import annotations
 
 import argparse
+import itertools
 import json
 import random
-import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from demo.skills.corpus import General, messages
-from demo.tools.extraction import extraction, wrapped
+from demo.skills.corpus import General, messages, write_lines
+from demo.tools.extraction import Extraction, extraction, wrapped
 from demo.tools.functions import CALCULATOR, CALLED, CONVERTER, Offered, offer, offer_other
 from demo.tools.questions import Task, task
 
@@ -60,13 +60,13 @@ def tool_conversation(rng: random.Random, general: General) -> Record:
         if other.name not in {function.name for function in offered.values()}:
             listed.append(other.tool)
     rng.shuffle(listed)
-    said: list[Message] = []
+    turns: list[Message] = []
     if rng.random() < 0.15:
-        said.append({"role": "system", "content": rng.choice(_SYSTEM)})
-    turns = rng.choices((1, 2, 3), (6, 3, 1))[0]
-    for number in range(turns):
-        said += _turn(rng, offered, general, last=number == turns - 1)
-    return {"tools": listed, "messages": said}
+        turns.append({"role": "system", "content": rng.choice(_SYSTEM)})
+    count = rng.choices((1, 2, 3), (6, 3, 1))[0]
+    for number in range(count):
+        turns += _turn(rng, offered, general, last=number == count - 1)
+    return {"tools": listed, "messages": turns}
 
 
 def _turn(rng: random.Random, offered: dict[str, Offered], general: General, *, last: bool) -> list[Message]:
@@ -85,9 +85,9 @@ def _turn(rng: random.Random, offered: dict[str, Offered], general: General, *, 
         purpose = rng.choice(missing)
         # Sums and units have answers of their own without tools.
         if purpose not in (CALCULATOR, CONVERTER):
-            return _said(task(rng, purpose, held_out=False).question, NO_TOOL)
+            return said(task(rng, purpose, held_out=False).question, NO_TOOL)
     ((question, answer),) = general.turns(1)
-    return _said(question, answer)
+    return said(question, answer)
 
 
 def exchange(rng: random.Random, asked: Sequence[Task], offered: dict[str, Offered]) -> list[Message]:
@@ -129,12 +129,18 @@ def json_conversation(rng: random.Random, general: General) -> Record:
         made = extraction(rng, held_out=False)
     before: list[Message] = []
     if made.system is None and rng.random() < 0.15:
-        before = [message for turn in general.turns(2) for message in _said(*turn)]
+        before = [message for turn in general.turns(2) for message in said(*turn)]
+    return {"messages": extracted(made, before)}
+
+
+def extracted(made: Extraction, before: Sequence[Message] = ()) -> list[Message]:
+    """The conversation in which it is asked and answered, after other messages."""
     system = [] if made.system is None else [{"role": "system", "content": made.system}]
-    return {"messages": [*system, *before, *_said(made.question, made.answer)]}
+    return [*system, *before, *said(made.question, made.answer)]
 
 
-def _said(question: str, answer: str) -> list[Message]:
+def said(question: str, answer: str) -> list[Message]:
+    """One turn."""
     return [{"role": "user", "content": question}, {"role": "assistant", "content": answer}]
 
 
@@ -144,13 +150,7 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--out", type=Path, help="file to write; the standard output if not given")
     args = parser.parse_args()
-    source = records(args.seed)
-    lines = (json.dumps(next(source), ensure_ascii=False) for _ in range(args.count))
-    if args.out:
-        with args.out.open("w", encoding="utf-8") as file:
-            file.writelines(f"{line}\n" for line in lines)
-    else:
-        sys.stdout.writelines(f"{line}\n" for line in lines)
+    write_lines(itertools.islice(records(args.seed), args.count), args.out)
 
 
 if __name__ == "__main__":

@@ -20,7 +20,6 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import jax.numpy as jnp
 import numpy as np
 
 import mistral_jax
@@ -28,11 +27,11 @@ from demo.evaluate import Predict
 from demo.skills.corpus import General
 from demo.skills.evaluate import BASE, predictors
 from demo.tokenizer import MODEL_FOLDER
-from demo.tools.corpus import Message, exchange
+from demo.tools.batches import padded
+from demo.tools.corpus import Message, exchange, extracted, said
 from demo.tools.extraction import extraction
 from demo.tools.functions import CALLED, offer
 from demo.tools.questions import task
-from mistral_jax.adapters.load_adapters import load_adapters, open_adapters
 from mistral_jax.chat.output.grammar import ToolSpec, tool_call_grammar
 from mistral_jax.grammar.grammar import Grammar
 from mistral_jax.hub.files import DEMO_TOOLS_FOLDER
@@ -40,7 +39,6 @@ from mistral_jax.notebook.language_model import LanguageModel
 from mistral_jax.training.chat_data import ChatEncoder, Example
 
 NAME, HELD = "tools", "tools, in a grammar"
-_ROWS, _PAD_TO = 8, 64
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -71,18 +69,11 @@ def cases(limit: int = 200, seed: int = 31) -> list[Case]:
     for _ in range(limit):
         ((question, answer),) = general.turns(1)
         case = _call(rng, "tools are not needed", [rng.choice(list(CALLED))])
-        said = ({"role": "user", "content": question}, {"role": "assistant", "content": answer})
-        result.append(replace(case, messages=said))
+        result.append(replace(case, messages=tuple(said(question, answer))))
     for row, new in (("JSON", False), ("JSON, new keys and words", True)):
         for _ in range(limit):
             made = extraction(rng, held_out=True, new_template=new)
-            system = [] if made.system is None else [{"role": "system", "content": made.system}]
-            messages = (
-                *system,
-                {"role": "user", "content": made.question},
-                {"role": "assistant", "content": made.answer},
-            )
-            result.append(Case(row=row, messages=messages, schema=dict(made.schema)))
+            result.append(Case(row=row, messages=tuple(extracted(made)), schema=dict(made.schema)))
     return result
 
 
@@ -106,18 +97,11 @@ def encoded(case: Case, encoder: ChatEncoder) -> Example:
 
 def exact(predict: Predict, examples: Sequence[Example]) -> list[bool]:
     """Whether greedy decoding gives the taught reply and then ends, for each conversation."""
-    order = sorted(range(len(examples)), key=lambda i: len(examples[i]))
     right = [False] * len(examples)
-    for first in range(0, len(order), _ROWS):
-        batch = order[first : first + _ROWS]
-        length = -(-max(len(examples[i]) for i in batch) // _PAD_TO) * _PAD_TO
-        padded = np.zeros((_ROWS, length), np.int32)
-        for row, i in enumerate(batch):
-            padded[row, : len(examples[i])] = examples[i].tokens
-        best = predict(padded)
-        for row, i in enumerate(batch):
-            tokens, counted = examples[i].tokens, examples[i].counted
-            right[i] = bool(np.all(best[row, : len(tokens) - 1][counted[1:]] == tokens[counted]))
+    for numbers, tokens in padded(examples):
+        for i, best in zip(numbers, predict(tokens), strict=False):
+            places = np.flatnonzero(examples[i].counted)
+            right[i] = bool(np.all(best[places - 1] == examples[i].tokens[places]))
     return right
 
 
@@ -158,8 +142,8 @@ def main() -> None:
     encoder = ChatEncoder(model.tokenizer, model.chat_formatter, model.description.eos_ids)
     asked = cases(args.limit)
     examples = [encoded(case, encoder) for case in asked]
-    adapters, _ = load_adapters(open_adapters(model.config, loras=loras), dtype=jnp.float32)
-    predict = predictors(model.module, adapters, None)
+    assert model.runner.adapters is not None
+    predict = predictors(model.module, model.runner.adapters, None)
     columns = {name: exact(predict[name], examples) for name in (BASE, NAME)}
     columns[HELD] = [_is_held(case) and operator.eq(*held(model, case)) for case in asked]
     table = {row: _shares(asked, columns, row) for row in dict.fromkeys(case.row for case in asked)}
@@ -167,8 +151,8 @@ def main() -> None:
     wrong = [case for case, ok in zip(asked, columns[NAME], strict=True) if not ok]
     for row in table if args.failures else ():
         for case in [case for case in wrong if case.row == row][: args.failures]:
-            said, expected = held(model, case, constrained=False)
-            print(f"\n[{row}] {case.messages[-2]['content']}\n  said:   {said}\n  taught: {expected}")
+            written, expected = held(model, case, constrained=False)
+            print(f"\n[{row}] {case.messages[-2]['content']}\n  said:   {written}\n  taught: {expected}")
     if args.json:
         result = {
             "command": f"python -m demo.tools.evaluate --limit {args.limit}",

@@ -24,16 +24,14 @@ from flax import nnx
 import mistral_jax
 from demo.skills.corpus import GENERAL, chats, messages
 from demo.tokenizer import MODEL_FOLDER
+from demo.tools.batches import padded
 from demo.train import save
-from mistral_jax.adapters.load_adapters import load_adapters, open_adapters
-from mistral_jax.checkpoint.weights import load_weights, open_weights
 from mistral_jax.hub.files import DEMO_TOOLS_FOLDER
 from mistral_jax.model.low_rank import AdapterBank, Mixture
 from mistral_jax.model.mistral import Mistral
 from mistral_jax.training.chat_data import ChatEncoder, Example
 
 CHARACTERS = "<>\n"
-_ROWS, _PAD_TO = 8, 64
 
 
 def hidden_states(model: Mistral, bank: AdapterBank | None, examples: list[Example]) -> tuple[np.ndarray, np.ndarray]:
@@ -51,17 +49,11 @@ def hidden_states(model: Mistral, bank: AdapterBank | None, examples: list[Examp
 
     found: list[np.ndarray] = []
     targets: list[np.ndarray] = []
-    examples = sorted(examples, key=len)
-    for first in range(0, len(examples), _ROWS):
-        batch = examples[first : first + _ROWS]
-        tokens = np.zeros((_ROWS, -(-max(map(len, batch)) // _PAD_TO) * _PAD_TO), np.int32)
-        for row, example in enumerate(batch):
-            tokens[row, : len(example)] = example.tokens
-        hidden = np.asarray(states(params, bank, tokens))
-        for row, example in enumerate(batch):
-            places = np.flatnonzero(example.counted)
-            found.append(hidden[row, places - 1])
-            targets.append(example.tokens[places])
+    for numbers, tokens in padded(examples):
+        for i, hidden in zip(numbers, np.asarray(states(params, bank, tokens)), strict=False):
+            places = np.flatnonzero(examples[i].counted)
+            found.append(hidden[places - 1])
+            targets.append(examples[i].tokens[places])
     return np.concatenate(found), np.concatenate(targets)
 
 
@@ -117,20 +109,19 @@ def main() -> None:
     parser.add_argument("--count", type=int, default=1500, help="conversations with tools, and as many of the base")
     parser.add_argument("--steps", type=int, default=600)
     args = parser.parse_args()
-    model = mistral_jax.load(args.folder, dtype="float32", slots=1, length=64, progress=False)
+    loras = {"tools": args.adapter}
+    model = mistral_jax.load(args.folder, loras=loras, dtype="float32", slots=1, length=64, progress=False)
     encoder = ChatEncoder(model.tokenizer, model.chat_formatter, model.description.eos_ids)
     with args.data.open(encoding="utf-8") as file:
         lines = list(itertools.islice(file, args.count))
     with_tools = [example for line in lines for example in encoder.encode(json.loads(line))]
     own = itertools.islice(chats(GENERAL, 5), args.count)
     without = [example for chat in own for example in encoder.encode({"messages": messages(chat)})]
-    adapters, _ = load_adapters(open_adapters(model.config, loras={"tools": args.adapter}), dtype=jnp.float32)
-    found = [hidden_states(model.module, adapters.bank, with_tools), hidden_states(model.module, None, without)]
-    hidden, targets = (np.concatenate(parts) for parts in zip(*found, strict=True))
-    base = load_weights(
-        model.config, open_weights(model.config, [args.folder / "model.safetensors"]), dtype=jnp.float32
-    )
+    base, adapters = model.module, model.runner.adapters
     assert base.lm_head is not None
+    assert adapters is not None
+    found = [hidden_states(base, adapters.bank, with_tools), hidden_states(base, None, without)]
+    hidden, targets = (np.concatenate(parts) for parts in zip(*found, strict=True))
     output = np.asarray(base.lm_head.weight[...])
     rows = np.array([model.tokenizer.encode(character)[0] for character in CHARACTERS])
     changed = output.copy()

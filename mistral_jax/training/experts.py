@@ -14,17 +14,16 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from conversion.adapters.errors import AdapterError
 from conversion.adapters.lora.files import LoRAFiles, LoRAModule
 from conversion.adapters.modules import ModuleKey
 from conversion.adapters.writing import Adapter, ChangedLoRA, Factors
 from conversion.weights.tensor_source import Array
 from mistral_jax.adapters.bank import AdapterSet
 from mistral_jax.adapters.load_adapters import open_adapters
-from mistral_jax.model.low_rank import AdapterBank, LowRank, part_features
+from mistral_jax.model.low_rank import AdapterBank, LowRank
 from mistral_jax.quant.array import Plain, dense, padded
 from mistral_jax.training.base import BaseModel
-from mistral_jax.training.lora_training import BankFactors, TrainedLoRA
+from mistral_jax.training.lora_training import BankFactors, TrainedLoRA, check_shapes
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -61,7 +60,7 @@ def open_experts(base: BaseModel, adapters: Mapping[str, Path | str | TrainedLoR
     """The experts under their names, checked to fit the model, in their order."""
     for name, adapter in adapters.items():
         if isinstance(adapter, TrainedLoRA):
-            _check_shapes(name, adapter, base)
+            check_shapes(name, adapter, base)
     paths = {name: str(adapter) for name, adapter in adapters.items() if not isinstance(adapter, TrainedLoRA)}
     opened = {lora.name: lora for lora in open_adapters(base.module.config, loras=paths, base_model=base.name).loras}
     return tuple(
@@ -128,10 +127,3 @@ def retrained(expert: GivenExpert, adapters: AdapterSet, factors: BankFactors) -
         type_a, type_b = expert.types(key)
         kept[key] = (a.astype(type_a), b.astype(type_b))
     return ChangedExpert(source=expert, factors=kept)
-
-
-def _check_shapes(name: str, lora: TrainedLoRA, base: BaseModel) -> None:
-    features = part_features(base.module.config)
-    for key, (a, b) in lora.factors.items():
-        if key.layer >= base.module.config.num_layers or (b.shape[0], a.shape[1]) != features[key.part]:
-            raise AdapterError(f"adapter {name} does not fit the model at {key.path}: it was trained for another model")

@@ -10,6 +10,7 @@ from __future__ import annotations
 import hashlib
 import math
 from collections.abc import Mapping
+from contextlib import closing
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -21,6 +22,7 @@ import ml_dtypes
 import numpy as np
 from flax import nnx
 
+from conversion.adapters.errors import AdapterError
 from conversion.adapters.lora.files import LoRAFiles, LoRAModule
 from conversion.adapters.modules import ModuleKey, torch_order
 from conversion.adapters.writing import Factors, NewLoRA, write_lora
@@ -119,13 +121,7 @@ def train_lora(
     settings = settings or LoRATrainingSettings()
     base = BaseModel.of(model)
     base.check_differentiable()
-    initial, describes = initial_factors(base.module.config, settings), base.identity
-    if start is not None:
-        given = _opened(start, base)
-        initial = factors_of(given, base.module.config, settings)
-        describes = describes | {"start": fingerprint(given)}
-        if isinstance(given, LoRAFiles):
-            given.close()
+    initial, identity = _beginning(start, base, settings)
     sets = prepare_data(base, data, validation, settings)
     folder = prepare(output, resume=resume, overwrite=overwrite)
     graph, weights = nnx.split(base.module)
@@ -135,7 +131,7 @@ def train_lora(
         settings=settings,
         data=sets,
         folder=folder,
-        describes=describes,
+        describes=base.identity | identity,
         progress=progress,
     )
     run = trainer.fit(initial, resume=resume)
@@ -228,10 +224,30 @@ def initial_factors(config: MistralConfig, settings: LoRATrainingSettings) -> Ba
     return tuple(layers)
 
 
-def _opened(start: Path | str | TrainedLoRA, base: BaseModel) -> LoRAFiles | TrainedLoRA:
+def _beginning(
+    start: Path | str | TrainedLoRA | None, base: BaseModel, settings: LoRATrainingSettings
+) -> tuple[BankFactors, dict[str, str]]:
+    """The factors that training begins with, and what tells them from others."""
+    config = base.module.config
+    if start is None:
+        return initial_factors(config, settings), {}
     if isinstance(start, TrainedLoRA):
-        return start
-    return open_adapters(base.module.config, loras={"start": str(start)}, base_model=base.name).loras[0]
+        check_shapes(start.name, start, base)
+        return factors_of(start, config, settings), {"start": fingerprint(start)}
+    with closing(open_adapters(config, loras={"start": str(start)}, base_model=base.name)) as opened:
+        return factors_of(opened.loras[0], config, settings), {"start": fingerprint(opened.loras[0])}
+
+
+def check_shapes(name: str, lora: TrainedLoRA, base: BaseModel) -> None:
+    """Check that an adapter in memory fits the model.
+
+    Raises:
+      AdapterError: it does not.
+    """
+    features = part_features(base.module.config)
+    for key, (a, b) in lora.factors.items():
+        if key.layer >= base.module.config.num_layers or (b.shape[0], a.shape[1]) != features[key.part]:
+            raise AdapterError(f"adapter {name} does not fit the model at {key.path}: it was trained for another model")
 
 
 def factors_of(lora: LoRAFiles | TrainedLoRA, config: MistralConfig, settings: LoRATrainingSettings) -> BankFactors:

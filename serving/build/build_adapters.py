@@ -23,21 +23,24 @@ from serving.settings.settings import Settings
 from serving.settings.spec import local_name
 
 _DEMO_PREFIX = "demo-"
-_DEMO_TOOLS_NAME = DEMO_TOOLS.removeprefix(_DEMO_PREFIX)
 
 
 def xlora_source(settings: Settings) -> str | None:
     """Hub id or folder of the X-LoRA model; None: there is none."""
     if settings.kind.adapters == "x-lora":
         return settings.xlora_model_id or DEFAULT_XLORA
-    has_demo = settings.kind.weights == "demo" and is_folder(BUNDLED_ADAPTERS[DEMO_XLORA])
-    return DEMO_XLORA if has_demo else None
+    return DEMO_XLORA if _has_bundled(settings, DEMO_XLORA) else None
 
 
 def lora_sources(settings: Settings) -> dict[str, str]:
     """Hub ids or folders of the adapters beside those of the X-LoRA model, by name."""
-    has_demo = settings.kind.weights == "demo" and is_folder(BUNDLED_ADAPTERS[DEMO_TOOLS])
-    return {_DEMO_TOOLS_NAME: DEMO_TOOLS} if has_demo else settings.lora_sources
+    if _has_bundled(settings, DEMO_TOOLS):
+        return {DEMO_TOOLS.removeprefix(_DEMO_PREFIX): DEMO_TOOLS}
+    return settings.lora_sources
+
+
+def _has_bundled(settings: Settings, name: str) -> bool:
+    return settings.kind.weights == "demo" and is_folder(BUNDLED_ADAPTERS[name])
 
 
 def with_base_model(settings: Settings) -> Settings:

@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 from flax import nnx
 
+from conversion.adapters.errors import AdapterError
 from conversion.adapters.lora.files import open_lora
 from conversion.adapters.modules import PARTS, ModuleKey
 from conversion.files.output_files import OutputError
@@ -142,6 +143,15 @@ def test_training_goes_on_where_an_adapter_is(learnt: tuple[Any, Path]) -> None:
 def test_an_adapter_of_another_form_is_not_trained_further(changes: dict[str, Any], expected: str) -> None:
     other = run(replace(SETTINGS, steps=1, **changes))
     with pytest.raises(ValueError, match=expected):
+        run(start=other)
+
+
+def test_an_adapter_of_another_model_is_not_trained_further() -> None:
+    other = run()
+    key = ModuleKey(0, "q_proj")
+    a, b = other.factors[key]
+    other = replace(other, factors={**other.factors, key: (a[:, :-1], b)})
+    with pytest.raises(AdapterError, match=r"does not fit the model at .*q_proj: it was trained for another model"):
         run(start=other)
 
 

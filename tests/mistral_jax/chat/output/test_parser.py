@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import time
 
 import pytest
 from hypothesis import given, settings
@@ -12,6 +11,7 @@ from hypothesis import strategies as st
 from mistral_jax.chat.output.deltas import CallArguments, CallBegin, ContentText
 from mistral_jax.chat.output.formats import TOOL_FORMATS, OutputFormat
 from mistral_jax.chat.output.parser import OutputParser
+from tests.cpu_time import cpu_seconds_at_most
 from tests.mistral_jax.chat.output.completions import (
     MISTRAL,
     TAGS,
@@ -322,10 +322,9 @@ def test_time_is_linear(name: str) -> None:
         ["".join(item for item in calls if isinstance(item, str))],
         calls,
     ]
-    started = time.process_time()
-    for items in cases:
-        parse(form, items)
-    assert time.process_time() - started < 15
+    with cpu_seconds_at_most(15.0):
+        for items in cases:
+            parse(form, items)
 
 
 def test_json_arguments_come_back_as_they_were() -> None:
