@@ -24,7 +24,7 @@ import jax.numpy as jnp
 from jax import lax
 
 from mistral_jax.model.kv_cache import LOOP, LayerCache, ReadPlan, key_positions, read_block, read_blocks
-from mistral_jax.quant.dot import batched_dot, precision_of, row_sum
+from mistral_jax.quant.dot import batched_dot, precision_of, rounded_product, row_sum
 
 # In place of minus infinity: finite, so that a block without any visible key gives 0 and never NaN.
 _MASKED = -1e30
@@ -175,14 +175,13 @@ def _nothing(B: int, K: int, M: int, H: int) -> Partial:
 def _merge(a: Partial, b: Partial) -> Partial:
     """Merge two partial results. If `b` is fully masked, the result is `a`, bit for bit.
 
-    The part with the greater maximum is kept, and the other is scaled to it: one product and one sum, which compilers
-    can fuse in one way only. Of two products and a sum they may fuse either product, and choose by the shapes.
+    The part with the greater maximum is kept, and the other is scaled to it.
     """
     ahead = a[0] >= b[0]
     scale = jnp.exp(-jnp.abs(a[0] - b[0]))
 
     def join(x: jax.Array, y: jax.Array, ahead: jax.Array, scale: jax.Array) -> jax.Array:
-        return jnp.where(ahead, x, y) + jnp.where(ahead, y, x) * scale
+        return jnp.where(ahead, x, y) + rounded_product(jnp.where(ahead, y, x), scale)
 
     weighted = join(a[2], b[2], ahead[..., None], scale[..., None])
     return jnp.maximum(a[0], b[0]), join(a[1], b[1], ahead, scale), weighted

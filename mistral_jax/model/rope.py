@@ -14,6 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from mistral_jax.model.config import MistralConfig, RopeConfig
+from mistral_jax.quant.dot import rounded_product
 
 
 def inverse_frequencies(rope: RopeConfig, head_dim: int) -> np.ndarray:
@@ -70,7 +71,11 @@ def rotation(config: MistralConfig, positions: jax.Array) -> tuple[jax.Array, ja
 def rotate(x: jax.Array, cos: jax.Array, sin: jax.Array) -> jax.Array:
     """Rotate the halves of each head. `x` [B, T, N, H] in any float type; returns float32 of the same shape."""
     first, second = jnp.split(x.astype(jnp.float32), 2, axis=-1)
-    return jnp.concatenate([first * cos - second * sin, second * cos + first * sin], axis=-1)
+    rotated = (
+        rounded_product(first, cos) - rounded_product(second, sin),
+        rounded_product(second, cos) + rounded_product(first, sin),
+    )
+    return jnp.concatenate(rotated, axis=-1)
 
 
 def attention_temperature(config: MistralConfig, positions: jax.Array) -> jax.Array | None:

@@ -68,6 +68,15 @@ def precision_of(x: jax.Array) -> lax.Precision:
     return lax.Precision.HIGHEST if x.dtype == jnp.float32 else lax.Precision.DEFAULT
 
 
+def rounded_product(x: jax.Array, y: jax.Array) -> jax.Array:
+    """`x * y`, rounded before anything is added to it.
+
+    Compilers may compute a product and a sum with one rounding, and whether they do depends on the shapes; so would the
+    last bit. The selection between the two, which always takes the product, keeps them apart at no cost.
+    """
+    return jnp.where(jnp.isnan(y), jnp.nan, x * y)
+
+
 _SUMMED_AT_ONCE = 4096
 """Longest row that is summed by one product; longer rows are summed in parts, and then the sums of the parts."""
 
