@@ -45,20 +45,26 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     # Several processes then end at about the same time.
     first = {item.path for item in slow}
     items.sort(key=lambda item: item.path not in first)
-    samples = set(slow.values())
-    count = -(-len(samples) // config.getoption("--sample-slow"))
-    if count == len(samples):
+    one_in = config.getoption("--sample-slow")
+    if one_in == 1:
         return
     head = subprocess.run(["git", "rev-parse", "HEAD"], cwd=config.rootpath, capture_output=True, check=False).stdout
-    kept = set(sorted(samples, key=lambda sample: hashlib.sha256(head + sample.encode()).digest())[:count])
+    kept: set[str] = set()
+    # Files apart from tests, as one of them takes as long as many of these.
+    for files in (True, False):
+        samples = {sample for sample in slow.values() if sample.endswith(".py") is files}
+        samples = sorted(samples, key=lambda sample: hashlib.sha256(head + sample.encode()).digest())
+        kept |= set(samples[: -(-len(samples) // one_in)])
     left_out = {item for item, sample in slow.items() if sample not in kept}
     config.hook.pytest_deselected(items=list(left_out))
     items[:] = [item for item in items if item not in left_out]
 
 
 def _sampled_by(item: pytest.Item) -> str:
-    """What is drawn or left out as a whole: the test, or the tests of its file with the same value of a parameter."""
+    """What is drawn or left out as a whole: the test, its file, or its file's tests with one value of a parameter."""
     marker = item.get_closest_marker("slow")
     assert marker is not None
     by = marker.kwargs.get("by")
+    if by == "file":
+        return str(item.path)
     return item.nodeid if by is None else f"{item.path}: {item.callspec.params[by]}"  # type: ignore[attr-defined]

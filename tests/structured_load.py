@@ -99,7 +99,7 @@ def serving(folder: Path, kind: str) -> Generator[httpx.Client]:
     }
     service = build_service(Settings(**settings))
     with listening(service=service, **settings) as server:
-        wait_for(lambda: service.engine.status.state is EngineState.READY, 300)
+        wait_for(lambda: service.engine.status.state is EngineState.READY, 500)
         with httpx.Client(base_url=server.url, timeout=300) as client:
             yield client
 

@@ -14,6 +14,8 @@ from tests.clients.asked import PARAMETERS, QUESTION, TOO_LONG, WeatherArguments
 from tests.clients.conftest import KEY
 from tests.integration.conftest import ServerProcess
 
+pytestmark = pytest.mark.slow(by="file")
+
 anthropic = pytest.importorskip("anthropic")
 
 TOOL: Any = {"name": "get_weather", "description": "The weather of a city.", "input_schema": PARAMETERS}

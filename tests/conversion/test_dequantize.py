@@ -15,6 +15,8 @@ import pytest
 from conversion.dequantize import PACKED, UNPACKABLE, dequantize, dequantize_into, to_device, unpack, unpack_runs
 from conversion.weights.ggml_types import BY_NAME, TYPES, GGMLType
 
+pytestmark = pytest.mark.slow
+
 HALVES = {
     **dict.fromkeys(
         ("Q4_0", "Q5_0", "Q8_0", "IQ4_NL", "IQ4_XS", "IQ1_S", "IQ2_XXS", "IQ2_XS", "IQ2_S", "IQ3_XXS", "IQ3_S"), (0,)

@@ -22,6 +22,8 @@ from conversion.quantize import QUANTIZABLE, fallback, pack, quantize, to_device
 from conversion.weights.ggml_types import BY_NAME, TYPES
 from tests.goldens.quantizer_weights import borders, families, root_mean_square
 
+pytestmark = pytest.mark.slow
+
 GOLDENS = json.loads((Path(__file__).parents[1] / "goldens" / "quantizers.json").read_text())
 EXACT = ("Q4_0", "Q4_1", "Q5_0", "Q5_1", "Q8_0")
 SEARCHED = ("Q2_K", "Q3_K", "Q4_K", "Q5_K", "Q6_K", "IQ4_NL", "IQ4_XS")

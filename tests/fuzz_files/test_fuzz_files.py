@@ -15,6 +15,8 @@ import pytest
 from tests.fuzz_files.kinds import DOCUMENTED, all_kinds
 from tests.fuzz_files.mutations import mutated_json, mutated_protobuf
 
+pytestmark = pytest.mark.slow
+
 COUNT = int(os.environ.get("MISTRAL_JAX_FUZZ_FILES", "120"))
 NAMES = ("config.json", "params.json", "tokenizer.json", "tekken.json", "tokenizer.model", "side files")
 NAMES += ("generation_config.json", "adapter_config.json", "xlora_config.json", "ordering")

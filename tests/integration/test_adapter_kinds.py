@@ -22,6 +22,8 @@ from tests.integration.adapted_models import write_all
 from tests.integration.conftest import start_server
 from tests.serving.harness import TEXT, listening, wait_for
 
+pytestmark = pytest.mark.slow(by="file")
+
 
 @pytest.fixture(scope="module")
 def files(tmp_path_factory: pytest.TempPathFactory) -> Path:
@@ -48,7 +50,7 @@ def serving(files: Path, **changes: Any) -> Iterator[str]:
     options |= {} if "gguf" in options["model_kind"] else {"model_id": str(files / "base")}
     service = build_service(Settings(**options))
     with listening(service=service, **options) as server:
-        wait_for(lambda: service.engine.status.state is EngineState.READY, 120)
+        wait_for(lambda: service.engine.status.state is EngineState.READY, 500)
         yield server.url
 
 

@@ -9,6 +9,8 @@ import sys
 
 import pytest
 
+pytestmark = pytest.mark.slow(by="file")
+
 
 @pytest.mark.slow
 def test_bench_times_each_number_of_rows():
@@ -16,7 +18,7 @@ def test_bench_times_each_number_of_rows():
         *(sys.executable, "-m", "serving.commands.cli", "--compilation-cache", os.environ["JAX_COMPILATION_CACHE_DIR"]),
         *("bench", "--rows", "1,3", "--prompt-tokens", "20", "--answer-tokens", "6", "--repeats", "1", "--json"),
     ]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=240, check=False)
+    done = subprocess.run(command, capture_output=True, text=True, timeout=500, check=False)
     assert done.returncode == 0, done.stderr
     report = json.loads(done.stdout)
     assert (report["model"], report["dtype"], report["prompt_tokens"]) == ("demo", "bfloat16", 20)

@@ -12,6 +12,8 @@ import pytest
 import mistral_jax
 from tests.integration.conftest import start_server
 
+pytestmark = pytest.mark.slow(by="file")
+
 FILE = Path(__file__).parents[1] / "goldens" / "gguf" / "wide.Q4_K_M.gguf"
 
 

@@ -25,6 +25,8 @@ from serving.settings.settings import Settings
 from tests.integration.adapted_models import write_adapter, write_base, write_mixture
 from tests.serving.harness import TEXT, events_of, listening, wait_for
 
+pytestmark = pytest.mark.slow(by="file")
+
 ROOM = 2
 """Adapters that may be loaded later."""
 REMOVED = "Success: LoRA adapter 'red' removed successfully."
@@ -107,7 +109,7 @@ def server(files: Path) -> Iterator[Adapted]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(DecodeLoop, "step", watched)
         with listening(service=service, **options) as server:
-            wait_for(lambda: engine.status.state is EngineState.READY, 120)
+            wait_for(lambda: engine.status.state is EngineState.READY, 500)
             yield Adapted(server.url, engine, files / "later", read)
 
 

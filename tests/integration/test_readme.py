@@ -184,6 +184,6 @@ def run(command: list[str], *, cwd: Path) -> subprocess.CompletedProcess[str]:
         "PYTHONPATH": str(ROOT),
         "MISTRAL_JAX_COMPILATION_CACHE": os.environ["JAX_COMPILATION_CACHE_DIR"],
     }
-    done = subprocess.run(command, cwd=cwd, env=env, capture_output=True, text=True, check=False, timeout=280)
+    done = subprocess.run(command, cwd=cwd, env=env, capture_output=True, text=True, check=False, timeout=500)
     assert done.returncode == 0, done.stderr
     return done

@@ -20,6 +20,8 @@ import mistral_jax
 from tests.integration.conftest import ServerProcess
 from tests.serving.api.responses.scores.test_echo import loglikelihood
 
+pytestmark = pytest.mark.slow(by="file")
+
 # What a well-known harness sends, beside the prompts.
 HARNESS = {"temperature": 0, "max_tokens": 1, "logprobs": 1, "seed": 1234, "echo": True, "model": "demo"}
 TEXTS = ["The capital of Italy is Rome.", "Hello", "What is a KV cache? It holds keys and values.", "日本語 🎉 ok?"]
@@ -120,7 +122,7 @@ def test_scores_are_those_of_the_model_offline(http: httpx.Client):
         ((token, value),) = entry.items()
         assert int(token) == told["prompt_token_ids"][place]
         # In bfloat16, a whole pass rounds other sums than chunks do.
-        assert value["logprob"] == pytest.approx(expected.logprobs[place], abs=0.05)
+        assert value["logprob"] == pytest.approx(expected.logprobs[place], abs=0.05, rel=0.01)
         nearly = table[place - 1] > table[place - 1, int(token)] + 0.1
         above = table[place - 1] > table[place - 1, int(token)] - 0.1
         assert nearly.sum() <= value["rank"] - 1 <= above.sum()

@@ -27,6 +27,8 @@ from tests.parity_xlora import (
     whole,
 )
 
+pytestmark = pytest.mark.slow(by="file")
+
 # Layerwise with unequal layers, top-k with its softmax, a scaling pass with adapters.
 THROUGH_CACHES = "08"
 

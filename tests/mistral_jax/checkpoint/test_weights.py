@@ -29,6 +29,8 @@ from mistral_jax.checkpoint.weights import (
 from mistral_jax.model.config import MistralConfig, RopeConfig
 from mistral_jax.model.mistral import Mistral
 
+pytestmark = pytest.mark.slow
+
 CONFIG = MistralConfig(
     vocab_size=97, hidden_size=12, intermediate_size=14, num_layers=2, num_heads=6, num_kv_heads=2, head_dim=10
 )

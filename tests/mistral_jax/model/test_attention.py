@@ -17,6 +17,8 @@ import pytest
 from mistral_jax.model.attention import attend
 from mistral_jax.model.kv_cache import BLOCK, LOOP, LayerCache, ReadPlan
 
+pytestmark = pytest.mark.slow
+
 S, H = 3 * BLOCK, 20
 attend_jit = jax.jit(attend, static_argnames=("window", "plan"))
 C = S // BLOCK

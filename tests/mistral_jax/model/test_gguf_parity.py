@@ -14,6 +14,8 @@ from mistral_jax.hub.files import find_model
 from mistral_jax.notebook.language_model import LanguageModel
 from tests.parity_gguf import Golden, answer, distance, generate, goldens, leads_lost
 
+pytestmark = pytest.mark.slow
+
 # llama.cpp unpacked to float32 computes as we do. Measured: 1.2e-5 at most.
 TO_EXACT = 1e-4
 # What the rounding of activations makes of llama.cpp's logits, and of nothing else. Measured, at most: 8 bits 0.19

@@ -29,6 +29,8 @@ from mistral_jax.model.kv_cache import (
 )
 from mistral_jax.model.mistral import Mistral
 
+pytestmark = pytest.mark.slow
+
 SHAPE = {
     "vocab_size": 97,
     "hidden_size": 60,

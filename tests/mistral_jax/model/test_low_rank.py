@@ -16,6 +16,8 @@ from mistral_jax.model.mistral import Mistral
 from mistral_jax.quant.array import QuantizedArray, padded
 from tests.mistral_jax.tiny_adapters import CONFIG, LORAS, RandomLoRA, adapter_set, model
 
+pytestmark = pytest.mark.slow
+
 TOKENS = np.random.default_rng(1).integers(3, CONFIG.vocab_size, (3, 11)).astype(np.int32)
 PROJECTION = {
     "q_proj": ("self_attn", "qkv_proj"),

@@ -11,6 +11,8 @@ from conversion.weights.weight_files import find_weight_files
 from mistral_jax.model.config import MistralConfig
 from tests.parity_table import BOUNDS, GOLDENS, VARIANTS, error, load, logits, texts
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.mark.slow(by="variant")
 @pytest.mark.parametrize("way", ["whole", "loop"])

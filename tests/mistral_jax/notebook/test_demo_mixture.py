@@ -16,6 +16,8 @@ from mistral_jax.notebook.language_model import LanguageModel
 from mistral_jax.runtime.sampling.params import SamplingParams
 from mistral_jax.runtime.sampling.sample import Features
 
+pytestmark = pytest.mark.slow(by="file")
+
 QUESTIONS = {
     "arithmetic": "What is 12 plus 25?",
     "conversion": "How many centimetres are 7 metres?",

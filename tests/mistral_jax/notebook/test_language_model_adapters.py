@@ -24,6 +24,8 @@ from mistral_jax.model.mistral import Mistral
 from mistral_jax.notebook.language_model import LanguageModel
 from mistral_jax.notebook.load import load
 
+pytestmark = pytest.mark.slow(by="file")
+
 CONFIG = MistralConfig(
     vocab_size=2051,
     hidden_size=20,

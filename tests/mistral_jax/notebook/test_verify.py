@@ -17,6 +17,8 @@ from mistral_jax.notebook.tensor_differences import compare_arrays
 from mistral_jax.notebook.verify import TEXT, verify
 from tests.conversion.tiny_models import CONFIG, DEMO, random_tensors, write_folder, write_mistral_folder
 
+pytestmark = pytest.mark.slow(by="file")
+
 UP = "model.layers.1.mlp.up_proj.weight"
 WORDS = "the cat sat on the mat and the dog sat on the cat"
 

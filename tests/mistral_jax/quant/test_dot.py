@@ -20,6 +20,8 @@ from mistral_jax.quant.dot import batched_dot, dot, row_sum
 from mistral_jax.quant.product import matmul, take_rows
 from tests.dot_bits import differing_rows
 
+pytestmark = pytest.mark.slow
+
 DTYPES = ("float32", "bfloat16")
 
 

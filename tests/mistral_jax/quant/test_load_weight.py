@@ -19,6 +19,8 @@ from mistral_jax.model.mistral import Mistral
 from mistral_jax.quant.array import Int8Array, Packed, QuantizedArray, RowStack, dense, padded
 from mistral_jax.quant.plan import QUANTIZATIONS, Quantization
 
+pytestmark = pytest.mark.slow
+
 GGUF = Path(__file__).parents[2] / "goldens" / "gguf"
 CONFIG = MistralConfig(
     vocab_size=97,

@@ -16,7 +16,8 @@ from jax.sharding import SingleDeviceSharding
 
 from mistral_jax.quant.placement import Placement, choose_placement
 
-pytestmark = pytest.mark.timeout(900)  # a process with four devices, and nine models in two forms each
+# A process with four devices, and nine models in two forms each.
+pytestmark = [pytest.mark.timeout(900), pytest.mark.slow(by="file")]
 REPOSITORY = Path(__file__).parents[3]
 TINY = {
     **{"vocab_size": 97, "hidden_size": 12, "intermediate_size": 20, "num_layers": 1},

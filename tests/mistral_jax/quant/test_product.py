@@ -17,6 +17,8 @@ from mistral_jax.quant.array import QuantizedArray, RowStack, dense, int8_array,
 from mistral_jax.quant.native import native
 from mistral_jax.quant.product import matmul, take_rows
 
+pytestmark = pytest.mark.slow
+
 PACKED = [kind for kind in TYPES if kind.dtype is None and kind.name in UNPACKABLE]
 
 

@@ -19,7 +19,10 @@ from mistral_jax.model.kv_cache import KVCache
 from mistral_jax.model.mistral import Mistral
 
 CPU = jax.devices()[0].platform == "cpu"
-pytestmark = pytest.mark.skipif(not CPU, reason="on an accelerator the libraries choose kernels by shape")
+pytestmark = [
+    pytest.mark.skipif(not CPU, reason="on an accelerator the libraries choose kernels by shape"),
+    pytest.mark.slow,
+]
 
 LENGTH, CHUNK = 384, 128
 CONFIGS = {

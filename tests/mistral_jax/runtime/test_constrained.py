@@ -19,6 +19,8 @@ from mistral_jax.runtime.speculation_policy import SpeculationPolicy
 from tests.mistral_jax.adapters.test_xlora import TEXT, XLORA, runner
 from tests.mistral_jax.tiny_adapters import CONFIG
 
+pytestmark = pytest.mark.slow(by="file")
+
 V = CONFIG.vocab_size
 STEPS = 24
 SAMPLED = SamplingParams(temperature=0.9, top_p=0.95, seed=11, max_tokens=STEPS, repetition_penalty=1.2)

@@ -19,6 +19,8 @@ from mistral_jax.runtime.sampling.params import SamplingParams
 from mistral_jax.runtime.sampling.sample import Features
 from tests.mistral_jax.tiny_adapters import CONFIG, adapter_set, model, xlora
 
+pytestmark = pytest.mark.slow(by="file")
+
 XLORA = AdapterChoice(xlora=True)
 CHOICES = (BASE, AdapterChoice(weights=((1, 1.0), (2, 0.5))), XLORA)
 TEXT = tuple(int(t) for t in np.random.default_rng(4).integers(3, CONFIG.vocab_size, 150))

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import jax.numpy as jnp
 import numpy as np
+import pytest
 
 from mistral_jax.adapters.choice import BASE, AdapterChoice
 from mistral_jax.model.kv_cache import LOOP, KVCache
 from mistral_jax.runtime.mixing import NEVER, AdaptedModel, Caches, MixingRows, RowMixing
 from tests.mistral_jax.tiny_adapters import CONFIG, adapter_set, model, xlora
+
+pytestmark = pytest.mark.slow
 
 A = 3
 

@@ -15,6 +15,8 @@ from mistral_jax.runtime.sampling.params import SamplingParams
 from mistral_jax.runtime.sampling.sample import Features
 from tests.mistral_jax.tiny_adapters import hold_matrices_as
 
+pytestmark = pytest.mark.slow
+
 STEPS = 6
 
 

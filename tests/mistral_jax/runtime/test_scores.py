@@ -24,6 +24,8 @@ from mistral_jax.runtime.sampling.params import MAX_TOP_LOGPROBS, SamplingParams
 from mistral_jax.runtime.sampling.sample import PACKED_WIDTH, Features, score_tokens, unpack
 from tests.mistral_jax.tiny_adapters import CONFIG, adapter_set, model, xlora
 
+pytestmark = pytest.mark.slow(by="file")
+
 XLORA = AdapterChoice(xlora=True)
 CHOICES = (BASE, AdapterChoice(weights=((1, 1.0), (2, 0.5))), XLORA, AdapterChoice(xlora=True, freeze_after=1))
 TEXT = tuple(int(t) for t in np.random.default_rng(4).integers(3, CONFIG.vocab_size, 150))
@@ -137,8 +139,11 @@ def test_scores_are_those_of_a_whole_pass_without_a_cache(float32: Runners) -> N
             likeliest = -np.sort(-expected, axis=-1)[:, :MAX_TOP_LOGPROBS]
             told = packed[:, 2 + MAX_TOP_LOGPROBS : -1].view(np.float32)
             np.testing.assert_allclose(told, likeliest, atol=1e-5, rtol=0)
-            above = expected > expected[np.arange(length - 1), text[1:]][:, None]
-            np.testing.assert_array_equal(packed[:, -1], 1 + above.sum(axis=-1))
+            # Two tokens may be as likely as each other but for the last bits, which differ between the two ways.
+            own = expected[np.arange(length - 1), text[1:]][:, None]
+            ranks = packed[:, -1] - 1
+            assert ((expected > own + 2e-5).sum(axis=-1) <= ranks).all()
+            assert (ranks <= (expected > own - 2e-5).sum(axis=-1) - 1).all()
 
 
 @pytest.mark.parametrize(("quant", "dtype"), [("q8_0", "bfloat16"), ("q4_k", "float32"), ("int8", "bfloat16")])

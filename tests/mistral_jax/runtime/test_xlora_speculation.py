@@ -20,6 +20,8 @@ from mistral_jax.runtime.step import Rows, SpeculationRows
 from tests.mistral_jax.adapters.test_xlora import STEPS, TEXT, XLORA, answers, runner
 from tests.mistral_jax.tiny_adapters import xlora
 
+pytestmark = pytest.mark.slow(by="file")
+
 GREEDY = SamplingParams(temperature=0.0, seed=3)
 
 

@@ -42,6 +42,8 @@ from tests.mistral_jax.training.tiny_training import (
     tiny_base,
 )
 
+pytestmark = pytest.mark.slow(by="file")
+
 TASK = shift_task(3, marker=3)
 SETTINGS = LoRATrainingSettings(
     steps=6, batch_tokens=64, buckets=1, rank=4, learning_rate=1e-2, checkpoint_every=0, validate_every=0

@@ -28,6 +28,8 @@ from mistral_jax.training.settings import LoRATrainingSettings, XLoRATrainingSet
 from mistral_jax.training.xlora_training import TrainedXLoRA, _with_one_expert, train_xlora
 from tests.mistral_jax.training.tiny_training import padded, power_cut, shift_task, tiny_base
 
+pytestmark = pytest.mark.slow(by="file")
+
 MARKERS = {"plus": 3, "minus": 4}
 TASKS = {name: shift_task(by, marker=MARKERS[name], count=60) for name, by in (("plus", 3), ("minus", -2))}
 BOTH = TASKS["plus"] + TASKS["minus"]

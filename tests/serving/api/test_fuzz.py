@@ -18,6 +18,8 @@ from serving.api.schemas import ChatCompletion, ChatCompletionRequest, Completio
 from tests.serving.fakes import FakeEngine
 from tests.serving.harness import CHAT, TEXT, events_of, running
 
+pytestmark = pytest.mark.slow
+
 NAMES = sorted(
     {field.name for field in FIELDS}
     | set(ChatCompletionRequest.__struct_fields__)

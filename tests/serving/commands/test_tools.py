@@ -22,6 +22,8 @@ from tests.conversion.gguf_files import rewritten
 from tests.conversion.tiny_models import GOLDENS, write_folder
 from tests.mistral_jax.hub.fake_hub import FakeHub
 
+pytestmark = pytest.mark.slow
+
 NARROW = str(GOLDENS / "narrow.Q4_0.gguf")
 
 

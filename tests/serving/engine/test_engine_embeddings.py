@@ -19,6 +19,8 @@ from serving.engine.engine import JaxEngine
 from serving.engine.messages import EngineState, Event, Request, Work
 from tests.serving.engine.test_engine import CONFIG, LENGTH, Inbox, make_engine, request, run, wait_for
 
+pytestmark = pytest.mark.slow(by="file")
+
 DAMAGED = 200
 
 
@@ -38,7 +40,7 @@ def runner() -> Runner:
 def engine(runner: Runner) -> Iterator[JaxEngine]:
     engine = make_engine(runner)
     engine.start()
-    wait_for(lambda: engine.status.state is EngineState.READY, seconds=120)
+    wait_for(lambda: engine.status.state is EngineState.READY, seconds=500)
     yield engine
     engine.drain(0)
     assert engine.status.state is EngineState.STOPPED

@@ -32,7 +32,7 @@ def runner() -> Runner:
 def engine(runner: Runner) -> Iterator[JaxEngine]:
     engine = make_engine(runner)
     engine.start()
-    wait_for(lambda: engine.status.state is EngineState.READY, seconds=120)
+    wait_for(lambda: engine.status.state is EngineState.READY, seconds=500)
     yield engine
     engine.drain(0)
     assert engine.status.state is EngineState.STOPPED

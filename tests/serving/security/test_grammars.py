@@ -103,7 +103,8 @@ def test_grammar_dos_health_answers_and_memory_stays_while_hostile_grammars_come
         slowest = max(took)
         assert slowest < 3 * TIME_LIMIT + 5, slowest
         assert after - before < MAX_BYTES + 500 * MIB, (before // MIB, after // MIB)
-        if not (found := watch.slow(idle.seconds, worst=1.5)):
+        # Four grammars are compiled at once, on perhaps two cores: the event loop waits for a core, not for them.
+        if not (found := watch.slow(idle.seconds, worst=3, usual=0.8)):
             return
         slow.append(found)
     pytest.fail(str(slow))

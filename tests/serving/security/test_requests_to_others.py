@@ -17,6 +17,8 @@ from tests.serving.fakes import FakeEngine
 from tests.serving.harness import CHAT, MESSAGES, listening
 from tests.serving.security.server_code import imports, is_of, modules
 
+pytestmark = pytest.mark.slow
+
 FETCHING = {
     "requests",
     "urllib.request",

@@ -44,7 +44,7 @@ def service(engine: JaxEngine) -> Service:
 def test_fairness_a_key_that_floods_the_queue_does_not_starve_another(engine: JaxEngine) -> None:
     body: dict[str, Any] = {"prompt": "abc", "max_tokens": 100, "ignore_eos": True}
     with listening(service=service(engine), api_keys=KEYS, max_queue=64) as server:
-        wait_for(lambda: engine.status.state is EngineState.READY, 60)
+        wait_for(lambda: engine.status.state is EngineState.READY, 500)
         with httpx.Client(base_url=server.url, timeout=120) as client:
             assert client.post(TEXT, json=body | {"max_tokens": 2}, headers=of("honest")).status_code == 200
             ended: list[tuple[float, str, int]] = []
@@ -131,7 +131,7 @@ def test_timing_side_channel_a_repeated_prompt_runs_in_full(engine: JaxEngine, m
     chunks: list[int] = []
     record_chunks(monkeypatch, chunks)
     with listening(service=service(engine), api_keys=KEYS) as server:
-        wait_for(lambda: engine.status.state is EngineState.READY, 60)
+        wait_for(lambda: engine.status.state is EngineState.READY, 500)
         counts: list[int] = []
         for key in (*KEYS, KEYS[0]):
             chunks.clear()

@@ -174,12 +174,17 @@ class Watch:
         self._stop.set()
         self._thread.join()
 
-    def slow(self, idle: list[float], *, worst: float) -> str:
+    def slow(self, idle: list[float], *, worst: float, usual: float = 0.25) -> str:
         """What was slow, or nothing. What the machine itself takes, when others use it, is not the server's; nor is one
         moment in which it did something else. A busy machine may be slow now and then, a blocked loop is each time: a
-        test tries again."""
+        test tries again.
+
+        Args:
+          worst: bound of the slowest answer, in seconds.
+          usual: bound of all others, besides what an idle server takes.
+        """
         *_, second, last = sorted(self.seconds)
-        if second < 0.25 + 3 * max(idle, default=0.0) and last < worst:
+        if second < usual + 3 * max(idle, default=0.0) and last < worst:
             return ""
         return f"/health took {second:.2f} and {last:.2f} s, {max(idle, default=0.0):.2f} s on the idle server"
 
