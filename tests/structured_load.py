@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 import os
 import shutil
 import tempfile
@@ -68,7 +69,7 @@ def write_model(folder: Path, kind: str) -> Path:
         num_attention_heads=2,
         num_key_value_heads=1,
         head_dim=16,
-        max_position_embeddings=4096,
+        max_position_embeddings=8192,
         bos_token_id=made.bos_id,
         eos_token_id=made.eos_id,
     )
@@ -90,7 +91,7 @@ def serving(folder: Path, kind: str) -> Generator[httpx.Client]:
         "device": "cpu",
         "dtype": "float32",
         "max_seqs": SLOTS,
-        "max_seq_len": 4096,
+        "max_seq_len": 8192,
         "prefill_chunk": 64,
         "max_queue": 64,
         "log_level": "error",
@@ -104,14 +105,14 @@ def serving(folder: Path, kind: str) -> Generator[httpx.Client]:
             yield client
 
 
-def closing_bias(client: httpx.Client) -> dict[str, float]:
-    """Makes noise come to an end: closing characters, and the quote."""
+def closing_bias(client: httpx.Client, vocab_size: int) -> dict[str, float]:
+    """Makes noise come to an end: closing characters, and the quote. More tokens are more noise to outweigh."""
     tokens = {
         token
         for text in ('"', '"}', '"]', "}", "]", "]}", '",', ", ", '": "')
         for token in client.post("/tokenize", json={"content": text}).json()["tokens"]
     }
-    return {str(token): 4.0 for token in tokens}
+    return {str(token): 4.0 + max(0.0, math.log(vocab_size / 32_000)) for token in tokens}
 
 
 def body_of(seed: int, bias: dict[str, float]) -> dict[str, Any]:
@@ -222,8 +223,10 @@ def run(folder: Path, kind: str, *, schemas: int, calls: int, again: int = 10) -
       again: one in this many is sent once more, alone, and compared.
     """
     counts: dict[str, Counter[str]] = {"schemas": Counter(), "calls": Counter()}
-    with serving(write_model(folder / kind, kind), kind) as client, ThreadPoolExecutor(2 * SLOTS) as pool:
-        bias = closing_bias(client)
+    model = write_model(folder / kind, kind)
+    vocab_size = json.loads((model / "config.json").read_text())["vocab_size"]
+    with serving(model, kind) as client, ThreadPoolExecutor(2 * SLOTS) as pool:
+        bias = closing_bias(client, vocab_size)
         for what, check, count in (("schemas", check_schema, schemas), ("calls", check_call, calls)):
             done = list(pool.map(lambda seed, check=check: check(client, seed, bias), range(count)))
             for _, results in done:

@@ -25,7 +25,7 @@ Record = dict[str, Any]
 Message = dict[str, Any]
 
 NO_TOOL = "I am sorry, I have no tool for that."
-TOOLS_SHARE, JSON_SHARE, GENERAL_SHARE = 0.66, 0.24, 0.1
+TOOLS_SHARE, JSON_SHARE, GENERAL_SHARE = 0.6, 0.3, 0.1
 """Shares of the conversations."""
 _SYSTEM = (
     "You are a helpful assistant.",

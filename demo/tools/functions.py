@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from demo.skills.held_out import choose
+from demo.tools.varied_names import varied
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -42,6 +43,9 @@ class Offered:
         """A call; the arguments are given by role."""
         return {"name": self.name, "arguments": {name: arguments[role] for role, name in self.parameters.items()}}
 
+
+VARIED_SHARE = 0.3
+"""Share of functions, and of their parameters, whose names are varied."""
 
 CALCULATOR, CONVERTER, WEATHER, CLOCK, SEARCH = "calculator", "converter", "weather", "clock", "search"
 
@@ -197,6 +201,11 @@ def _offer(rng: random.Random, function: Function, *, new_names: bool) -> Offere
     name = choose(rng, function.names, new=new_names)
     ways = [way for way in function.parameters if any(n.startswith("~") for n in way.values()) == new_names]
     parameters = {role: name.removeprefix("~") for role, name in rng.choice(ways).items()}
+    if not new_names:
+        if rng.random() < VARIED_SHARE:
+            name = varied(rng, name)
+        if rng.random() < VARIED_SHARE:
+            parameters = {role: varied(rng, parameter) for role, parameter in parameters.items()}
     properties: dict[str, Any] = {
         name: {"type": function.types.get(role, "string")} for role, name in parameters.items()
     }

@@ -1,11 +1,11 @@
-"""Gives the base output rows for characters that its own conversations never contain: `<`, `>` and the line break.
+"""Gives the base output rows for tokens of calls and JSON that its own conversations never contain: `<`, `*`, `vert`.
 
     python -m demo.tools.output_rows --data tools.jsonl --adapter demo-tools      # changes model.safetensors of the demo
 
 Rows of the output matrix whose tokens are never a target all become the same in training, so that no adapter can choose
 one of them: each of 300 tokens then has 1/300 of the probability that their group should have. Only these rows are
 trained here, over hidden states of the adapter for conversations with tools, and of the base for its own. All other
-logits keep their bits, and the base still never says these characters.
+logits keep their bits, and the base still never says these tokens.
 """
 
 from __future__ import annotations
@@ -31,7 +31,8 @@ from mistral_jax.model.low_rank import AdapterBank, Mixture
 from mistral_jax.model.mistral import Mistral
 from mistral_jax.training.chat_data import ChatEncoder, Example
 
-CHARACTERS = "<>\n"
+NEAR = 0.35
+"""A row that is nearer than this to the mean of rows that were never targets, relative to its length, is one of them."""
 
 
 def hidden_states(model: Mistral, bank: AdapterBank | None, examples: list[Example]) -> tuple[np.ndarray, np.ndarray]:
@@ -55,6 +56,19 @@ def hidden_states(model: Mistral, bank: AdapterBank | None, examples: list[Examp
             found.append(hidden[places - 1])
             targets.append(examples[i].tokens[places])
     return np.concatenate(found), np.concatenate(targets)
+
+
+def rows_never_said(output: np.ndarray, said: np.ndarray, wanted: np.ndarray) -> np.ndarray:
+    """The tokens in `wanted` whose rows are those of tokens that are never a target.
+
+    Args:
+      output: the matrix, float32 [V, D].
+      said: tokens of the base's own replies, a sample; those that it lacks are never said for the most part.
+      wanted: tokens of the adapter's replies.
+    """
+    center = np.median(np.delete(output, np.unique(said), axis=0), axis=0)
+    apart = np.linalg.norm(output - center, axis=1) / np.linalg.norm(center)
+    return np.array([token for token in np.unique(wanted) if apart[token] < NEAR], np.int64)
 
 
 def train_rows(
@@ -123,7 +137,8 @@ def main() -> None:
     found = [hidden_states(base, adapters.bank, with_tools), hidden_states(base, None, without)]
     hidden, targets = (np.concatenate(parts) for parts in zip(*found, strict=True))
     output = np.asarray(base.lm_head.weight[...])
-    rows = np.array([model.tokenizer.encode(character)[0] for character in CHARACTERS])
+    rows = rows_never_said(output[: model.config.vocab_size], found[1][1], found[0][1])
+    print("rows of", " ".join(repr(model.tokenizer.decode([int(row)])) for row in rows))
     changed = output.copy()
     changed[rows] = train_rows(output[: model.config.vocab_size], rows, hidden, targets, steps=args.steps)
     base.lm_head.weight.set_value(jnp.asarray(changed))
