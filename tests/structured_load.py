@@ -28,12 +28,11 @@ from jsonschema import Draft202012Validator
 
 from mistral_jax.tokenizer import load_tokenizer
 from serving.build.build_service import build_service
-from serving.engine.messages import EngineState
 from serving.settings.settings import Settings
 from tests.conversion.tiny_models import write_folder
 from tests.mistral_jax.grammar.random_schemas import random_schema
 from tests.mistral_jax.tokenizer.tokenizer_corpus import SENTENCEPIECE, TEKKEN
-from tests.serving.harness import listening, wait_for
+from tests.serving.harness import listening, wait_until_ready
 
 KINDS = ("sentencepiece", "tekken", "byte_level")
 GOLDENS = Path(__file__).parent / "goldens" / "tokenizers"
@@ -100,7 +99,7 @@ def serving(folder: Path, kind: str) -> Generator[httpx.Client]:
     }
     service = build_service(Settings(**settings))
     with listening(service=service, **settings) as server:
-        wait_for(lambda: service.engine.status.state is EngineState.READY, 500)
+        wait_until_ready(service.engine)
         with httpx.Client(base_url=server.url, timeout=300) as client:
             yield client
 

@@ -11,9 +11,8 @@ from typing import Any
 from demo import memory
 from demo.lesson import with_article
 from demo.skills.held_out import choose, draw
-from demo.tools.functions import VARIED_SHARE
 from demo.tools.places import place
-from demo.tools.varied_names import varied
+from demo.tools.varied_names import at_times_varied
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -85,8 +84,8 @@ def extraction(rng: random.Random, *, held_out: bool, new_template: bool = False
         wanted.pop(rng.randrange(len(wanted)))
     rng.shuffle(wanted)
     keys = {slot: choose(rng, _KEYS[slot], new=new_template) for slot, _ in wanted}
-    if not new_template and rng.random() < VARIED_SHARE:
-        keys = {slot: varied(rng, key) for slot, key in keys.items()}
+    if not new_template:
+        keys = dict(zip(keys, at_times_varied(rng, keys.values()), strict=True))
     listed = _listed(list(keys.values()), comma_only=rng.random() < 0.3)
     if rng.random() < 0.3:
         system, question = choose(rng, _SYSTEM, new=new_template).format(k=listed), sentence
@@ -107,9 +106,7 @@ def extraction(rng: random.Random, *, held_out: bool, new_template: bool = False
 
 def wrapped(rng: random.Random, question: str, answer: str) -> Extraction:
     """Any question, whose answer is to be the only value of an object."""
-    key = rng.choice(("answer", "answer", "text", "reply"))
-    if rng.random() < VARIED_SHARE:
-        key = varied(rng, key)
+    (key,) = at_times_varied(rng, [rng.choice(("answer", "answer", "text", "reply"))])
     form = rng.choice(
         (
             f'{question} Answer as JSON with the key "{key}".',

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from demo.skills.held_out import choose
-from demo.tools.varied_names import varied
+from demo.tools.varied_names import at_times_varied
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -43,9 +43,6 @@ class Offered:
         """A call; the arguments are given by role."""
         return {"name": self.name, "arguments": {name: arguments[role] for role, name in self.parameters.items()}}
 
-
-VARIED_SHARE = 0.3
-"""Share of functions, and of their parameters, whose names are varied."""
 
 CALCULATOR, CONVERTER, WEATHER, CLOCK, SEARCH = "calculator", "converter", "weather", "clock", "search"
 
@@ -202,10 +199,8 @@ def _offer(rng: random.Random, function: Function, *, new_names: bool) -> Offere
     ways = [way for way in function.parameters if any(n.startswith("~") for n in way.values()) == new_names]
     parameters = {role: name.removeprefix("~") for role, name in rng.choice(ways).items()}
     if not new_names:
-        if rng.random() < VARIED_SHARE:
-            name = varied(rng, name)
-        if rng.random() < VARIED_SHARE:
-            parameters = {role: varied(rng, parameter) for role, parameter in parameters.items()}
+        (name,) = at_times_varied(rng, [name])
+        parameters = dict(zip(parameters, at_times_varied(rng, parameters.values()), strict=True))
     properties: dict[str, Any] = {
         name: {"type": function.types.get(role, "string")} for role, name in parameters.items()
     }

@@ -32,7 +32,8 @@ from mistral_jax.model.mistral import Mistral
 from mistral_jax.training.chat_data import ChatEncoder, Example
 
 NEAR = 0.35
-"""A row that is nearer than this to the mean of rows that were never targets, relative to its length, is one of them."""
+"""A row is that of a token that is never a target if its distance from their median is at most this share of the median's
+length."""
 
 
 def hidden_states(model: Mistral, bank: AdapterBank | None, examples: list[Example]) -> tuple[np.ndarray, np.ndarray]:

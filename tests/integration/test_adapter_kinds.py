@@ -16,11 +16,10 @@ import pytest
 
 from conversion.to_gguf import convert_to_gguf
 from serving.build.build_service import build_service
-from serving.engine.messages import EngineState
 from serving.settings.settings import Settings
 from tests.integration.adapted_models import write_all
 from tests.integration.conftest import start_server
-from tests.serving.harness import TEXT, listening, wait_for
+from tests.serving.harness import TEXT, listening, wait_until_ready
 
 pytestmark = pytest.mark.slow(by="file")
 
@@ -50,7 +49,7 @@ def serving(files: Path, **changes: Any) -> Iterator[str]:
     options |= {} if "gguf" in options["model_kind"] else {"model_id": str(files / "base")}
     service = build_service(Settings(**options))
     with listening(service=service, **options) as server:
-        wait_for(lambda: service.engine.status.state is EngineState.READY, 500)
+        wait_until_ready(service.engine)
         yield server.url
 
 

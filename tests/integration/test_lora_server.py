@@ -20,10 +20,9 @@ from mistral_jax.runtime.decode_loop import DecodeLoop, LoopResults
 from serving.build import adapter_loader
 from serving.build.build_service import build_service
 from serving.engine.engine import JaxEngine
-from serving.engine.messages import EngineState
 from serving.settings.settings import Settings
 from tests.integration.adapted_models import write_adapter, write_base, write_mixture
-from tests.serving.harness import TEXT, events_of, listening, wait_for
+from tests.serving.harness import TEXT, events_of, listening, wait_for, wait_until_ready
 
 pytestmark = pytest.mark.slow(by="file")
 
@@ -109,7 +108,7 @@ def server(files: Path) -> Iterator[Adapted]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(DecodeLoop, "step", watched)
         with listening(service=service, **options) as server:
-            wait_for(lambda: engine.status.state is EngineState.READY, 500)
+            wait_until_ready(engine)
             yield Adapted(server.url, engine, files / "later", read)
 
 

@@ -19,6 +19,7 @@ from serving.api.errors import UnavailableError
 from serving.api.service.lifecycle import ServiceHost
 from serving.api.service.service import Service
 from serving.app import create_app
+from serving.engine.messages import Engine, EngineState
 from serving.server import Server, listen
 from serving.settings.settings import Settings
 from tests.serving.fakes import FakeEngine, fake_service
@@ -105,6 +106,11 @@ def wait_for(condition: Callable[[], object], seconds: float = 15.0) -> None:
     while not condition():
         assert time.monotonic() < deadline, "waited in vain"
         time.sleep(0.005)
+
+
+def wait_until_ready(engine: Engine) -> None:
+    """Until it takes requests. A cold compilation on a busy machine takes minutes."""
+    wait_for(lambda: engine.status.state is EngineState.READY, 500)
 
 
 def events_of(body: str) -> list[Any]:

@@ -23,6 +23,7 @@ from mistral_jax.text.token_rules import with_token_rules
 from serving.engine.engine import JaxEngine
 from serving.engine.messages import EngineState, EngineUnavailableError, Event, QueueFullError, Request
 from tests.serving.fakes import EOS, VOCAB, FakeTokenizer
+from tests.serving.harness import wait_until_ready
 
 SLOTS, LENGTH = 8, 256
 
@@ -94,7 +95,7 @@ def runner() -> Runner:
 def engine(runner: Runner) -> Iterator[JaxEngine]:
     engine = make_engine(runner)
     engine.start()
-    wait_for(lambda: engine.status.state is EngineState.READY, seconds=500)
+    wait_until_ready(engine)
     yield engine
     engine.drain(0)
     assert engine.status.state is EngineState.STOPPED
@@ -332,7 +333,7 @@ def test_cancelling_running_and_waiting_requests_frees_everything(engine: JaxEng
 def test_a_full_queue_takes_all_of_a_call_or_nothing(runner: Runner):
     engine = make_engine(runner, queue_limit=4, warm_up=False)
     engine.start()
-    wait_for(lambda: engine.status.state is EngineState.READY, seconds=500)
+    wait_until_ready(engine)
     inbox = Inbox()
     with pytest.raises(QueueFullError, match="limit 4"):
         engine.submit([request(f"q{i}") for i in range(SLOTS + 5)], inbox.deliver)
@@ -346,7 +347,7 @@ def test_a_full_queue_takes_all_of_a_call_or_nothing(runner: Runner):
 def test_draining_finishes_what_runs_refuses_what_comes_and_ends(runner: Runner):
     engine = make_engine(runner, warm_up=False)
     engine.start()
-    wait_for(lambda: engine.status.state is EngineState.READY, seconds=500)
+    wait_until_ready(engine)
     inbox = Inbox()
     engine.submit([request("running", max_tokens=40)], inbox.deliver)
     drained = threading.Thread(target=engine.drain, args=(30,))
@@ -362,7 +363,7 @@ def test_draining_finishes_what_runs_refuses_what_comes_and_ends(runner: Runner)
 def test_draining_without_time_cancels(runner: Runner):
     engine = make_engine(runner, warm_up=False)
     engine.start()
-    wait_for(lambda: engine.status.state is EngineState.READY, seconds=500)
+    wait_until_ready(engine)
     inbox = Inbox()
     engine.submit([request("long", max_tokens=240)], inbox.deliver)
     engine.drain(0)
@@ -372,7 +373,7 @@ def test_draining_without_time_cancels(runner: Runner):
 def test_a_device_thread_that_raises_fails_its_requests_and_says_so(runner: Runner, monkeypatch: pytest.MonkeyPatch):
     engine = make_engine(runner, warm_up=False)
     engine.start()
-    wait_for(lambda: engine.status.state is EngineState.READY, seconds=500)
+    wait_until_ready(engine)
     inbox = Inbox()
 
     def broken(*args, **kwargs):
@@ -406,7 +407,7 @@ def test_damaged_weights_fail_a_request_and_not_the_server():
     model.embed_tokens.weight.set_value(padded(model.embed_tokens.weight[...].at[200].set(jnp.nan)))
     engine = make_engine(Runner(model, slots=2, length=64, chunks=(4,)), warm_up=False)
     engine.start()
-    wait_for(lambda: engine.status.state is EngineState.READY, seconds=500)
+    wait_until_ready(engine)
     bad = Request(request_id="bad", prompt=(5, 200, 6), params=SamplingParams(seed=0, max_tokens=4, ignore_eos=True))
     good = Request(request_id="good", prompt=(5, 7, 6), params=SamplingParams(seed=0, max_tokens=4, ignore_eos=True))
     ended = run(engine, bad, good)

@@ -18,6 +18,7 @@ from mistral_jax.runtime.runner import Runner
 from serving.engine.engine import JaxEngine
 from serving.engine.messages import EngineState, Event, Request, Work
 from tests.serving.engine.test_engine import CONFIG, LENGTH, Inbox, make_engine, request, run, wait_for
+from tests.serving.harness import wait_until_ready
 
 pytestmark = pytest.mark.slow(by="file")
 
@@ -40,7 +41,7 @@ def runner() -> Runner:
 def engine(runner: Runner) -> Iterator[JaxEngine]:
     engine = make_engine(runner)
     engine.start()
-    wait_for(lambda: engine.status.state is EngineState.READY, seconds=500)
+    wait_until_ready(engine)
     yield engine
     engine.drain(0)
     assert engine.status.state is EngineState.STOPPED

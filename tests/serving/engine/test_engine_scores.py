@@ -16,8 +16,9 @@ from mistral_jax.quant.array import padded
 from mistral_jax.runtime.runner import Runner
 from serving.engine.engine import JaxEngine
 from serving.engine.messages import EngineState, Event, Request, Work
-from tests.serving.engine.test_engine import CONFIG, LENGTH, Inbox, make_engine, request, run, wait_for
+from tests.serving.engine.test_engine import CONFIG, LENGTH, Inbox, make_engine, request, run
 from tests.serving.fakes import EOS, VOCAB
+from tests.serving.harness import wait_until_ready
 
 
 @pytest.fixture(scope="module")
@@ -32,7 +33,7 @@ def runner() -> Runner:
 def engine(runner: Runner) -> Iterator[JaxEngine]:
     engine = make_engine(runner)
     engine.start()
-    wait_for(lambda: engine.status.state is EngineState.READY, seconds=500)
+    wait_until_ready(engine)
     yield engine
     engine.drain(0)
     assert engine.status.state is EngineState.STOPPED

@@ -14,11 +14,10 @@ import pytest
 
 from serving.api.service.service import Service
 from serving.engine.engine import JaxEngine
-from serving.engine.messages import EngineState
 from serving.engine.scheduler import Scheduler
 from tests.serving.engine.test_engine import LENGTH, make_engine, make_runner
 from tests.serving.fakes import CARD, FakeEngine, fake_service, prompt_text
-from tests.serving.harness import CHAT, MESSAGES, TEXT, listening, running, wait_for
+from tests.serving.harness import CHAT, MESSAGES, TEXT, listening, running, wait_for, wait_until_ready
 from tests.serving.security.server_code import calls, modules
 
 KEYS = ("flood", "honest")
@@ -44,7 +43,7 @@ def service(engine: JaxEngine) -> Service:
 def test_fairness_a_key_that_floods_the_queue_does_not_starve_another(engine: JaxEngine) -> None:
     body: dict[str, Any] = {"prompt": "abc", "max_tokens": 100, "ignore_eos": True}
     with listening(service=service(engine), api_keys=KEYS, max_queue=64) as server:
-        wait_for(lambda: engine.status.state is EngineState.READY, 500)
+        wait_until_ready(engine)
         with httpx.Client(base_url=server.url, timeout=120) as client:
             assert client.post(TEXT, json=body | {"max_tokens": 2}, headers=of("honest")).status_code == 200
             ended: list[tuple[float, str, int]] = []
@@ -131,7 +130,7 @@ def test_timing_side_channel_a_repeated_prompt_runs_in_full(engine: JaxEngine, m
     chunks: list[int] = []
     record_chunks(monkeypatch, chunks)
     with listening(service=service(engine), api_keys=KEYS) as server:
-        wait_for(lambda: engine.status.state is EngineState.READY, 500)
+        wait_until_ready(engine)
         counts: list[int] = []
         for key in (*KEYS, KEYS[0]):
             chunks.clear()
