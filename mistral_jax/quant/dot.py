@@ -72,7 +72,7 @@ def rounded_product(x: jax.Array, y: jax.Array) -> jax.Array:
     """`x * y`, rounded before anything is added to it.
 
     Compilers may compute a product and a sum with one rounding, and whether they do depends on the shapes; so would the
-    last bit. The selection between the two, which always takes the product, keeps them apart at no cost.
+    last bit. The selection between the two, which takes the product of all numbers, keeps them apart.
     """
     return jnp.where(jnp.isnan(y), jnp.nan, x * y)
 
