@@ -15,6 +15,7 @@ import pytest
 
 from mistral_jax.adapters.choice import BASE, AdapterChoice
 from mistral_jax.grammar.constraint import Constraint, ConstraintError
+from mistral_jax.runtime import decode_loop
 from mistral_jax.runtime.buckets import PrefillChunk
 from mistral_jax.runtime.calls import Forwarded, Prefilled, RunnerState, Stepped
 from mistral_jax.runtime.decode_loop import DecodeLoop, LoopResults
@@ -146,6 +147,13 @@ class Script:
     @property
     def complete(self) -> bool:
         return len(self.pushed) == len(self.steps)
+
+
+@pytest.fixture(autouse=True)
+def patience(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Rows wait half a second for a mask, whatever a step of the fake runner takes: on a busy machine a thread may need
+    longer to start than such a step."""
+    monkeypatch.setattr(decode_loop, "_StepClock", lambda: SimpleNamespace(patience=0.5, tick=lambda: None))
 
 
 def loop(runner: FakeRunner) -> DecodeLoop[FakeSequence]:
