@@ -3,12 +3,12 @@
     python -m tests.parity_table
 
 prints a Markdown table; `tests/mistral_jax/model/test_parity.py` holds the same numbers to bounds. The error is
-max |Δlogit| / max |logit| over two texts. Each model is loaded from its files by the ordinary loader and run in three
+max |Δlogit| / max |logit| over two texts. Each model is loaded from its files by the ordinary loader and run in four
 ways:
 
 - whole: the whole text at once, without a cache;
-- loop, parallel: through the cache in both forms of attention (`mistral_jax.model.attention`), 3 chunks of 17 tokens
-  and then token by token, the shorter text beside the longer one.
+- loop, parallel, kernel: through the cache in each form of attention (`mistral_jax.model.attention`), 3 chunks of 17
+  tokens and then token by token, the shorter text beside the longer one.
 """
 
 from __future__ import annotations
@@ -24,12 +24,12 @@ from flax import nnx
 from conversion.weights.weight_files import find_weight_files
 from mistral_jax.checkpoint.weights import load_weights, open_weights
 from mistral_jax.model.config import MistralConfig
-from mistral_jax.model.kv_cache import LOOP, KVCache, ReadPlan
+from mistral_jax.model.kv_cache import KERNEL, LOOP, KVCache, ReadPlan
 from mistral_jax.model.mistral import Mistral
 
 GOLDENS = Path(__file__).parent / "goldens" / "parity"
 VARIANTS = sorted(folder.name for folder in GOLDENS.iterdir())
-WAYS = ("whole", "loop", "parallel")
+WAYS = ("whole", "loop", "parallel", "kernel")
 # bfloat16 has 8 bits of precision: 0.4 % at each rounding, and two layers round some dozens of times.
 BOUNDS = {"float32": 1e-4, "bfloat16": 5e-2}
 
@@ -65,7 +65,7 @@ def logits(model: Mistral, rows: list[np.ndarray], way: str) -> list[np.ndarray]
         out = np.asarray(whole(state, tokens))
         return [row[:length] for row, length in zip(out, lengths, strict=True)]
 
-    plan = ReadPlan(1) if way == "parallel" else LOOP
+    plan = {"loop": LOOP, "parallel": ReadPlan(1), "kernel": KERNEL}[way]
 
     @jax.jit
     def step(

@@ -6,10 +6,13 @@ row's result does not depend on how many blocks *other* rows make the program re
 bucket. On a CPU the loop's result does not depend on the number of rows or tokens either:
 `tests/mistral_jax/runtime/test_bit_identity.py`.
 
-Two forms do the same arithmetic:
+Three forms do the same arithmetic:
 - `loop`: a loop over the blocks in use at run time. One compiled program serves all lengths. For CPUs.
+- `kernel`: one kernel that follows the tables, in `mistral_jax.model.attention_kernel`. One compiled program serves all
+  lengths. For NVIDIA GPUs.
 - `parallel`: the first `ReadPlan.blocks` blocks at once (a static number, one program for each length bucket). For
-  GPUs, where a loop of unknown length returns to the host in each iteration.
+  devices without the kernel, on which a loop of unknown length returns to the host in each iteration. It copies what it
+  reads.
 
 Axis letters: B rows, T query tokens, N heads, K kv heads, G = N/K, H head dim, J keys of one block, C blocks.
 """
@@ -23,6 +26,7 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
+from mistral_jax.model import attention_kernel
 from mistral_jax.model.kv_cache import LOOP, LayerCache, ReadPlan, key_positions, read_block, read_blocks
 from mistral_jax.quant.dot import batched_dot, precision_of, rounded_product, row_sum
 
@@ -63,8 +67,10 @@ def attend(
       last: int32 [B], the last position written in each row; negative for rows to skip, which give zeros.
       window: sliding window of the layer, or None.
       plan: static.
-    Returns: float32 [B, T, N, H].
+    Returns: [B, T, N, H] in float32; by the kernel in the type of the queries.
     """
+    if plan.kernel:
+        return attention_kernel.attend(queries, layer, table=table, positions=positions, last=last, window=window)
     B, T, N, H = queries.shape
     if plan == LOOP and T > _PIECE:
         pieces = [

@@ -49,10 +49,13 @@ class ReadPlan:
     """How attention reads the blocks of a row. Static: part of a compiled program."""
 
     blocks: int = 0
-    """Read this many blocks at once, the first of the table; 0: loop over the blocks that are in use at run time."""
+    """Read this many blocks at once, the first of the table; 0: those that are in use at run time."""
+    kernel: bool = False
+    """Read the blocks in use by the kernel for GPUs, `mistral_jax.model.attention_kernel`; else in a loop."""
 
 
 LOOP = ReadPlan()
+KERNEL = ReadPlan(kernel=True)
 
 
 @partial(jax.tree_util.register_dataclass, data_fields=["keys", "values"], meta_fields=[])

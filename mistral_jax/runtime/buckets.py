@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
-from mistral_jax.model.kv_cache import BLOCK, LOOP, ReadPlan
+from mistral_jax.model.kv_cache import BLOCK, KERNEL, LOOP, ReadPlan
 
 DEFAULT_CHUNKS = (16, 64, 256)
 
@@ -41,7 +41,9 @@ class Buckets:
     rows: tuple[int, ...]
     """Numbers of rows of a decode step, ascending."""
     blocks: tuple[int, ...]
-    """Numbers of blocks that attention reads at once, ascending; empty: it loops over the blocks in use."""
+    """Numbers of blocks that attention reads at once, ascending; empty: it reads the blocks in use."""
+    kernel: bool = False
+    """Whether attention reads the blocks in use by the kernel for GPUs; else in a loop. Only without `blocks`."""
 
     @classmethod
     def choose(
@@ -54,6 +56,7 @@ class Buckets:
         chunks: Sequence[int] = DEFAULT_CHUNKS,
         row_buckets: Sequence[int] | None = None,
         block_buckets: Sequence[int] | None = None,
+        kernel: bool = False,
     ) -> Buckets:
         """Choose the buckets that the caller does not give, by platform.
 
@@ -61,7 +64,8 @@ class Buckets:
           blocks: number of blocks of the longest table.
           on_cpu: on a CPU a few numbers of rows are worth compiling: 2 and 8 rows run at memory bandwidth, 32 do not;
             the loop form of attention reads any number of blocks. A GPU runs all slots in every step, and reads powers
-            of two of blocks.
+            of two of blocks, where the kernel for attention does not run.
+          kernel: whether that kernel reads any number of blocks; not with `block_buckets`.
 
         Raises:
           ValueError: a chunk has fewer than two tokens.
@@ -71,12 +75,13 @@ class Buckets:
             raise ValueError("a prefill chunk needs at least two tokens: a single row has other bits on a CPU")
         rows = cache_rows(slots)
         if block_buckets is None:
-            block_buckets = () if on_cpu else _doubled(min(2, blocks), blocks, 2)
+            block_buckets = () if on_cpu or kernel else _doubled(min(2, blocks), blocks, 2)
         return cls(
             length=length,
             chunks=sizes,
             rows=tuple(row_buckets) if row_buckets else _doubled(2, rows, 4) if on_cpu else (rows,),
             blocks=tuple(block_buckets),
+            kernel=kernel and not block_buckets,
         )
 
     @property
@@ -118,7 +123,7 @@ class Buckets:
     def plan(self, length: int) -> ReadPlan:
         """How attention reads rows that hold at most `length` tokens."""
         if not self.blocks:
-            return LOOP
+            return KERNEL if self.kernel else LOOP
         needed = -(-min(length, self.length) // BLOCK)
         return ReadPlan(next((blocks for blocks in self.blocks if blocks >= needed), self.blocks[-1]))
 

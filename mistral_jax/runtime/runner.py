@@ -29,6 +29,7 @@ import numpy as np
 from mistral_jax.adapters.bank import AdapterSet
 from mistral_jax.adapters.choice import BASE, AdapterChoice
 from mistral_jax.adapters.xlora import XLoRA
+from mistral_jax.model.attention_kernel import kernel_compiles
 from mistral_jax.model.kv_cache import BLOCK, cache_bytes, layer_lengths
 from mistral_jax.model.mistral import Mistral
 from mistral_jax.model.split_module import SplitModule
@@ -69,6 +70,8 @@ class Runner:
       row_buckets: numbers of rows that decode steps are compiled for, ascending, the last >= slots; None chooses by
         platform, see `Buckets.choose`.
       block_buckets: numbers of cache blocks that programs are compiled for; None chooses by platform.
+      attention_kernel: whether attention is computed by `mistral_jax.model.attention_kernel`; None: where it compiles
+        for the device, and one device holds the model.
       adapters: the adapters of the model; shared, and read at every call.
       xlora: the classifier, whose experts are the first adapters.
       embeds: compile the programs for embeddings in `warm_up`, too.
@@ -90,6 +93,7 @@ class Runner:
         repeat_last_n: int = 64,
         row_buckets: Sequence[int] | None = None,
         block_buckets: Sequence[int] | None = None,
+        attention_kernel: bool | None = None,
         adapters: AdapterSet | None = None,
         xlora: XLoRA | None = None,
         embeds: bool = True,
@@ -123,6 +127,9 @@ class Runner:
             chunks=sizes,
             row_buckets=row_buckets,
             block_buckets=block_buckets,
+            kernel=kernel_compiles(self.placement, self.config, self.dtype)
+            if attention_kernel is None
+            else attention_kernel,
         )
         self.speculation_costs: dict[int, float] = {}
         """Time of a speculative step relative to a step of two passes, by number of rows; measured by `warm_up`."""

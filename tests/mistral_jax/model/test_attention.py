@@ -1,8 +1,8 @@
-"""Both forms of attention against float64 NumPy, written from the definition; and bits where more is read than needed.
+"""The forms of attention against float64 NumPy, written from the definition; and bits where more is read than needed.
 
-The two forms are not the same bit for bit: the parallel one leaves the order of a block's sums to XLA, which may choose
-it by the number of blocks and rows. They agree to float32's precision. In the loop form the bits are fixed:
-test_bit_identity.
+The forms are not the same bit for bit: the parallel one leaves the order of a block's sums to XLA, which may choose it
+by the number of blocks and rows, and the kernel has an order of its own. They agree to float32's precision. In the loop
+form the bits are fixed: test_bit_identity. The kernel runs in Pallas' interpreter here.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 
 from mistral_jax.model.attention import attend
-from mistral_jax.model.kv_cache import BLOCK, LOOP, LayerCache, ReadPlan
+from mistral_jax.model.kv_cache import BLOCK, KERNEL, LOOP, LayerCache, ReadPlan
 
 pytestmark = pytest.mark.slow
 
@@ -52,9 +52,8 @@ class Case:
         self.last = np.array(last, np.int32)
         self.positions = (self.last[:, None] - T + 1 + np.arange(T)).astype(np.int32)
 
-    def run(self, *, window: int | None, num_blocks: int | None, rows: slice = slice(None)) -> np.ndarray:
+    def run(self, *, window: int | None = None, plan: ReadPlan, rows: slice = slice(None)) -> np.ndarray:
         """Row b reads slot b + 1."""
-        plan = LOOP if num_blocks is None else ReadPlan(num_blocks)
         attend = partial(attend_jit, window=window, plan=plan)
         return np.asarray(
             attend(
@@ -83,64 +82,64 @@ class Case:
         return out
 
 
-FORMS = [pytest.param(None, id="loop"), pytest.param(3, id="parallel")]
+FORMS = [pytest.param(LOOP, id="loop"), pytest.param(ReadPlan(3), id="parallel"), pytest.param(KERNEL, id="kernel")]
 
 
-@pytest.mark.parametrize("num_blocks", FORMS)
+@pytest.mark.parametrize("plan", FORMS)
 @pytest.mark.parametrize(
     ("T", "N", "K", "window"),
     [(1, 6, 2, None), (5, 6, 2, None), (5, 3, 3, 100), (1, 3, 3, None), (37, 4, 1, 17), (1, 4, 1, 129)],
 )
-def test_equals_softmax_attention_in_float64(
-    num_blocks: int | None, T: int, N: int, K: int, window: int | None
-) -> None:
+def test_equals_softmax_attention_in_float64(plan: ReadPlan, T: int, N: int, K: int, window: int | None) -> None:
     """Rows end inside the first block, on its border, in the last one, and far round the ring; one is empty."""
     case = Case([40, BLOCK - 1, BLOCK, S - 1, -1], T=T, N=N, K=K)
     if window is not None:
         case.last[3] = 5 * S + 77
         case.positions[3] += 4 * S + 78
-    actual = case.run(window=window, num_blocks=num_blocks)
+    actual = case.run(window=window, plan=plan)
     np.testing.assert_allclose(actual, case.expected(window), atol=3e-6)
 
 
-@pytest.mark.parametrize("num_blocks", FORMS)
-def test_an_empty_row_gives_zeros(num_blocks: int | None) -> None:
+@pytest.mark.parametrize("plan", FORMS)
+def test_an_empty_row_gives_zeros(plan: ReadPlan) -> None:
     case = Case([-1, 50], T=2, N=6, K=2)
-    assert not case.run(window=None, num_blocks=num_blocks)[0].any()
+    assert not case.run(plan=plan)[0].any()
 
 
-def test_loop_gives_the_same_bits_when_a_longer_row_makes_it_read_more_blocks() -> None:
-    short = Case([40, 100], T=3, N=6, K=2).run(window=None, num_blocks=None)
+@pytest.mark.parametrize("plan", [pytest.param(LOOP, id="loop"), pytest.param(KERNEL, id="kernel")])
+def test_the_bits_are_the_same_beside_a_longer_row(plan: ReadPlan) -> None:
+    short = Case([40, 100], T=3, N=6, K=2).run(plan=plan)
     beside_long = Case([40, 100], T=3, N=6, K=2)
     beside_long.last[1], beside_long.positions[1] = S - 1, np.arange(S - 3, S)
-    np.testing.assert_array_equal(beside_long.run(window=None, num_blocks=None)[0], short[0])
+    np.testing.assert_array_equal(beside_long.run(plan=plan)[0], short[0])
 
 
 @pytest.mark.parametrize("T", [1, 5, 40])
 def test_parallel_gives_the_same_bits_when_it_reads_more_blocks(T: int) -> None:
     case = Case([60, 100], T=T, N=6, K=2)
-    one, two, three = (case.run(window=None, num_blocks=n) for n in (1, 2, 3))
+    one, two, three = (case.run(plan=ReadPlan(n)) for n in (1, 2, 3))
     np.testing.assert_array_equal(two, one)
     np.testing.assert_array_equal(three, one)
 
 
 def test_parallel_reads_no_more_than_there_is() -> None:
     case = Case([200, 380], T=2, N=6, K=2)
-    np.testing.assert_array_equal(case.run(window=None, num_blocks=99), case.run(window=None, num_blocks=3))
+    np.testing.assert_array_equal(case.run(plan=ReadPlan(99)), case.run(plan=ReadPlan(3)))
 
 
 @pytest.mark.parametrize("T", [1, 5])
 def test_loop_and_parallel_agree_to_float32_precision(T: int) -> None:
     case = Case([60, 100, 300, 383], T=T, N=6, K=2)
-    loop, parallel = (case.run(window=None, num_blocks=n) for n in (None, 3))
+    loop, parallel = (case.run(plan=plan) for plan in (LOOP, ReadPlan(3)))
     np.testing.assert_allclose(loop, parallel, atol=1e-6)
 
 
-def test_loop_gives_a_row_the_same_bits_alone_and_among_others() -> None:
+@pytest.mark.parametrize("plan", [pytest.param(LOOP, id="loop"), pytest.param(KERNEL, id="kernel")])
+def test_a_row_has_the_same_bits_alone_and_among_others(plan: ReadPlan) -> None:
     case = Case([60, 383, 10, 200], T=1, N=6, K=2)
-    together = case.run(window=None, num_blocks=None)
+    together = case.run(plan=plan)
     for b in range(4):
-        alone = case.run(window=None, num_blocks=None, rows=slice(b, b + 1))
+        alone = case.run(plan=plan, rows=slice(b, b + 1))
         np.testing.assert_array_equal(alone[0], together[b])
 
 

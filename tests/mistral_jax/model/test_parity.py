@@ -25,7 +25,9 @@ def test_float32_logits_equal_the_reference(variant: str, way: str) -> None:
 # test_attention.
 @pytest.mark.slow
 @pytest.mark.parametrize("variant", ["mistral-v0.1-window", "ministral3", "llama-2"])
-@pytest.mark.parametrize(("dtype", "way"), [("float32", "parallel"), ("bfloat16", "whole"), ("bfloat16", "loop")])
+@pytest.mark.parametrize(
+    ("dtype", "way"), [("float32", "parallel"), ("float32", "kernel"), ("bfloat16", "whole"), ("bfloat16", "loop")]
+)
 def test_other_ways_and_types_stay_close_to_the_reference(variant: str, dtype: str, way: str) -> None:
     assert error(GOLDENS / variant, dtype, way) <= BOUNDS[dtype]
 

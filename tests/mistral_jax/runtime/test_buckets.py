@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mistral_jax.model.kv_cache import BLOCK, LOOP, ReadPlan
+from mistral_jax.model.kv_cache import BLOCK, KERNEL, LOOP, ReadPlan
 from mistral_jax.runtime.buckets import DEFAULT_CHUNKS, SCORE_CHUNK, Buckets, cache_rows, chunk_sizes
 
 
@@ -62,6 +62,9 @@ def test_the_plan_reads_as_many_blocks_as_are_needed() -> None:
     assert shapes.plan(4 * BLOCK) == shapes.plan(4 * BLOCK + 1) == ReadPlan(4)
     assert [shapes.plan(length) for length in shapes.lengths] == [ReadPlan(1), ReadPlan(2), ReadPlan(4)]
     assert [buckets().plan(length) for length in buckets().lengths] == [LOOP]
+    by_kernel = buckets(on_cpu=False, kernel=True)
+    assert [by_kernel.plan(length) for length in (*by_kernel.lengths, 4000)] == [KERNEL, KERNEL]
+    assert buckets(kernel=True, block_buckets=(1, 2, 4)).plan(1) == ReadPlan(1)
 
 
 def test_sizes_of_chunks() -> None:

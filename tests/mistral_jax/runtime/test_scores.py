@@ -181,6 +181,11 @@ def test_blocks_of_keys_that_are_read_at_once_give_the_same_numbers(float32: Run
     assert run.programs.score._cache_size() == 1
 
 
+def test_the_kernel_for_gpus_gives_the_same_numbers(float32: Runners) -> None:
+    run = Runner(model(), slots=2, length=512, attention_kernel=True)
+    np.testing.assert_allclose(logprobs(scores(run, TEXT)), logprobs(scores(float32.plain, TEXT)), atol=1e-5)
+
+
 def test_of_values_that_are_not_numbers_nothing_is_told() -> None:
     logits = jnp.asarray([[0.5, 1.0, -jnp.inf], [jnp.nan, 0.0, 1.0]])
     packed = np.asarray(score_tokens(logits, jnp.asarray([2, 1])))

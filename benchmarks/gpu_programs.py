@@ -1,0 +1,299 @@
+"""What the programs of a model would do on an NVIDIA GPU: kernels, bytes moved, memory, compile time. Needs no GPU.
+
+usage: python -m benchmarks.gpu_programs [--gpu h100] [--size 7b] [--weights bfloat16,Q4_K] [--programs decode,prefill]
+  [--rows 1,8,64] [--keys 1024,4096,32768] [--layers all] [--output FILE.json]
+
+XLA compiles each program for a described GPU. A program's bytes are set against those that it needs: its weights once,
+the keys and values that its rows hold, and its logits. Programs are compiled with one layer and with two, and a model's
+figures extrapolated; `--layers all` compiles all of them, for the time that takes.
+
+The predicted time is the larger of bytes over bandwidth and operations over peak rate, plus a launch for each kernel.
+It is a bound of what the program could reach, not a measurement.
+
+Needs an environment with `jax[cuda12]`, about 3 GB; any machine.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import time
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, replace
+from functools import partial
+from importlib.metadata import version
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+
+from benchmarks.decode_with_adapters import RandomLoRA, random_xlora
+from benchmarks.make_random_model import SHAPES, shape
+from conversion.weights.ggml_types import BY_NAME
+from mistral_jax.adapters.bank import AdapterSet
+from mistral_jax.model.config import MistralConfig
+from mistral_jax.model.layers import Embedding, Linear
+from mistral_jax.model.mistral import Mistral
+from mistral_jax.quant.array import Int8Array, QuantizedArray
+from mistral_jax.runtime.calls import Call, RunnerState
+from mistral_jax.runtime.runner import Runner
+from mistral_jax.runtime.warming.empty_calls import EmptyCalls
+
+if TYPE_CHECKING:
+    from benchmarks.gpu.described import GPU, DescribedPlacement
+    from benchmarks.gpu.report import Report
+
+LAUNCH = 2e-6
+"""Seconds that a kernel costs besides its work: an assumption, until it is measured."""
+
+CHUNK = 512
+PROGRAMS = ("decode", "prefill", "score", "sample", "run", "lora", "xlora", "xlora-ahead")
+MIB = 2**20
+COLUMNS = ("weights", "program", "rows", "keys", "kernels", "of a layer", "moved, MiB", "needed, MiB", "moved / needed")
+COLUMNS += ("temporary, MiB", "compiling, s", "predicted, ms")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Case:
+    """One program of a model."""
+
+    size: str
+    weights: str
+    """A plain type, int8, or a ggml type."""
+    program: str
+    """One of `PROGRAMS`; run: rows that take several tokens without a choice at once."""
+    rows: int
+    keys: int
+    """Tokens that each row holds, and the length of the tables."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Figures:
+    """Of a whole model."""
+
+    kernels: int
+    kernels_of_a_layer: int
+    conditionals: int
+    copies: int
+    """Kernels that do nothing but copy or transpose."""
+    moved: int
+    """Bytes that are read and written in device memory."""
+    needed: int
+    """Bytes that have to be."""
+    temporary: int
+    """Bytes of temporary memory; of two layers, as it does not grow with them."""
+    operations: int
+    compile_seconds: float
+    """Of the layers that were compiled."""
+
+    @property
+    def ratio(self) -> float:
+        return self.moved / self.needed
+
+    def seconds(self, gpu: GPU) -> float:
+        return max(self.moved / gpu.bandwidth, self.operations / gpu.tensor_flops) + self.kernels * LAUNCH
+
+
+def model_of(config: MistralConfig, weights: str, placement: DescribedPlacement) -> Mistral:
+    """A model of shapes only, on a described device."""
+    from benchmarks.gpu.described import shapes_on
+
+    plain = weights in ("bfloat16", "float32", "float16")
+    dtype = jnp.dtype(weights if plain else "bfloat16")
+    model = nnx.eval_shape(lambda: Mistral(config, param_dtype=dtype, rngs=nnx.Rngs(0)))
+    if not plain:
+        for _, module in nnx.iter_modules(model):
+            if isinstance(module, Linear | Embedding):
+                module.weight = nnx.Param(_packed(module.weight.get_value().shape, weights))
+    graphdef, state = nnx.split(model)
+    return nnx.merge(graphdef, shapes_on(state, placement))
+
+
+def _packed(sizes: tuple[int, ...], form: str) -> Any:
+    out, columns = sizes
+    if form == "int8":
+        return Int8Array(jax.ShapeDtypeStruct((out, columns), jnp.int8), jax.ShapeDtypeStruct((out,), jnp.float32))
+    kind = BY_NAME[form]
+    return QuantizedArray(jax.ShapeDtypeStruct((out, kind.row_bytes(columns)), jnp.uint8), kind)
+
+
+def runner_of(case: Case, layers: int, placement: DescribedPlacement) -> tuple[Runner, RunnerState]:
+    """A runner of shapes only, and its state."""
+    from benchmarks.gpu.described import shapes_on
+
+    config = replace(shape(case.size), num_layers=layers, layer_windows=(), max_position_embeddings=2**17)
+    model = model_of(config, case.weights, placement)
+    adapters, classifier = None, None
+    if case.program in ("lora", "xlora", "xlora-ahead"):
+        count = 1 if case.program == "lora" else 9
+        adapters = AdapterSet(config, [RandomLoRA(name=f"{i}", config=config) for i in range(count)], dtype=model.dtype)
+        adapters.bank = shapes_on(adapters.bank, placement)
+    if adapters is not None and case.program != "lora":
+        graphdef, state = nnx.split(nnx.eval_shape(partial(random_xlora, config, adapters.capacity)))
+        classifier = nnx.merge(graphdef, shapes_on(state, placement))
+    runner = Runner(
+        model,
+        slots=case.rows,
+        length=case.keys,
+        chunks=(CHUNK,),
+        adapters=adapters,
+        xlora=classifier,
+        attention_kernel=True,
+    )
+    runner.programs.placement = placement
+    return runner, RunnerState(*shapes_on(jax.eval_shape(runner.programs.allocate), placement))
+
+
+def call_of(case: Case, runner: Runner, state: RunnerState) -> Call[Any]:
+    calls = EmptyCalls(runner)
+    bucket = runner.buckets.rows[-1]
+    match case.program:
+        case "prefill" | "score":
+            score = case.program == "score"
+            size = runner.buckets.score if score else runner.buckets.chunks[-1]
+            return calls.prefill(state, size=size, length=case.keys, scaling=False, score=score)
+        case "sample":
+            return calls.sample(state, bucket=bucket)
+        case "run":
+            return calls.forward(state, bucket=bucket, length=case.keys, run=True)
+        case "xlora" | "xlora-ahead":
+            ahead = case.program == "xlora-ahead"
+            return calls.forward(state, bucket=bucket, length=case.keys - 1, scaling=True, speculative=ahead)
+        case _:
+            return calls.forward(state, bucket=bucket, length=case.keys)
+
+
+def nbytes(tree: Any) -> int:
+    return sum(x.size * x.dtype.itemsize for x in jax.tree.leaves(tree))
+
+
+def compile_case(case: Case, layers: int, gpu: GPU, placement: DescribedPlacement) -> tuple[Report, int, int, float]:
+    """Returns: what the program does, the bytes that it needs, its operations, and the seconds that compiling took."""
+    from benchmarks.gpu.described import compile_for
+    from benchmarks.gpu.report import report
+
+    runner, state = runner_of(case, layers, placement)
+    call = call_of(case, runner, state)
+    start = time.perf_counter()
+    compiled = compile_for(gpu, call.program, *call.arguments, **call.static)
+    seconds = time.perf_counter() - start
+    prefills = case.program in ("prefill", "score")
+    rows = 1 if prefills else runner.buckets.rows[-1]
+    tokens = runner.buckets.chunks[-1] if prefills else rows
+    pool = state.caches.scaled.layers[0].keys
+    live = rows * case.keys * pool.shape[1] * pool.shape[3] * pool.dtype.itemsize
+    # The kernel of attention reads what its rows hold, not the whole pools.
+    shapes = {x.shape for x in jax.tree.leaves(state.caches.scaled.layers[0])}
+    figures = report(compiled, {f"{_hlo(pool.dtype)}[{','.join(map(str, sizes))}]": live for sizes in shapes})
+    passes = 2 if case.program == "xlora" else 1
+    caches = 2 if case.program.startswith("xlora") else 1
+    weights, head = weight_bytes(runner.model)
+    needed = passes * (weights + nbytes(runner.programs.extra())) + caches * layers * 2 * live
+    config = runner.config
+    parameters = config.num_parameters - config.vocab_size * config.hidden_size
+    logits = rows * config.vocab_size * 4
+    if case.program == "sample":
+        needed, parameters = logits, 0
+    elif case.program != "prefill":
+        needed += head * passes + logits
+    operations = 2 * passes * parameters * (8 if case.program == "run" else caches // passes) * tokens
+    return figures, needed, operations, seconds
+
+
+def weight_bytes(model: Mistral) -> tuple[int, int]:
+    """Of the layers, and of the output matrix."""
+    head = model.embed_tokens if model.lm_head is None else model.lm_head
+    return nbytes(nnx.state(model.layers)), nbytes(nnx.state(head))
+
+
+def _hlo(dtype: jnp.dtype) -> str:
+    return {"bfloat16": "bf16", "float32": "f32", "float16": "f16"}[dtype.name]
+
+
+def measure(case: Case, gpu: GPU, placement: DescribedPlacement, *, whole: bool) -> Figures:
+    """Args:
+    whole: compile all layers.
+    """
+    layers = shape(case.size).num_layers
+    two, needed_two, operations_two, seconds = compile_case(case, 2, gpu, placement)
+    one, needed_one, operations_one, _ = compile_case(case, 1, gpu, placement)
+
+    def extrapolated(one: int, two: int) -> int:
+        return one + (layers - 1) * (two - one)
+
+    kernels, moved = extrapolated(one.launches, two.launches), extrapolated(one.moved, two.moved)
+    temporary = two.temporary
+    if whole:
+        all_layers, _, _, seconds = compile_case(case, layers, gpu, placement)
+        kernels, moved, temporary = all_layers.launches, all_layers.moved, all_layers.temporary
+    return Figures(
+        kernels=kernels,
+        kernels_of_a_layer=two.launches - one.launches,
+        conditionals=two.conditionals,
+        copies=len(two.copies),
+        moved=moved,
+        needed=extrapolated(needed_one, needed_two),
+        temporary=temporary,
+        operations=extrapolated(operations_one, operations_two),
+        compile_seconds=round(seconds, 1),
+    )
+
+
+def cases(args: argparse.Namespace) -> Sequence[Case]:
+    def named(text: str) -> list[str]:
+        return text.split(",")
+
+    found = [
+        Case(size=args.size, weights=weights, program=program, rows=int(rows), keys=int(keys))
+        for weights in named(args.weights)
+        for program in named(args.programs)
+        for rows in named(args.rows)
+        for keys in named(args.keys)
+    ]
+    # A chunk is of one row.
+    return [case for case in found if case.program not in ("prefill", "score") or case.rows == int(named(args.rows)[0])]
+
+
+def main() -> None:
+    from benchmarks.gpu.described import GPUS, described
+
+    parser = argparse.ArgumentParser(formatter_class=argparse.RawDescriptionHelpFormatter, description=__doc__)
+    parser.add_argument("--gpu", default="h100", choices=GPUS)
+    parser.add_argument("--size", default="7b", choices=SHAPES)
+    parser.add_argument("--weights", default="bfloat16")
+    parser.add_argument("--programs", default="decode,prefill", help=f"some of {', '.join(PROGRAMS)}")
+    parser.add_argument("--rows", default="1,8,64")
+    parser.add_argument("--keys", default="1024,4096,32768")
+    parser.add_argument("--layers", choices=["extrapolated", "all"], default="extrapolated")
+    parser.add_argument("--output", type=Path)
+    args = parser.parse_args()
+    gpu = GPUS[args.gpu]
+    placement = described(gpu)
+    print(f"| {' | '.join(COLUMNS)} |")
+    print("|---" * len(COLUMNS) + "|")
+    results: list[dict[str, Any]] = []
+    for case in cases(args):
+        found = measure(case, gpu, placement, whole=args.layers == "all")
+        predicted = found.seconds(gpu)
+        print(
+            f"| {case.weights} | {case.program} | {case.rows} | {case.keys} | {found.kernels} | "
+            f"{found.kernels_of_a_layer} | {found.moved // MIB} | {found.needed // MIB} | {found.ratio:.3f} | "
+            f"{found.temporary // MIB} | {found.compile_seconds} | {predicted * 1e3:.2f} |",
+            flush=True,
+        )
+        results.append(asdict(case) | asdict(found) | {"predicted_seconds": predicted})
+    if args.output:
+        report = {
+            "gpu": gpu.name,
+            "described": True,
+            "versions": {name: version(name) for name in ("jax", "jaxlib", "jax-cuda12-plugin", "flax")},
+            "launch_seconds_assumed": LAUNCH,
+            "programs": results,
+        }
+        args.output.write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()

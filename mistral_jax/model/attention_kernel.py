@@ -1,0 +1,393 @@
+"""Attention over the block pool as one kernel for NVIDIA GPUs, in Pallas for Triton.
+
+The kernel follows a row's table and reads keys and values where they lie in the pool: nothing is gathered, and a row
+reads the blocks that its queries see and no more. One compiled program serves all lengths.
+
+- Decode steps, and runs of a few tokens, divide a row's blocks into pieces of `_PIECE_BLOCKS` that run at the same time
+  (Flash-Decoding); a second kernel merges the partial results of the pieces.
+- Prefill runs through all blocks of a tile of queries in one go (FlashAttention-2, arXiv 2307.08691).
+
+Pieces have one fixed length and are merged in one fixed order, and each row has its own instances of the kernel. So a
+row's result depends on its own keys and queries alone, not on other rows nor on the length of the tables.
+
+Under `lowering_platforms=("cpu",)` the same kernel runs in Pallas' interpreter: for tests, not for use.
+
+Axis letters: B rows, T query tokens, N heads, K kv heads, G = N/K, H head dim, J tokens of a block, C blocks of a
+table, S = C * J; M rows of a tile of queries.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+from functools import partial
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+from jax.experimental import pallas as pl
+from jax.experimental.pallas import triton
+
+from mistral_jax.model.config import MistralConfig
+from mistral_jax.model.kv_cache import BLOCK, LayerCache, stored_head_dim
+from mistral_jax.quant.dot import precision_of
+from mistral_jax.quant.placement import Placement
+
+_log = logging.getLogger(__name__)
+
+_MASKED = -1e30
+"""In place of minus infinity, see `mistral_jax.model.attention`."""
+
+_PIECE_BLOCKS = 2
+"""Blocks that one instance of the kernel reads in a decode step; more for long tables, so that a row has at most
+`_MOST_PIECES`, as their partial results take memory."""
+_MOST_PIECES = 64
+
+MOST_DIVIDED_TOKENS = 8
+"""Queries of a row up to which its blocks are divided into pieces; with more there are enough tiles of queries."""
+
+_TILE_ROWS = 64
+"""Most rows of a tile: tokens times the heads of a group."""
+
+_TILE_BYTES = 16 * 2**10
+"""Most bytes of keys that are multiplied at once. Keys and values of two or three such tiles must fit into the memory
+of a core, of which small GPUs have 99 KiB."""
+
+_SMALLEST_DOT = 16
+"""Fewest rows, columns and summands of a product on tensor cores."""
+
+
+class _Shape(NamedTuple):
+    """Static sizes of one call."""
+
+    tokens: int
+    """T"""
+    group: int
+    """G"""
+    head_dim: int
+    """H of the queries."""
+    blocks: int
+    """C"""
+    block: int
+    """J"""
+    tile_tokens: int
+    tile_group: int
+    """At least G: rows beyond it are computed in vain, where the tensor cores take no fewer."""
+    tile_head_dim: int
+    """At least H, a power of two."""
+    tile_keys: int
+    window: int | None
+
+    @property
+    def rows(self) -> int:
+        """M"""
+        return self.tile_tokens * self.tile_group
+
+    @property
+    def length(self) -> int:
+        """S"""
+        return self.blocks * self.block
+
+    @property
+    def piece(self) -> int:
+        """Blocks of a piece."""
+        return max(_PIECE_BLOCKS, pl.cdiv(self.blocks, _MOST_PIECES))
+
+
+def _shape(queries: jax.Array, layer: LayerCache, table: jax.Array, window: int | None) -> _Shape:
+    _, T, N, H = queries.shape
+    G = N // layer.keys.shape[1]
+    group = pl.next_power_of_2(G)
+    tokens = min(pl.next_power_of_2(T), max(1, _TILE_ROWS // group))
+    group = max(group, _SMALLEST_DOT // tokens)
+    wide = pl.next_power_of_2(H)
+    keys = _TILE_BYTES // (wide * layer.keys.dtype.itemsize)
+    tile_keys = max(_SMALLEST_DOT, min(layer.block, 1 << int(math.log2(max(keys, 1)))))
+    return _Shape(T, G, H, table.shape[1], layer.block, tokens, group, wide, tile_keys, window)
+
+
+@partial(jax.jit, static_argnames="window", inline=True)
+def attend(
+    queries: jax.Array,
+    layer: LayerCache,
+    *,
+    table: jax.Array,
+    positions: jax.Array,
+    last: jax.Array,
+    window: int | None,
+) -> jax.Array:
+    """Attention of T queries in each of B rows to the keys and values in their blocks.
+
+    Args: see `mistral_jax.model.attention.attend`.
+    Returns: [B, T, N, H] in the type of the queries.
+    """
+
+    def run(*args: jax.Array, interpret: bool) -> jax.Array:
+        return _attend(*args, window=window, interpret=interpret)
+
+    arguments = (queries, layer.keys, layer.values, table, positions[:, 0], last)
+    return lax.platform_dependent(*arguments, cpu=partial(run, interpret=True), default=partial(run, interpret=False))
+
+
+def _attend(
+    queries: jax.Array,
+    keys: jax.Array,
+    values: jax.Array,
+    table: jax.Array,
+    first: jax.Array,
+    last: jax.Array,
+    *,
+    window: int | None,
+    interpret: bool,
+) -> jax.Array:
+    B, T, N, H = queries.shape
+    shape = _shape(queries, LayerCache(keys, values), table, window)
+    K = N // shape.group
+    dtype = queries.dtype
+    queries = queries.astype(keys.dtype)
+    call: Any = partial(pl.pallas_call, interpret=interpret)
+    tiles = pl.cdiv(T, shape.tile_tokens)
+    if T > MOST_DIVIDED_TOKENS:
+        return call(
+            partial(_whole_kernel, shape=shape),
+            out_shape=jax.ShapeDtypeStruct(queries.shape, dtype),
+            grid=(tiles, K, B),
+            compiler_params=triton.CompilerParams(num_warps=4, num_stages=2),
+            name="attention",
+        )(table, first, last, queries, keys, values)
+    pieces = pl.cdiv(shape.blocks, shape.piece)
+    partials = call(
+        partial(_piece_kernel, shape=shape),
+        out_shape=[
+            jax.ShapeDtypeStruct((B, T, N, pieces, H), jnp.float32),
+            jax.ShapeDtypeStruct((B, T, N, pieces), jnp.float32),
+            jax.ShapeDtypeStruct((B, T, N, pieces), jnp.float32),
+        ],
+        grid=(pieces, K, B),
+        compiler_params=triton.CompilerParams(num_warps=4, num_stages=2),
+        name="attention_pieces",
+    )(table, first, last, queries, keys, values)
+    return call(
+        partial(_merge_kernel, shape=shape),
+        out_shape=jax.ShapeDtypeStruct(queries.shape, dtype),
+        grid=(N, T, B),
+        compiler_params=triton.CompilerParams(num_warps=4, num_stages=1),
+        name="attention_merge",
+    )(first, last, *partials)
+
+
+def kernel_compiles(placement: Placement, config: MistralConfig, dtype: jax.typing.DTypeLike) -> bool:
+    """Whether the kernel can be used for a model's attention: one GPU holds the model, and Pallas compiles for it.
+
+    Compiles a small instance, which takes a second or two where no compiled program is kept.
+    """
+    if placement.count > 1 or placement.platform == "cpu":
+        return False
+
+    def shape(*sizes: int, dtype: jax.typing.DTypeLike = jnp.int32) -> Any:
+        return jax.ShapeDtypeStruct(sizes, dtype, sharding=placement.sharding())
+
+    K, H = config.num_kv_heads, stored_head_dim(config)
+    layer = LayerCache(shape(1, K, BLOCK, H, dtype=dtype), shape(1, K, H, BLOCK, dtype=dtype))
+    where = {"table": shape(1, 1), "positions": shape(1, 1), "last": shape(1)}
+    queries = shape(1, 1, config.num_heads, config.head_dim, dtype=dtype)
+    try:
+        jax.jit(partial(attend, window=None)).lower(queries, layer, **where).compile()
+    except Exception as error:  # whatever a compiler raises for a device that it does not support
+        _log.info("attention without its kernel, as that does not compile for %s: %s", placement.device, error)
+        return False
+    return True
+
+
+class _Reach(NamedTuple):
+    """What a tile of queries of one row sees. Scalars on the device."""
+
+    first: jax.Array
+    """Position of the row's first query."""
+    last: jax.Array
+    """The last position written in the row; negative: the row is idle."""
+    start: jax.Array
+    """First block that the tile may see."""
+    stop: jax.Array
+    """End of the blocks that it may see."""
+
+
+def _reach(first_ref: Any, last_ref: Any, row: Any, token: Any, shape: _Shape) -> _Reach:
+    """Of the `tile_tokens` queries from the row's query number `token` on."""
+    first, last = first_ref[row], last_ref[row]
+    J, C = shape.block, shape.blocks
+    lowest = first + token
+    highest = lowest + min(shape.tile_tokens, shape.tokens) - 1
+    # C's division of a negative number would round up; an idle row has no blocks.
+    used = jnp.where(last < 0, 0, lax.div(jnp.minimum(jnp.maximum(last, 0), highest), J) + 1)
+    wrapped = last >= shape.length
+    start = jnp.int32(0)
+    if shape.window is not None:
+        start = jnp.where(wrapped, 0, lax.div(jnp.maximum(lowest - shape.window + 1, 0), J))
+    return _Reach(first, last, start, jnp.where(wrapped, C, jnp.minimum(used, C)))
+
+
+def _tile_index(row: Any, head: Any, token: Any, shape: _Shape) -> tuple[tuple[Any, Any, Any, Any], jax.Array]:
+    """The elements of a tile of queries in an array [B, T, N, H], and which of them exist.
+
+    Returns: an index of four, and bool [tile_tokens, tile_group, tile_head_dim].
+    """
+    sizes = (shape.tile_tokens, shape.tile_group, shape.tile_head_dim)
+    t, g, h = (lax.broadcasted_iota(jnp.int32, sizes, axis) for axis in range(3))
+    exists = (token + t < shape.tokens) & (g < shape.group) & (h < shape.head_dim)
+    return (row, token + t, head * shape.group + g, h), exists
+
+
+def _partial_result(
+    queries: jax.Array, reach: _Reach, start: Any, stop: Any, token: Any, row: Any, head: Any, refs: Any, shape: _Shape
+) -> tuple[jax.Array, jax.Array, jax.Array]:
+    """Attention of a tile of queries [M, H] to the blocks from `start` to `stop` of its row's table.
+
+    Returns: weighted values [M, H], maximum [M], sum [M], all float32.
+    """
+    table_ref, keys_ref, values_ref = refs
+    M, wide, keys = shape.rows, shape.tile_head_dim, shape.tile_keys
+    per_block = shape.block // keys
+    positions = reach.first + token + lax.div(lax.broadcasted_iota(jnp.int32, (M, 1), 0), shape.tile_group)
+    # The position at index 0, in the current round through the table.
+    origin = reach.last - lax.rem(reach.last, shape.length)
+
+    def step(number: jax.Array, state: tuple[jax.Array, ...], *, ragged: bool) -> tuple[jax.Array, ...]:
+        weighted, high, total = state
+        index = number * keys + lax.broadcasted_iota(jnp.int32, (1, keys), 1)
+        held = jnp.where(origin + index > reach.last, origin + index - shape.length, origin + index)
+        block = table_ref[row, lax.div(number, per_block)]
+        within, width = pl.ds(lax.rem(number, per_block) * keys, keys), pl.ds(0, wide)
+        k = _load(keys_ref, (block, head, within, width), axis=1)
+        scores = _product(queries, k)  # [M, J]
+        seen = (held >= 0) & (held <= positions)
+        if shape.window is not None:
+            seen = seen & (positions - held < shape.window)
+        scores = jnp.where(seen, scores, _MASKED)
+        new_high = jnp.maximum(high, jnp.max(scores, axis=1))
+        # If everything is masked, the maximum is `_MASKED` itself. The larger lower bound makes the weights zeros.
+        weights = jnp.exp(scores - jnp.maximum(new_high, _MASKED / 10)[:, None])
+        v = _load(values_ref, (block, head, width, within), axis=0)
+        if ragged:
+            # What the block's previous owner left may be NaN, which survives a product with zero.
+            v = jnp.where(held >= 0, v, jnp.zeros((), v.dtype))
+        weights = weights.astype(v.dtype)
+        scale = jnp.exp(high - new_high)
+        total = total * scale + jnp.sum(weights.astype(jnp.float32), axis=1)
+        return weighted * scale[:, None] + _product(weights, v), new_high, total
+
+    # Blocks that are written to the end come first.
+    whole = jnp.where(reach.last >= shape.length, shape.blocks, lax.div(reach.last + 1, shape.block))
+    middle = jnp.clip(whole, start, stop)
+    state = (jnp.zeros((M, wide), jnp.float32), jnp.full((M,), _MASKED, jnp.float32), jnp.zeros((M,), jnp.float32))
+    state = lax.fori_loop(start * per_block, middle * per_block, partial(step, ragged=False), state)
+    weighted, high, total = lax.fori_loop(middle * per_block, stop * per_block, partial(step, ragged=True), state)
+    return weighted, high, total
+
+
+def _product(x: jax.Array, y: jax.Array) -> jax.Array:
+    """`x` [m, k] times `y` [n, k] transposed: float32 [m, n]."""
+    axes = (((1,), (1,)), ((), ()))
+    return lax.dot_general(x, y, axes, precision=precision_of(x), preferred_element_type=jnp.float32)
+
+
+def _load(ref: Any, at: tuple[Any, Any, Any, Any], *, axis: int) -> jax.Array:
+    """A tile of a pool, whose axis `axis` is as wide as a power of two, with zeros beyond the pool's width."""
+    stored, width = ref.shape[2 + axis], at[2 + axis].size
+    if stored == width:
+        return triton.load(ref.at[at])
+    sizes = (at[2].size, at[3].size)
+    rows, columns = (at[2 + i].start + lax.broadcasted_iota(jnp.int32, sizes, i) for i in range(2))
+    mask = (rows, columns)[axis] < stored
+    return triton.load(ref.at[at[0], at[1], rows, columns], mask=mask, other=0)
+
+
+def _whole_kernel(
+    table_ref: Any,
+    first_ref: Any,
+    last_ref: Any,
+    queries_ref: Any,
+    keys_ref: Any,
+    values_ref: Any,
+    out_ref: Any,
+    *,
+    shape: _Shape,
+) -> None:
+    tile, head, row = (pl.program_id(axis) for axis in range(3))
+    token = tile * shape.tile_tokens
+    reach = _reach(first_ref, last_ref, row, token, shape)
+    where, exists = _tile_index(row, head, token, shape)
+    queries = triton.load(queries_ref.at[where], mask=exists, other=0).reshape(shape.rows, -1)
+    refs = (table_ref, keys_ref, values_ref)
+    weighted, _, total = _partial_result(queries, reach, reach.start, reach.stop, token, row, head, refs, shape)
+    out = weighted / jnp.where(total == 0, 1.0, total)[:, None]
+    triton.store(out_ref.at[where], out.reshape(exists.shape).astype(out_ref.dtype), mask=exists)
+
+
+def _piece_kernel(
+    table_ref: Any,
+    first_ref: Any,
+    last_ref: Any,
+    queries_ref: Any,
+    keys_ref: Any,
+    values_ref: Any,
+    weighted_ref: Any,
+    high_ref: Any,
+    total_ref: Any,
+    *,
+    shape: _Shape,
+) -> None:
+    piece, head, row = (pl.program_id(axis) for axis in range(3))
+    token = jnp.int32(0)
+    reach = _reach(first_ref, last_ref, row, token, shape)
+    start = jnp.maximum(reach.start, piece * shape.piece)
+    stop = jnp.minimum(reach.stop, (piece + 1) * shape.piece)
+
+    @pl.when(start < stop)
+    def _() -> None:
+        where, exists = _tile_index(row, head, token, shape)
+        queries = triton.load(queries_ref.at[where], mask=exists, other=0).reshape(shape.rows, -1)
+        refs = (table_ref, keys_ref, values_ref)
+        weighted, high, total = _partial_result(queries, reach, start, stop, token, row, head, refs, shape)
+        *these, h = where
+        triton.store(weighted_ref.at[*these, piece, h], weighted.reshape(exists.shape), mask=exists)
+        t, g = (lax.broadcasted_iota(jnp.int32, exists.shape[:2], axis) for axis in range(2))
+        mask = (t < shape.tokens) & (g < shape.group)
+        for ref, x in ((high_ref, high), (total_ref, total)):
+            triton.store(ref.at[row, t, head * shape.group + g, piece], x.reshape(mask.shape), mask=mask)
+
+
+_MERGED_AT_ONCE = 32
+"""Pieces that are merged at once; more are merged group by group."""
+
+
+def _merge_kernel(
+    first_ref: Any, last_ref: Any, weighted_ref: Any, high_ref: Any, total_ref: Any, out_ref: Any, *, shape: _Shape
+) -> None:
+    head, token, row = (pl.program_id(axis) for axis in range(3))
+    reach = _reach(first_ref, last_ref, row, jnp.int32(0), shape)
+    first_piece = lax.div(reach.start, shape.piece)
+    end = lax.div(reach.stop + shape.piece - 1, shape.piece)
+    width = lax.broadcasted_iota(jnp.int32, (shape.tile_head_dim,), 0)
+    exists = width < shape.head_dim
+
+    def step(group: jax.Array, state: tuple[jax.Array, ...]) -> tuple[jax.Array, ...]:
+        weighted, high, total = state
+        number = group * _MERGED_AT_ONCE + lax.broadcasted_iota(jnp.int32, (_MERGED_AT_ONCE,), 0)
+        used = (number >= first_piece) & (number < end)
+        highs = triton.load(high_ref.at[row, token, head, number], mask=used, other=_MASKED)
+        totals = triton.load(total_ref.at[row, token, head, number], mask=used, other=0)
+        at = (row, token, head, number[:, None], width[None])
+        values = triton.load(weighted_ref.at[at], mask=used[:, None] & exists[None], other=0)
+        new_high = jnp.maximum(high, jnp.max(highs))
+        scales = jnp.exp(highs - jnp.maximum(new_high, _MASKED / 10))
+        scale = jnp.exp(high - new_high)
+        total = total * scale + jnp.sum(totals * scales)
+        return weighted * scale + jnp.sum(values * scales[:, None], axis=0), new_high, total
+
+    state = (jnp.zeros((shape.tile_head_dim,), jnp.float32), jnp.float32(_MASKED), jnp.float32(0))
+    groups = lax.div(end + _MERGED_AT_ONCE - 1, _MERGED_AT_ONCE)
+    weighted, _, total = lax.fori_loop(lax.div(first_piece, _MERGED_AT_ONCE), groups, step, state)
+    out = weighted / jnp.where(total == 0, 1.0, total)
+    triton.store(out_ref.at[row, token, head, width], out.astype(out_ref.dtype), mask=exists)

@@ -1,0 +1,129 @@
+"""The kernel of attention, in Pallas' interpreter, against the loop over blocks: any shapes and lengths.
+
+Compiling it for a GPU is tested in tests/benchmarks/test_gpu_programs.py, where the compiler is installed.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from mistral_jax.model.attention import attend
+from mistral_jax.model.attention_kernel import kernel_compiles
+from mistral_jax.model.config import MistralConfig
+from mistral_jax.model.kv_cache import BLOCK, KERNEL, LOOP, LayerCache
+from mistral_jax.quant.placement import Placement
+
+pytestmark = pytest.mark.slow
+
+
+class Shape(NamedTuple):
+    T: int
+    K: int
+    G: int
+    H: int
+    stored: int
+    """H in the pool."""
+    C: int
+    window: int | None
+    dtype: str
+
+
+shapes = st.builds(
+    lambda T, K, G, heads, C, window, dtype: Shape(T, K, G, *heads, C, window, dtype),
+    T=st.sampled_from([1, 2, 3, 7, 8, 9, 16, 33, 64, 100]),
+    K=st.integers(1, 3),
+    G=st.sampled_from([1, 2, 3, 4, 6, 12]),
+    heads=st.sampled_from([(20, 32), (32, 32), (64, 64), (80, 96), (96, 96), (128, 128)]),
+    C=st.integers(1, 5),
+    window=st.sampled_from([None, 1, 60, 128, 300]),
+    dtype=st.sampled_from(["float32", "bfloat16"]),
+)
+
+
+def pools(rng: np.random.Generator, shape: Shape, blocks: int) -> LayerCache:
+    keys = rng.standard_normal((blocks, shape.K, BLOCK, shape.stored)).astype(np.float32)
+    values = rng.standard_normal((blocks, shape.K, shape.stored, BLOCK)).astype(np.float32)
+    keys[..., shape.H :], values[:, :, shape.H :] = 0, 0
+    return LayerCache(jnp.asarray(keys, shape.dtype), jnp.asarray(values, shape.dtype))
+
+
+@settings(max_examples=15, deadline=None)
+@given(shape=shapes, data=st.data())
+def test_equals_the_loop(shape: Shape, data: st.DataObject) -> None:
+    S = shape.C * BLOCK
+    # A ring holds the window and the queries; rows of other tables do not run round.
+    ring = shape.window is not None and shape.window + shape.T <= S
+    furthest = 3 * S if ring else S - 1
+    # A row holds its queries, or is idle.
+    lengths = st.one_of(st.just(-1), st.integers(min(shape.T - 1, furthest), furthest))
+    last = np.array(data.draw(st.lists(lengths, min_size=1, max_size=3), label="last"), np.int32)
+    if shape.T > S:
+        last[:] = -1
+    rng = np.random.default_rng(data.draw(st.integers(0, 2**32 - 1), label="seed"))
+    B = len(last)
+    blocks = B * shape.C + 1
+    layer = pools(rng, shape, blocks)
+    table = rng.permutation(blocks)[: B * shape.C].reshape(B, shape.C).astype(np.int32)
+    queries = rng.standard_normal((B, shape.T, shape.K * shape.G, shape.H)) * shape.H**-0.5
+    arguments = {
+        "table": jnp.asarray(table),
+        "positions": jnp.asarray(np.maximum(last[:, None] - shape.T + 1, 0) + np.arange(shape.T, dtype=np.int32)),
+        "last": jnp.asarray(last),
+        "window": shape.window,
+    }
+    # What a block's previous owner left must not be seen.
+    clean = layer
+    for row, at in enumerate(last):
+        if 0 <= at < S - 1 and (at + 1) % BLOCK:
+            block = int(table[row, (at + 1) // BLOCK])
+            layer = LayerCache(
+                layer.keys.at[block, :, (at + 1) % BLOCK :].set(jnp.nan),
+                layer.values.at[block, :, :, (at + 1) % BLOCK :].set(jnp.nan),
+            )
+    x = jnp.asarray(queries, shape.dtype)
+    expected = np.asarray(attend(x, clean, **arguments, plan=LOOP))
+    actual = np.asarray(attend(x, layer, **arguments, plan=KERNEL), np.float32)
+    tolerance = 4e-6 if shape.dtype == "float32" else 2e-2
+    np.testing.assert_allclose(actual, expected, atol=tolerance)
+    for row in np.flatnonzero(last < 0):
+        assert not actual[row].any()
+
+
+def test_a_longer_table_gives_the_same_bits() -> None:
+    """Up to the length from which pieces are longer, see `_PIECE_BLOCKS`."""
+    shape = Shape(1, 2, 4, 64, 64, 40, None, "float32")
+    rng = np.random.default_rng(0)
+    layer = pools(rng, shape, 2 * shape.C)
+    table = jnp.asarray(rng.permutation(2 * shape.C).reshape(2, shape.C).astype(np.int32))
+    last = jnp.asarray([700, 300], jnp.int32)
+    queries = jnp.asarray(rng.standard_normal((2, 1, 8, 64)) / 8, jnp.float32)
+    common = {"positions": last[:, None], "last": last, "window": None, "plan": KERNEL}
+    outputs = [np.asarray(attend(queries, layer, table=table[:, :C], **common)) for C in (6, 17, 40)]
+    for other in outputs[1:]:
+        np.testing.assert_array_equal(other, outputs[0])
+
+
+def test_more_pieces_than_are_merged_at_once() -> None:
+    shape = Shape(1, 1, 2, 32, 32, 150, None, "float32")
+    rng = np.random.default_rng(0)
+    layer = pools(rng, shape, shape.C)
+    last = jnp.asarray([149 * BLOCK + 5], jnp.int32)
+    queries = jnp.asarray(rng.standard_normal((1, 1, 2, 32)), jnp.float32)
+    table = jnp.asarray(rng.permutation(shape.C)[None].astype(np.int32))
+    arguments = {"table": table, "positions": last[:, None], "last": last, "window": None}
+    np.testing.assert_allclose(
+        attend(queries, layer, **arguments, plan=KERNEL), attend(queries, layer, **arguments, plan=LOOP), atol=2e-6
+    )
+
+
+def test_a_cpu_does_without() -> None:
+    config = MistralConfig(
+        vocab_size=32, hidden_size=16, intermediate_size=32, num_layers=1, num_heads=2, num_kv_heads=1, head_dim=8
+    )
+    assert not kernel_compiles(Placement.default(), config, jnp.float32)
