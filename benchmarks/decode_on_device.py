@@ -24,18 +24,28 @@ from mistral_jax.checkpoint.summary import summarize
 from mistral_jax.model.layers import Embedding, Linear
 from mistral_jax.model.mistral import Mistral
 from mistral_jax.quant.array import QuantizedArray, int8_array
+from mistral_jax.quant.grouped import grouped
+from mistral_jax.quant.grouped_kernel import kernel_works
+from mistral_jax.quant.placement import Placement
 from mistral_jax.runtime.runner import Runner
 from serving.commands.bench import copy_bandwidth, time_runner
 
 
 def pack(model: Mistral, form: str) -> None:
-    """Put packed weights in the place of a model's plain matrices, one by one: a ggml type, or int8."""
+    """Put packed weights in the place of a model's plain matrices, one by one: a ggml type, or int8.
+
+    As the loader does, in groups where the device has a kernel for them.
+    """
+    kinds = [] if form == "int8" else [BY_NAME[form]]
+    in_groups = bool(kinds) and kernel_works(Placement.default(), model.dtype, kinds)
     for _, module in nnx.iter_modules(model):
         if isinstance(module, Linear | Embedding):
             plain = module.weight[...]
-            packed = (
-                int8_array(plain) if form == "int8" else QuantizedArray(quantize(plain, BY_NAME[form]), BY_NAME[form])
-            )
+            if form == "int8":
+                packed = int8_array(plain)
+            else:
+                kind, raw = BY_NAME[form], quantize(plain, BY_NAME[form])
+                packed = grouped(raw, kind) if in_groups else QuantizedArray(raw, kind)
             module.weight = nnx.Param(jax.block_until_ready(packed))
 
 

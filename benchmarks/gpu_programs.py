@@ -37,6 +37,7 @@ from mistral_jax.model.config import MistralConfig
 from mistral_jax.model.layers import Embedding, Linear
 from mistral_jax.model.mistral import Mistral
 from mistral_jax.quant.array import Int8Array, QuantizedArray
+from mistral_jax.quant.grouped import can_group, grouped
 from mistral_jax.runtime.calls import Call, RunnerState
 from mistral_jax.runtime.runner import Runner
 from mistral_jax.runtime.warming.empty_calls import EmptyCalls
@@ -116,7 +117,8 @@ def _packed(sizes: tuple[int, ...], form: str) -> Any:
     if form == "int8":
         return Int8Array(jax.ShapeDtypeStruct((out, columns), jnp.int8), jax.ShapeDtypeStruct((out,), jnp.float32))
     kind = BY_NAME[form]
-    return QuantizedArray(jax.ShapeDtypeStruct((out, kind.row_bytes(columns)), jnp.uint8), kind)
+    raw = jax.ShapeDtypeStruct((out, kind.row_bytes(columns)), jnp.uint8)
+    return jax.eval_shape(partial(grouped, kind=kind), raw) if can_group(kind) else QuantizedArray(raw, kind)
 
 
 def runner_of(case: Case, layers: int, placement: DescribedPlacement) -> tuple[Runner, RunnerState]:

@@ -15,7 +15,7 @@ IQ4_VALUES = (-127, -104, -83, -65, -49, -35, -22, -10, 1, 13, 25, 38, 53, 69, 8
 """What the codes of IQ4_NL and IQ4_XS stand for."""
 
 
-def _five_bits(block: jax.Array, offset: int) -> jax.Array:
+def five_bits(block: jax.Array, offset: int) -> jax.Array:
     """Codes whose fifth bits are a word at `offset`, and whose low four are the nibbles after it: uint32 [..., blocks,
     32]."""
     word = jax.lax.bitcast_convert_type(block[..., offset : offset + 4], jnp.uint32)[..., None]
@@ -32,11 +32,11 @@ def q4_1(block: jax.Array) -> jax.Array:
 
 
 def q5_0(block: jax.Array) -> jax.Array:
-    return half(block, 0) * centred(_five_bits(block, 2), 16)
+    return half(block, 0) * centred(five_bits(block, 2), 16)
 
 
 def q5_1(block: jax.Array) -> jax.Array:
-    return half(block, 0) * centred(_five_bits(block, 4), 0) + half(block, 2)
+    return half(block, 0) * centred(five_bits(block, 4), 0) + half(block, 2)
 
 
 def q8_0(block: jax.Array) -> jax.Array:

@@ -9,6 +9,7 @@ from flax import nnx
 
 from mistral_jax.model.mistral import Mistral
 from mistral_jax.quant.array import Int8Array, QuantizedArray, RowStack, Weight
+from mistral_jax.quant.grouped import GroupedArray
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -46,7 +47,7 @@ def _parts(weight: Weight) -> tuple[Weight, ...]:
 
 def _form(weight: Weight) -> str:
     match weight:
-        case QuantizedArray():
+        case QuantizedArray() | GroupedArray():
             return weight.kind.name
         case Int8Array() | RowStack():
             return "int8"

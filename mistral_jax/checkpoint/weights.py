@@ -22,6 +22,7 @@ from flax import nnx
 from conversion.gguf.container.file import GGUFFile
 from conversion.gguf.source import GGUFSource
 from conversion.weights.decoder_weights import EMBEDDING, HEAD, Format, Parameter, axis_size, parameters, read_name
+from conversion.weights.ggml_types import BY_NAME
 from conversion.weights.safetensors_io import SafetensorsFiles, read_array, write_safetensors
 from conversion.weights.stored_shapes import storable_shape
 from conversion.weights.tensor_names import HuggingFaceText, MistralFormat, is_mistral_format
@@ -31,6 +32,7 @@ from conversion.weights.weight_forms import Form, form_bytes, form_of
 from mistral_jax.model.config import MistralConfig
 from mistral_jax.model.mistral import Mistral
 from mistral_jax.quant.array import PaddedArray, Undivided, Weight, dense
+from mistral_jax.quant.grouped_kernel import kernel_works
 from mistral_jax.quant.load_weight import load_weight
 from mistral_jax.quant.placement import Placement
 from mistral_jax.quant.plan import Quantization, stored_kind
@@ -171,11 +173,13 @@ def load_weights(
     config = settle_tying(config, source)
     planned = plan_weights(config, source, dtype=dtype, quant=quant)
     total = sum(weight.nbytes for weight in planned)
+    kinds = {BY_NAME[form] for weight in planned for _, form in weight.parts if form in BY_NAME}
+    in_groups = kernel_works(placement, dtype, kinds)
     done = 0
     loaded: dict[str, Weight] = {}
     for weight in planned:
         # Waits for the copy, so that at most one weight is in flight.
-        array = load_weight(source, weight.parts, dtype=np.dtype(dtype), placement=first)
+        array = load_weight(source, weight.parts, dtype=np.dtype(dtype), placement=first, in_groups=in_groups)
         loaded[weight.name] = _placed(config, weight.parameter, array, placement)
         done += weight.nbytes
         if progress is not None:

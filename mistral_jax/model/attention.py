@@ -24,11 +24,25 @@ from functools import partial
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import lax
 
 from mistral_jax.model import attention_kernel
-from mistral_jax.model.kv_cache import LOOP, LayerCache, ReadPlan, key_positions, read_block, read_blocks
+from mistral_jax.model.config import MistralConfig
+from mistral_jax.model.kv_cache import (
+    BLOCK,
+    KERNEL,
+    LOOP,
+    LayerCache,
+    ReadPlan,
+    key_positions,
+    read_block,
+    read_blocks,
+    stored_head_dim,
+)
 from mistral_jax.quant.dot import batched_dot, precision_of, rounded_product, row_sum
+from mistral_jax.quant.kernel_check import agrees
+from mistral_jax.quant.placement import Placement
 
 # In place of minus infinity: finite, so that a block without any visible key gives 0 and never NaN.
 _MASKED = -1e30
@@ -111,6 +125,41 @@ def attend(
     _, total, weighted = merged
     out = weighted / jnp.where(total == 0, 1.0, total)[..., None]  # [B, K, M, H]
     return out[:, :, :M, :H].reshape(B, K, G, T, H).transpose(0, 3, 1, 2, 4).reshape(B, T, N, H)
+
+
+def kernel_works(placement: Placement, config: MistralConfig, dtype: jax.typing.DTypeLike) -> bool:
+    """Whether a model's attention runs by the kernel: one GPU holds the model, and there the kernel gives what the
+    plain form gives. Compiles and runs small instances, which takes seconds where no compiled program is kept."""
+    if placement.count > 1 or placement.platform == "cpu":
+        return False
+    rng = np.random.default_rng(0)
+    N, K, H = config.num_heads, config.num_kv_heads, stored_head_dim(config)
+    C = 5
+
+    def normal(*shape: int) -> np.ndarray:
+        return rng.standard_normal(shape).astype(dtype)
+
+    layer = LayerCache(*placement.put((normal(2 * C, K, BLOCK, H), normal(2 * C, K, H, BLOCK))))
+    table = np.arange(2 * C, dtype=np.int32).reshape(C, 2).T
+    last = np.array([3 * BLOCK + 40, 17], np.int32)
+
+    def form(plan: ReadPlan, queries: jax.Array, layer: LayerCache, table: jax.Array, last: jax.Array) -> jax.Array:
+        T = queries.shape[1]
+        positions = last[:, None] - T + 1 + jnp.arange(T)
+        where = {"table": table, "positions": positions, "last": last, "window": None}
+        return attend(queries, layer, **where, plan=plan)
+
+    return all(
+        agrees(
+            "attention",
+            partial(form, KERNEL),
+            partial(form, ReadPlan(C)),
+            (normal(2, T, N, config.head_dim) * np.asarray(H**-0.5, dtype), layer, table, last),
+            placement=placement,
+            dtype=dtype,
+        )
+        for T in (1, 16)  # a decode step and a chunk
+    )
 
 
 def _loop(grouped: jax.Array, layer: LayerCache, *, table: jax.Array, in_use: jax.Array, visible: Visible) -> Partial:

@@ -18,7 +18,6 @@ table, S = C * J; M rows of a tile of queries.
 
 from __future__ import annotations
 
-import logging
 import math
 from functools import partial
 from typing import Any, NamedTuple
@@ -29,12 +28,8 @@ from jax import lax
 from jax.experimental import pallas as pl
 from jax.experimental.pallas import triton
 
-from mistral_jax.model.config import MistralConfig
-from mistral_jax.model.kv_cache import BLOCK, LayerCache, stored_head_dim
+from mistral_jax.model.kv_cache import LayerCache
 from mistral_jax.quant.dot import precision_of
-from mistral_jax.quant.placement import Placement
-
-_log = logging.getLogger(__name__)
 
 _MASKED = -1e30
 """In place of minus infinity, see `mistral_jax.model.attention`."""
@@ -175,29 +170,6 @@ def _attend(
         compiler_params=triton.CompilerParams(num_warps=4, num_stages=1),
         name="attention_merge",
     )(first, last, *partials)
-
-
-def kernel_compiles(placement: Placement, config: MistralConfig, dtype: jax.typing.DTypeLike) -> bool:
-    """Whether the kernel can be used for a model's attention: one GPU holds the model, and Pallas compiles for it.
-
-    Compiles a small instance, which takes a second or two where no compiled program is kept.
-    """
-    if placement.count > 1 or placement.platform == "cpu":
-        return False
-
-    def shape(*sizes: int, dtype: jax.typing.DTypeLike = jnp.int32) -> Any:
-        return jax.ShapeDtypeStruct(sizes, dtype, sharding=placement.sharding())
-
-    K, H = config.num_kv_heads, stored_head_dim(config)
-    layer = LayerCache(shape(1, K, BLOCK, H, dtype=dtype), shape(1, K, H, BLOCK, dtype=dtype))
-    where = {"table": shape(1, 1), "positions": shape(1, 1), "last": shape(1)}
-    queries = shape(1, 1, config.num_heads, config.head_dim, dtype=dtype)
-    try:
-        jax.jit(partial(attend, window=None)).lower(queries, layer, **where).compile()
-    except Exception as error:  # whatever a compiler raises for a device that it does not support
-        _log.info("attention without its kernel, as that does not compile for %s: %s", placement.device, error)
-        return False
-    return True
 
 
 class _Reach(NamedTuple):

@@ -18,12 +18,14 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from conversion.dequantize import unpack
 from conversion.weights.ggml_types import GGMLType
 from conversion.weights.stored_shapes import storable_shape
+from mistral_jax.quant.grouped import GroupedArray
 
 
 @partial(jax.tree_util.register_dataclass, data_fields=["raw"], meta_fields=["kind"])
 @dataclass(frozen=True)
 class QuantizedArray:
-    """A matrix [out, in] in ggml blocks, byte for byte as in a GGUF file."""
+    """A matrix [out, in] in ggml blocks, byte for byte as in a GGUF file. On GPUs with a kernel for products: see
+    `mistral_jax.quant.grouped`."""
 
     raw: jax.Array
     """uint8 [out, row_bytes]"""
@@ -114,7 +116,7 @@ def padded(matrix: jax.Array) -> jax.Array | PaddedArray:
 class RowStack:
     """Matrices of different forms, stacked by rows: a fused projection whose parts a file quantises differently."""
 
-    parts: tuple[QuantizedArray | Int8Array | PaddedArray | jax.Array, ...]
+    parts: tuple[QuantizedArray | GroupedArray | Int8Array | PaddedArray | jax.Array, ...]
     """[out_i, in] each."""
 
     @property
@@ -130,7 +132,7 @@ class RowStack:
         return jnp.concatenate([dense(part, dtype) for part in self.parts])
 
 
-Packed = QuantizedArray | Int8Array | RowStack
+Packed = QuantizedArray | GroupedArray | Int8Array | RowStack
 Plain = jax.Array | PaddedArray
 """A matrix of floats."""
 Undivided = Plain | Packed

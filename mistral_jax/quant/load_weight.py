@@ -24,6 +24,7 @@ from mistral_jax.quant.array import (
     int8_array,
     padded,
 )
+from mistral_jax.quant.grouped import GroupedArray, can_group, grouped
 from mistral_jax.quant.placement import Placement
 from mistral_jax.quant.plan import stored_kind
 from mistral_jax.quant.product import unpacked
@@ -32,7 +33,12 @@ _BFLOAT16 = np.dtype(jnp.bfloat16)
 
 
 def load_weight(
-    source: TensorSource, parts: Sequence[tuple[str, Form]], *, dtype: np.dtype, placement: Placement
+    source: TensorSource,
+    parts: Sequence[tuple[str, Form]],
+    *,
+    dtype: np.dtype,
+    placement: Placement,
+    in_groups: bool = False,
 ) -> Undivided:
     """Read tensors and stack them by rows to one weight.
 
@@ -42,11 +48,15 @@ def load_weight(
       parts: (tensor name, form) pairs in the order of their rows.
       dtype: of plain arrays.
       placement: one device.
+      in_groups: put packed blocks in the order of `mistral_jax.quant.grouped`, those types that have it.
     """
-    loaded: list[QuantizedArray | Int8Array | Plain] = []
+    loaded: list[QuantizedArray | GroupedArray | Int8Array | Plain] = []
     for form, group in groupby(parts, key=lambda part: part[1]):
         names = [name for name, _ in group]
-        loaded.append(jax.block_until_ready(_load(source, names, form, dtype, placement)))
+        weight = _load(source, names, form, dtype, placement)
+        if in_groups and isinstance(weight, QuantizedArray) and can_group(weight.kind):
+            weight = grouped(weight.raw, weight.kind)
+        loaded.append(jax.block_until_ready(weight))
     return loaded[0] if len(loaded) == 1 else RowStack(tuple(loaded))
 
 

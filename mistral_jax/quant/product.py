@@ -6,6 +6,9 @@ on the number of *sequences*: a row has the same bits alone and in a batch.
 - On a CPU, one token of each sequence (decoding) uses the native kernel, which unpacks in registers and reads each
   weight once, at memory bandwidth. For many tokens (prefill), weights are unpacked a cache-sized tile at a time and
   multiplied by XLA's dot. Without a compiler for the kernel, XLA also unpacks the tiles.
+- On a GPU for which there is a kernel (`mistral_jax.quant.grouped_kernel`), that multiplies; weights are loaded in an
+  order that suits it (`GroupedArray`). In float32, for which GPUs have no tensor cores, the matrix is unpacked and
+  multiplied by a dot for many rows.
 - On other devices, up to `_FUSED_ROWS` rows of a program are multiplied and summed in one fused pass over the packed
   bytes; for more, the whole matrix is unpacked and multiplied by a dot.
 """
@@ -34,6 +37,8 @@ from mistral_jax.quant.array import (
     padded,
 )
 from mistral_jax.quant.dot import dot
+from mistral_jax.quant.grouped import GroupedArray
+from mistral_jax.quant.grouped_kernel import product
 from mistral_jax.quant.native import native
 
 _CPU_TILE_BYTES = 4 * 2**20
@@ -79,7 +84,7 @@ def take_rows(weight: Weight, rows: jax.Array, dtype: jnp.dtype) -> jax.Array:
             raise TypeError("cannot take rows of a sharded matrix; expected one that each device has")
         case PaddedArray():
             return weight.values[rows][..., : weight.shape[1]].astype(dtype)
-        case QuantizedArray() | Int8Array() | RowStack():
+        case QuantizedArray() | GroupedArray() | Int8Array() | RowStack():
             # The barrier keeps unpacking's last product from being fused with a sum that only some programs have.
             return lax.optimization_barrier(packed_rows(weight, rows).astype(dtype))
         case _:
@@ -104,6 +109,8 @@ def packed_product(x: jax.Array, weight: Packed) -> jax.Array:
     match weight:
         case QuantizedArray():
             return _blocks_product(x, weight)
+        case GroupedArray():
+            return _grouped_product(x, weight)
         case Int8Array():
             return _int8_product(x, weight)
         case RowStack():
@@ -115,6 +122,8 @@ def packed_rows(weight: Packed, rows: jax.Array) -> jax.Array:
     match weight:
         case QuantizedArray():
             return unpack(weight.raw[rows], weight.kind, jnp.dtype(jnp.float32))
+        case GroupedArray():
+            return weight.rows(rows)
         case Int8Array():
             return weight.values[rows].astype(jnp.float32) * weight.scales[rows][..., None]
         case RowStack():
@@ -134,9 +143,22 @@ def _int8_product(x: jax.Array, weight: Int8Array) -> jax.Array:
     return lax.optimization_barrier(exact.astype(jnp.float32) * scale * weight.scales)
 
 
+def _grouped_product(x: jax.Array, weight: GroupedArray) -> jax.Array:
+    rows = x.reshape(-1, x.shape[-1])
+    if _one_token(x) or x.dtype.itemsize == 2:
+        y = product(rows, weight)
+    else:
+        y = _plain_product(rows, padded(lax.optimization_barrier(weight.dequantize(x.dtype))))
+    return y.reshape(*x.shape[:-1], weight.shape[0])
+
+
+def _one_token(x: jax.Array) -> bool:
+    """Whether the rows [..., in] are of one token of each sequence."""
+    return x.ndim < 3 or x.shape[-2] == 1
+
+
 def _blocks_product(x: jax.Array, weight: QuantizedArray) -> jax.Array:
-    one_token = x.ndim < 3 or x.shape[-2] == 1
-    y = _product_of_rows(x.reshape(-1, x.shape[-1]), weight.raw, kind=weight.kind, one_token=one_token)
+    y = _product_of_rows(x.reshape(-1, x.shape[-1]), weight.raw, kind=weight.kind, one_token=_one_token(x))
     return y.reshape(*x.shape[:-1], weight.shape[0])
 
 

@@ -29,7 +29,7 @@ import numpy as np
 from mistral_jax.adapters.bank import AdapterSet
 from mistral_jax.adapters.choice import BASE, AdapterChoice
 from mistral_jax.adapters.xlora import XLoRA
-from mistral_jax.model.attention_kernel import kernel_compiles
+from mistral_jax.model.attention import kernel_works
 from mistral_jax.model.kv_cache import BLOCK, cache_bytes, layer_lengths
 from mistral_jax.model.mistral import Mistral
 from mistral_jax.model.split_module import SplitModule
@@ -70,8 +70,8 @@ class Runner:
       row_buckets: numbers of rows that decode steps are compiled for, ascending, the last >= slots; None chooses by
         platform, see `Buckets.choose`.
       block_buckets: numbers of cache blocks that programs are compiled for; None chooses by platform.
-      attention_kernel: whether attention is computed by `mistral_jax.model.attention_kernel`; None: where it compiles
-        for the device, and one device holds the model.
+      attention_kernel: whether attention is computed by `mistral_jax.model.attention_kernel`; None: on one GPU that
+        runs it.
       adapters: the adapters of the model; shared, and read at every call.
       xlora: the classifier, whose experts are the first adapters.
       embeds: compile the programs for embeddings in `warm_up`, too.
@@ -127,7 +127,7 @@ class Runner:
             chunks=sizes,
             row_buckets=row_buckets,
             block_buckets=block_buckets,
-            kernel=kernel_compiles(self.placement, self.config, self.dtype)
+            kernel=kernel_works(self.placement, self.config, self.dtype)
             if attention_kernel is None
             else attention_kernel,
         )

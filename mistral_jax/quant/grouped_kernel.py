@@ -1,0 +1,328 @@
+"""Products with matrices of packed blocks as one kernel for NVIDIA GPUs, in Pallas for Triton.
+
+An instance of the kernel computes a tile of outputs for a tile of rows. It reads the packed bytes of `WIDTH` columns,
+unpacks them in registers, rounds the weights to the type of the activations and multiplies on the tensor cores, in
+float32 sums: the same weights as where a matrix is unpacked first.
+
+Columns are added up in their order. Where a matrix has too few outputs to occupy a GPU, they are divided into parts,
+whose results are added up afterwards, also in order. The number of parts depends on the matrix alone. On the tensor
+cores a row's sum does not depend on the other rows of a tile; so a row's result does not depend on the number of rows.
+
+Under `lowering_platforms=("cpu",)` the same kernel runs in Pallas' interpreter: for tests, not for use.
+
+Axis letters: M rows, N outputs, K columns.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from functools import partial
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import lax
+from jax.experimental import pallas as pl
+from jax.experimental.pallas import triton
+
+from conversion.dequantize.parts import Layout, layout_of
+from conversion.weights.ggml_types import GGMLType
+from mistral_jax.quant.dot import dot, precision_of
+from mistral_jax.quant.grouped import ROWS, SPAN, GroupedArray, can_group
+from mistral_jax.quant.kernel_check import agrees
+from mistral_jax.quant.placement import Placement
+
+WIDTH = 128
+"""Columns that are unpacked and multiplied at once."""
+
+_TILES = {16: 16, 128: 32}
+"""Rows of a tile, by the most rows of a product. Tensor cores take 16 at least. Hopper has other instructions for tiles
+of 64 rows and more: decode steps keep to those that all GPUs have, and so to one order of sums."""
+_LARGE_TILE = 128
+"""Rows of a tile of prefill, where weights are unpacked once for each tile."""
+
+_FEW_TILES = 256
+"""Instances of the kernel below which a tile has fewer outputs, and below which columns are divided: about two for each
+core of the largest GPUs."""
+
+
+class _Shape(NamedTuple):
+    """Static sizes of one call."""
+
+    layout: Layout
+    rows: int
+    """M"""
+    outputs: int
+    """Outputs of a tile."""
+    columns: int
+    """K of the rows; the matrix has a multiple of `SPAN`."""
+    tile: int
+    """Rows of a tile."""
+    spans: int
+    """Number of super-blocks in a row."""
+    part: int
+    """How many of them an instance reads."""
+    by_assembly: bool
+    """Whether weights are unpacked by PTX instructions of our own."""
+
+
+@jax.custom_vjp
+def product(x: jax.Array, weight: GroupedArray) -> jax.Array:
+    """`x` [M, K] times `weight` [N, K] transposed: float32 [M, N]. Differentiable in `x`."""
+    return _by_platform(x, weight)
+
+
+def _forward(x: jax.Array, weight: GroupedArray) -> tuple[jax.Array, tuple[jax.Array, GroupedArray]]:
+    return _by_platform(x, weight), (x, weight)
+
+
+def _backward(held: tuple[jax.Array, GroupedArray], slope: jax.Array) -> tuple[jax.Array, GroupedArray]:
+    x, weight = held
+    plain = weight.dequantize(x.dtype)
+
+    def no_slope(leaf: jax.Array) -> Any:
+        is_float = jnp.issubdtype(leaf.dtype, jnp.floating)
+        return jnp.zeros_like(leaf) if is_float else np.zeros(leaf.shape, jax.dtypes.float0)
+
+    back = jnp.matmul(slope, plain, precision=precision_of(x), preferred_element_type=jnp.float32)
+    return back.astype(x.dtype), jax.tree.map(no_slope, weight)
+
+
+product.defvjp(_forward, _backward)
+
+
+@partial(jax.jit, inline=True)
+def _by_platform(x: jax.Array, weight: GroupedArray) -> jax.Array:
+    return lax.platform_dependent(
+        x, weight, cpu=partial(_product, interpret=True), default=partial(_product, interpret=False)
+    )
+
+
+def _product(x: jax.Array, weight: GroupedArray, *, interpret: bool) -> jax.Array:
+    (M, K), N = x.shape, weight.scales.shape[1]
+    layout = weight.layout
+    spans = weight.scales.shape[0] * layout.group // SPAN
+    outputs = ROWS if N // ROWS >= _FEW_TILES else ROWS // 2
+    tiles = N // outputs
+    part = pl.cdiv(spans, max(1, round(_FEW_TILES / tiles)))
+    tile = next((tile for most, tile in _TILES.items() if most >= M), _LARGE_TILE)
+    by_assembly = not interpret and x.dtype.itemsize == 2
+    shape = _Shape(layout, M, outputs, K, tile, spans, part, by_assembly)
+    arrays = jax.tree.leaves(weight)
+    if layout.table:
+        arrays.append(jnp.asarray(layout.table, jnp.int8))
+    call: Any = pl.pallas_call(
+        partial(_kernel, shape=shape),
+        out_shape=jax.ShapeDtypeStruct((pl.cdiv(spans, part), M, N), jnp.float32),
+        # Tiles of rows follow one another first, so that they find the weights in the cache.
+        grid=(pl.cdiv(M, tile), tiles, pl.cdiv(spans, part)),
+        compiler_params=triton.CompilerParams(num_warps=8 if tile == _LARGE_TILE else 4, num_stages=1),
+        interpret=interpret,
+        name=f"product_{weight.kind.name.lower()}",
+    )
+    parts = call(x, *arrays)
+    y = parts[0] if parts.shape[0] == 1 else jnp.sum(parts, axis=0)
+    return y[:, : weight.shape[0]]
+
+
+def _kernel(x_ref: Any, *refs: Any, shape: _Shape) -> None:
+    layout = shape.layout
+    count = len(layout.planes)
+    planes, (scales_ref, *others, out_ref) = refs[:count], refs[count:]
+    table_ref = others.pop() if layout.table else None
+    super_scales_ref = others.pop(0) if layout.is_super else None
+    minima_ref = others.pop(0) if layout.has_minima else None
+    super_minima_ref = others.pop(0) if layout.has_minima and layout.is_super else None
+    row_tile, tile, split = (pl.program_id(axis) for axis in range(3))
+    groups = WIDTH // layout.group
+    sizes, by_group = (shape.outputs, groups, layout.group), (shape.outputs, groups, 1)
+    n, g, j = (lax.broadcasted_iota(jnp.int32, sizes, axis) for axis in range(3))
+    n_of_group, g_of_group = (lax.broadcasted_iota(jnp.int32, by_group, axis) for axis in range(2))
+    n, n_of_group = tile * shape.outputs + n, tile * shape.outputs + n_of_group
+    m, k = (lax.broadcasted_iota(jnp.int32, (shape.tile, WIDTH), axis) for axis in range(2))
+    m = row_tile * shape.tile + m
+
+    def scale_of(ref: Any, supers_ref: Any, number: Any, part: int) -> jax.Array:
+        scale = triton.load(ref.at[number * (SPAN // layout.group) + part * groups + g_of_group, n_of_group])
+        if supers_ref is None:
+            return scale.astype(jnp.float32)
+        return triton.load(supers_ref.at[number, n_of_group]).astype(jnp.float32) * scale.astype(jnp.float32)
+
+    def span(number: jax.Array, total: jax.Array) -> jax.Array:
+        for part in range(SPAN // WIDTH):
+            column = part * WIDTH + g * layout.group + j
+            held: list[_Bits] = []
+            for ref, bits in zip(planes, layout.planes, strict=True):
+                size = SPAN * bits // 8
+                shift = bits * (part * WIDTH // size) if size >= WIDTH else bits * lax.div(column, size)
+                held.append(_Bits(triton.load(ref.at[number, n, lax.rem(column, size)]), bits, shift))
+            scale = scale_of(scales_ref, super_scales_ref, number, part)
+            minimum = None if minima_ref is None else scale_of(minima_ref, super_minima_ref, number, part)
+            if table_ref is not None:
+                weights = triton.load(table_ref.at[_codes(held)]).astype(jnp.float32) * scale
+            elif shape.by_assembly:
+                weights = _weights_by_assembly(held, scale, minimum, layout, x_ref.dtype)
+            else:
+                weights = _weights(held, scale, minimum, layout)
+            at = number * SPAN + part * WIDTH + k
+            x = triton.load(x_ref.at[m, at], mask=(m < shape.rows) & (at < shape.columns), other=0)
+            total = total + _dot(x, weights.astype(x.dtype).reshape(shape.outputs, WIDTH))
+        return total
+
+    start = split * shape.part
+    stop = jnp.minimum(start + shape.part, shape.spans)
+    total = lax.fori_loop(start, stop, span, jnp.zeros((shape.tile, shape.outputs), jnp.float32))
+    m, n = (lax.broadcasted_iota(jnp.int32, total.shape, axis) for axis in range(2))
+    m = row_tile * shape.tile + m
+    triton.store(out_ref.at[split, m, tile * shape.outputs + n], total, mask=m < shape.rows)
+
+
+class _Bits(NamedTuple):
+    """The bits of a tile of codes that one plane holds."""
+
+    bytes: jax.Array
+    """uint8 [outputs, groups, group]"""
+    width: int
+    """Bits of a code."""
+    shift: int | jax.Array
+    """Where in the byte: one for all, or int32 of the same shape, the same for four neighbours."""
+
+
+def _codes(held: list[_Bits]) -> jax.Array:
+    """int32 [outputs, groups, group]"""
+    codes, place = None, 0
+    for plane in held:
+        values = plane.bytes.astype(jnp.int32)
+        if plane.width < 8:
+            values = (values >> plane.shift) & (2**plane.width - 1)
+        codes = values if codes is None else codes | (values << place)
+        place += plane.width
+    assert codes is not None
+    return codes
+
+
+def _weights(held: list[_Bits], scale: jax.Array, minimum: jax.Array | None, layout: Layout) -> jax.Array:
+    """float32 [outputs, groups, group], with the bits of the file's blocks unpacked.
+
+    Conversions of integers run at a quarter of the rate of other instructions: a code is set into the low bits of 2^23
+    instead, which is subtracted.
+    """
+    weights = lax.bitcast_convert_type(_codes(held) | 0x4B000000, jnp.float32) - jnp.float32(2**23 + layout.zero)
+    weights = weights * scale
+    return weights if minimum is None else weights - minimum
+
+
+def _weights_by_assembly(
+    held: list[_Bits], scale: jax.Array, minimum: jax.Array | None, layout: Layout, dtype: jnp.dtype
+) -> jax.Array:
+    """The same in a type of 16 bits, four codes at a time: compilers would take three times the instructions.
+
+    The code c is set into the bits of a float `base`, so that it reads as `base + c`, and base, zero and minimum are
+    taken away in one multiply-add, (base + c) * scale - ((base + zero) * scale + minimum). That rounds at 2^-17 of the
+    scale, far below the rounding to `dtype`.
+    """
+    offset = -(_base(layout) + layout.zero) * scale
+    if minimum is not None:
+        offset = offset - minimum
+    sizes = held[0].bytes.shape
+    arguments = [plane.bytes for plane in held]
+    arguments += [plane.shift for plane in held if not isinstance(plane.shift, int)]
+    arguments += [jnp.broadcast_to(scale, sizes), jnp.broadcast_to(offset, sizes)]
+    text, operands = assembly(layout, [plane.shift if isinstance(plane.shift, int) else None for plane in held], dtype)
+    (weights,) = triton.elementwise_inline_asm(
+        text,
+        args=arguments,
+        constraints=",".join(["=r"] * 2 + ["r"] * (operands - 2)),
+        pack=4,
+        result_shape_dtypes=[jax.ShapeDtypeStruct(sizes, dtype)],
+    )
+    return weights
+
+
+def _base(layout: Layout) -> float:
+    """Codes of eight bits do not fit into the mantissa of a float as small as 128, at the place of a whole byte."""
+    return 2.0**15 if max(layout.planes) == 8 else 128.0
+
+
+def assembly(layout: Layout, shifts: Sequence[int | None], dtype: jnp.dtype) -> tuple[str, int]:
+    """PTX that unpacks four neighbouring weights, and the number of its operands.
+
+    Operands: two words of results, two weights each; for each plane a word of four bytes; for each shift that is not
+    given (None) four words of it; four scales; four offsets.
+
+    Args:
+      shifts: where in its bytes each plane has the codes.
+      dtype: of the weights, of 16 bits.
+    """
+    lines: list[str] = []
+    operand, place = 2 + len(shifts), 0
+    for i, (shift, bits) in enumerate(zip(shifts, layout.planes, strict=True)):
+        by = str(shift)
+        if shift is None:
+            by, operand = f"${operand}", operand + 4
+        lines.append(f"shr.b32 t{i}, ${2 + i}, {by};")
+        lines.append(f"and.b32 t{i}, t{i}, 0x{(2**bits - 1) * 0x01010101:08x};")
+        if i:
+            lines += [f"shl.b32 t{i}, t{i}, {place};", f"or.b32 t0, t0, t{i};"]
+        place += bits
+    # The bytes of the base's float, of which the code takes the one whose lowest bit is worth 1.
+    base = int(np.float32(_base(layout)).view(np.uint32))
+    for i in range(4):
+        selector = f"0x74{i}4" if max(layout.planes) == 8 else f"0x7{i}44"
+        lines.append(f"prmt.b32 f{i}, t0, 0x{base:08x}, {selector};")
+        lines.append(f"fma.rn.f32 f{i}, f{i}, ${operand + i}, ${operand + 4 + i};")
+    kind = {"bfloat16": "bf16x2", "float16": "f16x2"}[dtype.name]
+    lines += [f"cvt.rn.{kind}.f32 $0, f1, f0;", f"cvt.rn.{kind}.f32 $1, f3, f2;"]
+    registers = ", ".join([*(f"t{i}" for i in range(len(shifts))), *(f"f{i}" for i in range(4))])
+    return "{ .reg .b32 " + registers + "; " + " ".join(lines) + " }", operand + 8
+
+
+def _dot(x: jax.Array, y: jax.Array) -> jax.Array:
+    """`x` [m, k] times `y` [n, k] transposed: float32 [m, n]."""
+    axes = (((1,), (1,)), ((), ()))
+    return lax.dot_general(x, y, axes, precision=precision_of(x), preferred_element_type=jnp.float32)
+
+
+def kernel_works(placement: Placement, dtype: jax.typing.DTypeLike, kinds: Iterable[GGMLType]) -> bool:
+    """Whether products with weights of these types run by the kernel: one GPU holds the model, and on it the kernel
+    gives what unpacking gives. Compiles and runs small products.
+
+    Args:
+      dtype: of activations.
+      kinds: other types than `conversion.dequantize.parts.DIVISIBLE` do not count.
+    """
+    if placement.count > 1 or placement.platform == "cpu":
+        return False
+    return all(_agrees(kind, placement, dtype) for kind in kinds if can_group(kind))
+
+
+def _agrees(kind: GGMLType, placement: Placement, dtype: jax.typing.DTypeLike) -> bool:
+    rng = np.random.default_rng(0)
+    layout = layout_of(kind)
+    spans = 3
+
+    def scales() -> np.ndarray:
+        if not layout.is_super:
+            return rng.uniform(0.01, 0.02, (spans * SPAN // layout.group, ROWS)).astype(np.float16)
+        return rng.integers(1, 16, (spans * SPAN // layout.group, ROWS)).astype(np.int8 if layout.zero else np.uint8)
+
+    def supers() -> np.ndarray:
+        return rng.uniform(0.001, 0.002, (spans, ROWS)).astype(np.float16)
+
+    arrays: dict[str, Any] = {
+        "planes": tuple(
+            rng.integers(0, 256, (spans, ROWS, SPAN * bits // 8), dtype=np.uint8) for bits in layout.planes
+        ),
+        "scales": scales(),
+        "super_scales": supers() if layout.is_super else None,
+        "minima": scales() if layout.has_minima else None,
+        "super_minima": supers() if layout.has_minima and layout.is_super else None,
+    }
+    weight = GroupedArray(**arrays, kind=kind, shape=(ROWS, spans * SPAN))
+    x = jnp.asarray(rng.standard_normal((5, spans * SPAN)), dtype)
+
+    def plain(x: jax.Array, weight: GroupedArray) -> jax.Array:
+        return dot(x, weight.dequantize(x.dtype))
+
+    return agrees(f"products in {kind.name}", product, plain, (x, weight), placement=placement, dtype=dtype)
