@@ -1,11 +1,12 @@
 """What the programs of a model would do on an NVIDIA GPU: kernels, bytes moved, memory, compile time. Needs no GPU.
 
 usage: python -m benchmarks.gpu_programs [--gpu h100] [--size 7b] [--weights bfloat16,Q4_K] [--programs decode,prefill]
-  [--rows 1,8,64] [--keys 1024,4096,32768] [--layers all] [--output FILE.json]
+  [--rows 1,8,64] [--keys 1024,4096,32768] [--layers all | --warm-up] [--output FILE.json]
 
 XLA compiles each program for a described GPU. A program's bytes are set against those that it needs: its weights once,
 the keys and values that its rows hold, and its logits. Programs are compiled with one layer and with two, and a model's
-figures extrapolated; `--layers all` compiles all of them, for the time that takes.
+figures extrapolated; `--layers all` compiles all of them, for the time that takes. `--warm-up` compiles instead
+everything that a server compiles at its start, with all layers, and prints the seconds.
 
 The predicted time is the larger of bytes over bandwidth and operations over peak rate, plus a launch for each kernel.
 It is a bound of what the program could reach, not a measurement.
@@ -38,6 +39,7 @@ from mistral_jax.model.layers import Embedding, Linear
 from mistral_jax.model.mistral import Mistral
 from mistral_jax.quant.array import Int8Array, QuantizedArray
 from mistral_jax.quant.grouped import can_group, grouped
+from mistral_jax.runtime.buckets import DEFAULT_CHUNKS
 from mistral_jax.runtime.calls import Call, RunnerState
 from mistral_jax.runtime.runner import Runner
 from mistral_jax.runtime.warming.empty_calls import EmptyCalls
@@ -121,7 +123,9 @@ def _packed(sizes: tuple[int, ...], form: str) -> Any:
     return jax.eval_shape(partial(grouped, kind=kind), raw) if can_group(kind) else QuantizedArray(raw, kind)
 
 
-def runner_of(case: Case, layers: int, placement: DescribedPlacement) -> tuple[Runner, RunnerState]:
+def runner_of(
+    case: Case, layers: int, placement: DescribedPlacement, chunks: Sequence[int] = (CHUNK,)
+) -> tuple[Runner, RunnerState]:
     """A runner of shapes only, and its state."""
     from benchmarks.gpu.described import shapes_on
 
@@ -139,7 +143,7 @@ def runner_of(case: Case, layers: int, placement: DescribedPlacement) -> tuple[R
         model,
         slots=case.rows,
         length=case.keys,
-        chunks=(CHUNK,),
+        chunks=chunks,
         adapters=adapters,
         xlora=classifier,
         attention_kernel=True,
@@ -243,6 +247,22 @@ def measure(case: Case, gpu: GPU, placement: DescribedPlacement, *, whole: bool)
     )
 
 
+def warm_up(case: Case, gpu: GPU, placement: DescribedPlacement) -> list[dict[str, Any]]:
+    """Compile all programs of a server, one after another, as a GPU's server does."""
+    from benchmarks.gpu.described import compile_for
+
+    runner, state = runner_of(case, shape(case.size).num_layers, placement, chunks=DEFAULT_CHUNKS)
+    compiled: list[dict[str, Any]] = []
+    for make in EmptyCalls(runner).all():
+        call = make(state)
+        start = time.perf_counter()
+        compile_for(gpu, call.program, *call.arguments, **call.static)
+        compiled.append({"program": call.program.__name__, "seconds": round(time.perf_counter() - start, 1)})
+        print(compiled[-1], flush=True)
+    print(f"{len(compiled)} programs, {sum(each['seconds'] for each in compiled):.1f} s")
+    return compiled
+
+
 def cases(args: argparse.Namespace) -> Sequence[Case]:
     def named(text: str) -> list[str]:
         return text.split(",")
@@ -269,10 +289,15 @@ def main() -> None:
     parser.add_argument("--rows", default="1,8,64")
     parser.add_argument("--keys", default="1024,4096,32768")
     parser.add_argument("--layers", choices=["extrapolated", "all"], default="extrapolated")
+    parser.add_argument("--warm-up", action="store_true")
     parser.add_argument("--output", type=Path)
     args = parser.parse_args()
     gpu = GPUS[args.gpu]
     placement = described(gpu)
+    if args.warm_up:
+        results = [asdict(case) | {"warm_up": warm_up(case, gpu, placement)} for case in cases(args)]
+        _write(args.output, gpu, results)
+        return
     print(f"| {' | '.join(COLUMNS)} |")
     print("|---" * len(COLUMNS) + "|")
     results: list[dict[str, Any]] = []
@@ -286,7 +311,11 @@ def main() -> None:
             flush=True,
         )
         results.append(asdict(case) | asdict(found) | {"predicted_seconds": predicted})
-    if args.output:
+    _write(args.output, gpu, results)
+
+
+def _write(output: Path | None, gpu: GPU, results: list[dict[str, Any]]) -> None:
+    if output is not None:
         report = {
             "gpu": gpu.name,
             "described": True,
@@ -294,7 +323,7 @@ def main() -> None:
             "launch_seconds_assumed": LAUNCH,
             "programs": results,
         }
-        args.output.write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
+        output.write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -2,7 +2,8 @@
 
 The figures are read from the text of the scheduled program. Of an operand that a kernel only slices or gathers from,
 the slices count; what is updated in place counts by what is written. A Pallas kernel's operands count whole, except
-those for which the caller knows better (see `report`).
+those for which the caller knows better (see `report`); what it updates in place does not count, as nobody can tell how
+much that is: in `mistral_jax.model.store_kernel`, the keys and values of new tokens.
 """
 
 from __future__ import annotations
@@ -182,8 +183,10 @@ class _Program:
         if called is not None:
             read, written = self._fusion(self.computations[called])
         else:
-            read = sum(self._operand(kind, shape) for shape in shapes)
-            written = _nbytes(each.shape, workspace=kind.startswith("__cu"))
+            in_place = {int(number) for number in re.findall(r"\{\d*\}: \((\d+), \{\}\)", each.text)}
+            updated = sum(_nbytes(shape) for i, shape in enumerate(shapes) if i in in_place)
+            read = sum(self._operand(kind, shape) for i, shape in enumerate(shapes) if i not in in_place)
+            written = _nbytes(each.shape, workspace=kind.startswith("__cu")) - updated
         return Kernel(each.name, kind, scope[1] if scope else "", read, written, times)
 
     def _operand(self, kind: str, shape: str) -> int:

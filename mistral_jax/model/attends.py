@@ -8,6 +8,7 @@ Axis letters: B rows, T tokens, N query heads, K kv heads, H head dim.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, Protocol
@@ -18,16 +19,49 @@ import jax.numpy as jnp
 from mistral_jax.model.attention import attend
 from mistral_jax.model.config import MistralConfig
 from mistral_jax.model.kv_cache import CacheView, KVCache, LayerCache, ReadPlan, write
+from mistral_jax.model.rope import Positions, rotate
+from mistral_jax.model.store_kernel import rotate_and_store
 from mistral_jax.quant.dot import precision_of
+
+
+@dataclass(frozen=True)
+class Heads:
+    """Queries, keys and values of a layer's tokens, before they are rotated. Exists while a program is traced."""
+
+    qkv: jax.Array | tuple[jax.Array, ...]
+    """float32 [B, T, N + 2K, H]; or the three, if they are sharded over devices."""
+    sizes: tuple[int, int]
+    """N and K."""
+    dtype: jnp.dtype
+    """Of activations."""
+
+    def rotated(self, at: Positions) -> tuple[jax.Array, jax.Array, jax.Array]:
+        """Queries [B, T, N, H], multiplied by the softmax scale, and keys and values [B, T, K, H], in the type of
+        activations."""
+        parts = self._parts()
+        with jax.named_scope("rope"):
+            queries = rotate(next(parts), at.cos, at.sin) * at.query_scale
+            if at.temperature is not None:
+                queries = queries * at.temperature
+            keys = rotate(next(parts), at.cos, at.sin).astype(self.dtype)
+        return queries.astype(self.dtype), keys, next(parts).astype(self.dtype)
+
+    def _parts(self) -> Iterator[jax.Array]:
+        """Each is sliced where it is used: the order of operations is part of a program."""
+        if isinstance(self.qkv, tuple):
+            return iter(self.qkv)
+        qkv, (N, K) = self.qkv, self.sizes
+        return (qkv[:, :, first:last] for first, last in ((0, N), (N, N + K), (N + K, N + 2 * K)))
 
 
 class Attend(Protocol):
     """The attention of one layer. A pytree."""
 
-    def __call__(self, queries: jax.Array, keys: jax.Array, values: jax.Array) -> tuple[jax.Array, Any]:
-        """Attend from queries [B, T, N, H] to keys and values [B, T, K, H] and what the layer sees beside them.
+    def __call__(self, heads: Heads, at: Positions) -> tuple[jax.Array, Any]:
+        """Attend from the queries to the keys and values, and to what the layer sees beside them.
 
-        Returns: float32 [B, T, N, H]; and what is kept of the keys and values, if anything.
+        Returns: float32 [B, T, N, H], or in the type of activations; and what is kept of the keys and values, if
+          anything.
         """
         ...
 
@@ -49,7 +83,25 @@ class CachedAttend:
     window: int | None
     plan: ReadPlan
 
-    def __call__(self, queries: jax.Array, keys: jax.Array, values: jax.Array) -> tuple[jax.Array, LayerCache]:
+    def __call__(self, heads: Heads, at: Positions) -> tuple[jax.Array, LayerCache]:
+        if not self.plan.kernel or isinstance(heads.qkv, tuple):
+            return self.attend(*heads.rotated(at))
+        where = {"table": self.table, "positions": self.positions}
+        queries, updated = rotate_and_store(
+            heads.qkv,
+            self.layer,
+            cos=at.cos,
+            sin=at.sin,
+            temperature=at.temperature,
+            query_scale=at.query_scale,
+            dtype=heads.dtype,
+            **where,
+            valid=self.valid,
+        )
+        return attend(queries, updated, **where, last=self.last, window=self.window, plan=self.plan), updated
+
+    def attend(self, queries: jax.Array, keys: jax.Array, values: jax.Array) -> tuple[jax.Array, LayerCache]:
+        """As a call, with what `Heads.rotated` returns."""
         at = {"table": self.table, "positions": self.positions}
         # Write first, then read the updated buffer: XLA no longer needs the old one and updates in place.
         updated = write(self.layer, keys, values, **at, valid=self.valid)
@@ -81,7 +133,8 @@ class CausalAttend:
     """int32 [B, T]"""
     window: int | None
 
-    def __call__(self, queries: jax.Array, keys: jax.Array, values: jax.Array) -> tuple[jax.Array, None]:
+    def __call__(self, heads: Heads, at: Positions) -> tuple[jax.Array, None]:
+        queries, keys, values = heads.rotated(at)
         B, T, N, H = queries.shape
         K = keys.shape[2]
         grouped = queries.reshape(B, T, K, N // K, H)

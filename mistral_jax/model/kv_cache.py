@@ -221,16 +221,23 @@ def write(
     """
     spare = ((0, 0), (0, 0), (0, 0), (0, layer.head_dim - keys.shape[-1]))
     keys, values = jnp.pad(keys, spare), jnp.pad(values, spare)
-    # Nothing here is negative, so that C's division does: jnp's adds half a dozen operations to each.
-    index = lax.rem(positions, jnp.int32(table.shape[1] * layer.block))
-    # Invalid tokens get a block out of bounds, which the scatter drops.
-    block = jnp.where(valid, _entries(table, lax.div(index, jnp.int32(layer.block))), layer.blocks)
-    offset = lax.rem(index, jnp.int32(layer.block))
+    block, offset = places(layer, table=table, positions=positions, valid=valid)
     how: Any = {"mode": "drop", "wrap_negative_indices": False}
     return LayerCache(
         layer.keys.at[block, :, offset].set(keys.astype(layer.keys.dtype), **how),
         layer.values.at[block, :, :, offset].set(values.astype(layer.values.dtype), **how),
     )
+
+
+def places(
+    layer: LayerCache, *, table: jax.Array, positions: jax.Array, valid: jax.Array
+) -> tuple[jax.Array, jax.Array]:
+    """Where tokens are stored: their blocks in the pool, out of bounds for those that are not valid, and their indices
+    in these; int32 [B, T] both. Args: see `write`."""
+    # Nothing here is negative, so that C's division does: jnp's adds half a dozen operations to each.
+    index = lax.rem(positions, jnp.int32(table.shape[1] * layer.block))
+    block = jnp.where(valid, _entries(table, lax.div(index, jnp.int32(layer.block))), layer.blocks)
+    return block, lax.rem(index, jnp.int32(layer.block))
 
 
 def read_block(layer: LayerCache, table: jax.Array, number: jax.Array | int) -> tuple[jax.Array, jax.Array]:

@@ -11,8 +11,8 @@ Axis letters: B rows, T tokens, N query heads, K kv heads, H head dim, D model d
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Sequence
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -21,29 +21,14 @@ import jax.numpy as jnp
 from flax import nnx
 
 from conversion.weights.decoder_weights import weight_named
-from mistral_jax.model.attends import Attend, CausalAttend, cached_attends
+from mistral_jax.model.attends import Attend, CausalAttend, Heads, cached_attends
 from mistral_jax.model.config import MistralConfig
 from mistral_jax.model.kv_cache import CacheView, KVCache
 from mistral_jax.model.layers import Embedding, Linear, RMSNorm
 from mistral_jax.model.low_rank import LayerMixture, Mixture
-from mistral_jax.model.rope import attention_temperature, rotate, rotation
+from mistral_jax.model.rope import Positions
 from mistral_jax.model.split_module import SplitModule, Structure
 from mistral_jax.quant.product import matmul
-
-
-@partial(jax.tree_util.register_dataclass, data_fields=["cos", "sin", "temperature"], meta_fields=["query_scale"])
-@dataclass(frozen=True)
-class Positions:
-    """What all layers derive from the positions of a batch, computed once."""
-
-    cos: jax.Array
-    sin: jax.Array
-    temperature: jax.Array | None
-    query_scale: float
-
-    @classmethod
-    def of(cls, config: MistralConfig, positions: jax.Array) -> Positions:
-        return cls(*rotation(config, positions), attention_temperature(config, positions), config.head_dim**-0.5)
 
 
 def _linear(name: str, config: MistralConfig, *, dtype: jax.typing.DTypeLike, rngs: nnx.Rngs) -> Linear:
@@ -72,25 +57,17 @@ class Attention(nnx.Module):
         B, T, _ = x.shape
         with jax.named_scope("qkv"):
             heads = self._heads(x, mixture)
-        with jax.named_scope("rope"):
-            queries = rotate(next(heads), at.cos, at.sin) * at.query_scale
-            if at.temperature is not None:
-                queries = queries * at.temperature
-            keys = rotate(next(heads), at.cos, at.sin).astype(x.dtype)
         with jax.named_scope("attend"):
-            out, kept = attend(queries.astype(x.dtype), keys, next(heads).astype(x.dtype))
+            out, kept = attend(heads, at)
         out = self.qkv_proj.gathered(out.astype(x.dtype).reshape(B, T, N * H))
         return _adapted(mixture, "o_proj", out, self.o_proj(out)), kept
 
-    def _heads(self, x: jax.Array, mixture: LayerMixture | None) -> Iterator[jax.Array]:
-        """Queries [B, T, N, H], keys and values [B, T, K, H]. An iterator, so that each is sliced where it is used: the
-        order of operations is part of a program."""
+    def _heads(self, x: jax.Array, mixture: LayerMixture | None) -> Heads:
         N, K, H = self.heads
         B, T, _ = x.shape
         if mixture is None and (parts := self.qkv_proj.by_part(x)) is not None:
-            return (part.reshape(B, T, -1, H) for part in parts)
-        qkv = _adapted(mixture, "qkv_proj", x, self.qkv_proj(x)).reshape(B, T, N + 2 * K, H)
-        return (qkv[:, :, first:last] for first, last in ((0, N), (N, N + K), (N + K, N + 2 * K)))
+            return Heads(tuple(part.reshape(B, T, -1, H) for part in parts), (N, K), x.dtype)
+        return Heads(_adapted(mixture, "qkv_proj", x, self.qkv_proj(x)).reshape(B, T, N + 2 * K, H), (N, K), x.dtype)
 
 
 def _adapted(mixture: LayerMixture | None, projection: str, x: jax.Array, y: jax.Array) -> jax.Array:

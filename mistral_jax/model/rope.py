@@ -7,6 +7,7 @@ Source: `transformers.modeling_rope_utils` (halves layout: dimension i is paired
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass
 from functools import partial
 
 import jax
@@ -65,6 +66,24 @@ def rotation(config: MistralConfig, positions: jax.Array) -> tuple[jax.Array, ja
     angles = positions.astype(jnp.float32)[..., None, None] * frequencies  # [B, T, 1, H/2]
     scale = config.rope.attention_factor
     return jnp.cos(angles) * scale, jnp.sin(angles) * scale
+
+
+@partial(jax.tree_util.register_dataclass, data_fields=["cos", "sin", "temperature"], meta_fields=["query_scale"])
+@dataclass(frozen=True)
+class Positions:
+    """What all layers derive from the positions of a batch, computed once."""
+
+    cos: jax.Array
+    """float32 [B, T, 1, H/2]"""
+    sin: jax.Array
+    temperature: jax.Array | None
+    """See `attention_temperature`."""
+    query_scale: float
+    """Static: the softmax scale."""
+
+    @classmethod
+    def of(cls, config: MistralConfig, positions: jax.Array) -> Positions:
+        return cls(*rotation(config, positions), attention_temperature(config, positions), config.head_dim**-0.5)
 
 
 @partial(jax.jit, inline=True)

@@ -22,9 +22,10 @@ from mistral_jax.runtime import admission, step
 from mistral_jax.runtime.mixing import AdaptedModel, Caches, MixingRows
 from mistral_jax.runtime.xlora_speculation import forward_speculative, sample_speculative
 
-COMPILER_OPTIONS = {"xla_allow_excess_precision": False}
+COMPILER_OPTIONS = {"xla_allow_excess_precision": False, "xla_gpu_dot_merger_threshold_mb": 0}
 """By default XLA may omit a rounding to bfloat16 between two operations that it fuses. Fusion differs between programs,
-so a row's bits would, too."""
+so a row's bits would, too. And for GPUs it merges products of one input with several matrices, for which it copies the
+matrices side by side in every step: those of a layer and of its adapters."""
 
 Extra = tuple[list[jax.Array], list[jax.Array]]
 """Arguments of the programs besides the model's weights: the adapters' arrays, and the classifier's weights."""

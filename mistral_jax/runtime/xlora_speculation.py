@@ -29,9 +29,10 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from mistral_jax.model.attends import Attend, cached_attends
+from mistral_jax.model.attends import CachedAttend, Heads, cached_attends
 from mistral_jax.model.kv_cache import ReadPlan
 from mistral_jax.model.low_rank import Mixture
+from mistral_jax.model.rope import Positions
 from mistral_jax.runtime.mixing import AdaptedModel, Caches
 from mistral_jax.runtime.sampling.sample import sample
 from mistral_jax.runtime.step import Forward, Rows, SpeculationRows, advance
@@ -169,12 +170,13 @@ class _Sweep:
 class _SideBySide:
     """The first `rows` rows of a batch to one attention, the others to another. Keeps what both keep."""
 
-    first: Attend
-    second: Attend
+    first: CachedAttend
+    second: CachedAttend
     rows: int
 
-    def __call__(self, queries: jax.Array, keys: jax.Array, values: jax.Array) -> tuple[jax.Array, tuple[Any, Any]]:
+    def __call__(self, heads: Heads, at: Positions) -> tuple[jax.Array, tuple[Any, Any]]:
         rows = self.rows
-        first, kept_first = self.first(queries[:rows], keys[:rows], values[:rows])
-        second, kept_second = self.second(queries[rows:], keys[rows:], values[rows:])
+        queries, keys, values = heads.rotated(at)
+        first, kept_first = self.first.attend(queries[:rows], keys[:rows], values[:rows])
+        second, kept_second = self.second.attend(queries[rows:], keys[rows:], values[rows:])
         return jnp.concatenate([first, second]), (kept_first, kept_second)

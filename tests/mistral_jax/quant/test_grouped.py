@@ -165,7 +165,7 @@ def test_a_model_is_loaded_in_groups_where_the_kernel_works(monkeypatch: pytest.
 
 
 def test_a_cpu_does_without(monkeypatch: pytest.MonkeyPatch) -> None:
-    assert not kernel_works(Placement.default(), jnp.float32, KINDS)
+    assert not kernel_works(Placement((jax.devices("cpu")[0],)), jnp.float32, KINDS)
     # What a GPU would be asked at start: every type agrees with unpacking.
     for kind in KINDS:
         assert grouped_kernel._agrees(kind, Placement.default(), jnp.bfloat16)

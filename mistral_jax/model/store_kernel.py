@@ -1,0 +1,154 @@
+"""Rotating queries and keys, and storing keys and values in the block pool, as one kernel for NVIDIA GPUs.
+
+XLA makes four kernels of it: queries, keys and values each have a form and a place of their own, and a scatter is never
+fused with another. An instance of this kernel does one head of a few tokens; the arithmetic is that of
+`mistral_jax.model.rope.rotate`, without fused multiply-adds.
+
+Under `lowering_platforms=("cpu",)` the same kernel runs in Pallas' interpreter: for tests, not for use.
+
+Axis letters: B rows, T tokens, N query heads, K kv heads, H head dim, J tokens of a block.
+"""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+from jax.experimental import pallas as pl
+from jax.experimental.pallas import triton
+
+from mistral_jax.model.kv_cache import LayerCache, places
+
+_TILE_TOKENS = 16
+"""Most tokens of one instance: values of neighbouring tokens lie side by side."""
+
+
+class _Shape(NamedTuple):
+    """Static sizes of one call."""
+
+    heads: tuple[int, int]
+    """N and K."""
+    tokens: int
+    """T"""
+    head_dim: int
+    """H of the model; a pool may have more, which stay zero."""
+    tile: int
+    """Tokens of an instance."""
+    query_scale: float
+
+
+@partial(jax.jit, static_argnames=("query_scale", "dtype"), inline=True)
+def rotate_and_store(
+    qkv: jax.Array,
+    layer: LayerCache,
+    *,
+    cos: jax.Array,
+    sin: jax.Array,
+    temperature: jax.Array | None,
+    query_scale: float,
+    dtype: jax.typing.DTypeLike,
+    table: jax.Array,
+    positions: jax.Array,
+    valid: jax.Array,
+) -> tuple[jax.Array, LayerCache]:
+    """Args:
+      qkv: float32 [B, T, N + 2K, H].
+      layer: updated in place, where it is donated.
+      cos, sin: float32 [B, T, 1, H/2].
+      temperature: float32 [B, T, 1, 1]; a further factor of the queries, or None.
+      query_scale: static; the softmax scale.
+      dtype: static; of activations.
+      table, positions, valid: see `mistral_jax.model.kv_cache.write`.
+
+    Returns: queries [B, T, N, H] in `dtype`, rotated and scaled; and the pool with keys and values.
+    """
+    block, offset = places(layer, table=table, positions=positions, valid=valid)
+    run = partial(_run, query_scale=query_scale, dtype=jnp.dtype(dtype))
+    queries, keys, values = lax.platform_dependent(
+        qkv,
+        layer.keys,
+        layer.values,
+        (cos, sin) if temperature is None else (cos, sin, temperature),
+        block,
+        offset,
+        cpu=partial(run, interpret=True),
+        default=partial(run, interpret=False),
+    )
+    return queries, LayerCache(keys, values)
+
+
+def _run(
+    qkv: jax.Array,
+    keys: jax.Array,
+    values: jax.Array,
+    factors: tuple[jax.Array, ...],
+    block: jax.Array,
+    offset: jax.Array,
+    *,
+    query_scale: float,
+    dtype: jnp.dtype,
+    interpret: bool,
+) -> tuple[jax.Array, jax.Array, jax.Array]:
+    B, T, heads, H = qkv.shape
+    K = keys.shape[1]
+    N = heads - 2 * K
+    shape = _Shape((N, K), T, H, min(_TILE_TOKENS, pl.next_power_of_2(T)), query_scale)
+    inputs = (block, offset, *factors, qkv, keys, values)
+    call: Any = pl.pallas_call(
+        partial(_kernel, shape=shape),
+        out_shape=[
+            jax.ShapeDtypeStruct((B, T, N, H), dtype),
+            *(jax.ShapeDtypeStruct(x.shape, x.dtype) for x in (keys, values)),
+        ],
+        grid=(heads, pl.cdiv(T, shape.tile), B),
+        input_output_aliases={len(inputs) - 2: 1, len(inputs) - 1: 2},
+        compiler_params=triton.CompilerParams(num_warps=1 if shape.tile == 1 else 4, num_stages=1),
+        interpret=interpret,
+        name="rotate_and_store",
+    )
+    return call(*inputs)
+
+
+def _kernel(block_ref: Any, offset_ref: Any, cos_ref: Any, sin_ref: Any, *refs: Any, shape: _Shape) -> None:
+    *temperature_refs, qkv_ref, _, _, queries_ref, keys_ref, values_ref = refs
+    head, tile, row = (pl.program_id(axis) for axis in range(3))
+    (N, K), half = shape.heads, shape.head_dim // 2
+    sizes = (shape.tile, pl.next_power_of_2(half))
+    t, h = (lax.broadcasted_iota(jnp.int32, sizes, axis) for axis in range(2))
+    t = tile * shape.tile + t
+    exists = (t < shape.tokens) & (h < half)
+    first, second = (triton.load(qkv_ref.at[row, t, head, h + part], mask=exists, other=0) for part in (0, half))
+
+    def rotated() -> tuple[jax.Array, jax.Array]:
+        cos, sin = (triton.load(ref.at[row, t, 0, h], mask=exists, other=0) for ref in (cos_ref, sin_ref))
+        return first * cos - second * sin, second * cos + first * sin
+
+    def stored_at() -> tuple[jax.Array, jax.Array, jax.Array]:
+        """Block and index of each element, and which are stored."""
+        block = triton.load(block_ref.at[row, t], mask=exists, other=keys_ref.shape[0])
+        return block, triton.load(offset_ref.at[row, t], mask=exists, other=0), exists & (block < keys_ref.shape[0])
+
+    @pl.when(head < N)
+    def _() -> None:
+        for part, x in zip((0, half), rotated(), strict=True):
+            x = x * shape.query_scale
+            for ref in temperature_refs:
+                x = x * triton.load(ref.at[row, t, 0, 0], mask=exists, other=0)
+            triton.store(queries_ref.at[row, t, head, h + part], x.astype(queries_ref.dtype), mask=exists)
+
+    @pl.when((head >= N) & (head < N + K))
+    def _() -> None:
+        block, index, is_stored = stored_at()
+        for part, x in zip((0, half), rotated(), strict=True):
+            x = x.astype(queries_ref.dtype).astype(keys_ref.dtype)
+            triton.store(keys_ref.at[block, head - N, index, h + part], x, mask=is_stored)
+
+    @pl.when(head >= N + K)
+    def _() -> None:
+        block, index, is_stored = stored_at()
+        for part, x in ((0, first), (half, second)):
+            x = x.astype(queries_ref.dtype).astype(values_ref.dtype)
+            triton.store(values_ref.at[block, head - N - K, h + part, index], x, mask=is_stored)
