@@ -146,7 +146,7 @@ def runner_of(
         chunks=chunks,
         adapters=adapters,
         xlora=classifier,
-        attention_kernel=True,
+        gpu_kernels=True,
     )
     runner.programs.placement = placement
     return runner, RunnerState(*shapes_on(jax.eval_shape(runner.programs.allocate), placement))

@@ -81,12 +81,16 @@ _SUMMED_AT_ONCE = 4096
 """Longest row that is summed by one product; longer rows are summed in parts, and then the sums of the parts."""
 
 
-@partial(jax.jit, inline=True)
-def row_sum(x: jax.Array) -> jax.Array:
+@partial(jax.jit, static_argnames="alone", inline=True)
+def row_sum(x: jax.Array, *, alone: bool = False) -> jax.Array:
     """Sum over the last axis: [..., n] -> float32 [...], with bits that do not depend on the number of rows.
 
     From 4096 elements of the whole array on, XLA's CPU backend sums a row in another order, and may compute the
     exponentials before it with another library. So on CPUs a sum is a `dot` with ones.
+
+    Args:
+      alone: static; on other devices, do not fuse the sum with what computes `x`: it is the same kernel then, with the
+        same order of terms, in programs that compute `x` in different company.
     """
 
     def as_dot(x: jax.Array) -> jax.Array:
@@ -101,4 +105,7 @@ def row_sum(x: jax.Array) -> jax.Array:
         # The barrier: XLA may store the transpose of a constant, and products with that have other bits for few rows.
         return dot(x, lax.optimization_barrier(jnp.ones(shape, x.dtype)))[..., 0]
 
-    return lax.platform_dependent(x, cpu=as_dot, default=lambda x: jnp.sum(x, axis=-1, dtype=jnp.float32))
+    def elsewhere(x: jax.Array) -> jax.Array:
+        return jnp.sum(lax.optimization_barrier(x) if alone else x, axis=-1, dtype=jnp.float32)
+
+    return lax.platform_dependent(x, cpu=as_dot, default=elsewhere)

@@ -11,7 +11,7 @@ from mistral_jax.runtime.buckets import Buckets
 from mistral_jax.runtime.calls import Appended, Call, Forwarded, Prefilled, RunnerState, Stepped
 from mistral_jax.runtime.mixing import Caches
 from mistral_jax.runtime.programs import Programs
-from mistral_jax.runtime.sampling.sample import Features, mask_words
+from mistral_jax.runtime.sampling.sample import Features, mask_words, smallest_sampler
 from mistral_jax.runtime.step import Forward, Rows, Run
 
 
@@ -127,4 +127,7 @@ class ProgramCalls:
         def result(rows: Rows, packed: jax.Array, emitted: jax.Array | None = None) -> Stepped:
             return Stepped(RunnerState(state.caches, rows), packed, made.weights, emitted)
 
-        return Call(self._programs.sample_speculative if speculative else self._programs.sample, arguments, {}, result)
+        static = {"only": smallest_sampler(features, self._programs.samplers)}
+        return Call(
+            self._programs.sample_speculative if speculative else self._programs.sample, arguments, static, result
+        )

@@ -20,6 +20,8 @@ from mistral_jax.model.split_module import SplitModule
 from mistral_jax.quant.placement import Placement
 from mistral_jax.runtime import admission, step
 from mistral_jax.runtime.mixing import AdaptedModel, Caches, MixingRows
+from mistral_jax.runtime.sampling.sample import COMMON_FEATURES, Features
+from mistral_jax.runtime.sampling.truncation_kernel import kernel_works as sampling_kernel_works
 from mistral_jax.runtime.xlora_speculation import forward_speculative, sample_speculative
 
 COMPILER_OPTIONS = {"xla_allow_excess_precision": False, "xla_gpu_dot_merger_threshold_mb": 0}
@@ -40,7 +42,7 @@ class Programs:
       length: maximum tokens of a sequence.
       chunk: maximum tokens that are written to the caches at once.
       repeat_last_n: number of tokens that the repetition penalty looks back at.
-      adapters, xlora: see `mistral_jax.runtime.runner.Runner`.
+      adapters, xlora, gpu_kernels: see `mistral_jax.runtime.runner.Runner`.
     """
 
     speculates = True
@@ -56,12 +58,19 @@ class Programs:
         repeat_last_n: int,
         adapters: AdapterSet | None,
         xlora: XLoRA | None,
+        gpu_kernels: bool | None = None,
     ) -> None:
         self.config, self.dtype = model.config, model.dtype
         self.slots, self.length, self.chunk, self.repeat_last_n = slots, length, chunk, repeat_last_n
         self.split = SplitModule.of(model)
         self.adapters, self.xlora = adapters, xlora
         self.placement = Placement.of(self.split.weights)
+        self._sampling = {
+            "repeat": repeat_last_n > 0,
+            "by_kernel": sampling_kernel_works(self.placement, self.config.vocab_size)
+            if gpu_kernels is None
+            else gpu_kernels,
+        }
         self._bank: AdapterBank | None = None
         self._bank_arrays: list[jax.Array] = []
         self._bank_tree = None if adapters is None else jax.tree.structure(adapters.bank)
@@ -79,8 +88,8 @@ class Programs:
         self.embed = jit(self._embed, donate_argnums=2, static_argnames=static)
         self.forward = jit(self._forward, donate_argnums=2, static_argnames=static)
         self.forward_speculative = jit(self._forward_speculative, donate_argnums=2, static_argnames="plan")
-        self.sample = jit(self._sample, donate_argnums=0)
-        self.sample_speculative = jit(self._sample_speculative, donate_argnums=0)
+        self.sample = jit(self._sample, donate_argnums=0, static_argnames="only")
+        self.sample_speculative = jit(self._sample_speculative, donate_argnums=0, static_argnames="only")
         self.append = jax.jit(self._append, donate_argnums=0)
 
     def extra(self) -> Extra:
@@ -183,11 +192,18 @@ class Programs:
             return made
         return jax.lax.with_sharding_constraint(made, self.placement.sharding())
 
-    def _sample(self, rows: step.Rows, *args: Any) -> tuple[step.Rows, jax.Array]:
-        return step.sample_rows(rows, *args, repeat=self.repeat_last_n > 0)
+    @property
+    def samplers(self) -> tuple[Features | None, ...]:
+        """The sets of features that have a sampler of their own, and None for the one that decides at run time."""
+        return (None,) if self.placement.platform == "cpu" else (*COMMON_FEATURES, None)
 
-    def _sample_speculative(self, rows: step.Rows, *args: Any) -> tuple[step.Rows, jax.Array, jax.Array]:
-        return sample_speculative(rows, *args, repeat=self.repeat_last_n > 0, length=self.length)
+    def _sample(self, rows: step.Rows, *args: Any, only: Features | None) -> tuple[step.Rows, jax.Array]:
+        return step.sample_rows(rows, *args, **self._sampling, only=only)
+
+    def _sample_speculative(
+        self, rows: step.Rows, *args: Any, only: Features | None
+    ) -> tuple[step.Rows, jax.Array, jax.Array]:
+        return sample_speculative(rows, *args, **self._sampling, only=only, length=self.length)
 
     def _append(self, *args: Any) -> tuple[step.Rows]:
         return (step.append(*args),)

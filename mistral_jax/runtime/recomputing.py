@@ -26,6 +26,7 @@ from mistral_jax.runtime.mixing import AdaptedModel, Caches, MixingRows, RowMixi
 from mistral_jax.runtime.programs import Extra, Programs
 from mistral_jax.runtime.runner import Runner
 from mistral_jax.runtime.sampling.params import SamplingParams
+from mistral_jax.runtime.sampling.sample import Features
 
 
 @partial(
@@ -88,8 +89,8 @@ class RecomputingPrograms(Programs):
         )
         return super()._forward(weights, extra, caches, rows, active, run, plan=plan, scaling=scaling)
 
-    def _sample(self, rows: step.Rows, *args: Any) -> tuple[step.Rows, jax.Array]:
-        moved, packed = super()._sample(rows, *args)
+    def _sample(self, rows: step.Rows, *args: Any, only: Features | None) -> tuple[step.Rows, jax.Array]:
+        moved, packed = super()._sample(rows, *args, only=only)
         return self._with_history(moved, args[0]), packed
 
     def _with_history(self, moved: step.Rows, active: jax.Array) -> RowsWithHistory:

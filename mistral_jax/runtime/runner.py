@@ -70,8 +70,8 @@ class Runner:
       row_buckets: numbers of rows that decode steps are compiled for, ascending, the last >= slots; None chooses by
         platform, see `Buckets.choose`.
       block_buckets: numbers of cache blocks that programs are compiled for; None chooses by platform.
-      attention_kernel: whether attention is computed by `mistral_jax.model.attention_kernel`; None: on one GPU that
-        runs it.
+      gpu_kernels: whether attention and sampling run by kernels for GPUs (`mistral_jax.model.attention_kernel`,
+        `mistral_jax.runtime.sampling.truncation_kernel`); None: those that work on the device.
       adapters: the adapters of the model; shared, and read at every call.
       xlora: the classifier, whose experts are the first adapters.
       embeds: compile the programs for embeddings in `warm_up`, too.
@@ -93,7 +93,7 @@ class Runner:
         repeat_last_n: int = 64,
         row_buckets: Sequence[int] | None = None,
         block_buckets: Sequence[int] | None = None,
-        attention_kernel: bool | None = None,
+        gpu_kernels: bool | None = None,
         adapters: AdapterSet | None = None,
         xlora: XLoRA | None = None,
         embeds: bool = True,
@@ -118,6 +118,7 @@ class Runner:
             repeat_last_n=self.repeat_last_n,
             adapters=adapters,
             xlora=xlora,
+            gpu_kernels=gpu_kernels,
         )
         self.buckets = Buckets.choose(
             slots=slots,
@@ -127,9 +128,7 @@ class Runner:
             chunks=sizes,
             row_buckets=row_buckets,
             block_buckets=block_buckets,
-            kernel=kernel_works(self.placement, self.config, self.dtype)
-            if attention_kernel is None
-            else attention_kernel,
+            kernel=kernel_works(self.placement, self.config, self.dtype) if gpu_kernels is None else gpu_kernels,
         )
         self.speculation_costs: dict[int, float] = {}
         """Time of a speculative step relative to a step of two passes, by number of rows; measured by `warm_up`."""

@@ -32,7 +32,7 @@ from jax import lax
 from mistral_jax.model.config import MistralConfig
 from mistral_jax.model.kv_cache import ReadPlan
 from mistral_jax.runtime.mixing import AdaptedModel, Caches, MixingRows
-from mistral_jax.runtime.sampling.sample import SamplerRows, sample, score_tokens
+from mistral_jax.runtime.sampling.sample import Features, SamplerRows, sample, score_tokens
 
 RUN_TOKENS = 8
 """K: most tokens of a row that a forward pass runs at once, besides prefill."""
@@ -295,7 +295,15 @@ def append(rows: Rows, active: jax.Array, run: Run) -> Rows:
 
 
 def sample_rows(
-    rows: Rows, active: jax.Array, made: Forward, features: jax.Array, mask: jax.Array, *, repeat: bool
+    rows: Rows,
+    active: jax.Array,
+    made: Forward,
+    features: jax.Array,
+    mask: jax.Array,
+    *,
+    repeat: bool,
+    only: Features | None,
+    by_kernel: bool,
 ) -> tuple[Rows, jax.Array]:
     """Sample the next token of each active row.
 
@@ -304,13 +312,15 @@ def sample_rows(
       active: bool [R]. Others do not change: the forward pass of a row that was run but is not sampled can be repeated.
       features: bool [10], see `mistral_jax.runtime.sampling.sample.Features`.
       mask: int32 [R, ceil(V / 32)], see `mistral_jax.runtime.sampling.sample`.
-      repeat: static.
+      repeat, only, by_kernel: static; see there.
     Returns: rows, and `packed` int32 [R, PACKED_WIDTH] (see `mistral_jax.runtime.sampling.sample`).
     """
     R = active.shape[0]
     sampler = rows.sampler.first(R)
     with jax.named_scope("sample"):
-        chosen, packed = sample(made.logits, sampler, rows.positions[:R] + 1, features, mask, repeat=repeat)
+        chosen, packed = sample(
+            made.logits, sampler, rows.positions[:R] + 1, features, mask, repeat=repeat, only=only, by_kernel=by_kernel
+        )
     return advance(rows, active, chosen, made.weights), packed
 
 

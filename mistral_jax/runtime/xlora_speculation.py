@@ -34,7 +34,7 @@ from mistral_jax.model.kv_cache import ReadPlan
 from mistral_jax.model.low_rank import Mixture
 from mistral_jax.model.rope import Positions
 from mistral_jax.runtime.mixing import AdaptedModel, Caches
-from mistral_jax.runtime.sampling.sample import sample
+from mistral_jax.runtime.sampling.sample import Features, sample
 from mistral_jax.runtime.step import Forward, Rows, SpeculationRows, advance
 
 
@@ -89,6 +89,8 @@ def sample_speculative(
     mask: jax.Array,
     *,
     repeat: bool,
+    only: Features | None,
+    by_kernel: bool,
     length: int,
 ) -> tuple[Rows, jax.Array, jax.Array]:
     """Sample the next token of each active row that is ready, and guess the one after it.
@@ -107,7 +109,9 @@ def sample_speculative(
         at = jnp.concatenate([sweep.positions, sweep.next_positions]) + 1
         # The mask holds for the token after the newest one. What may follow a guess is not known: any token.
         masks = jnp.concatenate([mask, jnp.where(sweep.ready[:, None], -1, mask)])
-        chosen, packed = sample(made.logits, sampler, at, features, masks, repeat=repeat, copies=2)
+        chosen, packed = sample(
+            made.logits, sampler, at, features, masks, repeat=repeat, copies=2, only=only, by_kernel=by_kernel
+        )
     moved = advance(rows, sweep.emits, chosen[:R], made.weights)
     right = sweep.ready & (chosen[:R] == speculation.guesses[:R]) & sweep.guessed
     live = sweep.live

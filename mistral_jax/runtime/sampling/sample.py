@@ -11,7 +11,7 @@ Axis letters: B rows, V vocabulary, W tokens that the repetition penalty looks b
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from functools import partial
 
@@ -21,11 +21,10 @@ import numpy as np
 from jax import lax
 
 from mistral_jax.quant.dot import row_sum
+from mistral_jax.runtime.sampling import truncation, truncation_kernel
 from mistral_jax.runtime.sampling.params import MAX_TOP_LOGPROBS, SamplingParams
 from mistral_jax.runtime.sampling.token_rules import RuleRows, apply_rules
 from mistral_jax.runtime.sampling.truncation import (
-    kth_largest,
-    nucleus_edge,
     row_max,
     tokens_after_xtc,
     tokens_within_sigma,
@@ -176,6 +175,18 @@ class Features:
         return Features(**{f.name: getattr(self, f.name) or getattr(other, f.name) for f in fields(self)})
 
 
+ALL_FEATURES = Features(**{field.name: True for field in fields(Features)})
+
+COMMON_FEATURES = (Features(), Features(sample=True), Features(sample=True, top_k=True, top_p=True))
+"""Sets of features that have a sampler of their own on a GPU, from the least work to the most: there each decision at
+run time makes the host wait for the device. Other sets take the sampler that decides all at run time."""
+
+
+def smallest_sampler(features: Features, samplers: Sequence[Features | None]) -> Features | None:
+    """The first sampler that does all that these features need; None: the one that decides at run time."""
+    return next((only for only in samplers if only is not None and features | only == only), None)
+
+
 PACKED_WIDTH = 3 + 2 * MAX_TOP_LOGPROBS
 
 
@@ -193,6 +204,8 @@ def sample(
     *,
     repeat: bool,
     copies: int = 1,
+    only: Features | None = None,
+    by_kernel: bool = False,
 ) -> tuple[jax.Array, jax.Array]:
     """Choose a token for each row.
 
@@ -205,30 +218,51 @@ def sample(
         row. Read only with `features.mask`.
       repeat: static; whether repetition penalties are supported (`repeat_last_n` > 0).
       copies: static; as given to `SamplerRows.first`.
+      only: static; the features whose work is done, for all rows and without a decision at run time, which must include
+        those that are set. None: `features` decides.
+      by_kernel: static; find the edges of top_k and top_p by `mistral_jax.runtime.sampling.truncation_kernel`.
     Returns:
       tokens int32 [B]: NOT_NUMBERS or NO_TOKEN where there is none to choose.
       packed int32 [B, PACKED_WIDTH], for one transfer to the host: token, log-probability, the most likely tokens,
         their log-probabilities (floats as bits), the token's rank. Without `features.logprobs` only the token is set.
     """
-    flag = {field.name: features[i] for i, field in enumerate(fields(Features))}
-    adjusted = lax.cond(flag["adjust"], lambda: _adjust(logits, rows, repeat=repeat), lambda: logits)
-    adjusted = lax.cond(
+    flag: dict[str, Flag] = {field.name: features[i] for i, field in enumerate(fields(Features))}
+    if only is not None:
+        flag = {name: getattr(only, name) for name in flag}
+    adjusted = _when(flag["adjust"], lambda: _adjust(logits, rows, repeat=repeat), lambda: logits)
+    adjusted = _when(
         flag["dry"] | flag["bans"],
-        lambda: apply_rules(adjusted, rows.rules, positions, dry=flag["dry"], bans=flag["bans"], copies=copies),
+        lambda: apply_rules(
+            adjusted, rows.rules, positions, dry=jnp.asarray(flag["dry"]), bans=jnp.asarray(flag["bans"]), copies=copies
+        ),
         lambda: adjusted,
     )
-    adjusted = lax.cond(
+    adjusted = _when(
         flag["mask"], lambda: jnp.where(_allowed(mask, logits.shape[-1]), adjusted, -jnp.inf), lambda: adjusted
     )
     greedy = jnp.argmax(adjusted, axis=-1).astype(jnp.int32)
-    drawn = lax.cond(flag["sample"], lambda: _draw(adjusted, rows, positions, flag), lambda: jnp.zeros_like(greedy))
+    drawn = _when(
+        flag["sample"],
+        lambda: _draw(adjusted, rows, positions, flag, by_kernel=by_kernel),
+        lambda: jnp.zeros_like(greedy),
+    )
     tokens = jnp.where(rows.scalars[:, 0] > 0, drawn, greedy)
     best = jnp.take_along_axis(adjusted, greedy[:, None], axis=-1)[:, 0]
     tokens = jnp.where(best > -jnp.inf, tokens, NO_TOKEN)
     is_number = jnp.isfinite(jnp.max(logits, axis=-1))
     tokens = jnp.where(is_number, tokens, NOT_NUMBERS)
-    packed = lax.cond(flag["logprobs"], lambda: _logprobs(logits, tokens), lambda: _no_logprobs(tokens))
+    packed = _when(flag["logprobs"], lambda: _logprobs(logits, tokens), lambda: _no_logprobs(tokens))
     return tokens, packed
+
+
+Flag = jax.Array | bool
+"""Decided at run time, or while a program is traced."""
+
+
+def _when[T](flag: Flag, yes: Callable[[], T], no: Callable[[], T]) -> T:
+    if isinstance(flag, bool):
+        return yes() if flag else no()
+    return lax.cond(flag, yes, no)
 
 
 def _allowed(mask: jax.Array, vocab_size: int) -> jax.Array:
@@ -248,21 +282,28 @@ def _adjust(logits: jax.Array, rows: SamplerRows, *, repeat: bool) -> jax.Array:
     return logits + rows.bias
 
 
-def _draw(logits: jax.Array, rows: SamplerRows, positions: jax.Array, flag: Mapping[str, jax.Array]) -> jax.Array:
+def _draw(
+    logits: jax.Array, rows: SamplerRows, positions: jax.Array, flag: Mapping[str, Flag], *, by_kernel: bool
+) -> jax.Array:
     """Draw a token from each row's truncated distribution, with the Gumbel-max trick: int32 [B]."""
     V = logits.shape[-1]
+    edges = truncation_kernel if by_kernel else truncation
     temperature, top_p, min_p = (rows.scalars[:, i : i + 1] for i in range(3))
     scaled = logits / jnp.where(temperature > 0, temperature, 1.0)
     k = jnp.where(rows.top_k > 0, jnp.minimum(rows.top_k, V), V)[:, None]
-    kept = lax.cond(flag["top_k"], lambda: scaled >= kth_largest(scaled, k), lambda: jnp.ones(scaled.shape, jnp.bool_))
+    kept = _when(
+        flag["top_k"], lambda: scaled >= edges.kth_largest(scaled, k), lambda: jnp.ones(scaled.shape, jnp.bool_)
+    )
     weights = jnp.where(kept, jnp.exp(scaled - row_max(scaled)), 0.0)
-    probabilities = weights / row_sum(weights)[:, None]
-    kept, probabilities = lax.cond(
+    probabilities = weights / row_sum(weights, alone=True)[:, None]
+    kept, probabilities = _when(
         flag["shape"], lambda: _shape(scaled, kept, probabilities, rows), lambda: (kept, probabilities)
     )
-    kept = lax.cond(flag["top_p"], lambda: kept & (probabilities >= nucleus_edge(probabilities, top_p)), lambda: kept)
+    kept = _when(
+        flag["top_p"], lambda: kept & (probabilities >= edges.nucleus_edge(probabilities, top_p)), lambda: kept
+    )
     kept = kept & (probabilities >= min_p * jnp.max(probabilities, axis=-1, keepdims=True))
-    kept = lax.cond(flag["xtc"], lambda: _exclude_top(kept, probabilities, rows, positions), lambda: kept)
+    kept = _when(flag["xtc"], lambda: _exclude_top(kept, probabilities, rows, positions), lambda: kept)
 
     def noise(seed: jax.Array, position: jax.Array) -> jax.Array:
         return jax.random.gumbel(jax.random.fold_in(_key(seed), position), (V,), jnp.float32)

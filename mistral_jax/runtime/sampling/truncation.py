@@ -20,7 +20,7 @@ def kth_largest(x: jax.Array, k: jax.Array) -> jax.Array:
 
     Bisects the floats' bits for the greatest value that at least k elements reach.
     """
-    keys = _ordered(x)
+    keys = ordered(x)
     low, high = jnp.iinfo(jnp.int32).min, jnp.iinfo(jnp.int32).max
 
     def halve(_: int, bounds: tuple[jax.Array, jax.Array]) -> tuple[jax.Array, jax.Array]:
@@ -32,16 +32,16 @@ def kth_largest(x: jax.Array, k: jax.Array) -> jax.Array:
 
     start = (jnp.full_like(k, low), jnp.full_like(k, high))
     found, _ = lax.fori_loop(0, 32, halve, start)
-    return _ordered_inverse(found)
+    return ordered_inverse(found)
 
 
-def _ordered(x: jax.Array) -> jax.Array:
+def ordered(x: jax.Array) -> jax.Array:
     """Maps floats to integers of the same order."""
     bits = lax.bitcast_convert_type(x, jnp.int32)
     return jnp.where(bits < 0, bits ^ 0x7FFFFFFF, bits)
 
 
-def _ordered_inverse(keys: jax.Array) -> jax.Array:
+def ordered_inverse(keys: jax.Array) -> jax.Array:
     return lax.bitcast_convert_type(jnp.where(keys < 0, keys ^ 0x7FFFFFFF, keys), jnp.float32)
 
 

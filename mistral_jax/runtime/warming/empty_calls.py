@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from mistral_jax.runtime.calls import Appended, Call, Forwarded, Prefilled, RunnerState, Stepped
-from mistral_jax.runtime.sampling.sample import Features
+from mistral_jax.runtime.sampling.sample import ALL_FEATURES, Features
 from mistral_jax.runtime.step import Run
 from mistral_jax.runtime.warming.warm_up import EmptyCall
 
@@ -44,9 +44,10 @@ class EmptyCalls:
             for size in buckets.embed if runner.embeds else ():
                 yield partial(self.prefill, size=size, length=lengths[-1], scaling=scaling, embed=True)
         for bucket in buckets.rows:
-            yield partial(self.sample, bucket=bucket)
-            if runner.can_speculate:
-                yield partial(self.sample, bucket=bucket, speculative=True)
+            for only in runner.programs.samplers:
+                yield partial(self.sample, bucket=bucket, only=only)
+                if runner.can_speculate:
+                    yield partial(self.sample, bucket=bucket, only=only, speculative=True)
         for bucket in runner.run_buckets:
             yield partial(self.append, bucket=bucket)
 
@@ -88,11 +89,13 @@ class EmptyCalls:
     def append(self, state: RunnerState, *, bucket: int) -> Call[Appended]:
         return self._runner.calls.append(state, np.zeros((bucket,), np.bool_), Run.empty(bucket))
 
-    def sample(self, state: RunnerState, *, bucket: int, speculative: bool = False) -> Call[Stepped]:
-        """Sampling without active rows."""
+    def sample(
+        self, state: RunnerState, *, bucket: int, only: Features | None = None, speculative: bool = False
+    ) -> Call[Stepped]:
+        """Sampling without active rows, by the sampler for these features; None: the one that decides at run time."""
         runner = self._runner
         made = runner.programs.empty_forward(bucket, speculative=speculative)
         active = np.zeros((bucket,), np.bool_)
         return runner.calls.sample(
-            Forwarded(state, made, speculative), active, Features(), runner.calls.all_allowed(bucket)
+            Forwarded(state, made, speculative), active, only or ALL_FEATURES, runner.calls.all_allowed(bucket)
         )

@@ -182,7 +182,7 @@ def test_blocks_of_keys_that_are_read_at_once_give_the_same_numbers(float32: Run
 
 
 def test_the_kernel_for_gpus_gives_the_same_numbers(float32: Runners) -> None:
-    run = Runner(model(), slots=2, length=512, attention_kernel=True)
+    run = Runner(model(), slots=2, length=512, gpu_kernels=True)
     np.testing.assert_allclose(logprobs(scores(run, TEXT)), logprobs(scores(float32.plain, TEXT)), atol=1e-5)
 
 

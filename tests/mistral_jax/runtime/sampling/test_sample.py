@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from functools import partial
+from functools import partial, reduce
+from operator import or_
 
 import jax
 import jax.numpy as jnp
@@ -12,6 +13,7 @@ import pytest
 
 from mistral_jax.runtime.sampling.params import SamplingParams, SamplingParamsError, TokenRules
 from mistral_jax.runtime.sampling.sample import (
+    COMMON_FEATURES,
     LOWEST_LOGPROB,
     Features,
     SamplerRows,
@@ -21,6 +23,7 @@ from mistral_jax.runtime.sampling.sample import (
     row_scalars,
     sample,
     seed_words,
+    smallest_sampler,
     unpack,
 )
 
@@ -427,3 +430,46 @@ def test_a_mask_that_allows_everything_changes_no_bit_of_a_row():
     # Log-probabilities are the model's own: the alternatives are the same with and without a mask, but for the rank of
     # the chosen token.
     np.testing.assert_array_equal(packed[0, 2:-1], free_packed[0, 2:-1])
+
+
+@pytest.mark.parametrize("by_kernel", [False, True])
+def test_the_samplers_of_few_features_choose_what_the_one_for_all_chooses(by_kernel: bool) -> None:
+    """On a GPU common settings have samplers without decisions at run time."""
+    rng = np.random.default_rng(0)
+    logits = jnp.asarray(rng.standard_normal((4, 300)) * 3, jnp.float32)
+    settings = [
+        SamplingParams(temperature=0.0, seed=1),
+        SamplingParams(temperature=1.0, seed=2),
+        SamplingParams(temperature=0.8, seed=3, top_k=20),
+        SamplingParams(temperature=1.2, seed=4, top_p=0.7),
+    ]
+    rows = SamplerRows.allocate(slots=4, vocab_size=300, repeat_last_n=0, length=8)
+    rows = replace(
+        rows,
+        scalars=jnp.stack([row_scalars(params) for params in settings]),
+        top_k=jnp.asarray([params.top_k for params in settings], jnp.int32),
+        seeds=jnp.stack([seed_words(params.seed or 0) for params in settings]),
+    )
+    mask = jnp.full((4, mask_words(300)), -1, jnp.int32)
+    samplers = (*COMMON_FEATURES, None)
+    positions = jnp.arange(4)
+    for count in range(1, 5):
+        features = reduce(or_, map(Features.of, settings[:count]))
+        only = smallest_sampler(features, samplers)
+        assert only is not None
+        few, all_features = (
+            sample(logits, rows, positions, features.as_array(), mask, repeat=False, only=chosen, by_kernel=by_kernel)
+            for chosen in (only, None)
+        )
+        for ours, theirs in zip(few, all_features, strict=True):
+            np.testing.assert_array_equal(ours[:count], theirs[:count])
+
+
+def test_the_smallest_sampler_does_what_is_needed() -> None:
+    samplers = (*COMMON_FEATURES, None)
+    assert smallest_sampler(Features(), samplers) == Features()
+    assert smallest_sampler(Features(sample=True), samplers) == Features(sample=True)
+    assert smallest_sampler(Features(sample=True, top_p=True), samplers) == COMMON_FEATURES[-1]
+    for other in ("adjust", "logprobs", "mask", "shape", "xtc", "dry", "bans"):
+        assert smallest_sampler(Features(**{other: True}), samplers) is None
+    assert smallest_sampler(Features(), (None,)) is None

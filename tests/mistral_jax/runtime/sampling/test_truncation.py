@@ -5,9 +5,12 @@ from __future__ import annotations
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from mistral_jax.quant.placement import Placement
+from mistral_jax.runtime.sampling import truncation_kernel
 from mistral_jax.runtime.sampling.truncation import kth_largest, nucleus_edge, tokens_after_xtc, typical_tokens
 from tests.mistral_jax.runtime.sampling.test_sample import softmax
 
@@ -31,6 +34,28 @@ def test_the_nucleus_is_the_smallest_set_that_reaches_top_p(seed, top_p):
     kept = p[p >= edge]
     assert kept.sum(dtype=np.float64) >= top_p - 1e-5
     assert kept.sum(dtype=np.float64) - kept.min() < top_p + 1e-5
+
+
+@pytest.mark.parametrize("held_at_once", [2**15, 2**10])
+def test_the_kernels_find_the_same_edges(held_at_once: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """In Pallas' interpreter; rows of one piece and of several."""
+    monkeypatch.setattr(truncation_kernel, "_HELD_AT_ONCE", held_at_once)
+    rng = np.random.default_rng(held_at_once)
+    x = rng.standard_normal((3, 5003)).astype(np.float32)
+    x[1, :100] = -np.inf
+    k = jnp.asarray([[1], [40], [5003]])
+    np.testing.assert_array_equal(truncation_kernel.kth_largest(jnp.asarray(x), k), kth_largest(jnp.asarray(x), k))
+    p = jnp.asarray(np.stack([softmax(4 * row) for row in x]).astype(np.float32))
+    for top_p in (0.1, 0.9, 1.0):
+        wanted = jnp.full((3, 1), top_p, jnp.float32)
+        found, expected = truncation_kernel.nucleus_edge(p, wanted), nucleus_edge(p, wanted)
+        # Sums have another order of terms: the last token may be in or out.
+        mass = [np.where(p >= edge, p, 0).sum(axis=1) for edge in (found, expected)]
+        np.testing.assert_allclose(*mass, atol=2e-6)
+
+
+def test_the_kernels_are_for_gpus() -> None:
+    assert not truncation_kernel.kernel_works(Placement((jax.devices("cpu")[0],)), 100)
 
 
 @settings(max_examples=50, deadline=None)
