@@ -17,6 +17,8 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
+from benchmarks.gpu.devices import gpu_of
+from benchmarks.gpu.report import hlo_shape, report
 from benchmarks.make_random_model import SHAPES, shape
 from conversion.quantize import quantize
 from conversion.weights.ggml_types import BY_NAME
@@ -27,7 +29,9 @@ from mistral_jax.quant.array import QuantizedArray, int8_array
 from mistral_jax.quant.grouped import grouped
 from mistral_jax.quant.grouped_kernel import kernel_works
 from mistral_jax.quant.placement import Placement
+from mistral_jax.runtime.calls import RunnerState
 from mistral_jax.runtime.runner import Runner
+from mistral_jax.runtime.warming.empty_calls import EmptyCalls
 from serving.commands.bench import copy_bandwidth, time_runner
 
 
@@ -47,6 +51,21 @@ def pack(model: Mistral, form: str) -> None:
                 kind, raw = BY_NAME[form], quantize(plain, BY_NAME[form])
                 packed = grouped(raw, kind) if in_groups else QuantizedArray(raw, kind)
             module.weight = nnx.Param(jax.block_until_ready(packed))
+
+
+def predicted(runner: Runner, rows: int, length: int) -> dict[str, float]:
+    """On a known GPU, what the program of a decode step moves, and the time that it could reach."""
+    gpu = gpu_of(runner.device.device_kind)
+    if gpu is None:
+        return {}
+    state = RunnerState(*jax.eval_shape(runner.programs.allocate))
+    compiled = EmptyCalls(runner).forward(state, bucket=runner.buckets.rows[-1], length=length).lower().compile()
+    config, layer = runner.config, state.caches.scaled.layers[0]
+    live = rows * length * config.num_kv_heads * layer.head_dim * layer.keys.dtype.itemsize
+    found = report(compiled, {hlo_shape(x): live for x in jax.tree.leaves(layer)})
+    operations = 2 * rows * (config.num_parameters - config.vocab_size * config.hidden_size)
+    seconds = gpu.seconds(moved=found.moved, operations=operations, kernels=found.launches)
+    return {"moved_bytes": found.moved, "kernels": found.launches, "predicted_step_seconds": seconds}
 
 
 def main() -> None:
@@ -72,6 +91,7 @@ def main() -> None:
         runner = Runner(model, slots=rows, length=args.prompt_tokens + args.answer_tokens + 1)
         timing = asdict(time_runner(runner, args.prompt_tokens, args.answer_tokens, repeats=3))
         timing["share_of_copy_bandwidth"] = timing["weight_bytes_per_second"] / bandwidth
+        timing |= predicted(runner, rows, args.prompt_tokens)
         print(timing, flush=True)
         timings.append(timing)
     report = {

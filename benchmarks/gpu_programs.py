@@ -31,6 +31,7 @@ import jax.numpy as jnp
 from flax import nnx
 
 from benchmarks.decode_with_adapters import RandomLoRA, random_xlora
+from benchmarks.gpu.devices import GPU, GPUS, LAUNCH
 from benchmarks.make_random_model import SHAPES, shape
 from conversion.weights.ggml_types import BY_NAME
 from mistral_jax.adapters.bank import AdapterSet
@@ -42,17 +43,17 @@ from mistral_jax.quant.grouped import can_group, grouped
 from mistral_jax.runtime.buckets import DEFAULT_CHUNKS
 from mistral_jax.runtime.calls import Call, RunnerState
 from mistral_jax.runtime.runner import Runner
+from mistral_jax.runtime.sampling.sample import COMMON_FEATURES
 from mistral_jax.runtime.warming.empty_calls import EmptyCalls
 
 if TYPE_CHECKING:
-    from benchmarks.gpu.described import GPU, DescribedPlacement
+    from benchmarks.gpu.described import DescribedPlacement
     from benchmarks.gpu.report import Report
 
-LAUNCH = 2e-6
-"""Seconds that a kernel costs besides its work: an assumption, until it is measured."""
-
 CHUNK = 512
-PROGRAMS = ("decode", "prefill", "score", "sample", "run", "lora", "xlora", "xlora-ahead")
+SAMPLERS = dict(zip(("greedy", "drawn", "truncated", "any-sampling"), (*COMMON_FEATURES, None), strict=True))
+"""Programs of sampling, by the features that they have work for; None: all, decided at run time."""
+PROGRAMS = ("decode", "prefill", "score", "run", "lora", "xlora", "xlora-ahead", *SAMPLERS)
 MIB = 2**20
 COLUMNS = ("weights", "program", "rows", "keys", "kernels", "of a layer", "moved, MiB", "needed, MiB", "moved / needed")
 COLUMNS += ("temporary, MiB", "compiling, s", "predicted, ms")
@@ -96,7 +97,7 @@ class Figures:
         return self.moved / self.needed
 
     def seconds(self, gpu: GPU) -> float:
-        return max(self.moved / gpu.bandwidth, self.operations / gpu.tensor_flops) + self.kernels * LAUNCH
+        return gpu.seconds(moved=self.moved, operations=self.operations, kernels=self.kernels)
 
 
 def model_of(config: MistralConfig, weights: str, placement: DescribedPlacement) -> Mistral:
@@ -160,8 +161,8 @@ def call_of(case: Case, runner: Runner, state: RunnerState) -> Call[Any]:
             score = case.program == "score"
             size = runner.buckets.score if score else runner.buckets.chunks[-1]
             return calls.prefill(state, size=size, length=case.keys, scaling=False, score=score)
-        case "sample":
-            return calls.sample(state, bucket=bucket)
+        case name if name in SAMPLERS:
+            return calls.sample(state, bucket=bucket, only=SAMPLERS[name])
         case "run":
             return calls.forward(state, bucket=bucket, length=case.keys, run=True)
         case "xlora" | "xlora-ahead":
@@ -178,7 +179,7 @@ def nbytes(tree: Any) -> int:
 def compile_case(case: Case, layers: int, gpu: GPU, placement: DescribedPlacement) -> tuple[Report, int, int, float]:
     """Returns: what the program does, the bytes that it needs, its operations, and the seconds that compiling took."""
     from benchmarks.gpu.described import compile_for
-    from benchmarks.gpu.report import report
+    from benchmarks.gpu.report import hlo_shape, report
 
     runner, state = runner_of(case, layers, placement)
     call = call_of(case, runner, state)
@@ -191,8 +192,8 @@ def compile_case(case: Case, layers: int, gpu: GPU, placement: DescribedPlacemen
     pool = state.caches.scaled.layers[0].keys
     live = rows * case.keys * pool.shape[1] * pool.shape[3] * pool.dtype.itemsize
     # The kernel of attention reads what its rows hold, not the whole pools.
-    shapes = {x.shape for x in jax.tree.leaves(state.caches.scaled.layers[0])}
-    figures = report(compiled, {f"{_hlo(pool.dtype)}[{','.join(map(str, sizes))}]": live for sizes in shapes})
+    layer = state.caches.scaled.layers[0]
+    figures = report(compiled, {hlo_shape(x): live for x in jax.tree.leaves(layer)})
     passes = 2 if case.program == "xlora" else 1
     caches = 2 if case.program.startswith("xlora") else 1
     weights, head = weight_bytes(runner.model)
@@ -200,7 +201,7 @@ def compile_case(case: Case, layers: int, gpu: GPU, placement: DescribedPlacemen
     config = runner.config
     parameters = config.num_parameters - config.vocab_size * config.hidden_size
     logits = rows * config.vocab_size * 4
-    if case.program == "sample":
+    if case.program in SAMPLERS:
         needed, parameters = logits, 0
     elif case.program != "prefill":
         needed += head * passes + logits
@@ -212,10 +213,6 @@ def weight_bytes(model: Mistral) -> tuple[int, int]:
     """Of the layers, and of the output matrix."""
     head = model.embed_tokens if model.lm_head is None else model.lm_head
     return nbytes(nnx.state(model.layers)), nbytes(nnx.state(head))
-
-
-def _hlo(dtype: jnp.dtype) -> str:
-    return {"bfloat16": "bf16", "float32": "f32", "float16": "f16"}[dtype.name]
 
 
 def measure(case: Case, gpu: GPU, placement: DescribedPlacement, *, whole: bool) -> Figures:
@@ -279,7 +276,7 @@ def cases(args: argparse.Namespace) -> Sequence[Case]:
 
 
 def main() -> None:
-    from benchmarks.gpu.described import GPUS, described
+    from benchmarks.gpu.described import described
 
     parser = argparse.ArgumentParser(formatter_class=argparse.RawDescriptionHelpFormatter, description=__doc__)
     parser.add_argument("--gpu", default="h100", choices=GPUS)

@@ -129,6 +129,12 @@ def report(compiled: jax.stages.Compiled, reads: Mapping[str, int] | None = None
     )
 
 
+def hlo_shape(x: jax.Array | jax.ShapeDtypeStruct) -> str:
+    """An array's type and shape as in programs, such as `bf16[256,8,128,128]`; of floats."""
+    name = {"bfloat16": "bf16", "float32": "f32", "float16": "f16"}[x.dtype.name]
+    return f"{name}[{','.join(map(str, x.shape))}]"
+
+
 @dataclass
 class _Program:
     text: str
