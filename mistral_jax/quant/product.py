@@ -36,7 +36,7 @@ from mistral_jax.quant.array import (
     Weight,
     padded,
 )
-from mistral_jax.quant.dot import dot
+from mistral_jax.quant.dot import dot, rounded_product
 from mistral_jax.quant.grouped import GroupedArray
 from mistral_jax.quant.grouped_kernel import product
 from mistral_jax.quant.native import native
@@ -138,9 +138,18 @@ def _int8_product(x: jax.Array, weight: Int8Array) -> jax.Array:
     # The barriers keep its CPU backend from fusing rounding or scales with the product, which halves its speed.
     rounded = lax.optimization_barrier(jnp.round(y * (1.0 / scale)).astype(jnp.int8))
     axes = (((x.ndim - 1,), (1,)), ((), ()))
-    exact = lax.optimization_barrier(lax.dot_general(rounded, weight.values, axes, preferred_element_type=jnp.int32))
-    # Without this barrier, some programs fuse the last multiplication with the sum that follows, and others do not.
-    return lax.optimization_barrier(exact.astype(jnp.float32) * scale * weight.scales)
+    exact = lax.dot_general(rounded, weight.values, axes, preferred_element_type=jnp.int32)
+
+    def on_cpu(exact: jax.Array, scale: jax.Array, scales: jax.Array) -> jax.Array:
+        exact = lax.optimization_barrier(exact)
+        # Without this barrier, some programs fuse the last multiplication with the sum that follows, and others do not.
+        return lax.optimization_barrier(exact.astype(jnp.float32) * scale * scales)
+
+    def elsewhere(exact: jax.Array, scale: jax.Array, scales: jax.Array) -> jax.Array:
+        # Barriers would be kernels of their own.
+        return rounded_product(exact.astype(jnp.float32) * scale, scales)
+
+    return lax.platform_dependent(exact, scale, weight.scales, cpu=on_cpu, default=elsewhere)
 
 
 def _grouped_product(x: jax.Array, weight: GroupedArray) -> jax.Array:
