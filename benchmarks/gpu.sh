@@ -12,6 +12,11 @@ OUT=$(mkdir -p "${1:-benchmarks/results/gpu}" && cd "${1:-benchmarks/results/gpu
 python -c 'import jax; d = jax.devices()[0]; assert d.platform == "gpu", f"no GPU: JAX found {d}"; print(jax.__version__, d.device_kind)' || exit 1
 nvidia-smi --query-gpu=name,driver_version,memory.total --format=csv > "$OUT/device.csv"
 
+echo "== kernels, compiled and compared with their plain forms"
+timeout 300 python -m pytest -q --timeout 200 tests/mistral_jax/model/test_attention.py \
+  tests/mistral_jax/model/test_attention_kernel.py tests/mistral_jax/model/test_store_kernel.py \
+  tests/mistral_jax/quant/test_grouped.py tests/mistral_jax/runtime/sampling/test_truncation.py 2>&1 | tee "$OUT/kernels.log" | tail -15
+
 echo "== tests"
 timeout 360 python -m pytest -q -x --timeout 120 tests/mistral_jax tests/serving/engine/test_engine.py 2>&1 | tee "$OUT/tests.log" | tail -15
 

@@ -20,7 +20,7 @@ Axis letters: B rows, T query tokens, N heads, K kv heads, G = N/K, H head dim, 
 from __future__ import annotations
 
 from collections.abc import Callable
-from functools import partial
+from functools import lru_cache, partial
 
 import jax
 import jax.numpy as jnp
@@ -127,6 +127,7 @@ def attend(
     return out[:, :, :M, :H].reshape(B, K, G, T, H).transpose(0, 3, 1, 2, 4).reshape(B, T, N, H)
 
 
+@lru_cache(maxsize=16)
 def kernel_works(placement: Placement, config: MistralConfig, dtype: jax.typing.DTypeLike) -> bool:
     """Whether a model's attention runs by the kernel: one GPU holds the model, and there the kernel gives what the
     plain form gives. Compiles and runs small instances, which takes seconds where no compiled program is kept."""

@@ -16,7 +16,7 @@ Axis letters: M rows, N outputs, K columns.
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from functools import partial
+from functools import lru_cache, partial
 from typing import Any, NamedTuple
 
 import jax
@@ -297,6 +297,7 @@ def kernel_works(placement: Placement, dtype: jax.typing.DTypeLike, kinds: Itera
     return all(_agrees(kind, placement, dtype) for kind in kinds if can_group(kind))
 
 
+@lru_cache(maxsize=64)
 def _agrees(kind: GGMLType, placement: Placement, dtype: jax.typing.DTypeLike) -> bool:
     rng = np.random.default_rng(0)
     layout = layout_of(kind)

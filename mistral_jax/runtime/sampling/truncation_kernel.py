@@ -12,7 +12,7 @@ Axis letters: B rows, V vocabulary.
 from __future__ import annotations
 
 from collections.abc import Callable
-from functools import partial
+from functools import lru_cache, partial
 from typing import Any
 
 import jax
@@ -119,6 +119,7 @@ def _nucleus_edge(total: Pieces, top_p: jax.Array) -> jax.Array:
     return lax.bitcast_convert_type(found, jnp.float32)
 
 
+@lru_cache(maxsize=16)
 def kernel_works(placement: Placement, vocab_size: int) -> bool:
     """Whether sampling finds its edges by these kernels: a GPU compiles them and gives what the plain form gives."""
     if placement.platform == "cpu":
