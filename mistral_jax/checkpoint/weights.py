@@ -32,6 +32,7 @@ from conversion.weights.weight_forms import Form, form_bytes, form_of
 from mistral_jax.model.config import MistralConfig
 from mistral_jax.model.mistral import Mistral
 from mistral_jax.quant.array import PaddedArray, Undivided, Weight, dense
+from mistral_jax.quant.grouped import can_group, grouped_bytes
 from mistral_jax.quant.grouped_kernel import kernel_works
 from mistral_jax.quant.load_weight import load_weight
 from mistral_jax.quant.placement import Placement
@@ -104,9 +105,17 @@ class PlannedWeight:
 
 
 def plan_weights(
-    config: MistralConfig, source: TensorSource, *, dtype: jax.typing.DTypeLike, quant: Quantization
+    config: MistralConfig,
+    source: TensorSource,
+    *,
+    dtype: jax.typing.DTypeLike,
+    quant: Quantization,
+    in_groups: bool = False,
 ) -> list[PlannedWeight]:
     """What `load_weights` will load, in its order; reads no tensors.
+
+    Args:
+      in_groups: count packed blocks as `mistral_jax.quant.grouped` holds them, as on a GPU.
 
     Raises:
       WeightFileError: see `load_weights`.
@@ -122,9 +131,18 @@ def plan_weights(
             (name, form_of(stored_kind(source, name), source.shape(name), quant, is_output=is_output))
             for name, _ in parameter.tensors
         ]
-        size = sum(form_bytes(form, shape, itemsize) for form, shape in _stored_shapes(source, parts))
+        size = sum(
+            _part_bytes(form, shape, itemsize, in_groups=in_groups) for form, shape in _stored_shapes(source, parts)
+        )
         planned.append(PlannedWeight(parameter=parameter, parts=tuple(parts), nbytes=size))
     return planned
+
+
+def _part_bytes(form: Form, shape: tuple[int, ...], itemsize: int, *, in_groups: bool) -> int:
+    kind = BY_NAME.get(form)
+    if in_groups and kind is not None and can_group(kind) and len(shape) == 2:
+        return grouped_bytes(kind, (shape[0], shape[1]))
+    return form_bytes(form, shape, itemsize)
 
 
 def _stored_shapes(source: TensorSource, parts: list[tuple[str, Form]]) -> list[tuple[Form, tuple[int, ...]]]:

@@ -27,7 +27,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
-from mistral_jax.model import attention_kernel
+from mistral_jax.model import attention_kernel, store_kernel
 from mistral_jax.model.config import MistralConfig
 from mistral_jax.model.kv_cache import (
     BLOCK,
@@ -129,38 +129,35 @@ def attend(
 
 @lru_cache(maxsize=16)
 def kernel_works(placement: Placement, config: MistralConfig, dtype: jax.typing.DTypeLike) -> bool:
-    """Whether a model's attention runs by the kernel: one GPU holds the model, and there the kernel gives what the
-    plain form gives. Compiles and runs small instances, which takes seconds where no compiled program is kept."""
+    """Whether a model's attention runs by kernels: one GPU holds the model, and there they give what the plain forms
+    give. Compiles and runs small instances, which takes seconds where no compiled program is kept."""
     if placement.count > 1 or placement.platform == "cpu":
         return False
     rng = np.random.default_rng(0)
     N, K, H = config.num_heads, config.num_kv_heads, stored_head_dim(config)
-    C = 5
+    C, window = 5, 3 * BLOCK
+    pools = ((2 * C, K, BLOCK, H), (2 * C, K, H, BLOCK))
+    table = np.arange(2 * C, dtype=np.int32).reshape(C, 2).T
+    # Once round the ring, and in the first block.
+    last = np.array([6 * BLOCK + 40, 70], np.int32)
 
     def normal(*shape: int) -> np.ndarray:
-        return rng.standard_normal(shape).astype(dtype)
+        return rng.standard_normal(shape).astype(np.dtype(dtype))
 
-    layer = LayerCache(*placement.put((normal(2 * C, K, BLOCK, H), normal(2 * C, K, H, BLOCK))))
-    table = np.arange(2 * C, dtype=np.int32).reshape(C, 2).T
-    last = np.array([3 * BLOCK + 40, 17], np.int32)
-
-    def form(plan: ReadPlan, queries: jax.Array, layer: LayerCache, table: jax.Array, last: jax.Array) -> jax.Array:
+    def form(plan: ReadPlan, queries: jax.Array, keys: jax.Array, values: jax.Array) -> jax.Array:
         T = queries.shape[1]
-        positions = last[:, None] - T + 1 + jnp.arange(T)
-        where = {"table": table, "positions": positions, "last": last, "window": None}
-        return attend(queries, layer, **where, plan=plan)
+        where = {"table": jnp.asarray(table), "positions": jnp.asarray(last)[:, None] - T + 1 + jnp.arange(T)}
+        seen = {"last": jnp.asarray(last), "window": window}
+        return attend(queries, LayerCache(keys, values), **where, **seen, plan=plan).astype(queries.dtype)
 
-    return all(
-        agrees(
-            "attention",
-            partial(form, KERNEL),
-            partial(form, ReadPlan(C)),
-            (normal(2, T, N, config.head_dim) * np.asarray(H**-0.5, dtype), layer, table, last),
-            placement=placement,
-            dtype=dtype,
-        )
-        for T in (1, 16)  # a decode step and a chunk
-    )
+    def agrees_for(T: int) -> bool:
+        queries = normal(2, T, N, config.head_dim) * np.asarray(H**-0.5, np.dtype(dtype))
+        arguments = (queries, *(normal(*pool) for pool in pools))
+        forms = (partial(form, KERNEL), partial(form, ReadPlan(C)))
+        return agrees("attention", *forms, arguments, placement=placement, dtype=dtype)
+
+    # A decode step, a run of tokens, a chunk.
+    return all(agrees_for(T) for T in (1, 8, 64)) and store_kernel.kernel_works(placement, config, dtype)
 
 
 def _loop(grouped: jax.Array, layer: LayerCache, *, table: jax.Array, in_use: jax.Array, visible: Visible) -> Partial:

@@ -35,9 +35,10 @@ _MASKED = -1e30
 """In place of minus infinity, see `mistral_jax.model.attention`."""
 
 _PIECE_BLOCKS = 2
-"""Blocks that one instance of the kernel reads in a decode step; more for long tables, so that a row has at most
-`_MOST_PIECES`, as their partial results take memory."""
+"""Blocks that one instance of the kernel reads in a decode step; more for long tables, as partial results take
+memory."""
 _MOST_PIECES = 64
+"""Most pieces of a row with one query; with more queries there are as much fewer."""
 
 MOST_DIVIDED_TOKENS = 8
 """Queries of a row up to which its blocks are divided into pieces; with more there are enough tiles of queries."""
@@ -87,7 +88,12 @@ class _Shape(NamedTuple):
     @property
     def piece(self) -> int:
         """Blocks of a piece."""
-        return max(_PIECE_BLOCKS, pl.cdiv(self.blocks, _MOST_PIECES))
+        return max(_PIECE_BLOCKS, pl.cdiv(self.blocks, _MOST_PIECES // pl.next_power_of_2(self.tokens)))
+
+    @property
+    def tiles(self) -> int:
+        """Tiles of a row's queries."""
+        return pl.cdiv(self.tokens, self.tile_tokens)
 
 
 def _shape(queries: jax.Array, layer: LayerCache, table: jax.Array, window: int | None) -> _Shape:
@@ -96,7 +102,7 @@ def _shape(queries: jax.Array, layer: LayerCache, table: jax.Array, window: int 
     group = pl.next_power_of_2(G)
     tokens = min(pl.next_power_of_2(T), max(1, _TILE_ROWS // group))
     group = max(group, _SMALLEST_DOT // tokens)
-    wide = pl.next_power_of_2(H)
+    wide = max(pl.next_power_of_2(H), _SMALLEST_DOT)
     keys = _TILE_BYTES // (wide * layer.keys.dtype.itemsize)
     tile_keys = max(_SMALLEST_DOT, min(layer.block, 1 << int(math.log2(max(keys, 1)))))
     return _Shape(T, G, H, table.shape[1], layer.block, tokens, group, wide, tile_keys, window)
@@ -142,12 +148,11 @@ def _attend(
     dtype = queries.dtype
     queries = queries.astype(keys.dtype)
     call: Any = partial(pl.pallas_call, interpret=interpret)
-    tiles = pl.cdiv(T, shape.tile_tokens)
     if T > MOST_DIVIDED_TOKENS:
         return call(
             partial(_whole_kernel, shape=shape),
             out_shape=jax.ShapeDtypeStruct(queries.shape, dtype),
-            grid=(tiles, K, B),
+            grid=(shape.tiles, K, B),
             compiler_params=triton.CompilerParams(num_warps=4, num_stages=2),
             name="attention",
         )(table, first, last, queries, keys, values)
@@ -159,7 +164,7 @@ def _attend(
             jax.ShapeDtypeStruct((B, T, N, pieces), jnp.float32),
             jax.ShapeDtypeStruct((B, T, N, pieces), jnp.float32),
         ],
-        grid=(pieces, K, B),
+        grid=(pieces, K * shape.tiles, B),
         compiler_params=triton.CompilerParams(num_warps=4, num_stages=2),
         name="attention_pieces",
     )(table, first, last, queries, keys, values)
@@ -310,8 +315,8 @@ def _piece_kernel(
     *,
     shape: _Shape,
 ) -> None:
-    piece, head, row = (pl.program_id(axis) for axis in range(3))
-    token = jnp.int32(0)
+    piece, tile, row = (pl.program_id(axis) for axis in range(3))
+    head, token = lax.div(tile, shape.tiles), lax.rem(tile, shape.tiles) * shape.tile_tokens
     reach = _reach(first_ref, last_ref, row, token, shape)
     start = jnp.maximum(reach.start, piece * shape.piece)
     stop = jnp.minimum(reach.stop, (piece + 1) * shape.piece)
@@ -325,9 +330,9 @@ def _piece_kernel(
         *these, h = where
         triton.store(weighted_ref.at[*these, piece, h], weighted.reshape(exists.shape), mask=exists)
         t, g = (lax.broadcasted_iota(jnp.int32, exists.shape[:2], axis) for axis in range(2))
-        mask = (t < shape.tokens) & (g < shape.group)
+        mask = (token + t < shape.tokens) & (g < shape.group)
         for ref, x in ((high_ref, high), (total_ref, total)):
-            triton.store(ref.at[row, t, head * shape.group + g, piece], x.reshape(mask.shape), mask=mask)
+            triton.store(ref.at[row, token + t, head * shape.group + g, piece], x.reshape(mask.shape), mask=mask)
 
 
 _MERGED_AT_ONCE = 32
@@ -338,7 +343,8 @@ def _merge_kernel(
     first_ref: Any, last_ref: Any, weighted_ref: Any, high_ref: Any, total_ref: Any, out_ref: Any, *, shape: _Shape
 ) -> None:
     head, token, row = (pl.program_id(axis) for axis in range(3))
-    reach = _reach(first_ref, last_ref, row, jnp.int32(0), shape)
+    # What the tile of this token sees, as its partial results are of that.
+    reach = _reach(first_ref, last_ref, row, lax.div(token, shape.tile_tokens) * shape.tile_tokens, shape)
     first_piece = lax.div(reach.start, shape.piece)
     end = lax.div(reach.stop + shape.piece - 1, shape.piece)
     width = lax.broadcasted_iota(jnp.int32, (shape.tile_head_dim,), 0)

@@ -2,7 +2,7 @@
 
 XLA makes four kernels of it: queries, keys and values each have a form and a place of their own, and a scatter is never
 fused with another. An instance of this kernel does one head of a few tokens; the arithmetic is that of
-`mistral_jax.model.rope.rotate`, without fused multiply-adds.
+`mistral_jax.model.rope.rotate`.
 
 Under `lowering_platforms=("cpu",)` the same kernel runs in Pallas' interpreter: for tests, not for use.
 
@@ -11,16 +11,22 @@ Axis letters: B rows, T tokens, N query heads, K kv heads, H head dim, J tokens 
 
 from __future__ import annotations
 
-from functools import partial
+from functools import lru_cache, partial
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import lax
 from jax.experimental import pallas as pl
 from jax.experimental.pallas import triton
 
-from mistral_jax.model.kv_cache import LayerCache, places
+from mistral_jax.model.config import MistralConfig
+from mistral_jax.model.kv_cache import BLOCK, LayerCache, places, stored_head_dim, write
+from mistral_jax.model.rope import Positions, rotate
+from mistral_jax.quant.dot import rounded_product
+from mistral_jax.quant.kernel_check import agrees
+from mistral_jax.quant.placement import Placement
 
 _TILE_TOKENS = 16
 """Most tokens of one instance: values of neighbouring tokens lie side by side."""
@@ -124,7 +130,10 @@ def _kernel(block_ref: Any, offset_ref: Any, cos_ref: Any, sin_ref: Any, *refs: 
 
     def rotated() -> tuple[jax.Array, jax.Array]:
         cos, sin = (triton.load(ref.at[row, t, 0, h], mask=exists, other=0) for ref in (cos_ref, sin_ref))
-        return first * cos - second * sin, second * cos + first * sin
+        return (
+            rounded_product(first, cos) - rounded_product(second, sin),
+            rounded_product(second, cos) + rounded_product(first, sin),
+        )
 
     def stored_at() -> tuple[jax.Array, jax.Array, jax.Array]:
         """Block and index of each element, and which are stored."""
@@ -152,3 +161,57 @@ def _kernel(block_ref: Any, offset_ref: Any, cos_ref: Any, sin_ref: Any, *refs: 
         for part, x in ((0, first), (half, second)):
             x = x.astype(queries_ref.dtype).astype(values_ref.dtype)
             triton.store(values_ref.at[block, head - N - K, h + part, index], x, mask=is_stored)
+
+
+@lru_cache(maxsize=16)
+def kernel_works(placement: Placement, config: MistralConfig, dtype: jax.typing.DTypeLike) -> bool:
+    """Whether a GPU runs the kernel and gets from it what rotation and scatter apart give. Compiles and runs small
+    instances."""
+    rng = np.random.default_rng(0)
+    N, K, H = config.num_heads, config.num_kv_heads, config.head_dim
+    pools = ((4, K, BLOCK, stored_head_dim(config)), (4, K, stored_head_dim(config), BLOCK))
+    kind = jnp.dtype(dtype)
+
+    def where(T: int) -> dict[str, jax.Array]:
+        # One row fills the end of a block and the start of the next; the other has a token that is not stored.
+        positions = np.array([[BLOCK - T // 2 - 1], [3]], np.int32) + np.arange(T, dtype=np.int32)
+        valid = np.ones((2, T), np.bool_)
+        valid[1, -1] = False
+        at = {"table": np.array([[2, 0], [1, 3]], np.int32), "positions": positions, "valid": valid}
+        return {name: jnp.asarray(value) for name, value in at.items()}
+
+    def joined(queries: jax.Array, layer: LayerCache) -> jax.Array:
+        parts = (queries, layer.keys, layer.values)
+        return jnp.concatenate([part.astype(jnp.float32).reshape(-1) for part in parts])
+
+    def by_kernel(qkv: jax.Array, keys: jax.Array, values: jax.Array) -> jax.Array:
+        at = where(qkv.shape[1])
+        angles = Positions.of(config, at["positions"])
+        queries, layer = rotate_and_store(
+            qkv,
+            LayerCache(keys, values),
+            cos=angles.cos,
+            sin=angles.sin,
+            temperature=angles.temperature,
+            query_scale=angles.query_scale,
+            dtype=kind,
+            **at,
+        )
+        return joined(queries, layer)
+
+    def plain(qkv: jax.Array, keys: jax.Array, values: jax.Array) -> jax.Array:
+        at = where(qkv.shape[1])
+        angles = Positions.of(config, at["positions"])
+        queries = rotate(qkv[:, :, :N], angles.cos, angles.sin) * angles.query_scale
+        if angles.temperature is not None:
+            queries = queries * angles.temperature
+        new_keys = rotate(qkv[:, :, N : N + K], angles.cos, angles.sin).astype(kind)
+        layer = write(LayerCache(keys, values), new_keys, qkv[:, :, N + K :].astype(kind), **at)
+        return joined(queries.astype(kind), layer)
+
+    def agrees_for(T: int) -> bool:
+        qkv = rng.standard_normal((2, T, N + 2 * K, H)).astype(np.float32)
+        arguments = (qkv, *(np.zeros(pool, kind) for pool in pools))
+        return agrees("rotation and storing", by_kernel, plain, arguments, placement=placement, dtype=dtype)
+
+    return all(agrees_for(T) for T in (1, 16))

@@ -14,7 +14,7 @@ Rows are filled up to a multiple of `ROWS`, columns to one of `SPAN`; scales the
 from __future__ import annotations
 
 from dataclasses import dataclass
-from functools import partial
+from functools import lru_cache, partial
 
 import jax
 import jax.numpy as jnp
@@ -74,6 +74,14 @@ class GroupedArray:
 
 def can_group(kind: GGMLType) -> bool:
     return kind.name in DIVISIBLE
+
+
+@lru_cache(maxsize=256)
+def grouped_bytes(kind: GGMLType, shape: tuple[int, int]) -> int:
+    """Bytes of a matrix [out, in] as a `GroupedArray`."""
+    raw = jax.ShapeDtypeStruct((shape[0], kind.row_bytes(shape[1])), jnp.uint8)
+    leaves = jax.tree.leaves(jax.eval_shape(partial(grouped, kind=kind), raw))
+    return sum(leaf.size * leaf.dtype.itemsize for leaf in leaves)
 
 
 def _values(array: GroupedArray) -> jax.Array:

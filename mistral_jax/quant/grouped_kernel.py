@@ -2,7 +2,8 @@
 
 An instance of the kernel computes a tile of outputs for a tile of rows. It reads the packed bytes of `WIDTH` columns,
 unpacks them in registers, rounds the weights to the type of the activations and multiplies on the tensor cores, in
-float32 sums: the same weights as where a matrix is unpacked first.
+float32 sums: the weights of a matrix that is unpacked first, but for the last bit of a few in types with minima (see
+`_weights_by_assembly`).
 
 Columns are added up in their order. Where a matrix has too few outputs to occupy a GPU, they are divided into parts,
 whose results are added up afterwards, also in order. The number of parts depends on the matrix alone. On the tensor
@@ -29,7 +30,7 @@ from jax.experimental.pallas import triton
 from conversion.dequantize.parts import Layout, layout_of
 from conversion.weights.ggml_types import GGMLType
 from mistral_jax.quant.dot import dot, precision_of
-from mistral_jax.quant.grouped import ROWS, SPAN, GroupedArray, can_group
+from mistral_jax.quant.grouped import ROWS, SPAN, GroupedArray, can_group, grouped
 from mistral_jax.quant.kernel_check import agrees
 from mistral_jax.quant.placement import Placement
 
@@ -284,6 +285,11 @@ def _dot(x: jax.Array, y: jax.Array) -> jax.Array:
     return lax.dot_general(x, y, axes, precision=precision_of(x), preferred_element_type=jnp.float32)
 
 
+def may_work(placement: Placement) -> bool:
+    """Whether it is worth a try: on one GPU."""
+    return placement.count == 1 and placement.platform != "cpu"
+
+
 def kernel_works(placement: Placement, dtype: jax.typing.DTypeLike, kinds: Iterable[GGMLType]) -> bool:
     """Whether products with weights of these types run by the kernel: one GPU holds the model, and on it the kernel
     gives what unpacking gives. Compiles and runs small products.
@@ -292,38 +298,39 @@ def kernel_works(placement: Placement, dtype: jax.typing.DTypeLike, kinds: Itera
       dtype: of activations.
       kinds: other types than `conversion.dequantize.parts.DIVISIBLE` do not count.
     """
-    if placement.count > 1 or placement.platform == "cpu":
-        return False
-    return all(_agrees(kind, placement, dtype) for kind in kinds if can_group(kind))
+    return may_work(placement) and all(_agrees(kind, placement, dtype) for kind in kinds if can_group(kind))
+
+
+_CHECKED = (
+    # Two tiles of outputs, more super-blocks than parts; tiles of 16 and 128 rows.
+    (ROWS * 2, 70 * SPAN, 5),
+    (ROWS * 2, 70 * SPAN, 200),
+    # Tiles of 64 outputs; of 32 rows.
+    (ROWS * (_FEW_TILES + 1), 3 * SPAN, 40),
+)
+"""Outputs, columns and rows of the products that are checked: each kind of tile."""
 
 
 @lru_cache(maxsize=64)
 def _agrees(kind: GGMLType, placement: Placement, dtype: jax.typing.DTypeLike) -> bool:
-    rng = np.random.default_rng(0)
-    layout = layout_of(kind)
-    spans = 3
-
-    def scales() -> np.ndarray:
-        if not layout.is_super:
-            return rng.uniform(0.01, 0.02, (spans * SPAN // layout.group, ROWS)).astype(np.float16)
-        return rng.integers(1, 16, (spans * SPAN // layout.group, ROWS)).astype(np.int8 if layout.zero else np.uint8)
-
-    def supers() -> np.ndarray:
-        return rng.uniform(0.001, 0.002, (spans, ROWS)).astype(np.float16)
-
-    arrays: dict[str, Any] = {
-        "planes": tuple(
-            rng.integers(0, 256, (spans, ROWS, SPAN * bits // 8), dtype=np.uint8) for bits in layout.planes
-        ),
-        "scales": scales(),
-        "super_scales": supers() if layout.is_super else None,
-        "minima": scales() if layout.has_minima else None,
-        "super_minima": supers() if layout.has_minima and layout.is_super else None,
-    }
-    weight = GroupedArray(**arrays, kind=kind, shape=(ROWS, spans * SPAN))
-    x = jnp.asarray(rng.standard_normal((5, spans * SPAN)), dtype)
-
     def plain(x: jax.Array, weight: GroupedArray) -> jax.Array:
         return dot(x, weight.dequantize(x.dtype))
 
-    return agrees(f"products in {kind.name}", product, plain, (x, weight), placement=placement, dtype=dtype)
+    def check(outputs: int, columns: int, rows: int) -> bool:
+        rng = np.random.default_rng(0)
+        raw = jax.ShapeDtypeStruct((outputs, kind.row_bytes(columns)), jnp.uint8)
+        shapes = jax.eval_shape(partial(grouped, kind=kind), raw)
+        weight = jax.tree.map(lambda leaf: _random(rng, leaf, has_supers=layout_of(kind).is_super), shapes)
+        x = rng.standard_normal((rows, columns)).astype(np.dtype(dtype))
+        return agrees(f"products in {kind.name}", product, plain, (x, weight), placement=placement, dtype=dtype)
+
+    return all(check(*sizes) for sizes in _CHECKED)
+
+
+def _random(rng: np.random.Generator, leaf: jax.ShapeDtypeStruct, *, has_supers: bool) -> np.ndarray:
+    """Values for an array of a matrix in groups: planes have three axes, scales and minima two."""
+    if len(leaf.shape) == 3:
+        return rng.integers(0, 256, leaf.shape, dtype=np.uint8)
+    if leaf.dtype == jnp.float16:
+        return rng.uniform(0.001, 0.002, leaf.shape).astype(np.float16) * np.float16(1 if has_supers else 10)
+    return rng.integers(-31 if leaf.dtype == jnp.int8 else 0, 32, leaf.shape).astype(leaf.dtype)

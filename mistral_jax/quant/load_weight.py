@@ -54,7 +54,8 @@ def load_weight(
     for form, group in groupby(parts, key=lambda part: part[1]):
         names = [name for name, _ in group]
         weight = _load(source, names, form, dtype, placement)
-        if in_groups and isinstance(weight, QuantizedArray) and can_group(weight.kind):
+        # Pallas counts elements in 32 bits.
+        if in_groups and isinstance(weight, QuantizedArray) and can_group(weight.kind) and weight.nbytes < 2**31:
             weight = grouped(weight.raw, weight.kind)
         loaded.append(jax.block_until_ready(weight))
     return loaded[0] if len(loaded) == 1 else RowStack(tuple(loaded))

@@ -21,6 +21,7 @@ from mistral_jax.grammar.cache import CompiledGrammars
 from mistral_jax.grammar.compiler import GrammarCompiler
 from mistral_jax.hub.files import DEMO, ModelFiles, find_gguf, find_model
 from mistral_jax.model.kv_cache import BLOCK
+from mistral_jax.quant.grouped_kernel import may_work
 from mistral_jax.quant.placement import Placement, choose_placement
 from mistral_jax.runtime.buckets import DEFAULT_CHUNKS
 from mistral_jax.runtime.recomputing import RecomputingRunner
@@ -198,7 +199,13 @@ def weight_bytes(settings: Settings, description: ModelDescription, placement: P
     dtype = choose_dtype(settings.dtype, config.dtype, placement.platform)
     if files.repo_id is None or files.gguf is not None:
         source = open_weights(config, files.fetch_weights())
-        planned = plan_weights(settle_tying(config, source), source, dtype=dtype, quant=settings.quant)
+        planned = plan_weights(
+            settle_tying(config, source),
+            source,
+            dtype=dtype,
+            quant=settings.quant,
+            in_groups=may_work(placement),
+        )
         return sum(weight.nbytes for weight in planned)
     if settings.quant in ("none", "auto"):
         return config.num_parameters * dtype.itemsize

@@ -300,7 +300,10 @@ def _draw(
         flag["shape"], lambda: _shape(scaled, kept, probabilities, rows), lambda: (kept, probabilities)
     )
     kept = _when(
-        flag["top_p"], lambda: kept & (probabilities >= edges.nucleus_edge(probabilities, top_p)), lambda: kept
+        flag["top_p"],
+        # A sum may round up to 1 before the last token: where all are wanted, all stay, beside other rows as alone.
+        lambda: kept & ((top_p >= 1) | (probabilities >= edges.nucleus_edge(probabilities, top_p))),
+        lambda: kept,
     )
     kept = kept & (probabilities >= min_p * jnp.max(probabilities, axis=-1, keepdims=True))
     kept = _when(flag["xtc"], lambda: _exclude_top(kept, probabilities, rows, positions), lambda: kept)

@@ -14,6 +14,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from mistral_jax.model import attention_kernel
 from mistral_jax.model.attention import attend, kernel_works
 from mistral_jax.model.config import MistralConfig
 from mistral_jax.model.kv_cache import BLOCK, KERNEL, LOOP, LayerCache
@@ -93,6 +94,53 @@ def test_equals_the_loop(shape: Shape, data: st.DataObject) -> None:
     np.testing.assert_allclose(actual, expected, atol=tolerance)
     for row in np.flatnonzero(last < 0):
         assert not actual[row].any()
+
+
+@pytest.mark.parametrize(("T", "G"), [(8, 12), (8, 16), (3, 32), (2, 64), (5, 9)])
+def test_runs_of_tokens_in_large_groups(T: int, G: int) -> None:
+    """More queries than a tile has rows."""
+    shape = Shape(T, 2, G, 32, 32, 3, None, "float32")
+    rng = np.random.default_rng(0)
+    layer = pools(rng, shape, 2 * shape.C)
+    last = jnp.asarray([300, 129], jnp.int32)
+    queries = jnp.asarray(rng.standard_normal((2, T, 2 * G, 32)) / 6, jnp.float32)
+    arguments = {
+        "table": jnp.asarray(rng.permutation(2 * shape.C).reshape(2, shape.C).astype(np.int32)),
+        "positions": last[:, None] - T + 1 + jnp.arange(T),
+        "last": last,
+        "window": None,
+    }
+    found, expected = (attend(queries, layer, **arguments, plan=plan) for plan in (KERNEL, LOOP))
+    np.testing.assert_allclose(found, expected, atol=2e-6)
+
+
+class LikeAGPU(Placement):
+    """A CPU that is taken for a GPU: kernels run in the interpreter."""
+
+    @property
+    def platform(self) -> str:
+        return "gpu"
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_what_a_gpu_is_asked_at_start(dtype: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    config = MistralConfig(
+        vocab_size=32,
+        hidden_size=64,
+        intermediate_size=32,
+        num_layers=1,
+        num_heads=6,
+        num_kv_heads=2,
+        head_dim=20,
+        attention_temperature_beta=0.1,
+        attention_temperature_length=64,
+    )
+    placement = LikeAGPU((jax.devices("cpu")[0],))
+    assert kernel_works.__wrapped__(placement, config, dtype)
+    monkeypatch.setattr(attention_kernel, "attend", lambda queries, *_, **__: 1.1 * queries)
+    jax.clear_caches()  # of what was traced before
+    assert not kernel_works.__wrapped__(placement, config, dtype)
+    jax.clear_caches()
 
 
 def test_a_longer_table_gives_the_same_bits() -> None:

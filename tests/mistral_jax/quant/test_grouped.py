@@ -28,7 +28,7 @@ from mistral_jax.checkpoint.summary import summarize
 from mistral_jax.hub.files import find_model
 from mistral_jax.quant import grouped_kernel
 from mistral_jax.quant.array import Packed, RowStack
-from mistral_jax.quant.grouped import ROWS, SPAN, GroupedArray, grouped
+from mistral_jax.quant.grouped import ROWS, SPAN, GroupedArray, grouped, grouped_bytes
 from mistral_jax.quant.grouped_kernel import assembly, kernel_works, product
 from mistral_jax.quant.placement import Placement
 from mistral_jax.quant.product import matmul, take_rows
@@ -74,6 +74,7 @@ def test_groups_hold_the_same_values_in_hardly_more_bytes(kind: GGMLType) -> Non
     assert weight.dequantize(jnp.bfloat16).dtype == jnp.bfloat16
     rows = jnp.asarray([[3, 36], [0, 3]])
     np.testing.assert_array_equal(take_rows(weight, rows, jnp.dtype(jnp.float32)), plain[rows])
+    assert grouped_bytes(kind, weight.shape) == weight.nbytes
     whole = grouped(jnp.asarray(random_blocks(kind, ROWS, 4 * SPAN)), kind)
     assert whole.nbytes <= 1.2 * ROWS * kind.row_bytes(4 * SPAN)
 
@@ -93,9 +94,10 @@ def test_products_equal_those_with_plain_weights(data: st.DataObject) -> None:
     expected = np.asarray(x, np.float64) @ plain.T
     found = product(x, grouped(raw, kind))
     assert found.dtype == jnp.float32
-    # Relative to the terms, which may cancel out.
+    # Relative to the terms, which may cancel out. On a GPU a few weights of 16 bits have another last bit.
     terms = np.abs(np.asarray(x, np.float64)) @ np.abs(plain).T
-    assert (np.abs(np.asarray(found, np.float64) - expected) <= 1e-6 * terms).all()
+    tolerance = 1e-6 if dtype == "float32" or jax.default_backend() == "cpu" else 5e-4
+    assert (np.abs(np.asarray(found, np.float64) - expected) <= tolerance * terms).all()
 
 
 def test_a_row_has_the_same_bits_for_every_number_of_rows() -> None:
@@ -168,7 +170,8 @@ def test_a_model_is_loaded_in_groups_where_the_kernel_works(monkeypatch: pytest.
 
 def test_a_cpu_does_without(monkeypatch: pytest.MonkeyPatch) -> None:
     assert not kernel_works(Placement((jax.devices("cpu")[0],)), jnp.float32, KINDS)
-    # What a GPU would be asked at start: every type agrees with unpacking.
+    # What a GPU would be asked at start, of smaller matrices: every type agrees with unpacking.
+    monkeypatch.setattr(grouped_kernel, "_CHECKED", ((ROWS, 2 * SPAN, 5),))
     for kind in KINDS:
         assert grouped_kernel._agrees(kind, Placement.default(), jnp.bfloat16)
     monkeypatch.setattr(grouped_kernel, "product", lambda x, weight: 1.1 * product(x, weight))
