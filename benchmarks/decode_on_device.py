@@ -18,7 +18,7 @@ import jax.numpy as jnp
 from flax import nnx
 
 from benchmarks.gpu.devices import gpu_of
-from benchmarks.gpu.report import hlo_shape, report
+from benchmarks.gpu.report import pool_reads, report
 from benchmarks.make_random_model import SHAPES, shape
 from conversion.quantize import quantize
 from conversion.weights.ggml_types import BY_NAME
@@ -60,9 +60,8 @@ def predicted(runner: Runner, rows: int, length: int) -> dict[str, float]:
         return {}
     state = RunnerState(*jax.eval_shape(runner.programs.allocate))
     compiled = EmptyCalls(runner).forward(state, bucket=runner.buckets.rows[-1], length=length).lower().compile()
-    config, layer = runner.config, state.caches.scaled.layers[0]
-    live = rows * length * config.num_kv_heads * layer.head_dim * layer.keys.dtype.itemsize
-    found = report(compiled, {hlo_shape(x): live for x in jax.tree.leaves(layer)})
+    config = runner.config
+    found = report(compiled, pool_reads(state.caches.scaled.layers[0], rows * length))
     operations = 2 * rows * (config.num_parameters - config.vocab_size * config.hidden_size)
     seconds = gpu.seconds(moved=found.moved, operations=operations, kernels=found.launches)
     return {"moved_bytes": found.moved, "kernels": found.launches, "predicted_step_seconds": seconds}

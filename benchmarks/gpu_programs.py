@@ -179,7 +179,7 @@ def nbytes(tree: Any) -> int:
 def compile_case(case: Case, layers: int, gpu: GPU, placement: DescribedPlacement) -> tuple[Report, int, int, float]:
     """Returns: what the program does, the bytes that it needs, its operations, and the seconds that compiling took."""
     from benchmarks.gpu.described import compile_for
-    from benchmarks.gpu.report import hlo_shape, report
+    from benchmarks.gpu.report import pool_reads, report
 
     runner, state = runner_of(case, layers, placement)
     call = call_of(case, runner, state)
@@ -189,11 +189,9 @@ def compile_case(case: Case, layers: int, gpu: GPU, placement: DescribedPlacemen
     prefills = case.program in ("prefill", "score")
     rows = 1 if prefills else runner.buckets.rows[-1]
     tokens = runner.buckets.chunks[-1] if prefills else rows
-    pool = state.caches.scaled.layers[0].keys
-    live = rows * case.keys * pool.shape[1] * pool.shape[3] * pool.dtype.itemsize
-    # The kernel of attention reads what its rows hold, not the whole pools.
-    layer = state.caches.scaled.layers[0]
-    figures = report(compiled, {hlo_shape(x): live for x in jax.tree.leaves(layer)})
+    reads = pool_reads(state.caches.scaled.layers[0], rows * case.keys)
+    figures = report(compiled, reads)
+    live = next(iter(reads.values()))
     passes = 2 if case.program == "xlora" else 1
     caches = 2 if case.program.startswith("xlora") else 1
     weights, head = weight_bytes(runner.model)

@@ -17,6 +17,8 @@ from typing import Any
 
 import jax
 
+from mistral_jax.model.kv_cache import LayerCache
+
 PALLAS = "__gpu$xla.gpu.triton"
 
 _FREE = {"parameter", "constant", "bitcast", "get-tuple-element", "tuple", "after-all", "partition-id", "iota"}
@@ -129,10 +131,17 @@ def report(compiled: jax.stages.Compiled, reads: Mapping[str, int] | None = None
     )
 
 
-def hlo_shape(x: jax.Array | jax.ShapeDtypeStruct) -> str:
+def _hlo_shape(x: jax.Array | jax.ShapeDtypeStruct) -> str:
     """An array's type and shape as in programs, such as `bf16[256,8,128,128]`; of floats."""
     name = {"bfloat16": "bf16", "float32": "f32", "float16": "f16"}[x.dtype.name]
     return f"{name}[{','.join(map(str, x.shape))}]"
+
+
+def pool_reads(layer: LayerCache, tokens: int) -> dict[str, int]:
+    """What the kernel of attention reads of a layer's pools, whose rows hold so many tokens together: for `report`."""
+    _, heads, _, head_dim = layer.keys.shape
+    read = tokens * heads * head_dim * layer.keys.dtype.itemsize
+    return {_hlo_shape(x): read for x in jax.tree.leaves(layer)}
 
 
 @dataclass

@@ -8,7 +8,6 @@ Axis letters: B rows, T tokens, N query heads, K kv heads, H head dim.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, Protocol
@@ -19,39 +18,9 @@ import jax.numpy as jnp
 from mistral_jax.model.attention import attend
 from mistral_jax.model.config import MistralConfig
 from mistral_jax.model.kv_cache import CacheView, KVCache, LayerCache, ReadPlan, write
-from mistral_jax.model.rope import Positions, rotate
+from mistral_jax.model.rope import Heads, Positions
 from mistral_jax.model.store_kernel import rotate_and_store
 from mistral_jax.quant.dot import precision_of
-
-
-@dataclass(frozen=True)
-class Heads:
-    """Queries, keys and values of a layer's tokens, before they are rotated. Exists while a program is traced."""
-
-    qkv: jax.Array | tuple[jax.Array, ...]
-    """float32 [B, T, N + 2K, H]; or the three, if they are sharded over devices."""
-    sizes: tuple[int, int]
-    """N and K."""
-    dtype: jnp.dtype
-    """Of activations."""
-
-    def rotated(self, at: Positions) -> tuple[jax.Array, jax.Array, jax.Array]:
-        """Queries [B, T, N, H], multiplied by the softmax scale, and keys and values [B, T, K, H], in the type of
-        activations."""
-        parts = self._parts()
-        with jax.named_scope("rope"):
-            queries = rotate(next(parts), at.cos, at.sin) * at.query_scale
-            if at.temperature is not None:
-                queries = queries * at.temperature
-            keys = rotate(next(parts), at.cos, at.sin).astype(self.dtype)
-        return queries.astype(self.dtype), keys, next(parts).astype(self.dtype)
-
-    def _parts(self) -> Iterator[jax.Array]:
-        """Each is sliced where it is used: the order of operations is part of a program."""
-        if isinstance(self.qkv, tuple):
-            return iter(self.qkv)
-        qkv, (N, K) = self.qkv, self.sizes
-        return (qkv[:, :, first:last] for first, last in ((0, N), (N, N + K), (N + K, N + 2 * K)))
 
 
 class Attend(Protocol):
@@ -87,17 +56,7 @@ class CachedAttend:
         if not self.plan.kernel or isinstance(heads.qkv, tuple):
             return self.attend(*heads.rotated(at))
         where = {"table": self.table, "positions": self.positions}
-        queries, updated = rotate_and_store(
-            heads.qkv,
-            self.layer,
-            cos=at.cos,
-            sin=at.sin,
-            temperature=at.temperature,
-            query_scale=at.query_scale,
-            dtype=heads.dtype,
-            **where,
-            valid=self.valid,
-        )
+        queries, updated = rotate_and_store(heads.qkv, self.layer, at, dtype=heads.dtype, **where, valid=self.valid)
         return attend(queries, updated, **where, last=self.last, window=self.window, plan=self.plan), updated
 
     def attend(self, queries: jax.Array, keys: jax.Array, values: jax.Array) -> tuple[jax.Array, LayerCache]:

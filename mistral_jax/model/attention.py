@@ -41,7 +41,7 @@ from mistral_jax.model.kv_cache import (
     stored_head_dim,
 )
 from mistral_jax.quant.dot import batched_dot, precision_of, rounded_product, row_sum
-from mistral_jax.quant.kernel_check import agrees
+from mistral_jax.quant.gpu_kernels import agrees
 from mistral_jax.quant.placement import Placement
 
 # In place of minus infinity: finite, so that a block without any visible key gives 0 and never NaN.
@@ -131,7 +131,7 @@ def attend(
 def kernel_works(placement: Placement, config: MistralConfig, dtype: jax.typing.DTypeLike) -> bool:
     """Whether a model's attention runs by kernels: one GPU holds the model, and there they give what the plain forms
     give. Compiles and runs small instances, which takes seconds where no compiled program is kept."""
-    if placement.count > 1 or placement.platform == "cpu":
+    if not placement.is_one_gpu:
         return False
     rng = np.random.default_rng(0)
     N, K, H = config.num_heads, config.num_kv_heads, stored_head_dim(config)

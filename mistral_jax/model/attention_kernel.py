@@ -10,8 +10,6 @@ reads the blocks that its queries see and no more. One compiled program serves a
 Pieces have one fixed length and are merged in one fixed order, and each row has its own instances of the kernel. So a
 row's result depends on its own keys and queries alone, not on other rows nor on the length of the tables.
 
-Under `lowering_platforms=("cpu",)` the same kernel runs in Pallas' interpreter: for tests, not for use.
-
 Axis letters: B rows, T query tokens, N heads, K kv heads, G = N/K, H head dim, J tokens of a block, C blocks of a
 table, S = C * J; M rows of a tile of queries.
 """
@@ -29,7 +27,7 @@ from jax.experimental import pallas as pl
 from jax.experimental.pallas import triton
 
 from mistral_jax.model.kv_cache import LayerCache
-from mistral_jax.quant.dot import precision_of
+from mistral_jax.quant.gpu_kernels import run_kernel, tile_dot
 
 _MASKED = -1e30
 """In place of minus infinity, see `mistral_jax.model.attention`."""
@@ -40,7 +38,7 @@ memory."""
 _MOST_PIECES = 64
 """Most pieces of a row with one query; with more queries there are as much fewer."""
 
-MOST_DIVIDED_TOKENS = 8
+_MOST_DIVIDED_TOKENS = 8
 """Queries of a row up to which its blocks are divided into pieces; with more there are enough tiles of queries."""
 
 _TILE_ROWS = 64
@@ -123,39 +121,38 @@ def attend(
     Args: see `mistral_jax.model.attention.attend`.
     Returns: [B, T, N, H] in the type of the queries.
     """
-
-    def run(*args: jax.Array, interpret: bool) -> jax.Array:
-        return _attend(*args, window=window, interpret=interpret)
-
-    arguments = (queries, layer.keys, layer.values, table, positions[:, 0], last)
-    return lax.platform_dependent(*arguments, cpu=partial(run, interpret=True), default=partial(run, interpret=False))
+    run = partial(_attend, shape=_shape(queries, layer, table, window), dtype=queries.dtype)
+    queries = queries.astype(layer.keys.dtype)
+    return run_kernel(run, _Inputs(table, positions[:, 0], last, queries, layer.keys, layer.values))
 
 
-def _attend(
-    queries: jax.Array,
-    keys: jax.Array,
-    values: jax.Array,
-    table: jax.Array,
-    first: jax.Array,
-    last: jax.Array,
-    *,
-    window: int | None,
-    interpret: bool,
-) -> jax.Array:
-    B, T, N, H = queries.shape
-    shape = _shape(queries, LayerCache(keys, values), table, window)
-    K = N // shape.group
-    dtype = queries.dtype
-    queries = queries.astype(keys.dtype)
+class _Inputs(NamedTuple):
+    """What the kernels read: arrays, inside a kernel their references."""
+
+    table: Any
+    """int32 [B, C]"""
+    first: Any
+    """int32 [B]: the position of each row's first query."""
+    last: Any
+    """int32 [B]"""
+    queries: Any
+    """[B, T, N, H]"""
+    keys: Any
+    values: Any
+
+
+def _attend(inputs: _Inputs, *, shape: _Shape, dtype: jnp.dtype, interpret: bool) -> jax.Array:
+    B, T, N, H = inputs.queries.shape
+    K = inputs.keys.shape[1]
     call: Any = partial(pl.pallas_call, interpret=interpret)
-    if T > MOST_DIVIDED_TOKENS:
+    if T > _MOST_DIVIDED_TOKENS:
         return call(
             partial(_whole_kernel, shape=shape),
-            out_shape=jax.ShapeDtypeStruct(queries.shape, dtype),
+            out_shape=jax.ShapeDtypeStruct((B, T, N, H), dtype),
             grid=(shape.tiles, K, B),
             compiler_params=triton.CompilerParams(num_warps=4, num_stages=2),
             name="attention",
-        )(table, first, last, queries, keys, values)
+        )(*inputs)
     pieces = pl.cdiv(shape.blocks, shape.piece)
     partials = call(
         partial(_piece_kernel, shape=shape),
@@ -167,14 +164,14 @@ def _attend(
         grid=(pieces, K * shape.tiles, B),
         compiler_params=triton.CompilerParams(num_warps=4, num_stages=2),
         name="attention_pieces",
-    )(table, first, last, queries, keys, values)
+    )(*inputs)
     return call(
         partial(_merge_kernel, shape=shape),
-        out_shape=jax.ShapeDtypeStruct(queries.shape, dtype),
+        out_shape=jax.ShapeDtypeStruct((B, T, N, H), dtype),
         grid=(N, T, B),
         compiler_params=triton.CompilerParams(num_warps=4, num_stages=1),
         name="attention_merge",
-    )(first, last, *partials)
+    )(inputs.first, inputs.last, *partials)
 
 
 class _Reach(NamedTuple):
@@ -205,25 +202,35 @@ def _reach(first_ref: Any, last_ref: Any, row: Any, token: Any, shape: _Shape) -
     return _Reach(first, last, start, jnp.where(wrapped, C, jnp.minimum(used, C)))
 
 
-def _tile_index(row: Any, head: Any, token: Any, shape: _Shape) -> tuple[tuple[Any, Any, Any, Any], jax.Array]:
-    """The elements of a tile of queries in an array [B, T, N, H], and which of them exist.
+class _Tile(NamedTuple):
+    """A tile of queries of one row, in an array [B, T, N, H]."""
 
-    Returns: an index of four, and bool [tile_tokens, tile_group, tile_head_dim].
-    """
-    sizes = (shape.tile_tokens, shape.tile_group, shape.tile_head_dim)
-    t, g, h = (lax.broadcasted_iota(jnp.int32, sizes, axis) for axis in range(3))
-    exists = (token + t < shape.tokens) & (g < shape.group) & (h < shape.head_dim)
-    return (row, token + t, head * shape.group + g, h), exists
+    row: Any
+    head: Any
+    """The kv head."""
+    token: Any
+    """Number of the first query."""
+    place: tuple[Any, Any, Any, Any]
+    exists: jax.Array
+    """bool [tile_tokens, tile_group, tile_head_dim]: which of its elements there are."""
+
+    @classmethod
+    def of(cls, row: Any, head: Any, token: Any, shape: _Shape) -> _Tile:
+        sizes = (shape.tile_tokens, shape.tile_group, shape.tile_head_dim)
+        t, g, h = (lax.broadcasted_iota(jnp.int32, sizes, axis) for axis in range(3))
+        exists = (token + t < shape.tokens) & (g < shape.group) & (h < shape.head_dim)
+        return cls(row, head, token, (row, token + t, head * shape.group + g, h), exists)
 
 
 def _partial_result(
-    queries: jax.Array, reach: _Reach, start: Any, stop: Any, token: Any, row: Any, head: Any, refs: Any, shape: _Shape
+    refs: _Inputs, tile: _Tile, reach: _Reach, start: Any, stop: Any, shape: _Shape
 ) -> tuple[jax.Array, jax.Array, jax.Array]:
-    """Attention of a tile of queries [M, H] to the blocks from `start` to `stop` of its row's table.
+    """Attention of a tile of queries to the blocks from `start` to `stop` of its row's table.
 
     Returns: weighted values [M, H], maximum [M], sum [M], all float32.
     """
-    table_ref, keys_ref, values_ref = refs
+    row, head, token = tile.row, tile.head, tile.token
+    queries = triton.load(refs.queries.at[tile.place], mask=tile.exists, other=0).reshape(shape.rows, -1)
     M, wide, keys = shape.rows, shape.tile_head_dim, shape.tile_keys
     per_block = shape.block // keys
     positions = reach.first + token + lax.div(lax.broadcasted_iota(jnp.int32, (M, 1), 0), shape.tile_group)
@@ -234,10 +241,10 @@ def _partial_result(
         weighted, high, total = state
         index = number * keys + lax.broadcasted_iota(jnp.int32, (1, keys), 1)
         held = jnp.where(origin + index > reach.last, origin + index - shape.length, origin + index)
-        block = table_ref[row, lax.div(number, per_block)]
+        block = refs.table[row, lax.div(number, per_block)]
         within, width = pl.ds(lax.rem(number, per_block) * keys, keys), pl.ds(0, wide)
-        k = _load(keys_ref, (block, head, within, width), axis=1)
-        scores = _product(queries, k)  # [M, J]
+        k = _load(refs.keys, (block, head, within, width), axis=1)
+        scores = tile_dot(queries, k)  # [M, J]
         seen = (held >= 0) & (held <= positions)
         if shape.window is not None:
             seen = seen & (positions - held < shape.window)
@@ -245,14 +252,14 @@ def _partial_result(
         new_high = jnp.maximum(high, jnp.max(scores, axis=1))
         # If everything is masked, the maximum is `_MASKED` itself. The larger lower bound makes the weights zeros.
         weights = jnp.exp(scores - jnp.maximum(new_high, _MASKED / 10)[:, None])
-        v = _load(values_ref, (block, head, width, within), axis=0)
+        v = _load(refs.values, (block, head, width, within), axis=0)
         if ragged:
             # What the block's previous owner left may be NaN, which survives a product with zero.
             v = jnp.where(held >= 0, v, jnp.zeros((), v.dtype))
         weights = weights.astype(v.dtype)
         scale = jnp.exp(high - new_high)
         total = total * scale + jnp.sum(weights.astype(jnp.float32), axis=1)
-        return weighted * scale[:, None] + _product(weights, v), new_high, total
+        return weighted * scale[:, None] + tile_dot(weights, v), new_high, total
 
     # Blocks that are written to the end come first.
     whole = jnp.where(reach.last >= shape.length, shape.blocks, lax.div(reach.last + 1, shape.block))
@@ -261,12 +268,6 @@ def _partial_result(
     state = lax.fori_loop(start * per_block, middle * per_block, partial(step, ragged=False), state)
     weighted, high, total = lax.fori_loop(middle * per_block, stop * per_block, partial(step, ragged=True), state)
     return weighted, high, total
-
-
-def _product(x: jax.Array, y: jax.Array) -> jax.Array:
-    """`x` [m, k] times `y` [n, k] transposed: float32 [m, n]."""
-    axes = (((1,), (1,)), ((), ()))
-    return lax.dot_general(x, y, axes, precision=precision_of(x), preferred_element_type=jnp.float32)
 
 
 def _load(ref: Any, at: tuple[Any, Any, Any, Any], *, axis: int) -> jax.Array:
@@ -280,56 +281,33 @@ def _load(ref: Any, at: tuple[Any, Any, Any, Any], *, axis: int) -> jax.Array:
     return triton.load(ref.at[at[0], at[1], rows, columns], mask=mask, other=0)
 
 
-def _whole_kernel(
-    table_ref: Any,
-    first_ref: Any,
-    last_ref: Any,
-    queries_ref: Any,
-    keys_ref: Any,
-    values_ref: Any,
-    out_ref: Any,
-    *,
-    shape: _Shape,
-) -> None:
-    tile, head, row = (pl.program_id(axis) for axis in range(3))
-    token = tile * shape.tile_tokens
-    reach = _reach(first_ref, last_ref, row, token, shape)
-    where, exists = _tile_index(row, head, token, shape)
-    queries = triton.load(queries_ref.at[where], mask=exists, other=0).reshape(shape.rows, -1)
-    refs = (table_ref, keys_ref, values_ref)
-    weighted, _, total = _partial_result(queries, reach, reach.start, reach.stop, token, row, head, refs, shape)
+def _whole_kernel(*refs: Any, shape: _Shape) -> None:
+    *inputs, out_ref = refs
+    number, head, row = (pl.program_id(axis) for axis in range(3))
+    tile = _Tile.of(row, head, number * shape.tile_tokens, shape)
+    found = _Inputs(*inputs)
+    reach = _reach(found.first, found.last, row, tile.token, shape)
+    weighted, _, total = _partial_result(found, tile, reach, reach.start, reach.stop, shape)
     out = weighted / jnp.where(total == 0, 1.0, total)[:, None]
-    triton.store(out_ref.at[where], out.reshape(exists.shape).astype(out_ref.dtype), mask=exists)
+    triton.store(out_ref.at[tile.place], out.reshape(tile.exists.shape).astype(out_ref.dtype), mask=tile.exists)
 
 
-def _piece_kernel(
-    table_ref: Any,
-    first_ref: Any,
-    last_ref: Any,
-    queries_ref: Any,
-    keys_ref: Any,
-    values_ref: Any,
-    weighted_ref: Any,
-    high_ref: Any,
-    total_ref: Any,
-    *,
-    shape: _Shape,
-) -> None:
-    piece, tile, row = (pl.program_id(axis) for axis in range(3))
-    head, token = lax.div(tile, shape.tiles), lax.rem(tile, shape.tiles) * shape.tile_tokens
-    reach = _reach(first_ref, last_ref, row, token, shape)
+def _piece_kernel(*refs: Any, shape: _Shape) -> None:
+    *inputs, weighted_ref, high_ref, total_ref = refs
+    piece, number, row = (pl.program_id(axis) for axis in range(3))
+    head, token = lax.div(number, shape.tiles), lax.rem(number, shape.tiles) * shape.tile_tokens
+    found = _Inputs(*inputs)
+    reach = _reach(found.first, found.last, row, token, shape)
     start = jnp.maximum(reach.start, piece * shape.piece)
     stop = jnp.minimum(reach.stop, (piece + 1) * shape.piece)
 
     @pl.when(start < stop)
     def _() -> None:
-        where, exists = _tile_index(row, head, token, shape)
-        queries = triton.load(queries_ref.at[where], mask=exists, other=0).reshape(shape.rows, -1)
-        refs = (table_ref, keys_ref, values_ref)
-        weighted, high, total = _partial_result(queries, reach, start, stop, token, row, head, refs, shape)
-        *these, h = where
-        triton.store(weighted_ref.at[*these, piece, h], weighted.reshape(exists.shape), mask=exists)
-        t, g = (lax.broadcasted_iota(jnp.int32, exists.shape[:2], axis) for axis in range(2))
+        tile = _Tile.of(row, head, token, shape)
+        weighted, high, total = _partial_result(found, tile, reach, start, stop, shape)
+        *these, h = tile.place
+        triton.store(weighted_ref.at[*these, piece, h], weighted.reshape(tile.exists.shape), mask=tile.exists)
+        t, g = (lax.broadcasted_iota(jnp.int32, tile.exists.shape[:2], axis) for axis in range(2))
         mask = (token + t < shape.tokens) & (g < shape.group)
         for ref, x in ((high_ref, high), (total_ref, total)):
             triton.store(ref.at[row, token + t, head * shape.group + g, piece], x.reshape(mask.shape), mask=mask)

@@ -21,12 +21,12 @@ import jax.numpy as jnp
 from flax import nnx
 
 from conversion.weights.decoder_weights import weight_named
-from mistral_jax.model.attends import Attend, CausalAttend, Heads, cached_attends
+from mistral_jax.model.attends import Attend, CausalAttend, cached_attends
 from mistral_jax.model.config import MistralConfig
 from mistral_jax.model.kv_cache import CacheView, KVCache
 from mistral_jax.model.layers import Embedding, Linear, RMSNorm
 from mistral_jax.model.low_rank import LayerMixture, Mixture
-from mistral_jax.model.rope import Positions
+from mistral_jax.model.rope import Heads, Positions
 from mistral_jax.model.split_module import SplitModule, Structure
 from mistral_jax.quant.product import matmul
 

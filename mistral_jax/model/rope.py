@@ -7,6 +7,7 @@ Source: `transformers.modeling_rope_utils` (halves layout: dimension i is paired
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import partial
 
@@ -104,3 +105,33 @@ def attention_temperature(config: MistralConfig, positions: jax.Array) -> jax.Ar
     # Integer division: in floats XLA may multiply by a reciprocal, which is off by one at multiples of e.g. 41.
     steps = (positions // config.attention_temperature_length).astype(jnp.float32)
     return (1.0 + config.attention_temperature_beta * jnp.log1p(steps))[..., None, None]
+
+
+@dataclass(frozen=True)
+class Heads:
+    """Queries, keys and values of a layer's tokens, before they are rotated. Exists while a program is traced."""
+
+    qkv: jax.Array | tuple[jax.Array, ...]
+    """float32 [B, T, N + 2K, H]; or the three, if they are sharded over devices."""
+    sizes: tuple[int, int]
+    """N and K."""
+    dtype: jnp.dtype
+    """Of activations."""
+
+    def rotated(self, at: Positions) -> tuple[jax.Array, jax.Array, jax.Array]:
+        """Queries [B, T, N, H], multiplied by the softmax scale, and keys and values [B, T, K, H], in the type of
+        activations."""
+        parts = self._parts()
+        with jax.named_scope("rope"):
+            queries = rotate(next(parts), at.cos, at.sin) * at.query_scale
+            if at.temperature is not None:
+                queries = queries * at.temperature
+            keys = rotate(next(parts), at.cos, at.sin).astype(self.dtype)
+        return queries.astype(self.dtype), keys, next(parts).astype(self.dtype)
+
+    def _parts(self) -> Iterator[jax.Array]:
+        """Each is sliced where it is used: the order of operations is part of a program."""
+        if isinstance(self.qkv, tuple):
+            return iter(self.qkv)
+        qkv, (N, K) = self.qkv, self.sizes
+        return (qkv[:, :, first:last] for first, last in ((0, N), (N, N + K), (N + K, N + 2 * K)))

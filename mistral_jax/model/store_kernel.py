@@ -4,8 +4,6 @@ XLA makes four kernels of it: queries, keys and values each have a form and a pl
 fused with another. An instance of this kernel does one head of a few tokens; the arithmetic is that of
 `mistral_jax.model.rope.rotate`.
 
-Under `lowering_platforms=("cpu",)` the same kernel runs in Pallas' interpreter: for tests, not for use.
-
 Axis letters: B rows, T tokens, N query heads, K kv heads, H head dim, J tokens of a block.
 """
 
@@ -23,9 +21,9 @@ from jax.experimental.pallas import triton
 
 from mistral_jax.model.config import MistralConfig
 from mistral_jax.model.kv_cache import BLOCK, LayerCache, places, stored_head_dim, write
-from mistral_jax.model.rope import Positions, rotate
+from mistral_jax.model.rope import Heads, Positions
 from mistral_jax.quant.dot import rounded_product
-from mistral_jax.quant.kernel_check import agrees
+from mistral_jax.quant.gpu_kernels import agrees, run_kernel
 from mistral_jax.quant.placement import Placement
 
 _TILE_TOKENS = 16
@@ -46,15 +44,12 @@ class _Shape(NamedTuple):
     query_scale: float
 
 
-@partial(jax.jit, static_argnames=("query_scale", "dtype"), inline=True)
+@partial(jax.jit, static_argnames="dtype", inline=True)
 def rotate_and_store(
     qkv: jax.Array,
     layer: LayerCache,
+    at: Positions,
     *,
-    cos: jax.Array,
-    sin: jax.Array,
-    temperature: jax.Array | None,
-    query_scale: float,
     dtype: jax.typing.DTypeLike,
     table: jax.Array,
     positions: jax.Array,
@@ -63,26 +58,15 @@ def rotate_and_store(
     """Args:
       qkv: float32 [B, T, N + 2K, H].
       layer: updated in place, where it is donated.
-      cos, sin: float32 [B, T, 1, H/2].
-      temperature: float32 [B, T, 1, 1]; a further factor of the queries, or None.
-      query_scale: static; the softmax scale.
       dtype: static; of activations.
       table, positions, valid: see `mistral_jax.model.kv_cache.write`.
 
     Returns: queries [B, T, N, H] in `dtype`, rotated and scaled; and the pool with keys and values.
     """
     block, offset = places(layer, table=table, positions=positions, valid=valid)
-    run = partial(_run, query_scale=query_scale, dtype=jnp.dtype(dtype))
-    queries, keys, values = lax.platform_dependent(
-        qkv,
-        layer.keys,
-        layer.values,
-        (cos, sin) if temperature is None else (cos, sin, temperature),
-        block,
-        offset,
-        cpu=partial(run, interpret=True),
-        default=partial(run, interpret=False),
-    )
+    factors = (at.cos, at.sin) if at.temperature is None else (at.cos, at.sin, at.temperature)
+    run = partial(_run, query_scale=at.query_scale, dtype=jnp.dtype(dtype))
+    queries, keys, values = run_kernel(run, qkv, layer.keys, layer.values, factors, block, offset)
     return queries, LayerCache(keys, values)
 
 
@@ -185,29 +169,14 @@ def kernel_works(placement: Placement, config: MistralConfig, dtype: jax.typing.
         return jnp.concatenate([part.astype(jnp.float32).reshape(-1) for part in parts])
 
     def by_kernel(qkv: jax.Array, keys: jax.Array, values: jax.Array) -> jax.Array:
-        at = where(qkv.shape[1])
-        angles = Positions.of(config, at["positions"])
-        queries, layer = rotate_and_store(
-            qkv,
-            LayerCache(keys, values),
-            cos=angles.cos,
-            sin=angles.sin,
-            temperature=angles.temperature,
-            query_scale=angles.query_scale,
-            dtype=kind,
-            **at,
-        )
-        return joined(queries, layer)
+        tokens = where(qkv.shape[1])
+        at = Positions.of(config, tokens["positions"])
+        return joined(*rotate_and_store(qkv, LayerCache(keys, values), at, dtype=kind, **tokens))
 
     def plain(qkv: jax.Array, keys: jax.Array, values: jax.Array) -> jax.Array:
-        at = where(qkv.shape[1])
-        angles = Positions.of(config, at["positions"])
-        queries = rotate(qkv[:, :, :N], angles.cos, angles.sin) * angles.query_scale
-        if angles.temperature is not None:
-            queries = queries * angles.temperature
-        new_keys = rotate(qkv[:, :, N : N + K], angles.cos, angles.sin).astype(kind)
-        layer = write(LayerCache(keys, values), new_keys, qkv[:, :, N + K :].astype(kind), **at)
-        return joined(queries.astype(kind), layer)
+        tokens = where(qkv.shape[1])
+        queries, *new = Heads(qkv, (N, K), kind).rotated(Positions.of(config, tokens["positions"]))
+        return joined(queries, write(LayerCache(keys, values), *new, **tokens))
 
     def agrees_for(T: int) -> bool:
         qkv = rng.standard_normal((2, T, N + 2 * K, H)).astype(np.float32)

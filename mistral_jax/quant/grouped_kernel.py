@@ -1,6 +1,6 @@
 """Products with matrices of packed blocks as one kernel for NVIDIA GPUs, in Pallas for Triton.
 
-An instance of the kernel computes a tile of outputs for a tile of rows. It reads the packed bytes of `WIDTH` columns,
+An instance of the kernel computes a tile of outputs for a tile of rows. It reads the packed bytes of `_WIDTH` columns,
 unpacks them in registers, rounds the weights to the type of the activations and multiplies on the tensor cores, in
 float32 sums: the weights of a matrix that is unpacked first, but for the last bit of a few in types with minima (see
 `_weights_by_assembly`).
@@ -8,8 +8,6 @@ float32 sums: the weights of a matrix that is unpacked first, but for the last b
 Columns are added up in their order. Where a matrix has too few outputs to occupy a GPU, they are divided into parts,
 whose results are added up afterwards, also in order. The number of parts depends on the matrix alone. On the tensor
 cores a row's sum does not depend on the other rows of a tile; so a row's result does not depend on the number of rows.
-
-Under `lowering_platforms=("cpu",)` the same kernel runs in Pallas' interpreter: for tests, not for use.
 
 Axis letters: M rows, N outputs, K columns.
 """
@@ -30,11 +28,11 @@ from jax.experimental.pallas import triton
 from conversion.dequantize.parts import Layout, layout_of
 from conversion.weights.ggml_types import GGMLType
 from mistral_jax.quant.dot import dot, precision_of
+from mistral_jax.quant.gpu_kernels import agrees, run_kernel, tile_dot
 from mistral_jax.quant.grouped import ROWS, SPAN, GroupedArray, can_group, grouped
-from mistral_jax.quant.kernel_check import agrees
 from mistral_jax.quant.placement import Placement
 
-WIDTH = 128
+_WIDTH = 128
 """Columns that are unpacked and multiplied at once."""
 
 _TILES = {16: 16, 128: 32}
@@ -95,9 +93,7 @@ product.defvjp(_forward, _backward)
 
 @partial(jax.jit, inline=True)
 def _by_platform(x: jax.Array, weight: GroupedArray) -> jax.Array:
-    return lax.platform_dependent(
-        x, weight, cpu=partial(_product, interpret=True), default=partial(_product, interpret=False)
-    )
+    return run_kernel(_product, x, weight)
 
 
 def _product(x: jax.Array, weight: GroupedArray, *, interpret: bool) -> jax.Array:
@@ -136,12 +132,12 @@ def _kernel(x_ref: Any, *refs: Any, shape: _Shape) -> None:
     minima_ref = others.pop(0) if layout.has_minima else None
     super_minima_ref = others.pop(0) if layout.has_minima and layout.is_super else None
     row_tile, tile, split = (pl.program_id(axis) for axis in range(3))
-    groups = WIDTH // layout.group
+    groups = _WIDTH // layout.group
     sizes, by_group = (shape.outputs, groups, layout.group), (shape.outputs, groups, 1)
     n, g, j = (lax.broadcasted_iota(jnp.int32, sizes, axis) for axis in range(3))
     n_of_group, g_of_group = (lax.broadcasted_iota(jnp.int32, by_group, axis) for axis in range(2))
     n, n_of_group = tile * shape.outputs + n, tile * shape.outputs + n_of_group
-    m, k = (lax.broadcasted_iota(jnp.int32, (shape.tile, WIDTH), axis) for axis in range(2))
+    m, k = (lax.broadcasted_iota(jnp.int32, (shape.tile, _WIDTH), axis) for axis in range(2))
     m = row_tile * shape.tile + m
 
     def scale_of(ref: Any, supers_ref: Any, number: Any, part: int) -> jax.Array:
@@ -151,12 +147,12 @@ def _kernel(x_ref: Any, *refs: Any, shape: _Shape) -> None:
         return triton.load(supers_ref.at[number, n_of_group]).astype(jnp.float32) * scale.astype(jnp.float32)
 
     def span(number: jax.Array, total: jax.Array) -> jax.Array:
-        for part in range(SPAN // WIDTH):
-            column = part * WIDTH + g * layout.group + j
+        for part in range(SPAN // _WIDTH):
+            column = part * _WIDTH + g * layout.group + j
             held: list[_Bits] = []
             for ref, bits in zip(planes, layout.planes, strict=True):
                 size = SPAN * bits // 8
-                shift = bits * (part * WIDTH // size) if size >= WIDTH else bits * lax.div(column, size)
+                shift = bits * (part * _WIDTH // size) if size >= _WIDTH else bits * lax.div(column, size)
                 held.append(_Bits(triton.load(ref.at[number, n, lax.rem(column, size)]), bits, shift))
             scale = scale_of(scales_ref, super_scales_ref, number, part)
             minimum = None if minima_ref is None else scale_of(minima_ref, super_minima_ref, number, part)
@@ -166,9 +162,9 @@ def _kernel(x_ref: Any, *refs: Any, shape: _Shape) -> None:
                 weights = _weights_by_assembly(held, scale, minimum, layout, x_ref.dtype)
             else:
                 weights = _weights(held, scale, minimum, layout)
-            at = number * SPAN + part * WIDTH + k
+            at = number * SPAN + part * _WIDTH + k
             x = triton.load(x_ref.at[m, at], mask=(m < shape.rows) & (at < shape.columns), other=0)
-            total = total + _dot(x, weights.astype(x.dtype).reshape(shape.outputs, WIDTH))
+            total = total + tile_dot(x, weights.astype(x.dtype).reshape(shape.outputs, _WIDTH))
         return total
 
     start = split * shape.part
@@ -279,17 +275,6 @@ def assembly(layout: Layout, shifts: Sequence[int | None], dtype: jnp.dtype) -> 
     return "{ .reg .b32 " + registers + "; " + " ".join(lines) + " }", operand + 8
 
 
-def _dot(x: jax.Array, y: jax.Array) -> jax.Array:
-    """`x` [m, k] times `y` [n, k] transposed: float32 [m, n]."""
-    axes = (((1,), (1,)), ((), ()))
-    return lax.dot_general(x, y, axes, precision=precision_of(x), preferred_element_type=jnp.float32)
-
-
-def may_work(placement: Placement) -> bool:
-    """Whether it is worth a try: on one GPU."""
-    return placement.count == 1 and placement.platform != "cpu"
-
-
 def kernel_works(placement: Placement, dtype: jax.typing.DTypeLike, kinds: Iterable[GGMLType]) -> bool:
     """Whether products with weights of these types run by the kernel: one GPU holds the model, and on it the kernel
     gives what unpacking gives. Compiles and runs small products.
@@ -298,7 +283,7 @@ def kernel_works(placement: Placement, dtype: jax.typing.DTypeLike, kinds: Itera
       dtype: of activations.
       kinds: other types than `conversion.dequantize.parts.DIVISIBLE` do not count.
     """
-    return may_work(placement) and all(_agrees(kind, placement, dtype) for kind in kinds if can_group(kind))
+    return placement.is_one_gpu and all(_agrees(kind, placement, dtype) for kind in kinds if can_group(kind))
 
 
 _CHECKED = (

@@ -65,6 +65,11 @@ class Placement:
         """For example cpu or gpu."""
         return self.device.platform
 
+    @property
+    def is_one_gpu(self) -> bool:
+        """Whether the kernels for GPUs are worth a try."""
+        return self.count == 1 and self.platform != "cpu"
+
     def divides(self, length: int) -> bool:
         """Whether an axis of this length is sharded over the devices."""
         return self.count > 1 and length % self.count == 0

@@ -29,10 +29,10 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from mistral_jax.model.attends import CachedAttend, Heads, cached_attends
+from mistral_jax.model.attends import CachedAttend, cached_attends
 from mistral_jax.model.kv_cache import ReadPlan
 from mistral_jax.model.low_rank import Mixture
-from mistral_jax.model.rope import Positions
+from mistral_jax.model.rope import Heads, Positions
 from mistral_jax.runtime.mixing import AdaptedModel, Caches
 from mistral_jax.runtime.sampling.sample import Features, sample
 from mistral_jax.runtime.step import Forward, Rows, SpeculationRows, advance

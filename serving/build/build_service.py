@@ -21,7 +21,6 @@ from mistral_jax.grammar.cache import CompiledGrammars
 from mistral_jax.grammar.compiler import GrammarCompiler
 from mistral_jax.hub.files import DEMO, ModelFiles, find_gguf, find_model
 from mistral_jax.model.kv_cache import BLOCK
-from mistral_jax.quant.grouped_kernel import may_work
 from mistral_jax.quant.placement import Placement, choose_placement
 from mistral_jax.runtime.buckets import DEFAULT_CHUNKS
 from mistral_jax.runtime.recomputing import RecomputingRunner
@@ -204,7 +203,7 @@ def weight_bytes(settings: Settings, description: ModelDescription, placement: P
             source,
             dtype=dtype,
             quant=settings.quant,
-            in_groups=may_work(placement),
+            in_groups=placement.is_one_gpu,
         )
         return sum(weight.nbytes for weight in planned)
     if settings.quant in ("none", "auto"):

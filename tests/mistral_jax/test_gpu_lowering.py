@@ -15,6 +15,7 @@ from conversion.dequantize.parts import DIVISIBLE
 from conversion.weights.ggml_types import BY_NAME
 from mistral_jax.model.attention_kernel import attend
 from mistral_jax.model.kv_cache import LayerCache
+from mistral_jax.model.rope import Positions
 from mistral_jax.model.store_kernel import rotate_and_store
 from mistral_jax.quant.grouped import grouped
 from mistral_jax.quant.grouped_kernel import product
@@ -45,23 +46,14 @@ def test_attention(T: int, heads: int, H: int, window: int | None) -> None:
 
     assert kernels(attention, of(3, T, heads, H), layer, *where, of(3, dtype=jnp.int32)) == (1 if T > 8 else 2)
 
-    def store(qkv: Any, layer: LayerCache, cos: Any, sin: Any, table: Any, positions: Any, valid: Any) -> Any:
-        return rotate_and_store(
-            qkv,
-            layer,
-            cos=cos,
-            sin=sin,
-            temperature=None,
-            query_scale=0.1,
-            dtype=jnp.dtype(jnp.bfloat16),
-            table=table,
-            positions=positions,
-            valid=valid,
-        )
+    def store(qkv: Any, layer: LayerCache, at: Positions, table: Any, positions: Any, valid: Any) -> Any:
+        tokens = {"table": table, "positions": positions, "valid": valid}
+        return rotate_and_store(qkv, layer, at, dtype=jnp.dtype(jnp.bfloat16), **tokens)
 
     angles = of(3, T, 1, H // 2, dtype=jnp.float32)
     qkv = of(3, T, heads + 4, H, dtype=jnp.float32)
-    assert kernels(store, qkv, layer, angles, angles, *where, of(3, T, dtype=jnp.bool_)) == 1
+    at = Positions(angles, angles, None, 0.1)
+    assert kernels(store, qkv, layer, at, *where, of(3, T, dtype=jnp.bool_)) == 1
 
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16", "float16"])

@@ -4,8 +4,6 @@
 kernels; here all of them are one, an instance for each row, which holds the row in registers if the vocabulary is not
 too large. A row's result depends on its own values alone.
 
-Under `lowering_platforms=("cpu",)` the same kernels run in Pallas' interpreter: for tests, not for use.
-
 Axis letters: B rows, V vocabulary.
 """
 
@@ -22,7 +20,7 @@ from jax import lax
 from jax.experimental import pallas as pl
 from jax.experimental.pallas import triton
 
-from mistral_jax.quant.kernel_check import agrees
+from mistral_jax.quant.gpu_kernels import agrees, run_kernel
 from mistral_jax.quant.placement import Placement
 from mistral_jax.runtime.sampling import truncation
 from mistral_jax.runtime.sampling.truncation import ordered, ordered_inverse
@@ -62,7 +60,7 @@ def _by_row(
         )
         return call(x, wanted)
 
-    return lax.platform_dependent(x, wanted, cpu=partial(run, interpret=True), default=partial(run, interpret=False))
+    return run_kernel(run, x, wanted)
 
 
 def _kernel(
@@ -123,7 +121,7 @@ def _nucleus_edge(total: Pieces, top_p: jax.Array) -> jax.Array:
 def kernel_works(placement: Placement, vocab_size: int) -> bool:
     """Whether sampling finds its edges by these kernels: one GPU holds the model, and there they give what the plain
     form gives."""
-    if placement.count > 1 or placement.platform == "cpu":
+    if not placement.is_one_gpu:
         return False
     rng = np.random.default_rng(0)
     x = rng.standard_normal((2, vocab_size)).astype(np.float32)

@@ -11,10 +11,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mistral_jax.model.attends import Heads
 from mistral_jax.model.config import MistralConfig
 from mistral_jax.model.kv_cache import BLOCK, KVCache, write
-from mistral_jax.model.rope import Positions
+from mistral_jax.model.rope import Heads, Positions
 from mistral_jax.model.store_kernel import rotate_and_store
 
 pytestmark = pytest.mark.slow
@@ -54,16 +53,7 @@ def test_equals_rotation_and_scatter(T: int, head_dim: int, dtype: str, ring: bo
     at = Positions.of(config, positions)
     queries, keys, values = Heads(qkv, (N, K), jnp.dtype(dtype)).rotated(at)
     expected = write(cache.layers[0], keys, values, **where)
-    found, layer = rotate_and_store(
-        qkv,
-        cache.layers[0],
-        cos=at.cos,
-        sin=at.sin,
-        temperature=at.temperature,
-        query_scale=at.query_scale,
-        dtype=jnp.dtype(dtype),
-        **where,
-    )
+    found, layer = rotate_and_store(qkv, cache.layers[0], at, dtype=jnp.dtype(dtype), **where)
     assert found.dtype == queries.dtype
     tolerance = 2 * float(jnp.finfo(dtype).eps)
     for ours, theirs in ((found, queries), (layer.keys, expected.keys), (layer.values, expected.values)):
@@ -83,9 +73,7 @@ def test_the_pool_is_updated_in_place() -> None:
         view = cache.view(jnp.arange(2), positions=positions, valid=positions == 0)
         where = {"table": view.table(0), "positions": positions, "valid": view.valid}
         qkv = jnp.ones((2, 1, 10, 20), jnp.float32)
-        _, layer = rotate_and_store(
-            qkv, cache.layers[0], cos=at.cos, sin=at.sin, temperature=None, query_scale=1.0, dtype=qkv.dtype, **where
-        )
+        _, layer = rotate_and_store(qkv, cache.layers[0], at, dtype=qkv.dtype, **where)
         return replace(cache, layers=(layer,))
 
     text = jax.jit(step, donate_argnums=0).trace(cache).lower(lowering_platforms=("cpu",)).as_text()

@@ -1,22 +1,40 @@
-"""Checking a GPU kernel on the device that is to run it, before a model relies on it.
+"""What the kernels for GPUs share: where they run, their product of tiles, and the check that comes before their use.
 
-Kernels are compiled by other compilers than XLA's own, for devices that differ; a program that nobody can run is found
-at start, and one that computes something else is found as well.
+Kernels are in Pallas for Triton, compiled by another compiler than XLA's own for devices that differ. So each is run on
+the device and compared with its plain form before a model relies on it (`agrees`).
 """
 
 from __future__ import annotations
 
 import logging
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax import lax
 
+from mistral_jax.quant.dot import precision_of
 from mistral_jax.quant.placement import Placement
 
 _log = logging.getLogger(__name__)
+
+
+def run_kernel(run: Callable[..., Any], *arguments: Any) -> Any:
+    """Run a kernel where the program runs: on a GPU, or on a CPU in Pallas' interpreter, for tests.
+
+    Args:
+      run: takes the arguments, and `interpret`, as of `pallas_call`.
+    """
+    return lax.platform_dependent(*arguments, cpu=partial(run, interpret=True), default=partial(run, interpret=False))
+
+
+def tile_dot(x: jax.Array, y: jax.Array) -> jax.Array:
+    """`x` [m, k] times `y` [n, k] transposed, inside a kernel: float32 [m, n]."""
+    axes = (((1,), (1,)), ((), ()))
+    return lax.dot_general(x, y, axes, precision=precision_of(x), preferred_element_type=jnp.float32)
 
 
 def agrees(
