@@ -24,10 +24,9 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 from jax.experimental import pallas as pl
-from jax.experimental.pallas import triton
 
 from mistral_jax.model.kv_cache import LayerCache
-from mistral_jax.quant.gpu_kernels import run_kernel, tile_dot
+from mistral_jax.quant.gpu_kernels import run_kernel, tile_dot, triton
 
 _MASKED = -1e30
 """In place of minus infinity, see `mistral_jax.model.attention`."""

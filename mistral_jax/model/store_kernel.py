@@ -17,13 +17,12 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 from jax.experimental import pallas as pl
-from jax.experimental.pallas import triton
 
 from mistral_jax.model.config import MistralConfig
 from mistral_jax.model.kv_cache import BLOCK, LayerCache, places, stored_head_dim, write
 from mistral_jax.model.rope import Heads, Positions
 from mistral_jax.quant.dot import rounded_product
-from mistral_jax.quant.gpu_kernels import agrees, run_kernel
+from mistral_jax.quant.gpu_kernels import agrees, run_kernel, triton
 from mistral_jax.quant.placement import Placement
 
 _TILE_TOKENS = 16

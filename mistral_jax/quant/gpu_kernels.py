@@ -6,6 +6,7 @@ the device and compared with its plain form before a model relies on it (`agrees
 
 from __future__ import annotations
 
+import importlib
 import logging
 from collections.abc import Callable
 from functools import partial
@@ -20,6 +21,17 @@ from mistral_jax.quant.dot import precision_of
 from mistral_jax.quant.placement import Placement
 
 _log = logging.getLogger(__name__)
+
+
+def _import_triton() -> Any:
+    try:
+        return importlib.import_module("jax.experimental.pallas.triton")
+    except ImportError:
+        return None
+
+
+triton = _import_triton()
+"""Pallas for Triton; None where JAX comes without, as on Windows."""
 
 
 def run_kernel(run: Callable[..., Any], *arguments: Any) -> Any:

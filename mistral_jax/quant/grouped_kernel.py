@@ -23,12 +23,11 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 from jax.experimental import pallas as pl
-from jax.experimental.pallas import triton
 
 from conversion.dequantize.parts import Layout, layout_of
 from conversion.weights.ggml_types import GGMLType
 from mistral_jax.quant.dot import dot, precision_of
-from mistral_jax.quant.gpu_kernels import agrees, run_kernel, tile_dot
+from mistral_jax.quant.gpu_kernels import agrees, run_kernel, tile_dot, triton
 from mistral_jax.quant.grouped import ROWS, SPAN, GroupedArray, can_group, grouped
 from mistral_jax.quant.placement import Placement
 

@@ -3,6 +3,8 @@ tests/benchmarks/test_gpu_programs.py."""
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from collections.abc import Callable
 from functools import partial
 from typing import Any
@@ -70,3 +72,16 @@ def test_the_edges_of_sampling(vocab_size: int) -> None:
     logits = of(8, vocab_size, dtype=jnp.float32)
     assert kernels(kth_largest, logits, of(8, 1, dtype=jnp.int32)) == 1
     assert kernels(nucleus_edge, logits, of(8, 1, dtype=jnp.float32)) == 1
+
+
+def test_a_jax_without_triton_serves_from_a_cpu() -> None:
+    """As on Windows."""
+    program = (
+        "import sys; sys.modules['jax.experimental.pallas.triton'] = None\n"
+        "import mistral_jax\n"
+        "model = mistral_jax.load('demo', slots=1, length=64, progress=False)\n"
+        "print(model.generate('Hello', max_tokens=3, temperature=0).text)"
+    )
+    run = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=300, check=False)
+    assert run.returncode == 0, run.stderr
+    assert run.stdout.strip()

@@ -18,9 +18,8 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 from jax.experimental import pallas as pl
-from jax.experimental.pallas import triton
 
-from mistral_jax.quant.gpu_kernels import agrees, run_kernel
+from mistral_jax.quant.gpu_kernels import agrees, run_kernel, triton
 from mistral_jax.quant.placement import Placement
 from mistral_jax.runtime.sampling import truncation
 from mistral_jax.runtime.sampling.truncation import ordered, ordered_inverse
