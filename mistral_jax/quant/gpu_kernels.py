@@ -6,7 +6,6 @@ the device and compared with its plain form before a model relies on it (`agrees
 
 from __future__ import annotations
 
-import importlib
 import logging
 from collections.abc import Callable
 from functools import partial
@@ -20,18 +19,12 @@ from jax import lax
 from mistral_jax.quant.dot import precision_of
 from mistral_jax.quant.placement import Placement
 
+try:
+    from jax.experimental.pallas import triton as triton  # for the kernels' modules
+except ImportError:  # JAX comes without it, as on Windows
+    triton = None
+
 _log = logging.getLogger(__name__)
-
-
-def _import_triton() -> Any:
-    try:
-        return importlib.import_module("jax.experimental.pallas.triton")
-    except ImportError:
-        return None
-
-
-triton = _import_triton()
-"""Pallas for Triton; None where JAX comes without, as on Windows."""
 
 
 def run_kernel(run: Callable[..., Any], *arguments: Any) -> Any:
