@@ -43,7 +43,8 @@ class Stepped(NamedTuple):
 
     state: RunnerState
     packed: jax.Array
-    """int32 [R, PACKED_WIDTH], one row for each slot from 0 on; see `mistral_jax.runtime.sampling.sample.unpack`."""
+    """int32 [R, PACKED_WIDTH], one row for each slot from 0 on; see `mistral_jax.runtime.sampling.sample.unpack`. Of
+    several steps [SEVERAL, R, PACKED_WIDTH]."""
     weights: jax.Array | None = None
     """float32 [R, M, A]: the adapter weights; None if the scaling pass did not run."""
     emitted: jax.Array | None = None

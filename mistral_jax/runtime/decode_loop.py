@@ -13,8 +13,8 @@ Axis letters: R rows of a decode step, T tokens of a chunk, D model dimension, M
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
 from typing import NamedTuple, Protocol
 
 import jax
@@ -29,10 +29,17 @@ from mistral_jax.runtime.runner import Runner
 from mistral_jax.runtime.sampling.params import SamplingParams
 from mistral_jax.runtime.sampling.sample import Features, Sampled, mask_words, unpack
 from mistral_jax.runtime.speculation_policy import SpeculationPolicy
-from mistral_jax.runtime.step import RUN_TOKENS
+from mistral_jax.runtime.step import RUN_TOKENS, SEVERAL
 
 USUAL_RUN_COST = 1.5
 """Time of a forward pass with runs relative to one without, if it was not measured."""
+
+LONGEST_OF_SEVERAL = 0.025
+"""Seconds: decode steps are run together if all together take no longer. Their tokens come at once, and whoever arrives
+meanwhile waits."""
+
+_LEAST_PATIENCE = 0.005
+"""Seconds."""
 
 
 class LoopSequence(Protocol):
@@ -97,6 +104,8 @@ class _InFlight[S: LoopSequence]:
     """Sequences of the decode step that are sampled."""
     stepped: Stepped | None = None
     """The results of the decode step; None if there was none."""
+    counts: tuple[int, ...] | None = None
+    """Tokens that each of them gets; None: one."""
     reads_weights: bool = False
     """Whether its adapter weights are copied to the host."""
 
@@ -186,7 +195,12 @@ class DecodeLoop[S: LoopSequence]:
         self._constrained.pop(id(sequence), None)
 
     def step(
-        self, prefills: Iterable[tuple[S, PrefillChunk]], decodes: Sequence[S], *, reads_weights: bool = False
+        self,
+        prefills: Iterable[tuple[S, PrefillChunk]],
+        decodes: Sequence[S],
+        *,
+        reads_weights: bool = False,
+        several: bool = False,
     ) -> LoopResults[S]:
         """Start chunks of prompts and then a decode step on the device; return the results of the call before,
         including those of sequences that have ended meanwhile.
@@ -194,10 +208,18 @@ class DecodeLoop[S: LoopSequence]:
         Args:
           decodes: sequences of the step, which is already counted in their `steps`; empty: no step.
           reads_weights: read the adapter weights of the step, if there are any.
+          several: run several decode steps at once where they are short: nothing waits for the end of one.
         """
         before = self._pending
+        if before is None:
+            self._clock.start()
         work: _InFlight[S] = _InFlight()
         self._prefill(work, prefills)
+        if several and decodes and self._may_take_several(decodes):
+            self._several(work, decodes)
+            results = LoopResults() if before is None else self._collect(before)
+            self._pending = work
+            return results
         forwarded = self._forward(decodes) if decodes else None
         rows = {s: row for s in decodes if (row := self._constrained.get(id(s))) is not None}
         if forwarded is not None and not rows:
@@ -218,6 +240,34 @@ class DecodeLoop[S: LoopSequence]:
                 results.copy_to_host_async()
                 scored.append(ScoredChunk(sequence, chunk, results))
         work.scored = tuple(scored)
+
+    def _may_take_several(self, decodes: Sequence[S]) -> bool:
+        """Whether a step may be of several tokens: without constraints, whose masks depend on the token before; without
+        X-LoRA's scaling pass; and if it takes so little time that nobody notices."""
+        return (
+            self._clock.step * SEVERAL <= LONGEST_OF_SEVERAL
+            and not any(id(s) in self._constrained or s.choice.xlora for s in decodes)
+            and self.runner.row_bucket([s.slot for s in decodes]) in self.runner.several_buckets
+            and any(s.room >= SEVERAL - 1 for s in decodes)
+        )
+
+    def _several(self, work: _InFlight[S], decodes: Sequence[S]) -> None:
+        counts = tuple(min(SEVERAL, 1 + s.room) for s in decodes)
+        for sequence, count in zip(decodes, counts, strict=True):
+            sequence.steps += count - 1
+        longest = max(s.tokens_held for s in decodes)
+        slots = [s.slot for s in decodes]
+        stepped = self.runner.several(self._state, slots, counts, self._union(decodes), longest=longest)
+        self._state = stepped.state
+        stepped.packed.copy_to_host_async()
+        work.decodes, work.stepped, work.counts = tuple(decodes), stepped, counts
+
+    def _union(self, decodes: Sequence[S]) -> Features:
+        """The features that these sequences need."""
+        union = Features()
+        for features in {self._features[id(s)] for s in decodes}:
+            union |= features
+        return union
 
     def _forward(self, decodes: Sequence[S]) -> Forwarded:
         slots = [s.slot for s in decodes]
@@ -265,10 +315,7 @@ class DecodeLoop[S: LoopSequence]:
         reads_weights: bool,
         masks: dict[int, np.ndarray] | None = None,
     ) -> None:
-        features = Features()
-        for sequence in decodes:
-            features |= self._features[id(sequence)]
-        stepped = self.runner.sample(forwarded, [s.slot for s in decodes], features, masks)
+        stepped = self.runner.sample(forwarded, [s.slot for s in decodes], self._union(decodes), masks)
         self._state = stepped.state
         stepped.packed.copy_to_host_async()
         if stepped.emitted is not None:
@@ -321,7 +368,9 @@ class DecodeLoop[S: LoopSequence]:
             jax.block_until_ready(work.marker)
             return LoopResults(scores=scores)
         packed = np.asarray(stepped.packed)
-        self._clock.tick()
+        self._clock.tick(1 if work.counts is None else max(work.counts))
+        if work.counts is not None:
+            return LoopResults(scores=scores, tokens=tuple(_tokens_of_several(packed, work.decodes, work.counts)))
         weights = np.asarray(stepped.weights) if work.reads_weights else None
         tokens: list[LoopToken[S]] = []
         for sequence in self._emitted(work, stepped):
@@ -331,7 +380,7 @@ class DecodeLoop[S: LoopSequence]:
             row = self._constrained.get(id(sequence))
             if row is not None and sampled.token >= 0:
                 extras = row.take_extras()
-                tokens += [LoopToken(sequence, Sampled(token, 0.0, ()), None) for token in extras]
+                tokens += [LoopToken(sequence, Sampled(token), None) for token in extras]
                 row.advance(self._masks, (sampled.token, *extras))
         return LoopResults(scores=scores, tokens=tuple(tokens), weights=weights)
 
@@ -348,16 +397,38 @@ class DecodeLoop[S: LoopSequence]:
         return got
 
 
+def _tokens_of_several[S: LoopSequence](
+    packed: np.ndarray, sequences: Sequence[S], counts: Sequence[int]
+) -> Iterator[LoopToken[S]]:
+    """Args:
+    packed: int32 [SEVERAL, R, PACKED_WIDTH]
+    """
+    for i in range(max(counts)):
+        for sequence, count in zip(sequences, counts, strict=True):
+            if i < count:
+                sampled = unpack(packed[i, sequence.slot], sequence.params.logprobs)
+                yield LoopToken(sequence, sampled, None)
+
+
 @dataclass(slots=True)
 class _StepClock:
-    """How long rows without a constraint may wait for the masks of others: a fraction of a step."""
+    """The time that decode steps take, from the results of one to those of the next."""
 
-    patience: float = 0.005
-    """Seconds."""
-    _last: float = field(default_factory=time.monotonic)
+    step: float = 0.01
+    """Seconds, averaged over the last steps."""
+    _last: float = 0.0
 
-    def tick(self) -> None:
-        """A step's results were read."""
+    @property
+    def patience(self) -> float:
+        """Seconds that rows without a constraint may wait for the masks of others: a fraction of a step."""
+        return max(_LEAST_PATIENCE, self.step / 2)
+
+    def start(self) -> None:
+        """The next step is the first after a pause."""
+        self._last = time.monotonic()
+
+    def tick(self, steps: int) -> None:
+        """The results of so many steps were read."""
         now = time.monotonic()
-        took, self._last = min(now - self._last, 1.0), now
-        self.patience += (max(0.005, took / 2) - self.patience) / 8
+        took, self._last = min(now - self._last, 1.0) / steps, now
+        self.step += (took - self.step) / 8

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
+from functools import lru_cache
 
 import jax
 import numpy as np
@@ -13,6 +15,9 @@ from mistral_jax.runtime.mixing import Caches
 from mistral_jax.runtime.programs import Programs
 from mistral_jax.runtime.sampling.sample import Features, mask_words, smallest_sampler
 from mistral_jax.runtime.step import Forward, Rows, Run
+
+_REMEMBERED = 64
+"""Sets of rows whose arrays are kept on the device."""
 
 
 class ProgramCalls:
@@ -26,6 +31,10 @@ class ProgramCalls:
         self._programs, self._buckets = programs, buckets
         self._no_masks: dict[int, jax.Array] = {}
         """By number of rows, the mask that allows all tokens."""
+        # What hardly changes from step to step is already on the device when a step begins.
+        self._active = lru_cache(_REMEMBERED)(self._put_active)
+        self._counts = lru_cache(_REMEMBERED)(self._put_counts)
+        self._flags = lru_cache(_REMEMBERED)(self._put_flags)
         self._zero_weights: dict[int, jax.Array | None] = {}
 
     def prefill(
@@ -84,11 +93,26 @@ class ProgramCalls:
             self._zero_weights[R] = self._programs.empty_weights(R)
         return self._zero_weights[R]
 
-    def append(self, state: RunnerState, mask: np.ndarray, run: Run) -> Call[Appended]:
-        """The call that appends the tokens of a run to the rows in `mask`, bool [R]."""
+    def _put_active(self, R: int, slots: tuple[int, ...]) -> jax.Array:
+        """bool [R], set for these slots."""
+        mask = np.zeros((R,), np.bool_)
+        mask[list(slots)] = True
+        return self._programs.placement.put(mask)
+
+    def _put_counts(self, R: int, slots: tuple[int, ...], counts: tuple[int, ...]) -> jax.Array:
+        """int32 [R]"""
+        array = np.zeros((R,), np.int32)
+        array[list(slots)] = counts
+        return self._programs.placement.put(array)
+
+    def _put_flags(self, features: Features) -> jax.Array:
+        return self._programs.placement.put(features.as_array())
+
+    def append(self, state: RunnerState, R: int, slots: Sequence[int], run: Run) -> Call[Appended]:
+        """The call that appends the tokens of a run of R rows to those of `slots`."""
         return Call(
             self._programs.append,
-            (state.rows, mask, run),
+            (state.rows, self._active(R, tuple(slots)), run),
             {},
             lambda rows: Appended(RunnerState(state.caches, rows)),
         )
@@ -96,15 +120,17 @@ class ProgramCalls:
     def forward(
         self,
         state: RunnerState,
-        mask: np.ndarray,
+        R: int,
+        slots: Sequence[int],
         run: Run | None,
         *,
         longest: int,
         scaling: bool,
         speculative: bool = False,
     ) -> Call[Forwarded]:
-        """The call that runs the rows in `mask`, bool [R], R one of the row buckets."""
-        arguments = (self._programs.split.weights, self._programs.extra(), state.caches, state.rows, mask)
+        """The call that runs the rows of `slots`, of R rows, one of the row buckets."""
+        active = self._active(R, tuple(slots))
+        arguments = (self._programs.split.weights, self._programs.extra(), state.caches, state.rows, active)
 
         def result(caches: Caches, made: Forward) -> Forwarded:
             return Forwarded(RunnerState(caches, state.rows), made, speculative)
@@ -117,12 +143,43 @@ class ProgramCalls:
         static = {"plan": self._buckets.plan(longest), "scaling": scaling}
         return Call(self._programs.forward, (*arguments, run), static, result)
 
-    def sample(self, forwarded: Forwarded, active: np.ndarray, features: Features, mask: jax.Array) -> Call[Stepped]:
-        """The call that samples the rows in `active`, bool [R]."""
+    def several(
+        self,
+        state: RunnerState,
+        R: int,
+        slots: Sequence[int],
+        counts: Sequence[int],
+        features: Features,
+        *,
+        longest: int,
+    ) -> Call[Stepped]:
+        """The call of several decode steps for the rows of `slots`, of R rows, each of which gets so many tokens."""
+
+        def result(caches: Caches, rows: Rows, packed: jax.Array) -> Stepped:
+            return Stepped(RunnerState(caches, rows), packed)
+
+        return Call(
+            self._programs.several,
+            (
+                self._programs.split.weights,
+                self._programs.extra(),
+                state.caches,
+                state.rows,
+                self._counts(R, tuple(slots), tuple(counts)),
+                self._flags(features),
+            ),
+            {"plan": self._buckets.plan(longest), "only": smallest_sampler(features, self._programs.samplers)},
+            result,
+        )
+
+    def sample(
+        self, forwarded: Forwarded, R: int, slots: Sequence[int], features: Features, mask: jax.Array
+    ) -> Call[Stepped]:
+        """The call that samples the rows of `slots`, of R rows."""
         state, made, speculative = forwarded
         # One program with and without a scaling pass: without one no active row has weights that could be frozen.
-        whole = made if made.weights is not None else replace(made, weights=self._no_weights(len(active)))
-        arguments = (state.rows, active, whole, features.as_array(), mask)
+        whole = made if made.weights is not None else replace(made, weights=self._no_weights(R))
+        arguments = (state.rows, self._active(R, tuple(slots)), whole, self._flags(features), mask)
 
         def result(rows: Rows, packed: jax.Array, emitted: jax.Array | None = None) -> Stepped:
             return Stepped(RunnerState(state.caches, rows), packed, made.weights, emitted)

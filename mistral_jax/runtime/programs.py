@@ -9,6 +9,7 @@ from functools import partial
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from mistral_jax.adapters.bank import AdapterSet
@@ -20,7 +21,7 @@ from mistral_jax.model.split_module import SplitModule
 from mistral_jax.quant.placement import Placement
 from mistral_jax.runtime import admission, step
 from mistral_jax.runtime.mixing import AdaptedModel, Caches, MixingRows
-from mistral_jax.runtime.sampling.sample import COMMON_FEATURES, Features
+from mistral_jax.runtime.sampling.sample import COMMON_FEATURES, Features, mask_words
 from mistral_jax.runtime.sampling.truncation_kernel import kernel_works as sampling_kernel_works
 from mistral_jax.runtime.xlora_speculation import forward_speculative, sample_speculative
 
@@ -90,6 +91,7 @@ class Programs:
         self.forward_speculative = jit(self._forward_speculative, donate_argnums=2, static_argnames="plan")
         self.sample = jit(self._sample, donate_argnums=0, static_argnames="only")
         self.sample_speculative = jit(self._sample_speculative, donate_argnums=0, static_argnames="only")
+        self.several = jit(self._several, donate_argnums=(2, 3), static_argnames=("plan", "only"))
         self.append = jax.jit(self._append, donate_argnums=0)
 
     def extra(self) -> Extra:
@@ -204,6 +206,29 @@ class Programs:
         self, rows: step.Rows, *args: Any, only: Features | None
     ) -> tuple[step.Rows, jax.Array, jax.Array]:
         return sample_speculative(rows, *args, **self._sampling, only=only, length=self.length)
+
+    def _several(
+        self,
+        weights: list[jax.Array],
+        extra: Extra,
+        caches: Caches,
+        rows: step.Rows,
+        counts: jax.Array,
+        features: jax.Array,
+        *,
+        plan: ReadPlan,
+        only: Features | None,
+    ) -> tuple[Caches, step.Rows, jax.Array]:
+        # No step of these has a mask, so what is in it does not matter.
+        mask = jnp.zeros((counts.shape[0], mask_words(self.config.vocab_size)), jnp.int32)
+
+        def forward(caches: Caches, rows: step.Rows, active: jax.Array) -> tuple[Caches, step.Forward]:
+            return self._forward(weights, extra, caches, rows, active, None, plan=plan, scaling=False)
+
+        def sample(rows: step.Rows, active: jax.Array, made: step.Forward) -> tuple[step.Rows, jax.Array]:
+            return self._sample(rows, active, made, features, mask, only=only)
+
+        return step.several(forward, sample, caches, rows, counts)
 
     def _append(self, *args: Any) -> tuple[step.Rows]:
         return (step.append(*args),)

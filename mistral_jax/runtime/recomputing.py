@@ -142,6 +142,7 @@ class RecomputingRunner(Runner):
     programs_type = RecomputingPrograms
     prefills = False
     takes_runs = False
+    takes_several = False
 
     def chunks(self, prompt_length: int, *, score: bool = False, embed: bool = False) -> Iterator[PrefillChunk]:
         return super().chunks(prompt_length, score=score, embed=embed) if score or embed else iter(())

@@ -46,15 +46,12 @@ from mistral_jax.runtime.step import Run
 from mistral_jax.runtime.warming.empty_calls import EmptyCalls
 from mistral_jax.runtime.warming.warm_up import compile_and_run, time_against
 
+_FEW_ROWS = 8
+"""Most rows of the programs that a CPU has for few rows only."""
 
-def row_mask(R: int, active: Sequence[int]) -> np.ndarray:
-    """bool [R], set for the slots in `active`."""
-    mask = np.zeros((R,), np.bool_)
-    mask[list(active)] = True
-    return mask
-
-
-_MOST_RUN_ROWS = 8
+_MOST_BYTES_FOR_SEVERAL = {"cpu": 64 << 20, "gpu": 2 << 30}
+"""Bytes of weights up to which there are programs of several decode steps. With more, a step takes the device longer
+than the host, so nothing is gained."""
 
 
 class Runner:
@@ -82,6 +79,8 @@ class Runner:
     """Whether prompts are prefilled in chunks."""
     takes_runs: ClassVar[bool] = True
     """Whether `forward` ever takes `runs`."""
+    takes_several: ClassVar[bool] = True
+    """Whether `several` can ever be called."""
 
     def __init__(
         self,
@@ -166,7 +165,16 @@ class Runner:
         if not self.takes_runs:
             return ()
         on_cpu = self.device.platform == "cpu"
-        return tuple(bucket for bucket in self.buckets.rows if bucket <= _MOST_RUN_ROWS or not on_cpu)
+        return tuple(bucket for bucket in self.buckets.rows if bucket <= _FEW_ROWS or not on_cpu)
+
+    @property
+    def several_buckets(self) -> tuple[int, ...]:
+        """The row buckets with a program of several decode steps."""
+        on_cpu = self.device.platform == "cpu"
+        most = _MOST_BYTES_FOR_SEVERAL.get(self.placement.platform, 0)
+        if not self.takes_several or self.xlora is not None or self.weight_bytes > most:
+            return ()
+        return tuple(bucket for bucket in self.buckets.rows if bucket <= _FEW_ROWS or not on_cpu)
 
     @property
     def can_speculate(self) -> bool:
@@ -312,15 +320,34 @@ class Runner:
             the others are appended, and all are run. Only without `scaling`, and for row buckets in `run_buckets`.
         """
         R = self.row_bucket(active)
-        mask = row_mask(R, active)
         run = None
         if runs:
             run = Run.empty(R)
             for slot, tokens in runs.items():
                 run.tokens[slot, : len(tokens)] = tokens
                 run.counts[slot] = len(tokens)
-            state = self.calls.append(state, mask, run)().state
-        return self.calls.forward(state, mask, run, longest=longest, scaling=scaling, speculative=speculative)()
+            state = self.calls.append(state, R, active, run)().state
+        return self.calls.forward(state, R, active, run, longest=longest, scaling=scaling, speculative=speculative)()
+
+    def several(
+        self,
+        state: RunnerState,
+        active: Sequence[int],
+        counts: Sequence[int],
+        features: Features,
+        *,
+        longest: int,
+    ) -> Stepped:
+        """Run several decode steps at once for the slots in `active`, with the results of as many single ones.
+
+        Args:
+          state: donated.
+          counts: the tokens that each of them gets, at most `SEVERAL`.
+          features: see `sample`; without masks.
+          longest: the largest number of tokens that any of them holds after its last step.
+        Returns: its `packed` is int32 [SEVERAL, R, PACKED_WIDTH], undefined from each row's count on.
+        """
+        return self.calls.several(state, self.row_bucket(active), active, counts, features, longest=longest)()
 
     def sample(
         self,
@@ -348,7 +375,7 @@ class Runner:
             device_mask = self.placement.put(allowed)
         else:
             device_mask = self.calls.all_allowed(R)
-        return self.calls.sample(forwarded, row_mask(R, active), features, device_mask)()
+        return self.calls.sample(forwarded, R, active, features, device_mask)()
 
     def row_bucket(self, active: Sequence[int]) -> int:
         """Number of rows of a step for the slots in `active`."""

@@ -8,6 +8,7 @@ They are pure functions over pytrees. State is donated and returned: never use a
 - `forward` and `sample_rows` are a decode step: the first runs the newest token of each row, the second samples the
   next. They are two programs so that the host can still compute masks of allowed tokens while the first one runs. A
   prompt's last token is the first to decode, so the first completion token is sampled as all others are.
+- `several` is a few decode steps in one program, so that the host works once for all of them.
 - `append` gives rows tokens that need no sampling, because a constraint left no choice; the next `forward` runs them
   all at once.
 
@@ -20,6 +21,7 @@ vocabulary, M scaling columns, A adapters.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
@@ -32,10 +34,13 @@ from jax import lax
 from mistral_jax.model.config import MistralConfig
 from mistral_jax.model.kv_cache import ReadPlan
 from mistral_jax.runtime.mixing import AdaptedModel, Caches, MixingRows
-from mistral_jax.runtime.sampling.sample import Features, SamplerRows, sample, score_tokens
+from mistral_jax.runtime.sampling.sample import PACKED_WIDTH, Features, SamplerRows, sample, score_tokens
 
 RUN_TOKENS = 8
 """K: most tokens of a row that a forward pass runs at once, besides prefill."""
+
+SEVERAL = 4
+"""Decode steps of a program of several."""
 
 
 @partial(
@@ -322,6 +327,34 @@ def sample_rows(
             made.logits, sampler, rows.positions[:R] + 1, features, mask, repeat=repeat, only=only, by_kernel=by_kernel
         )
     return advance(rows, active, chosen, made.weights), packed
+
+
+def several(
+    forward: Callable[[Caches, Rows, jax.Array], tuple[Caches, Forward]],
+    sample: Callable[[Rows, jax.Array, Forward], tuple[Rows, jax.Array]],
+    caches: Caches,
+    rows: Rows,
+    counts: jax.Array,
+) -> tuple[Caches, Rows, jax.Array]:
+    """Run `SEVERAL` decode steps, one after another.
+
+    Args:
+      forward: as of the module, from caches, rows and which are active.
+      sample: as `sample_rows`, from rows, which are active, and the forward pass.
+      caches, rows: donated.
+      counts: int32 [R], from 0 to `SEVERAL`: the tokens that each row gets.
+    Returns: caches, rows, and `packed` int32 [SEVERAL, R, PACKED_WIDTH], undefined from each row's count on.
+    """
+
+    def one(i: jax.Array, state: tuple[Caches, Rows, jax.Array]) -> tuple[Caches, Rows, jax.Array]:
+        caches, rows, packed = state
+        active = i < counts
+        caches, made = forward(caches, rows, active)
+        rows, sampled = sample(rows, active, made)
+        return caches, rows, packed.at[i].set(sampled)
+
+    packed = jnp.zeros((SEVERAL, counts.shape[0], PACKED_WIDTH), jnp.int32)
+    return lax.fori_loop(0, SEVERAL, one, (caches, rows, packed))
 
 
 def advance(rows: Rows, active: jax.Array, chosen: jax.Array, weights: jax.Array | None) -> Rows:

@@ -86,7 +86,9 @@ class DeviceRounds:
         ends, self._ends = self._ends, planned.ends
         progressed = self._progressed
         self._progressed = [(s, chunk.start + chunk.count) for s, chunk in planned.prefills if s.request.progress]
-        results = self._loop.step(planned.prefills, planned.decodes, reads_weights=self._shared)
+        results = self._loop.step(
+            planned.prefills, planned.decodes, reads_weights=self._shared, several=planned.several
+        )
         now = time.monotonic()
         if shared and results.weights is not None:
             self._shares.add(results.weights, [s.slot for s, *_ in results.tokens if s.choice.xlora])

@@ -92,6 +92,8 @@ class Round[C: SizedChunk]:
     decodes: tuple[LiveSequence[C], ...]
     ends: tuple[LiveSequence[C], ...] = ()
     """Sequences that generate nothing and end with this round."""
+    several: bool = False
+    """Whether `decodes` may get several tokens each: no request waits for the end of the step, and no prompt."""
 
     def __bool__(self) -> bool:
         return bool(self.prefills or self.decodes or self.ends)
@@ -174,6 +176,7 @@ class Scheduler[C: SizedChunk]:
             tuple(prefills),
             decodes=tuple(s for s in ready if s.max_tokens),
             ends=tuple(s for s in ready if not s.max_tokens),
+            several=not prefills and not self._waiting,
         )
 
     def _prefill_order(self) -> list[LiveSequence[C]]:

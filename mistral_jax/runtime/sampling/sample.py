@@ -14,6 +14,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from functools import partial
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -382,13 +383,12 @@ def _no_logprobs(tokens: jax.Array) -> jax.Array:
     return jnp.zeros((tokens.shape[0], PACKED_WIDTH), jnp.int32).at[:, 0].set(tokens)
 
 
-@dataclass(frozen=True, slots=True)
-class Sampled:
+class Sampled(NamedTuple):
     """The token that a step chose for one row, on the host."""
 
     token: int
-    logprob: float
-    top: tuple[tuple[int, float], ...]
+    logprob: float = 0.0
+    top: tuple[tuple[int, float], ...] = ()
     """The most likely tokens with their log-probabilities, most likely first."""
     rank: int = 0
     """1 for the most likely token: one more than the number of tokens that are more likely; 0 if unknown."""
@@ -402,7 +402,7 @@ def unpack(row: np.ndarray, alternatives: int | None) -> Sampled:
     """
     token = int(row[0])
     if alternatives is None:
-        return Sampled(token, 0.0, ())
+        return Sampled(token)
     floats = row.view(np.float32)
     ids = row[2 : 2 + alternatives].tolist()
     values = floats[2 + MAX_TOP_LOGPROBS : 2 + MAX_TOP_LOGPROBS + alternatives].tolist()

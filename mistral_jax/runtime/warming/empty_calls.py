@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING
 
@@ -15,6 +16,8 @@ from mistral_jax.runtime.warming.warm_up import EmptyCall
 
 if TYPE_CHECKING:
     from mistral_jax.runtime.runner import Runner
+
+_UNMASKED = replace(ALL_FEATURES, mask=False)
 
 
 class EmptyCalls:
@@ -36,6 +39,8 @@ class EmptyCalls:
                     yield partial(self.prefill, size=size, length=length, scaling=scaling)
                 for bucket in buckets.rows:
                     yield partial(self.forward, bucket=bucket, length=length, scaling=scaling)
+                    for only in runner.programs.samplers if bucket in runner.several_buckets and not scaling else ():
+                        yield partial(self.several, bucket=bucket, length=length, only=only)
                     if bucket in runner.run_buckets and not scaling:
                         yield partial(self.forward, bucket=bucket, length=length, run=True)
                     if speculates:
@@ -79,7 +84,8 @@ class EmptyCalls:
         """A forward pass without active rows."""
         return self._runner.calls.forward(
             state,
-            np.zeros((bucket,), np.bool_),
+            bucket,
+            (),
             Run.empty(bucket) if run else None,
             longest=length,
             scaling=scaling,
@@ -87,7 +93,13 @@ class EmptyCalls:
         )
 
     def append(self, state: RunnerState, *, bucket: int) -> Call[Appended]:
-        return self._runner.calls.append(state, np.zeros((bucket,), np.bool_), Run.empty(bucket))
+        return self._runner.calls.append(state, bucket, (), Run.empty(bucket))
+
+    def several(
+        self, state: RunnerState, *, bucket: int, length: int = 1, only: Features | None = None
+    ) -> Call[Stepped]:
+        """Several steps without active rows, by the sampler for these features; see `sample`."""
+        return self._runner.calls.several(state, bucket, (), (), only or _UNMASKED, longest=length)
 
     def sample(
         self, state: RunnerState, *, bucket: int, only: Features | None = None, speculative: bool = False
@@ -95,7 +107,7 @@ class EmptyCalls:
         """Sampling without active rows, by the sampler for these features; None: the one that decides at run time."""
         runner = self._runner
         made = runner.programs.empty_forward(bucket, speculative=speculative)
-        active = np.zeros((bucket,), np.bool_)
+        features = only or ALL_FEATURES
         return runner.calls.sample(
-            Forwarded(state, made, speculative), active, only or ALL_FEATURES, runner.calls.all_allowed(bucket)
+            Forwarded(state, made, speculative), bucket, (), features, runner.calls.all_allowed(bucket)
         )

@@ -18,10 +18,11 @@ from mistral_jax.grammar.constraint import Constraint, ConstraintError
 from mistral_jax.runtime import decode_loop
 from mistral_jax.runtime.buckets import PrefillChunk
 from mistral_jax.runtime.calls import Forwarded, Prefilled, RunnerState, Stepped
-from mistral_jax.runtime.decode_loop import DecodeLoop, LoopResults
+from mistral_jax.runtime.decode_loop import LONGEST_OF_SEVERAL, DecodeLoop, LoopResults
 from mistral_jax.runtime.runner import Runner
 from mistral_jax.runtime.sampling.params import SamplingParams
 from mistral_jax.runtime.sampling.sample import PACKED_WIDTH, Features
+from mistral_jax.runtime.step import SEVERAL
 
 XLORA = AdapterChoice(xlora=True)
 GREEDY = SamplingParams(seed=1, temperature=0.0)
@@ -53,6 +54,7 @@ class FakeRunner:
 
     can_speculate = True
     run_buckets = (4,)
+    several_buckets = (4,)
     config = SimpleNamespace(vocab_size=64)
 
     def __init__(self, *, emitted: Sequence[bool] | None = None) -> None:
@@ -108,6 +110,16 @@ class FakeRunner:
         emitted = None if not forwarded.speculative or self.emitted is None else jnp.asarray(self.emitted)
         return Stepped(forwarded.state, jnp.asarray(packed), weights, emitted)
 
+    def several(
+        self, state: RunnerState, slots: Sequence[int], counts: Sequence[int], features: Features, *, longest: int
+    ) -> Stepped:
+        self.calls.append(("several", tuple(slots), tuple(counts), longest))
+        packed = np.full((SEVERAL, 4, PACKED_WIDTH), -7, np.int32)
+        for slot, count in zip(slots, counts, strict=True):
+            packed[:count, slot, 0] = 100 * slot + self.step + np.arange(count)
+        self.step += SEVERAL
+        return Stepped(state, jnp.asarray(packed))
+
     def named(self, name: str) -> list[Any]:
         return [call[1:] for call in self.calls if call[0] == name]
 
@@ -153,7 +165,8 @@ class Script:
 def patience(monkeypatch: pytest.MonkeyPatch) -> None:
     """Rows wait half a second for a mask, whatever a step of the fake runner takes: on a busy machine a thread may need
     longer to start than such a step."""
-    monkeypatch.setattr(decode_loop, "_StepClock", lambda: SimpleNamespace(patience=0.5, tick=lambda: None))
+    clock = SimpleNamespace(patience=0.5, step=0.001, start=lambda: None, tick=lambda steps: None)
+    monkeypatch.setattr(decode_loop, "_StepClock", lambda: clock)
 
 
 def loop(runner: FakeRunner) -> DecodeLoop[FakeSequence]:
@@ -183,6 +196,60 @@ def test_results_come_with_the_next_call_after_its_step_was_dispatched() -> None
     assert not subject.is_pending
     # The longest of each step: the prompt but its last token, and the steps.
     assert runner.named("forward") == [((0, 2), 5, False, False, {}), ((2,), 6, False, False, {})]
+
+
+def test_several_steps_give_each_sequence_what_it_has_room_for() -> None:
+    runner = FakeRunner()
+    subject = loop(runner)
+    first, second, last = FakeSequence(slot=0), FakeSequence(slot=2, most=3), FakeSequence(slot=3, most=1)
+    for each in (first, second, last):
+        subject.admit(each)
+    step(subject, first, second, last, several=True)
+    assert runner.named("several") == [((0, 2, 3), (4, 3, 1), 6)]
+    assert [each.steps for each in (first, second, last)] == [4, 3, 1]
+    results = step(subject, first)
+    assert tokens_of(results) == [(0, 0), (2, 200), (3, 300), (0, 1), (2, 201), (0, 2), (2, 202), (0, 3)]
+    assert tokens_of(subject.step([], [])) == [(0, 4)]
+
+
+def test_several_steps_only_where_all_allow_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    runner = FakeRunner()
+    subject = loop(runner)
+    free, short = FakeSequence(slot=0), FakeSequence(slot=1, most=2)
+    bound = FakeSequence(slot=2, constraint=cast("Constraint", Script([[1, 2], [3, 4], [5, 6]])))
+    mixed = FakeSequence(slot=3, choice=XLORA)
+    for each in (free, short, bound, mixed):
+        subject.admit(each)
+    for others in ((bound,), (mixed,)):
+        step(subject, free, *others, several=True)
+    step(subject, short, several=True)  # two tokens at most: not worth it
+    step(subject, free)
+    assert runner.named("several") == []
+    monkeypatch.setattr(runner, "several_buckets", ())
+    step(subject, free, several=True)
+    monkeypatch.setattr(runner, "several_buckets", (4,))
+    monkeypatch.setattr(subject._clock, "step", LONGEST_OF_SEVERAL / SEVERAL + 1e-4)
+    step(subject, free, several=True)
+    assert runner.named("several") == []
+    monkeypatch.setattr(subject._clock, "step", LONGEST_OF_SEVERAL / SEVERAL)
+    step(subject, free, several=True)
+    assert len(runner.named("several")) == 1
+
+
+def test_the_clock_measures_steps_and_not_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.undo()
+    now = 100.0
+    monkeypatch.setattr(decode_loop.time, "monotonic", lambda: now)
+    clock = decode_loop._StepClock()
+    for _ in range(60):
+        now += 50.0
+        clock.start()
+        now += 0.008
+        clock.tick(4)
+        now += 0.002
+        clock.tick(1)
+    assert clock.step == pytest.approx(0.002, rel=0.01)
+    assert clock.patience == 0.005
 
 
 def test_chunks_run_before_the_step_and_scores_come_back() -> None:

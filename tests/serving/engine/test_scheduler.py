@@ -77,6 +77,17 @@ def test_nobody_waits_for_ever_behind_lower_priorities(before: list[int], patien
     assert admissions <= (len(before) + 1) * (MOST_OVERTAKEN + 1)
 
 
+def test_sequences_may_get_several_tokens_while_nobody_waits():
+    s = scheduler(slots=2)
+    s.submit([sequence("a", 1, max_tokens=99), sequence("b", 4, max_tokens=99)])
+    s.admit()
+    assert not s.next_round().several  # b's prompt
+    assert s.next_round().several
+    s.submit([sequence("waits", 1)])
+    s.admit()
+    assert not s.next_round().several
+
+
 def test_a_newcomer_catches_up_in_chunks_while_the_others_decode_every_round():
     s = scheduler(slots=2, chunk_budget=4)
     old, new = sequence("old", 1, max_tokens=9), sequence("new", 13)
