@@ -44,6 +44,7 @@ from mistral_jax.runtime.buckets import DEFAULT_CHUNKS
 from mistral_jax.runtime.calls import Call, RunnerState
 from mistral_jax.runtime.runner import Runner
 from mistral_jax.runtime.sampling.sample import COMMON_FEATURES
+from mistral_jax.runtime.step import SEVERAL
 from mistral_jax.runtime.warming.empty_calls import EmptyCalls
 
 if TYPE_CHECKING:
@@ -53,7 +54,7 @@ if TYPE_CHECKING:
 CHUNK = 512
 SAMPLERS = dict(zip(("greedy", "drawn", "truncated", "any-sampling"), (*COMMON_FEATURES, None), strict=True))
 """Programs of sampling, by the features that they have work for; None: all, decided at run time."""
-PROGRAMS = ("decode", "prefill", "score", "run", "lora", "xlora", "xlora-ahead", *SAMPLERS)
+PROGRAMS = ("decode", "several", "prefill", "score", "run", "lora", "xlora", "xlora-ahead", *SAMPLERS)
 MIB = 2**20
 COLUMNS = ("weights", "program", "rows", "keys", "kernels", "of a layer", "moved, MiB", "needed, MiB", "moved / needed")
 COLUMNS += ("temporary, MiB", "compiling, s", "predicted, ms")
@@ -67,7 +68,8 @@ class Case:
     weights: str
     """A plain type, int8, or a ggml type."""
     program: str
-    """One of `PROGRAMS`; run: rows that take several tokens without a choice at once."""
+    """One of `PROGRAMS`; several: decode steps, sampling included; run: rows that take several tokens without a choice
+    at once."""
     rows: int
     keys: int
     """Tokens that each row holds, and the length of the tables."""
@@ -163,6 +165,8 @@ def call_of(case: Case, runner: Runner, state: RunnerState) -> Call[Any]:
             return calls.prefill(state, size=size, length=case.keys, scaling=False, score=score)
         case name if name in SAMPLERS:
             return calls.sample(state, bucket=bucket, only=SAMPLERS[name])
+        case "several":
+            return calls.several(state, bucket=bucket, length=case.keys, only=SAMPLERS["drawn"])
         case "run":
             return calls.forward(state, bucket=bucket, length=case.keys, run=True)
         case "xlora" | "xlora-ahead":
@@ -203,6 +207,8 @@ def compile_case(case: Case, layers: int, gpu: GPU, placement: DescribedPlacemen
         needed, parameters = logits, 0
     elif case.program != "prefill":
         needed += head * passes + logits
+    if case.program == "several":
+        needed, tokens = needed * SEVERAL, tokens * SEVERAL
     operations = 2 * passes * parameters * (8 if case.program == "run" else caches // passes) * tokens
     return figures, needed, operations, seconds
 

@@ -10,6 +10,7 @@ from flax import nnx
 from mistral_jax.adapters.choice import BASE, AdapterChoice
 from mistral_jax.model.config import MistralConfig
 from mistral_jax.model.mistral import Mistral
+from mistral_jax.quant.placement import Placement
 from mistral_jax.runtime.recomputing import RecomputingRunner
 from mistral_jax.runtime.runner import Runner
 from mistral_jax.runtime.sampling.params import SamplingParams
@@ -105,16 +106,17 @@ def test_rows_with_adapters_get_the_bits_of_single_steps() -> None:
     rows_alone_and_together(runner, choices, [[SEVERAL] * 4, [2, 1, 4, 3]])
 
 
-def test_small_models_have_the_program_for_few_rows_and_no_scaling_pass() -> None:
+def test_small_models_have_the_programs_on_a_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
     model, adapters = tiny_adapters.model(), tiny_adapters.adapter_set()
-    sizes = {"slots": 32, "length": 64, "chunks": (16,)}
-    assert Runner(model, **sizes).several_buckets == (2, 8)
-    assert Runner(model, **sizes, adapters=adapters).several_buckets == (2, 8)
-    assert Runner(model, **sizes, adapters=adapters, xlora=tiny_adapters.xlora()).several_buckets == ()
-    assert RecomputingRunner(model, **sizes).several_buckets == ()
-
-
-def test_a_model_whose_steps_take_long_has_none(monkeypatch: pytest.MonkeyPatch) -> None:
-    runner = Runner(tiny_adapters.model(), slots=2, length=64, chunks=(16,))
-    monkeypatch.setattr(Runner, "weight_bytes", property(lambda self: 65 << 20))
-    assert runner.several_buckets == ()
+    sizes = {"slots": 8, "length": 64, "chunks": (16,)}
+    runners = [
+        Runner(model, **sizes),
+        Runner(model, **sizes, adapters=adapters),
+        Runner(model, **sizes, adapters=adapters, xlora=tiny_adapters.xlora()),
+        RecomputingRunner(model, **sizes),
+    ]
+    assert {runner.several_buckets for runner in runners} == {()}
+    monkeypatch.setattr(Placement, "platform", "gpu")
+    assert [runner.several_buckets for runner in runners] == [(2, 8), (2, 8), (), ()]
+    monkeypatch.setattr(Runner, "weight_bytes", property(lambda self: 3 << 30))
+    assert runners[0].several_buckets == ()

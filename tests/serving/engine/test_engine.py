@@ -17,8 +17,10 @@ from flax import nnx
 from mistral_jax.model.config import MistralConfig
 from mistral_jax.model.mistral import Mistral
 from mistral_jax.quant.array import padded
+from mistral_jax.runtime import decode_loop
 from mistral_jax.runtime.runner import Runner
 from mistral_jax.runtime.sampling.params import SamplingParams, TokenRules
+from mistral_jax.runtime.step import SEVERAL
 from mistral_jax.text.token_rules import with_token_rules
 from serving.engine.engine import JaxEngine
 from serving.engine.messages import EngineState, EngineUnavailableError, Event, QueueFullError, Request
@@ -120,6 +122,15 @@ def answer(events: list[Event]) -> tuple[str, tuple]:
     return "".join(e.text for e in events), tuple(entry for e in events for entry in e.logprobs)
 
 
+def note_compilations() -> list[str]:
+    """Gets an entry for each compilation from now on."""
+    compiled: list[str] = []
+    jax.monitoring.register_event_duration_secs_listener(
+        lambda event, duration, **kwargs: compiled.append(event) if "backend_compile" in event else None
+    )
+    return compiled
+
+
 def ruled(asked: Request, **params) -> Request:
     """The same request with other parameters, and with what they mean in tokens."""
     changed = replace(asked.params, **params)
@@ -167,6 +178,47 @@ def test_a_request_has_the_same_bits_alone_and_beside_fifteen_others(engine: Jax
         assert {name: answer(events) for name, events in together.items()} == alone
 
 
+class RunnerOfSeveral(Runner):
+    """With programs of several decode steps, which a GPU has."""
+
+    @property
+    def several_buckets(self) -> tuple[int, ...]:
+        return self.buckets.rows
+
+
+def test_requests_get_the_same_events_by_several_steps_at_once(engine: JaxEngine, monkeypatch: pytest.MonkeyPatch):
+    requests = mixed_requests(12)
+    requests[7] = replace(requests[7], params=replace(requests[7].params, stop=("e", "A")))
+    requests[8] = ruled(replace(requests[8], logprob_of_end=True), ignore_eos=False, logit_bias={EOS: 5.0})
+    expected = {r.request_id: answer(run(engine, r)[r.request_id]) for r in requests}
+    model = Mistral(CONFIG, param_dtype=jnp.float32, rngs=nnx.Rngs(0))
+    runner = RunnerOfSeveral(model, slots=SLOTS, length=LENGTH, chunks=(4, 16), repeat_last_n=16)
+    counted: list[int] = []
+    several = runner.several
+
+    def count(state, active, counts, *args, **options):
+        counted.extend(counts)
+        return several(state, active, counts, *args, **options)
+
+    monkeypatch.setattr(runner, "several", count)
+    monkeypatch.setattr(decode_loop, "LONGEST_OF_SEVERAL", 10.0)
+    other = make_engine(runner)
+    other.start()
+    wait_until_ready(other)
+    compiled = note_compilations()
+    found = {r.request_id: run(other, r)[r.request_id] for r in requests}
+    together = run(other, *requests[:6])
+    assert compiled == []
+    other.drain(5)
+    assert {name: answer(events) for name, events in found.items()} == expected
+    assert {name: answer(events) for name, events in together.items()} == dict(list(expected.items())[:6])
+    assert {2, 3, SEVERAL} <= set(counted)
+    for name, events in found.items():
+        limit = next(r.params.max_tokens for r in requests if r.request_id == name)
+        assert events[-1].completion_tokens <= limit
+        assert all(event.finish_reason is None for event in events[:-1])
+
+
 def test_a_request_has_the_same_bits_in_every_slot(runner: Runner):
     from mistral_jax.runtime.sampling.sample import Features
 
@@ -200,10 +252,7 @@ def test_nothing_compiles_after_warm_up_and_the_old_cache_is_deleted(runner: Run
     from mistral_jax.runtime.sampling.sample import Features
 
     state = runner.warm_up(runner.new_state())
-    compiled: list[str] = []
-    jax.monitoring.register_event_duration_secs_listener(
-        lambda event, duration, **kwargs: compiled.append(event) if "backend_compile" in event else None
-    )
+    compiled = note_compilations()
     for length in (2, 5, 17, 60, 200):
         prompt = request("c", length).prompt
         params = SamplingParams(seed=1, logit_bias={5: 1.0}, logprobs=3, dry_multiplier=1.0, rules=TokenRules())
