@@ -25,6 +25,9 @@ class Linear(nnx.Module):
     With `bias=False` the attribute `bias` is None.
     """
 
+    by_kernel = False
+    """Whether the weight is multiplied by the kernel of `mistral_jax.quant.matrix_kernel`; set by the loader."""
+
     def __init__(
         self, in_features: int, out_features: int, *, bias: bool, dtype: jax.typing.DTypeLike, rngs: nnx.Rngs
     ) -> None:
@@ -33,7 +36,7 @@ class Linear(nnx.Module):
         self.bias = nnx.Param(jnp.zeros((out_features,), dtype)) if bias else None
 
     def __call__(self, x: jax.Array) -> jax.Array:
-        y = matmul(x, self.weight.get_value())
+        y = matmul(x, self.weight.get_value(), by_kernel=self.by_kernel)
         return y if self.bias is None else y + self.bias[...].astype(jnp.float32)
 
     def by_part(self, x: jax.Array) -> list[jax.Array] | None:
@@ -58,6 +61,9 @@ class Linear(nnx.Module):
 
 class Embedding(nnx.Module):
     """A row of `weight` [V, D] for each token, in the type `dtype` for every form of the weight."""
+
+    by_kernel = False
+    """Of products with the weight, where it is the output matrix as well; see `Linear`."""
 
     def __init__(self, vocab_size: int, features: int, *, dtype: jax.typing.DTypeLike, rngs: nnx.Rngs) -> None:
         self.dtype = jnp.dtype(dtype)

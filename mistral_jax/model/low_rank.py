@@ -72,19 +72,21 @@ class LowRank:
         assert isinstance(self.b, tuple)
         return self.b
 
-    def __call__(self, x: jax.Array, weights: tuple[jax.Array, ...]) -> jax.Array:
+    def __call__(self, x: jax.Array, weights: tuple[jax.Array, ...], *, by_kernel: bool = False) -> jax.Array:
         """What the adapters add to the projection of `x` [B, T, in]: float32 [B, T, out].
 
         Args:
           weights: for each part float32 [B, T, R], the adapter weight of each rank row's owner; axes of length 1 are
             broadcast.
+          by_kernel: see `mistral_jax.quant.product.matmul`.
         """
         P, R = self.scale.shape
-        z = matmul(x, self.a).reshape(*x.shape[:-1], P, R)
+        product = partial(matmul, by_kernel=by_kernel)
+        z = product(x, self.a).reshape(*x.shape[:-1], P, R)
         weighted = [(z[..., i, :] * (weights[i] * self.scale[i])).astype(x.dtype) for i in range(P)]
         if not isinstance(self.b, tuple):
-            return matmul(jnp.concatenate(weighted, axis=-1), self.b)
-        deltas = {name: matmul(weighted[i], self.b[i]) for i, name in enumerate(self.parts)}
+            return product(jnp.concatenate(weighted, axis=-1), self.b)
+        deltas = {name: product(weighted[i], self.b[i]) for i, name in enumerate(self.parts)}
         rows = x.shape[:-1]
         out = [
             deltas[name] if name in deltas else jnp.zeros((*rows, size), jnp.float32)
@@ -161,10 +163,14 @@ class LayerMixture:
     weights: dict[str, tuple[jax.Array, ...]]
     """For each part of these the weights of the rank rows' owners: float32 [B, T, R]."""
 
-    def add(self, projection: str, x: jax.Array, y: jax.Array) -> jax.Array:
-        """Add the adapters' contribution to `y` float32 [B, T, out], the base model's product of `x` [B, T, in]."""
+    def add(self, projection: str, x: jax.Array, y: jax.Array, *, by_kernel: bool = False) -> jax.Array:
+        """Add the adapters' contribution to `y` float32 [B, T, out], the base model's product of `x` [B, T, in].
+
+        Args:
+          by_kernel: see `mistral_jax.quant.product.matmul`.
+        """
         factors = self.factors.get(projection)
         if factors is None:
             return y
         with jax.named_scope("low_rank"):
-            return y + factors(x, self.weights[projection])
+            return y + factors(x, self.weights[projection], by_kernel=by_kernel)

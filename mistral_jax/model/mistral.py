@@ -11,7 +11,7 @@ Axis letters: B rows, T tokens, N query heads, K kv heads, H head dim, D model d
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from functools import partial
 from typing import Any
@@ -60,18 +60,20 @@ class Attention(nnx.Module):
         with jax.named_scope("attend"):
             out, kept = attend(heads, at)
         out = self.qkv_proj.gathered(out.astype(x.dtype).reshape(B, T, N * H))
-        return _adapted(mixture, "o_proj", out, self.o_proj(out)), kept
+        return _adapted(mixture, "o_proj", out, self.o_proj), kept
 
     def _heads(self, x: jax.Array, mixture: LayerMixture | None) -> Heads:
         N, K, H = self.heads
         B, T, _ = x.shape
         if mixture is None and (parts := self.qkv_proj.by_part(x)) is not None:
             return Heads(tuple(part.reshape(B, T, -1, H) for part in parts), (N, K), x.dtype)
-        return Heads(_adapted(mixture, "qkv_proj", x, self.qkv_proj(x)).reshape(B, T, N + 2 * K, H), (N, K), x.dtype)
+        return Heads(_adapted(mixture, "qkv_proj", x, self.qkv_proj).reshape(B, T, N + 2 * K, H), (N, K), x.dtype)
 
 
-def _adapted(mixture: LayerMixture | None, projection: str, x: jax.Array, y: jax.Array) -> jax.Array:
-    return y if mixture is None else mixture.add(projection, x, y)
+def _adapted(mixture: LayerMixture | None, projection: str, x: jax.Array, layer: Linear) -> jax.Array:
+    """The product of a linear layer, and what adapters add to it."""
+    y = layer(x)
+    return y if mixture is None else mixture.add(projection, x, y, by_kernel=layer.by_kernel)
 
 
 class MLP(nnx.Module):
@@ -84,10 +86,10 @@ class MLP(nnx.Module):
     def __call__(self, x: jax.Array, mixture: LayerMixture | None) -> jax.Array:
         parts = self.gate_up_proj.by_part(x) if mixture is None else None
         if parts is None:
-            parts = jnp.split(_adapted(mixture, "gate_up_proj", x, self.gate_up_proj(x)), 2, axis=-1)
+            parts = jnp.split(_adapted(mixture, "gate_up_proj", x, self.gate_up_proj), 2, axis=-1)
         gate, up = parts
         hidden = self.gate_up_proj.gathered((jax.nn.silu(gate) * up).astype(x.dtype))
-        return _adapted(mixture, "down_proj", hidden, self.down_proj(hidden))
+        return _adapted(mixture, "down_proj", hidden, self.down_proj)
 
 
 class DecoderLayer(nnx.Module):
@@ -153,6 +155,12 @@ class Mistral(nnx.Module):
         """The type of activations and KV cache."""
         return self.embed_tokens.dtype
 
+    def matrices(self) -> Iterator[Linear | Embedding]:
+        """The modules that hold the matrices of products; the embedding only where it is the output matrix as well."""
+        for layer in self.layers:
+            yield from (layer.self_attn.qkv_proj, layer.self_attn.o_proj, layer.mlp.gate_up_proj, layer.mlp.down_proj)
+        yield self.embed_tokens if self.lm_head is None else self.lm_head
+
     def __call__(
         self, tokens: jax.Array, cache: KVCache, view: CacheView, mixture: Mixture | None = None
     ) -> tuple[jax.Array, KVCache]:
@@ -184,7 +192,7 @@ class Mistral(nnx.Module):
         """float32 [..., V] of hidden states [..., D]."""
         head = self.embed_tokens if self.lm_head is None else self.lm_head
         with jax.named_scope("lm_head"):
-            return matmul(hidden, head.weight.get_value())
+            return matmul(hidden, head.weight.get_value(), by_kernel=head.by_kernel)
 
     def run(
         self,

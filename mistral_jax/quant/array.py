@@ -51,7 +51,8 @@ class QuantizedArray:
 class Int8Array:
     """A matrix [out, in] of 8-bit integers with one scale for each row: `values * scales[:, None]`.
 
-    Products round the activations to 8 bits as well, with one scale for each row, and multiply integers.
+    Products round the activations to 8 bits as well, with one scale for each row, and multiply integers; those by
+    `mistral_jax.quant.matrix_kernel`, on a GPU, leave activations as they are.
     """
 
     values: jax.Array

@@ -27,6 +27,23 @@ except ImportError:  # JAX comes without it, as on Windows
 _log = logging.getLogger(__name__)
 
 
+_TILES = {16: 16, 128: 32}
+"""Rows of a tile of a product, by the most rows. Tensor cores take 16 at least. Hopper has other instructions for tiles
+of 64 rows and more: decode steps keep to those that all GPUs have, and so to one order of sums."""
+
+LARGE_TILE = 128
+"""Rows of a tile of prefill, where weights are read or unpacked once for each tile."""
+
+FEW_TILES = 256
+"""Instances of a product's kernel below which a tile has fewer outputs, and below which columns are divided: about two
+for each core of the largest GPUs."""
+
+
+def rows_of_tile(rows: int) -> int:
+    """Rows of a tile, of a product of so many."""
+    return next((tile for most, tile in _TILES.items() if most >= rows), LARGE_TILE)
+
+
 def run_kernel(run: Callable[..., Any], *arguments: Any) -> Any:
     """Run a kernel where the program runs: on a GPU, or on a CPU in Pallas' interpreter, for tests.
 
@@ -40,6 +57,14 @@ def tile_dot(x: jax.Array, y: jax.Array) -> jax.Array:
     """`x` [m, k] times `y` [n, k] transposed, inside a kernel: float32 [m, n]."""
     axes = (((1,), (1,)), ((), ()))
     return lax.dot_general(x, y, axes, precision=precision_of(x), preferred_element_type=jnp.float32)
+
+
+def sum_in_order(parts: jax.Array) -> jax.Array:
+    """[P, ...] -> [...]: the sum over the first axis, term by term. The order of XLA's own depends on the shape."""
+    total = parts[0]
+    for number in range(1, parts.shape[0]):
+        total = total + parts[number]
+    return total
 
 
 def agrees(

@@ -27,22 +27,21 @@ from jax.experimental import pallas as pl
 from conversion.dequantize.parts import Layout, layout_of
 from conversion.weights.ggml_types import GGMLType
 from mistral_jax.quant.dot import dot, precision_of
-from mistral_jax.quant.gpu_kernels import agrees, run_kernel, tile_dot, triton
+from mistral_jax.quant.gpu_kernels import (
+    FEW_TILES,
+    LARGE_TILE,
+    agrees,
+    rows_of_tile,
+    run_kernel,
+    sum_in_order,
+    tile_dot,
+    triton,
+)
 from mistral_jax.quant.grouped import ROWS, SPAN, GroupedArray, can_group, grouped
 from mistral_jax.quant.placement import Placement
 
 _WIDTH = 128
 """Columns that are unpacked and multiplied at once."""
-
-_TILES = {16: 16, 128: 32}
-"""Rows of a tile, by the most rows of a product. Tensor cores take 16 at least. Hopper has other instructions for tiles
-of 64 rows and more: decode steps keep to those that all GPUs have, and so to one order of sums."""
-_LARGE_TILE = 128
-"""Rows of a tile of prefill, where weights are unpacked once for each tile."""
-
-_FEW_TILES = 256
-"""Instances of the kernel below which a tile has fewer outputs, and below which columns are divided: about two for each
-core of the largest GPUs."""
 
 
 class _Shape(NamedTuple):
@@ -99,10 +98,10 @@ def _product(x: jax.Array, weight: GroupedArray, *, interpret: bool) -> jax.Arra
     (M, K), N = x.shape, weight.scales.shape[1]
     layout = weight.layout
     spans = weight.scales.shape[0] * layout.group // SPAN
-    outputs = ROWS if N // ROWS >= _FEW_TILES else ROWS // 2
+    outputs = ROWS if N // ROWS >= FEW_TILES else ROWS // 2
     tiles = N // outputs
-    part = pl.cdiv(spans, max(1, round(_FEW_TILES / tiles)))
-    tile = next((tile for most, tile in _TILES.items() if most >= M), _LARGE_TILE)
+    part = pl.cdiv(spans, max(1, round(FEW_TILES / tiles)))
+    tile = rows_of_tile(M)
     by_assembly = not interpret and x.dtype.itemsize == 2
     shape = _Shape(layout, M, outputs, K, tile, spans, part, by_assembly)
     arrays = jax.tree.leaves(weight)
@@ -113,13 +112,11 @@ def _product(x: jax.Array, weight: GroupedArray, *, interpret: bool) -> jax.Arra
         out_shape=jax.ShapeDtypeStruct((pl.cdiv(spans, part), M, N), jnp.float32),
         # Tiles of rows follow one another first, so that they find the weights in the cache.
         grid=(pl.cdiv(M, tile), tiles, pl.cdiv(spans, part)),
-        compiler_params=triton.CompilerParams(num_warps=8 if tile == _LARGE_TILE else 4, num_stages=1),
+        compiler_params=triton.CompilerParams(num_warps=8 if tile == LARGE_TILE else 4, num_stages=1),
         interpret=interpret,
         name=f"product_{weight.kind.name.lower()}",
     )
-    parts = call(x, *arrays)
-    y = parts[0] if parts.shape[0] == 1 else jnp.sum(parts, axis=0)
-    return y[:, : weight.shape[0]]
+    return sum_in_order(call(x, *arrays))[:, : weight.shape[0]]
 
 
 def _kernel(x_ref: Any, *refs: Any, shape: _Shape) -> None:
@@ -290,7 +287,7 @@ _CHECKED = (
     (ROWS * 2, 70 * SPAN, 5),
     (ROWS * 2, 70 * SPAN, 200),
     # Tiles of 64 outputs; of 32 rows.
-    (ROWS * (_FEW_TILES + 1), 3 * SPAN, 40),
+    (ROWS * (FEW_TILES + 1), 3 * SPAN, 40),
 )
 """Outputs, columns and rows of the products that are checked: each kind of tile."""
 

@@ -9,6 +9,8 @@ on the number of *sequences*: a row has the same bits alone and in a batch.
 - On a GPU for which there is a kernel (`mistral_jax.quant.grouped_kernel`), that multiplies; weights are loaded in an
   order that suits it (`GroupedArray`). In float32, for which GPUs have no tensor cores, the matrix is unpacked and
   multiplied by a dot for many rows.
+- Plain matrices and those of 8-bit integers are multiplied by XLA, or on such a GPU by
+  `mistral_jax.quant.matrix_kernel`.
 - On other devices, up to `_FUSED_ROWS` rows of a program are multiplied and summed in one fused pass over the packed
   bytes; for more, the whole matrix is unpacked and multiplied by a dot.
 """
@@ -39,6 +41,8 @@ from mistral_jax.quant.array import (
 from mistral_jax.quant.dot import dot, rounded_product
 from mistral_jax.quant.grouped import GroupedArray
 from mistral_jax.quant.grouped_kernel import product
+from mistral_jax.quant.matrix_kernel import MOST_ROWS
+from mistral_jax.quant.matrix_kernel import product as matrix_product
 from mistral_jax.quant.native import native
 
 _CPU_TILE_BYTES = 4 * 2**20
@@ -47,15 +51,25 @@ _FUSED_ROWS = 8
 """Maximum rows for which devices other than CPUs unpack inside the product: each row unpacks all weights."""
 
 
-def matmul(x: jax.Array, weight: Weight) -> jax.Array:
+def matmul(x: jax.Array, weight: Weight, *, by_kernel: bool = False) -> jax.Array:
     """`x` [..., in] times `weight` [out, in] transposed, in any form: float32 [..., out].
 
     The result is not fused with later operations, so a row has the same bits in every program and every batch.
+
+    Args:
+      by_kernel: static; whether the kernel of `mistral_jax.quant.matrix_kernel` works for plain matrices and for 8-bit
+        integers, and activations have its types.
     """
     if isinstance(weight, SplitRows):
         y = _divided_product(x, weight)
         return y if len(weight.sizes) == 1 else jnp.concatenate(weight.by_part(y, axis=y.ndim - 1), axis=-1)
-    return packed_product(x, weight) if isinstance(weight, Packed) else _plain_product(x, weight)
+    if isinstance(weight, Packed):
+        return packed_product(x, weight, by_kernel=by_kernel)
+    rows = x.reshape(-1, x.shape[-1])
+    if not by_kernel or rows.shape[0] > MOST_ROWS:
+        return _plain_product(x, weight)
+    y = matrix_product(rows, weight.values if isinstance(weight, PaddedArray) else weight, None)
+    return y[:, : weight.shape[0]].reshape(*x.shape[:-1], weight.shape[0])
 
 
 def matmul_by_part(x: jax.Array, weight: SplitRows) -> list[jax.Array]:
@@ -101,20 +115,26 @@ def _plain_product(x: jax.Array, weight: Plain) -> jax.Array:
     return dot(x, weight.values)[..., :rows]
 
 
-def packed_product(x: jax.Array, weight: Packed) -> jax.Array:
+def packed_product(x: jax.Array, weight: Packed, *, by_kernel: bool = False) -> jax.Array:
     """`x` [..., in] times `weight` [out, in] transposed: float32 [..., out].
 
     With three or more axes, the second-to-last axis of `x` is that of a sequence's tokens.
+
+    Args:
+      by_kernel: see `matmul`.
     """
     match weight:
         case QuantizedArray():
             return _blocks_product(x, weight)
         case GroupedArray():
             return _grouped_product(x, weight)
+        case Int8Array() if by_kernel:
+            y = matrix_product(x.reshape(-1, x.shape[-1]), weight.values, weight.scales)
+            return y.reshape(*x.shape[:-1], weight.shape[0])
         case Int8Array():
             return _int8_product(x, weight)
         case RowStack():
-            return jnp.concatenate([matmul(x, part) for part in weight.parts], axis=-1)
+            return jnp.concatenate([matmul(x, part, by_kernel=by_kernel) for part in weight.parts], axis=-1)
 
 
 def packed_rows(weight: Packed, rows: jax.Array) -> jax.Array:

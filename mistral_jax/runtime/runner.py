@@ -49,8 +49,8 @@ from mistral_jax.runtime.warming.warm_up import compile_and_run, time_against
 _MOST_RUN_ROWS = 8
 
 _MOST_BYTES_FOR_SEVERAL = 2 << 30
-"""Bytes of weights up to which there are programs of several decode steps. With more, a step takes a GPU longer than the
-host, so nothing is gained."""
+"""Bytes of weights up to which there are programs of several decode steps. With more, a step takes a GPU longer than
+the host, so nothing is gained."""
 
 
 class Runner:

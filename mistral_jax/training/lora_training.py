@@ -328,8 +328,8 @@ class _DroppingLayer(LayerMixture):
     key: jax.Array
     rate: float
 
-    def add(self, projection: str, x: jax.Array, y: jax.Array) -> jax.Array:
+    def add(self, projection: str, x: jax.Array, y: jax.Array, *, by_kernel: bool = False) -> jax.Array:
         key = jax.random.fold_in(self.key, list(PROJECTIONS).index(projection))
         kept = jax.random.bernoulli(key, 1 - self.rate, x.shape)
         dropped = jnp.where(kept, x.astype(jnp.float32) / (1 - self.rate), 0).astype(x.dtype)
-        return super().add(projection, dropped, y)
+        return super().add(projection, dropped, y, by_kernel=by_kernel)

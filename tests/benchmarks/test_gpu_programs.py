@@ -107,8 +107,10 @@ def test_a_program_is_read() -> None:
     assert next(kernel for kernel in found.kernels if kernel.name == "found").scope == "jit(f)/layer0/x"
 
 
-BOUNDS = {"bfloat16": 1.15, "int8": 1.2, "Q4_K": 1.15}
+BOUNDS = {"bfloat16": 1.1, "int8": 1.15, "Q4_K": 1.15}
 """Bytes moved over bytes needed of a decode step."""
+MOST_KERNELS = 12
+"""Of a layer."""
 
 
 @pytest.mark.slow
@@ -127,6 +129,6 @@ def test_a_7b_moves_little_more_than_it_must(tmp_path: Path) -> None:
         assert program["copies"] == 0, program
         if program["program"] == "decode":
             assert program["moved"] <= BOUNDS[program["weights"]] * program["needed"], program
-            assert program["kernels_of_a_layer"] <= (17 if program["weights"] == "int8" else 13), program
+            assert program["kernels_of_a_layer"] <= MOST_KERNELS, program
         else:
             assert program["temporary"] <= 256 * 2**20, program

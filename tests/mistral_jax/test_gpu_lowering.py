@@ -21,6 +21,7 @@ from mistral_jax.model.rope import Positions
 from mistral_jax.model.store_kernel import rotate_and_store
 from mistral_jax.quant.grouped import grouped
 from mistral_jax.quant.grouped_kernel import product
+from mistral_jax.quant.matrix_kernel import product as matrix_product
 from mistral_jax.runtime.sampling.truncation_kernel import kth_largest, nucleus_edge
 
 pytestmark = pytest.mark.slow
@@ -65,6 +66,16 @@ def test_products_with_packed_weights(name: str, dtype: str) -> None:
     weight = jax.eval_shape(partial(grouped, kind=kind), of(100, kind.row_bytes(768), dtype=jnp.uint8))
     for rows in (2, 40, 256):
         assert kernels(product, of(rows, 768, dtype=dtype), weight) == 1
+
+
+@pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
+@pytest.mark.parametrize(("outputs", "columns"), [(100, 700), (20000, 512)])
+def test_products_with_plain_matrices_and_integers(outputs: int, columns: int, dtype: str) -> None:
+    for rows in (2, 40, 256):
+        x = of(rows, columns, dtype=dtype)
+        assert kernels(matrix_product, x, of(outputs, columns, dtype=dtype), None) == 1
+        scales = of(outputs, dtype=jnp.float32)
+        assert kernels(matrix_product, x, of(outputs, columns, dtype=jnp.int8), scales) == 1
 
 
 @pytest.mark.parametrize("vocab_size", [97, 32000, 131072])

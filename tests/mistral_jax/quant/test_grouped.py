@@ -6,12 +6,10 @@ the plain form unpacks.
 
 from __future__ import annotations
 
-import re
 from pathlib import Path
 
 import jax
 import jax.numpy as jnp
-import ml_dtypes
 import numpy as np
 import pytest
 from flax import nnx
@@ -32,6 +30,7 @@ from mistral_jax.quant.grouped import ROWS, SPAN, GroupedArray, grouped, grouped
 from mistral_jax.quant.grouped_kernel import assembly, kernel_works, product
 from mistral_jax.quant.placement import Placement
 from mistral_jax.quant.product import matmul, take_rows
+from tests.mistral_jax.quant.ptx import PTX
 from tests.mistral_jax.quant.test_product import random_blocks
 
 pytestmark = pytest.mark.slow
@@ -100,6 +99,7 @@ def test_products_equal_those_with_plain_weights(data: st.DataObject) -> None:
     assert (np.abs(np.asarray(found, np.float64) - expected) <= tolerance * terms).all()
 
 
+@pytest.mark.skipif(jax.default_backend() == "cpu", reason="dots of tiles of 16 and 32 rows may differ on a CPU")
 def test_a_row_has_the_same_bits_for_every_number_of_rows() -> None:
     kind = BY_NAME["Q4_K"]
     weight = grouped(jnp.asarray(random_blocks(kind, 96, 512)), kind)
@@ -178,47 +178,6 @@ def test_a_cpu_does_without(monkeypatch: pytest.MonkeyPatch) -> None:
     assert not grouped_kernel._agrees.__wrapped__(KINDS[0], Placement.default(), jnp.bfloat16)
 
 
-class PTX:
-    """Runs the few instructions that `assembly` writes: registers of 32 bits."""
-
-    def __init__(self, operands: dict[str, int]) -> None:
-        self.registers = dict(operands)
-
-    def run(self, text: str) -> None:
-        body = text.removeprefix("{").removesuffix("}")
-        for line in filter(None, map(str.strip, body.split(";"))):
-            if not line.startswith(".reg"):
-                name, arguments = line.split(" ", 1)
-                target, *sources = (part.strip() for part in arguments.split(","))
-                self.registers[target] = self._result(name, [self._value(source) for source in sources])
-
-    def _value(self, source: str) -> int:
-        return int(source, 0) if re.fullmatch(r"0x[0-9a-f]+|\d+", source) else self.registers[source]
-
-    def _result(self, name: str, x: list[int]) -> int:
-        match name:
-            case "shr.b32":
-                return x[0] >> x[1]
-            case "shl.b32":
-                return (x[0] << x[1]) & 0xFFFFFFFF
-            case "and.b32":
-                return x[0] & x[1]
-            case "or.b32":
-                return x[0] | x[1]
-            case "prmt.b32":
-                choices = x[0].to_bytes(4, "little") + x[1].to_bytes(4, "little")
-                return int.from_bytes(bytes(choices[x[2] >> 4 * i & 7] for i in range(4)), "little")
-            case "fma.rn.f32":
-                a, b, c = (float(np.uint32(bits).view(np.float32)) for bits in x)
-                return int(np.float32(a * b + c).view(np.uint32))
-            case "cvt.rn.bf16x2.f32" | "cvt.rn.f16x2.f32":
-                kind = ml_dtypes.bfloat16 if "bf16" in name else np.float16
-                high, low = (int(np.uint32(bits).view(np.float32).astype(kind).view(np.uint16)) for bits in x)
-                return high << 16 | low
-            case _:
-                raise AssertionError(name)
-
-
 @pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
 @pytest.mark.parametrize("kind", [kind for kind in KINDS if not layout_of(kind).table], ids=lambda kind: kind.name)
 def test_the_assembly_unpacks(kind: GGMLType, dtype: str) -> None:
@@ -243,8 +202,7 @@ def test_the_assembly_unpacks(kind: GGMLType, dtype: str) -> None:
         assert operands == 2 + len(values)
         machine = PTX({f"${i + 2}": value for i, value in enumerate(values)})
         machine.run(text)
-        halves = np.array([machine.registers["$0"], machine.registers["$1"]], np.uint32).view(np.uint16)
-        found = halves.view(ml_dtypes.bfloat16 if dtype == "bfloat16" else np.float16).astype(np.float32)
+        found = machine.halves(dtype)
         codes, up = np.zeros(4, np.int64), 0
         for word, place, bits in zip(words, places, layout.planes, strict=True):
             held = np.array([int(word) >> 8 * i & 255 for i in range(4)])
