@@ -42,6 +42,7 @@ from mistral_jax.quant.array import Int8Array, QuantizedArray
 from mistral_jax.quant.grouped import can_group, grouped
 from mistral_jax.runtime.buckets import DEFAULT_CHUNKS
 from mistral_jax.runtime.calls import Call, RunnerState
+from mistral_jax.runtime.device_memory import temporary_bytes
 from mistral_jax.runtime.runner import Runner
 from mistral_jax.runtime.sampling.sample import COMMON_FEATURES
 from mistral_jax.runtime.step import SEVERAL
@@ -52,9 +53,13 @@ if TYPE_CHECKING:
     from benchmarks.gpu.report import Report
 
 CHUNK = 512
+RANK = 16
+"""Of each adapter."""
 SAMPLERS = dict(zip(("greedy", "drawn", "truncated", "any-sampling"), (*COMMON_FEATURES, None), strict=True))
 """Programs of sampling, by the features that they have work for; None: all, decided at run time."""
-PROGRAMS = ("decode", "several", "prefill", "score", "run", "lora", "xlora", "xlora-ahead", *SAMPLERS)
+_XLORA = ("xlora", "xlora-ahead", "xlora-prefill")
+PROGRAMS = ("decode", "several", "prefill", "score", "run", "lora", *_XLORA, *SAMPLERS)
+_OF_CHUNKS = ("prefill", "xlora-prefill", "score")
 MIB = 2**20
 COLUMNS = ("weights", "program", "rows", "keys", "kernels", "of a layer", "moved, MiB", "needed, MiB", "moved / needed")
 COLUMNS += ("temporary, MiB", "compiling, s", "predicted, ms")
@@ -90,6 +95,8 @@ class Figures:
     """Bytes that have to be."""
     temporary: int
     """Bytes of temporary memory; of two layers, as it does not grow with them."""
+    temporary_estimate: int
+    """What `mistral_jax.runtime.device_memory` expects at most, of the model's largest program."""
     operations: int
     compile_seconds: float
     """Of the layers that were compiled."""
@@ -137,9 +144,11 @@ def runner_of(
     config = replace(shape(case.size), num_layers=layers, layer_windows=(), max_position_embeddings=2**17)
     model = model_of(config, case.weights, placement)
     adapters, classifier = None, None
-    if case.program in ("lora", "xlora", "xlora-ahead"):
+    if case.program in ("lora", *_XLORA):
         count = 1 if case.program == "lora" else 9
-        adapters = AdapterSet(config, [RandomLoRA(name=f"{i}", config=config) for i in range(count)], dtype=model.dtype)
+        adapters = AdapterSet(
+            config, [RandomLoRA(name=f"{i}", config=config, rank=RANK) for i in range(count)], dtype=model.dtype
+        )
         adapters.bank = shapes_on(adapters.bank, placement)
     if adapters is not None and case.program != "lora":
         graphdef, state = nnx.split(nnx.eval_shape(partial(random_xlora, config, adapters.capacity)))
@@ -161,10 +170,11 @@ def call_of(case: Case, runner: Runner, state: RunnerState) -> Call[Any]:
     calls = EmptyCalls(runner)
     bucket = runner.buckets.rows[-1]
     match case.program:
-        case "prefill" | "score":
-            score = case.program == "score"
-            size = runner.buckets.score if score else runner.buckets.chunks[-1]
-            return calls.prefill(state, size=size, length=case.keys, scaling=False, score=score)
+        case "score":
+            return calls.prefill(state, size=runner.buckets.score, length=case.keys, scaling=False, score=True)
+        case "prefill" | "xlora-prefill":
+            scaling = case.program == "xlora-prefill"
+            return calls.prefill(state, size=runner.buckets.chunks[-1], length=case.keys, scaling=scaling)
         case name if name in SAMPLERS:
             return calls.sample(state, bucket=bucket, only=SAMPLERS[name])
         case "several":
@@ -192,14 +202,14 @@ def compile_case(case: Case, layers: int, gpu: GPU, placement: DescribedPlacemen
     start = time.perf_counter()
     compiled = compile_for(gpu, call.program, *call.arguments, **call.static)
     seconds = time.perf_counter() - start
-    prefills = case.program in ("prefill", "score")
+    prefills = case.program in _OF_CHUNKS
     rows = 1 if prefills else runner.buckets.rows[-1]
     tokens = runner.buckets.chunks[-1] if prefills else rows
     reads = pool_reads(state.caches.scaled.layers[0], rows * case.keys)
     figures = report(compiled, reads)
     live = next(iter(reads.values()))
-    passes = 2 if case.program == "xlora" else 1
-    caches = 2 if case.program.startswith("xlora") else 1
+    passes = 2 if case.program in ("xlora", "xlora-prefill") else 1
+    caches = 2 if case.program in _XLORA else 1
     weights, head = weight_bytes(runner.model)
     needed = passes * (weights + nbytes(runner.programs.extra())) + caches * layers * 2 * live
     config = runner.config
@@ -207,7 +217,7 @@ def compile_case(case: Case, layers: int, gpu: GPU, placement: DescribedPlacemen
     logits = rows * config.vocab_size * 4
     if case.program in SAMPLERS:
         needed, parameters = logits, 0
-    elif case.program != "prefill":
+    elif case.program not in ("prefill", "xlora-prefill"):
         needed += head * passes + logits
     if case.program == "several":
         needed, tokens = needed * SEVERAL, tokens * SEVERAL
@@ -245,8 +255,21 @@ def measure(case: Case, gpu: GPU, placement: DescribedPlacement, *, whole: bool)
         moved=moved,
         needed=extrapolated(needed_one, needed_two),
         temporary=temporary,
+        temporary_estimate=_estimate(case),
         operations=extrapolated(operations_one, operations_two),
         compile_seconds=round(seconds, 1),
+    )
+
+
+def _estimate(case: Case) -> int:
+    experts = {"lora": 1} | dict.fromkeys(_XLORA, 9)
+    return temporary_bytes(
+        shape(case.size),
+        slots=case.rows,
+        chunks=(CHUNK,),
+        itemsize=4 if case.weights == "float32" else 2,
+        rank_rows=RANK * experts.get(case.program, 0),
+        layerwise=case.program in _XLORA,
     )
 
 
@@ -278,7 +301,7 @@ def cases(args: argparse.Namespace) -> Sequence[Case]:
         for keys in named(args.keys)
     ]
     # A chunk is of one row.
-    return [case for case in found if case.program not in ("prefill", "score") or case.rows == int(named(args.rows)[0])]
+    return [case for case in found if case.program not in _OF_CHUNKS or case.rows == int(named(args.rows)[0])]
 
 
 def main() -> None:

@@ -34,7 +34,7 @@ _MASKED = -1e30
 _PIECE_BLOCKS = 2
 """Blocks that one instance of the kernel reads in a decode step; more for long tables, as partial results take
 memory."""
-_MOST_PIECES = 64
+MOST_PIECES = 64
 """Most pieces of a row with one query; with more queries there are as much fewer."""
 
 _MOST_DIVIDED_TOKENS = 8
@@ -85,7 +85,7 @@ class _Shape(NamedTuple):
     @property
     def piece(self) -> int:
         """Blocks of a piece."""
-        return max(_PIECE_BLOCKS, pl.cdiv(self.blocks, _MOST_PIECES // pl.next_power_of_2(self.tokens)))
+        return max(_PIECE_BLOCKS, pl.cdiv(self.blocks, MOST_PIECES // pl.next_power_of_2(self.tokens)))
 
     @property
     def tiles(self) -> int:

@@ -36,6 +36,7 @@ from mistral_jax.model.split_module import SplitModule
 from mistral_jax.quant.placement import Device, Placement
 from mistral_jax.runtime.buckets import DEFAULT_CHUNKS, Buckets, PrefillChunk, cache_sizes, chunk_sizes
 from mistral_jax.runtime.calls import Forwarded, Prefilled, RunnerState, Stepped
+from mistral_jax.runtime.device_memory import allocating
 from mistral_jax.runtime.mixing import RowMixing
 from mistral_jax.runtime.program_calls import ProgramCalls
 from mistral_jax.runtime.programs import Programs
@@ -194,8 +195,13 @@ class Runner:
         return (1 if self.xlora is None else 2) * cache_bytes(self.config, **self._cache_sizes, dtype=self.dtype)
 
     def new_state(self) -> RunnerState:
-        """Allocate empty caches and rows on the model's placement."""
-        return RunnerState(*self.programs.allocate())
+        """Allocate empty caches and rows on the model's placement.
+
+        Raises:
+          DeviceMemoryError: a GPU has not so much memory.
+        """
+        with allocating("a cache", self.cache_bytes()):
+            return RunnerState(*jax.block_until_ready(self.programs.allocate()))
 
     def chunks(self, prompt_length: int, *, score: bool = False, embed: bool = False) -> Iterator[PrefillChunk]:
         """The chunks of a prompt: all tokens but the last, which the first decode step runs.

@@ -9,20 +9,16 @@ import time
 from pathlib import Path
 
 from conversion.files.regular_file import is_file
-from conversion.weights.ggml_types import BY_NAME
 from conversion.weights.weight_files import parts_pattern
-from mistral_jax.adapters.load_adapters import AdapterFiles, adapter_bytes, load_adapters
+from mistral_jax.adapters.load_adapters import AdapterFiles, load_adapters
 from mistral_jax.chat import ChatFormatter
 from mistral_jax.checkpoint.description import ModelDescription, describe
 from mistral_jax.checkpoint.load_module import load_module
 from mistral_jax.checkpoint.summary import summarize
-from mistral_jax.checkpoint.weights import choose_dtype, open_weights, plan_weights, settle_tying
 from mistral_jax.grammar.cache import CompiledGrammars
 from mistral_jax.grammar.compiler import GrammarCompiler
 from mistral_jax.hub.files import DEMO, ModelFiles, find_gguf, find_model
-from mistral_jax.model.kv_cache import BLOCK
-from mistral_jax.quant.placement import Placement, choose_placement
-from mistral_jax.runtime.buckets import DEFAULT_CHUNKS
+from mistral_jax.quant.placement import Placement
 from mistral_jax.runtime.recomputing import RecomputingRunner
 from mistral_jax.runtime.runner import Runner
 from mistral_jax.runtime.warming.compilation_cache import enable_compilation_cache
@@ -30,6 +26,8 @@ from serving.api.service.served_models import with_aliases
 from serving.api.service.service import Service
 from serving.build.adapter_loader import FolderLoader
 from serving.build.build_adapters import files_digest, open_adapter_files, served_models, with_base_model
+from serving.build.gpus import choose_device
+from serving.build.memory import chunk_sizes, sequence_length
 from serving.build.progress import TerminalProgress
 from serving.engine.engine import JaxEngine, Report
 from serving.engine.messages import ModelCard
@@ -37,12 +35,6 @@ from serving.settings.settings import Settings
 from serving.version import version
 
 logger = logging.getLogger("mistral_jax.server")
-
-LONGEST_BY_DEFAULT = {"cpu": 4096, "gpu": 32768}
-"""Longest sequence in tokens if `max_seq_len` is not set; less if memory does not allow it."""
-
-_CACHE_SHARE = {"cpu": 0.5, "gpu": 0.9}
-"""Fraction of the memory left by the weights that the KV cache may take if `max_seq_len` is not set."""
 
 
 def build_service(settings: Settings) -> Service:
@@ -54,7 +46,7 @@ def build_service(settings: Settings) -> Service:
     use_compilation_cache(settings)
     settings = with_base_model(settings)
     description = describe(model_files(settings), chat_template=settings.chat_template)
-    placement = choose_placement(settings.device)
+    placement = choose_device(settings)
     adapters = open_adapter_files(settings, description.config)
     models = with_aliases(served_models(settings, adapters, created=int(time.time())), settings.aliases)
     length = sequence_length(settings, description, placement, adapters)
@@ -158,75 +150,6 @@ def model_files(settings: Settings) -> ModelFiles:
     )
 
 
-def sequence_length(
-    settings: Settings, description: ModelDescription, placement: Placement, adapters: AdapterFiles | None = None
-) -> int:
-    """Longest sequence in tokens: `--max-seq-len`, or the model's context, limited by a default and by memory.
-
-    Raises:
-      ValueError: `--max-seq-len` is longer than the model's context, or not even a short sequence fits.
-    """
-    config = description.config
-    if settings.max_seq_len is not None:
-        if settings.max_seq_len > config.max_position_embeddings:
-            raise ValueError(
-                f"--max-seq-len {settings.max_seq_len}: this model supports a context of at most "
-                f"{config.max_position_embeddings} tokens"
-            )
-        return settings.max_seq_len
-    platform = "cpu" if placement.platform == "cpu" else "gpu"
-    itemsize = choose_dtype(settings.dtype, config.dtype, placement.platform).itemsize
-    weights = weight_bytes(settings, description, placement) + bytes_of_adapters(
-        settings, description, placement, adapters
-    )
-    free = placement.free_memory() - weights
-    per_token = caches_of(adapters) * config.kv_bytes_per_token(itemsize) * max(settings.max_seqs, 2)
-    fits = int(free * _CACHE_SHARE[platform]) // per_token // BLOCK * BLOCK
-    length = min(config.max_position_embeddings, LONGEST_BY_DEFAULT[platform], max(fits, 0))
-    if length < min(2 * BLOCK, config.max_position_embeddings):
-        raise ValueError(
-            f"{weights / 2**30:.1f} GiB of weights and a cache for {settings.max_seqs} sequences do not fit into the "
-            f"{placement.free_memory() / 2**30:.1f} GiB that are free; take fewer slots (--max-seqs), smaller "
-            "weights (--quant q4_k), or set --max-seq-len yourself"
-        )
-    return length
-
-
-def weight_bytes(settings: Settings, description: ModelDescription, placement: Placement) -> int:
-    """Bytes of the weights on the device: exact if the files are local, else computed from the configuration."""
-    files, config = description.files, description.config
-    dtype = choose_dtype(settings.dtype, config.dtype, placement.platform)
-    if files.repo_id is None or files.gguf is not None:
-        source = open_weights(config, files.fetch_weights())
-        planned = plan_weights(
-            settle_tying(config, source),
-            source,
-            dtype=dtype,
-            quant=settings.quant,
-            in_groups=placement.is_one_gpu,
-        )
-        return sum(weight.nbytes for weight in planned)
-    if settings.quant in ("none", "auto"):
-        return config.num_parameters * dtype.itemsize
-    bits = 8 if settings.quant == "int8" else BY_NAME[settings.quant.upper()].bits_per_weight
-    return int(config.num_parameters * bits / 8)
-
-
-def bytes_of_adapters(
-    settings: Settings, description: ModelDescription, placement: Placement, adapters: AdapterFiles | None
-) -> int:
-    """Bytes on the device of the adapters, the X-LoRA classifier, and the room for further adapters."""
-    if adapters is None:
-        return 0
-    dtype = choose_dtype(settings.dtype, description.config.dtype, placement.platform)
-    return adapter_bytes(adapters, dtype=dtype, spare=settings.room_for_loras, spare_rank=settings.max_lora_rank)
-
-
-def caches_of(adapters: AdapterFiles | None) -> int:
-    """Number of KV caches: X-LoRA's two passes have one each."""
-    return 1 if adapters is None or adapters.xlora is None else 2
-
-
 def load_runner(
     settings: Settings,
     description: ModelDescription,
@@ -269,14 +192,6 @@ def load_runner(
         xlora=xlora,
         embeds=settings.pooling != "none",
     )
-
-
-def chunk_sizes(settings: Settings) -> tuple[int, ...]:
-    """Lengths of prefill chunks: `--prefill-chunk`, and the default ones below it for the rest of a prompt."""
-    longest = settings.prefill_chunk
-    if longest is None:
-        return DEFAULT_CHUNKS
-    return (*(size for size in DEFAULT_CHUNKS if size < longest), longest)
 
 
 def fingerprint(description: ModelDescription, *others: str) -> str:

@@ -19,13 +19,14 @@ from mistral_jax import __version__
 from mistral_jax.adapters.choice import BASE, AdapterChoice
 from mistral_jax.checkpoint.description import describe
 from mistral_jax.checkpoint.summary import summarize
-from mistral_jax.quant.placement import Device, choose_placement
+from mistral_jax.quant.placement import Device
 from mistral_jax.runtime.runner import Runner
 from mistral_jax.runtime.sampling.params import SamplingParams
 from mistral_jax.runtime.sampling.sample import Features
 from serving.api.service.served_models import ServedModels
 from serving.build.build_adapters import open_adapter_files, served_models, with_base_model
 from serving.build.build_service import load_runner, model_files, use_compilation_cache
+from serving.build.gpus import choose_device
 from serving.settings.settings import Settings
 
 
@@ -49,7 +50,7 @@ def run_bench(
     use_compilation_cache(settings)
     settings = with_base_model(settings)
     description = describe(model_files(settings), chat_template=settings.chat_template)
-    placement = choose_placement(settings.device)
+    placement = choose_device(settings)
     device = placement.device
     length = prompt_tokens + answer_tokens + 1
     if length > description.config.max_position_embeddings:

@@ -13,10 +13,11 @@ from mistral_jax.adapters.load_adapters import load_adapters
 from mistral_jax.checkpoint.description import describe
 from mistral_jax.checkpoint.load_module import load_module
 from mistral_jax.notebook.language_model import LanguageModel
-from mistral_jax.quant.placement import choose_placement
 from mistral_jax.runtime.sampling.params import SamplingParams, SamplingParamsError
 from serving.build.build_adapters import open_adapter_files, with_base_model
-from serving.build.build_service import chunk_sizes, model_files, sequence_length, use_compilation_cache
+from serving.build.build_service import model_files, use_compilation_cache
+from serving.build.gpus import choose_device
+from serving.build.memory import chunk_sizes, sequence_length
 from serving.settings.settings import Settings, SettingsError
 
 _HELP = """\
@@ -140,7 +141,7 @@ def run_chat(settings: Settings, *, system: str | None) -> int:
     description = describe(model_files(settings), chat_template=settings.chat_template)
     if description.chat is None:
         raise ValueError("this model has no chat template; give one with --chat-template")
-    placement = choose_placement(settings.device)
+    placement = choose_device(settings)
     files = open_adapter_files(settings, description.config)
     length = sequence_length(settings, description, placement, files)
     print(f"Loading {settings.served_id} …", file=sys.stderr)

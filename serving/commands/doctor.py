@@ -95,9 +95,9 @@ def devices(settings: Settings) -> Section:
     import jax
 
     from mistral_jax.quant.native import native
-    from mistral_jax.quant.placement import choose_placement
+    from serving.build.gpus import choose_device
 
-    chosen = choose_placement(settings.device)
+    chosen = choose_device(settings)
     found: Section = {"chosen": str(chosen)}
     if chosen.platform == "cpu":
         found["kernels_for_packed_weights"] = native.unavailable_because() or "compiled"
@@ -133,23 +133,15 @@ def model(settings: Settings) -> Section:
     from conversion.gguf.container.file import GGUFFile
     from mistral_jax.checkpoint.description import describe
     from mistral_jax.checkpoint.weights import choose_dtype
-    from mistral_jax.model.kv_cache import cache_bytes
-    from mistral_jax.quant.placement import choose_placement
-    from mistral_jax.runtime.buckets import cache_sizes
     from serving.build.build_adapters import open_adapter_files, with_base_model
-    from serving.build.build_service import (
-        bytes_of_adapters,
-        caches_of,
-        chunk_sizes,
-        model_files,
-        sequence_length,
-        weight_bytes,
-    )
+    from serving.build.build_service import model_files
+    from serving.build.gpus import choose_device
+    from serving.build.memory import all_cache_bytes, memory_needs, sequence_length
 
     settings = with_base_model(settings)
     files = model_files(settings)
     description = describe(files, chat_template=settings.chat_template)
-    config, placement = description.config, choose_placement(settings.device)
+    config, placement = description.config, choose_device(settings)
     dtype = choose_dtype(settings.dtype, config.dtype, placement.platform)
     found: Section = {
         "name": files.name,
@@ -172,20 +164,21 @@ def model(settings: Settings) -> Section:
             found["files"] = {path.name: path.stat().st_size for path in paths}
         else:
             found["files"] = "on the Hub"
-        found["weight_bytes"] = weight_bytes(settings, description, placement)
         adapters = open_adapter_files(settings, config)
+        needs = memory_needs(settings, description, placement, adapters)
+        found["weight_bytes"] = needs.weights
     except (ValueError, OSError) as error:
         return found | {"problem": str(error)}
     if adapters is not None:
         found["adapters"] = {lora.name: f"rank {lora.rank}" for lora in adapters.loras}
         found["x-lora"] = adapters.xlora is not None
-        found["adapter_bytes"] = bytes_of_adapters(settings, description, placement, adapters)
+        found["adapter_bytes"] = needs.adapters
+    if needs.temporary:
+        found["program_bytes"] = needs.temporary
     length = sequence_length(settings, description, placement, adapters)
-    sizes = cache_sizes(slots=settings.max_seqs, length=length, chunks=chunk_sizes(settings))
     found["max_seq_len"], found["slots"] = length, settings.max_seqs
-    found["cache_bytes"] = caches_of(adapters) * cache_bytes(config, **sizes, dtype=dtype)
-    needed = found["weight_bytes"] + found.get("adapter_bytes", 0) + found["cache_bytes"]
-    free = placement.free_memory()
+    found["cache_bytes"] = all_cache_bytes(settings, description, placement, adapters, length=length)
+    needed, free = needs.weights + needs.adapters + needs.temporary + found["cache_bytes"], needs.free
     found |= {"needed_bytes": needed, "free_bytes": free, "fits": needed <= free}
     if needed > free:
         found["problem"] = (

@@ -10,7 +10,6 @@ from typing import Any
 
 from mistral_jax.checkpoint.description import describe
 from mistral_jax.checkpoint.load_module import load_module
-from mistral_jax.quant.placement import choose_placement
 from mistral_jax.training.base import BaseModel
 from mistral_jax.training.lora_training import train_lora
 from mistral_jax.training.output_folder import prepare
@@ -18,6 +17,7 @@ from mistral_jax.training.settings import LoRATrainingSettings, TrainingSettings
 from mistral_jax.training.trainer import Fitted
 from mistral_jax.training.xlora_training import train_xlora
 from serving.build.build_service import model_files, use_compilation_cache
+from serving.build.gpus import choose_device
 from serving.settings.settings import Settings
 
 logger = logging.getLogger("mistral_jax.training")
@@ -69,9 +69,7 @@ def _base(settings: Settings, training: dict[str, Any]) -> BaseModel:
     prepare(training["output"], resume=training["resume"], overwrite=training["overwrite"])
     description = describe(model_files(settings), chat_template=settings.chat_template)
     logger.info("loading %s", description.files.name)
-    module = load_module(
-        description, dtype=settings.dtype, quant=settings.quant, placement=choose_placement(settings.device)
-    )
+    module = load_module(description, dtype=settings.dtype, quant=settings.quant, placement=choose_device(settings))
     return BaseModel.described(description, module)
 
 

@@ -26,6 +26,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from mistral_jax.runtime.buckets import PrefillChunk
+from mistral_jax.runtime.device_memory import DeviceMemoryError
 from mistral_jax.runtime.runner import Runner
 from mistral_jax.runtime.sampling.params import completion_limit
 from mistral_jax.tokenizer.base import Tokenizer
@@ -233,16 +234,17 @@ class JaxEngine:
             try:
                 runner = self._load(self._report)
             except (ValueError, OSError) as error:
-                # Files are missing or wrong: the user needs the message, not the traceback.
-                logger.debug("loading failed", exc_info=error)
-                message = f"the model could not be loaded: {error}"
-                self._end_all("error", "the engine failed; see the server's log", EngineState.FAILED, message)
+                self._fail_start(error)
                 return
-            state = runner.new_state()
-            if self._warm_up:
-                state = runner.warm_up(state, self._report_warm_up)
-                if runner.adapters is not None and runner.adapters.largest_spare_rank:
-                    runner.adapters.warm_up()
+            try:
+                state = runner.new_state()
+                if self._warm_up:
+                    state = runner.warm_up(state, self._report_warm_up)
+                    if runner.adapters is not None and runner.adapters.largest_spare_rank:
+                        runner.adapters.warm_up()
+            except DeviceMemoryError as error:
+                self._fail_start(error)
+                return
             rounds = DeviceRounds(runner, state, tokenizer=self._tokenizer, eos_ids=self._eos_ids, shares=self._shares)
             with self._wake:
                 self._scheduler = Scheduler(
@@ -262,6 +264,12 @@ class JaxEngine:
             logger.exception("the device thread failed")
             message = f"{type(error).__name__}: {error}"
             self._end_all("error", "the engine failed; see the server's log", EngineState.FAILED, message)
+
+    def _fail_start(self, error: ValueError | OSError) -> None:
+        """Files are missing or wrong, or there is too little memory: the user needs the message, not the traceback."""
+        logger.debug("loading failed", exc_info=error)
+        message = f"the model could not be loaded: {error}"
+        self._end_all("error", "the engine failed; see the server's log", EngineState.FAILED, message)
 
     def _report(self, detail: str, progress: float | None) -> None:
         with self._wake:

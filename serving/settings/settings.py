@@ -153,6 +153,17 @@ class Settings(NetworkSettings):
             high=10**6,
         ),
     ] = 128
+    gpu_memory_utilization: Annotated[
+        float | None,
+        Option(
+            flags=("--gpu-memory-utilization",),
+            help="Share of a GPU's memory to reserve, for weights, cache and programs together. Refused if other "
+            "processes hold too much of it.",
+            default_text="0.9, or less if other processes hold memory",
+            low=0.01,
+            high=0.99,
+        ),
+    ] = None
     prefill_chunk: Annotated[
         int | None,
         Option(

@@ -17,7 +17,9 @@ from typing import Any
 
 import jax
 
+from mistral_jax.quant.placement import Placement
 from mistral_jax.runtime.calls import Appended, Call, Forwarded, Prefilled, RunnerState, Stepped
+from mistral_jax.runtime.device_memory import check_room
 
 _MOST_THREADS = 4
 """Compiling also takes memory: a few hundred megabytes for a program of a large model."""
@@ -36,6 +38,8 @@ def compile_and_run(
       state: donated.
       on_cpu: compile several at once. On a GPU, XLA times kernels while it compiles, so nothing else should run.
       progress: called with (programs done, total programs).
+    Raises:
+      DeviceMemoryError: not enough memory is free for a program.
     """
     threads = min(_MOST_THREADS, os.cpu_count() or 1) if on_cpu else 1
     compiling: deque[tuple[EmptyCall, Future[Any]]] = deque()
@@ -55,7 +59,7 @@ def compile_and_run(
 
 def _run_first(compiling: deque[tuple[EmptyCall, Future[Any]]], state: RunnerState) -> RunnerState:
     call, compiled = compiling.popleft()
-    compiled.result()
+    check_room(compiled.result(), Placement.of(state.rows))
     return call(state)().state
 
 

@@ -199,19 +199,20 @@ def test_what_is_wrong_is_known_before_weights_are_read(
 def test_room_is_counted_before_a_length_is_chosen(written: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from mistral_jax.checkpoint.description import describe
     from mistral_jax.quant.placement import choose_placement
-    from serving.build import build_service as build
+    from serving.build import memory
+    from serving.build.build_service import model_files
 
     placement = choose_placement("cpu")
     settings = settings_of(written, dtype="float32")
-    description = describe(build.model_files(settings))
+    description = describe(model_files(settings))
     adapters = open_adapter_files(settings, description.config)
-    weights = build.weight_bytes(settings, description, placement)
-    own = build.bytes_of_adapters(settings, description, placement, adapters)
+    weights = memory.weight_bytes(settings, description, placement)
+    own = memory.bytes_of_adapters(settings, description, placement, adapters)
     per_token = 2 * description.config.kv_bytes_per_token(4) * settings.max_seqs
     free = weights + own + 2 * 300 * per_token
     monkeypatch.setattr("mistral_jax.quant.placement.Placement.free_memory", lambda _placement: free)
-    assert build.sequence_length(settings, description, placement, adapters) == 256  # whole blocks of at most 300
-    assert build.sequence_length(settings, description, placement, None) >= 512
+    assert memory.sequence_length(settings, description, placement, adapters) == 256  # whole blocks of at most 300
+    assert memory.sequence_length(settings, description, placement, None) >= 512
 
 
 def test_values_that_are_no_numbers_end_the_start_with_one_line(files: Path) -> None:

@@ -60,6 +60,7 @@ def test_every_setting_is_read_from_its_variable(spec) -> None:
         "lora_folder": ".",
         "port": "0",
         "device": "gpu:1",
+        "gpu_memory_utilization": "0.5",
         "dtype": "bfloat16",
         "quant": "q4_k",
         "pooling": "last",
