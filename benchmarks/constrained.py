@@ -37,6 +37,7 @@ from mistral_jax.grammar.compiler import CompiledGrammar, GrammarCompiler
 from mistral_jax.grammar.constraint import Constraint
 from mistral_jax.grammar.grammar import Grammar
 from mistral_jax.model.mistral import Mistral
+from mistral_jax.quant.placement import Placement
 from mistral_jax.runtime.decode_loop import DecodeLoop
 from mistral_jax.runtime.runner import Runner
 from mistral_jax.runtime.sampling.params import SamplingParams
@@ -123,6 +124,7 @@ def main() -> None:
 
     config = shape(args.size)
     model = nnx.jit(lambda: Mistral(config, param_dtype=jnp.dtype(args.dtype), rngs=nnx.Rngs(0)))()
+    model.use_kernels(Placement.default())
     if args.quant != "none":
         pack(model, args.quant)
     runner = Runner(model, slots=args.rows, length=args.tokens + 40, row_buckets=(args.rows,))

@@ -41,6 +41,7 @@ from mistral_jax.hub.files import find_model
 from mistral_jax.model.config import MistralConfig
 from mistral_jax.model.low_rank import ScalingColumns, part_features
 from mistral_jax.model.mistral import Mistral
+from mistral_jax.quant.placement import Placement
 from mistral_jax.runtime.runner import Runner
 from mistral_jax.runtime.sampling.params import SamplingParams
 from mistral_jax.runtime.sampling.sample import Features
@@ -181,6 +182,7 @@ def main() -> None:
     if args.base.startswith("random:"):
         config = shape(args.base.removeprefix("random:"))
         module = nnx.jit(lambda: Mistral(config, param_dtype=jnp.dtype(args.dtype), rngs=nnx.Rngs(0)))()
+        module.use_kernels(Placement.default())
     else:
         module = load_module(describe(find_model(args.base)), dtype=args.dtype)
     length = args.prompt_tokens + (args.rounds + 2) * args.steps + 2

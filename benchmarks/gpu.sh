@@ -15,13 +15,24 @@ nvidia-smi --query-gpu=name,driver_version,memory.total --format=csv > "$OUT/dev
 echo "== kernels, compiled and compared with their plain forms"
 timeout 300 python -m pytest -q --timeout 200 tests/mistral_jax/model/test_attention.py \
   tests/mistral_jax/model/test_attention_kernel.py tests/mistral_jax/model/test_store_kernel.py \
-  tests/mistral_jax/quant/test_grouped.py tests/mistral_jax/runtime/sampling/test_truncation.py 2>&1 | tee "$OUT/kernels.log" | tail -15
+  tests/mistral_jax/quant/test_grouped.py tests/mistral_jax/quant/test_matrix_kernel.py \
+  tests/mistral_jax/runtime/test_several.py tests/mistral_jax/runtime/sampling/test_truncation.py 2>&1 \
+  | tee "$OUT/kernels.log" | tail -15
 
 echo "== tests"
 timeout 360 python -m pytest -q -x --timeout 120 tests/mistral_jax tests/serving/engine/test_engine.py 2>&1 | tee "$OUT/tests.log" | tail -15
 
 echo "== random 7B in bfloat16, weights made on the device"
 timeout 200 python benchmarks/decode_on_device.py 7b --dtype bfloat16 --rows 1,8,32 --output "$OUT/7b-bfloat16.json"
+echo "== the same kernel by kernel, beside their bytes (without command buffers, in which kernels have no names)"
+for quant in none Q4_K; do
+  XLA_FLAGS=--xla_gpu_enable_command_buffer= timeout 150 python -m benchmarks.decode_on_device 7b --quant $quant --rows 8 \
+    --profile --output "$OUT/7b-profile-$quant.json"
+done
+echo "== transformers, compiled, with a static cache"
+timeout 240 python benchmarks/time_transformers.py random:7b bfloat16 1,8,32 512 64 cuda compiled > "$OUT/transformers-7b.json"
+echo "== the host's part of a step"
+timeout 150 python -m benchmarks.host_time --rounds 3 --output "$OUT/host-time.json"
 echo "== random 1.1B"
 timeout 120 python benchmarks/decode_on_device.py 1b --dtype bfloat16 --rows 1,8,32 --output "$OUT/1b-bfloat16.json"
 

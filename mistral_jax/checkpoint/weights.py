@@ -31,7 +31,6 @@ from conversion.weights.weight_files import is_gguf
 from conversion.weights.weight_forms import Form, form_bytes, form_of
 from mistral_jax.model.config import MistralConfig
 from mistral_jax.model.mistral import Mistral
-from mistral_jax.quant import matrix_kernel
 from mistral_jax.quant.array import PaddedArray, Undivided, Weight, dense
 from mistral_jax.quant.grouped import can_group, grouped_bytes
 from mistral_jax.quant.grouped_kernel import kernel_works
@@ -207,9 +206,7 @@ def load_weights(
     structure = jax.tree.structure(abstract, is_leaf=lambda x: isinstance(x, PaddedArray))
     leaves = [loaded[".".join(map(str, path))] for path, _ in nnx.to_flat_state(abstract)]
     model = nnx.merge(graphdef, jax.tree.unflatten(structure, leaves))
-    if matrix_kernel.kernel_works(placement, dtype):
-        for module in model.matrices():
-            module.by_kernel = True
+    model.use_kernels(placement)
     return model
 
 

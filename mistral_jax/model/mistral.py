@@ -28,6 +28,8 @@ from mistral_jax.model.layers import Embedding, Linear, RMSNorm
 from mistral_jax.model.low_rank import LayerMixture, Mixture
 from mistral_jax.model.rope import Heads, Positions
 from mistral_jax.model.split_module import SplitModule, Structure
+from mistral_jax.quant.matrix_kernel import kernel_works
+from mistral_jax.quant.placement import Placement
 from mistral_jax.quant.product import matmul
 
 
@@ -154,6 +156,12 @@ class Mistral(nnx.Module):
     def dtype(self) -> jnp.dtype:
         """The type of activations and KV cache."""
         return self.embed_tokens.dtype
+
+    def use_kernels(self, placement: Placement) -> None:
+        """Multiply by `mistral_jax.quant.matrix_kernel` where it works. Packed matrices are loaded for their kernel."""
+        works = kernel_works(placement, self.dtype)
+        for module in self.matrices():
+            module.by_kernel = works
 
     def matrices(self) -> Iterator[Linear | Embedding]:
         """The modules that hold the matrices of products; the embedding only where it is the output matrix as well."""
