@@ -120,7 +120,7 @@ def model_of(config: MistralConfig, weights: str, placement: DescribedPlacement)
         for _, module in nnx.iter_modules(model):
             if isinstance(module, Linear | Embedding):
                 module.weight = nnx.Param(_packed(module.weight.get_value().shape, weights))
-    for module in model.matrices() if dtype.itemsize == 2 else ():
+    for module in (*(model.matrices() if dtype.itemsize == 2 else ()), *model.norms()):
         module.by_kernel = True
     graphdef, state = nnx.split(model)
     return nnx.merge(graphdef, shapes_on(state, placement))

@@ -7,8 +7,9 @@ reads the blocks that its queries see and no more. One compiled program serves a
   (Flash-Decoding); a second kernel merges the partial results of the pieces.
 - Prefill runs through all blocks of a tile of queries in one go (FlashAttention-2, arXiv 2307.08691).
 
-Pieces have one fixed length and are merged in one fixed order, and each row has its own instances of the kernel. So a
-row's result depends on its own keys and queries alone, not on other rows nor on the length of the tables.
+Pieces have one fixed length and are merged in one fixed order, each row has its own instances of the kernel, and what a
+query does not see changes no bit of its result. So a query's result depends on itself and the keys that it sees alone:
+not on other rows, and in steps of up to `_MOST_DIVIDED_TOKENS` tokens not on their number.
 
 Axis letters: B rows, T query tokens, N heads, K kv heads, G = N/K, H head dim, J tokens of a block, C blocks of a
 table, S = C * J; M rows of a tile of queries.
@@ -34,14 +35,18 @@ _MASKED = -1e30
 _PIECE_BLOCKS = 2
 """Blocks that one instance of the kernel reads in a decode step; more for long tables, as partial results take
 memory."""
-MOST_PIECES = 64
-"""Most pieces of a row with one query; with more queries there are as much fewer."""
+MOST_PIECES = 32
+"""Most pieces of a row; as many for one query as for several, so that a query's result does not depend on how many run
+with it."""
 
 _MOST_DIVIDED_TOKENS = 8
 """Queries of a row up to which its blocks are divided into pieces; with more there are enough tiles of queries."""
 
 _TILE_ROWS = 64
 """Most rows of a tile: tokens times the heads of a group."""
+
+_FEW_TILE_ROWS = 32
+"""The same where blocks are divided into pieces. Hopper multiplies 64 rows by other instructions than 16 or 32."""
 
 _TILE_BYTES = 16 * 2**10
 """Most bytes of keys that are multiplied at once. Keys and values of two or three such tiles must fit into the memory
@@ -85,7 +90,7 @@ class _Shape(NamedTuple):
     @property
     def piece(self) -> int:
         """Blocks of a piece."""
-        return max(_PIECE_BLOCKS, pl.cdiv(self.blocks, MOST_PIECES // pl.next_power_of_2(self.tokens)))
+        return max(_PIECE_BLOCKS, pl.cdiv(self.blocks, MOST_PIECES))
 
     @property
     def tiles(self) -> int:
@@ -97,7 +102,8 @@ def _shape(queries: jax.Array, layer: LayerCache, table: jax.Array, window: int 
     _, T, N, H = queries.shape
     G = N // layer.keys.shape[1]
     group = pl.next_power_of_2(G)
-    tokens = min(pl.next_power_of_2(T), max(1, _TILE_ROWS // group))
+    rows = _FEW_TILE_ROWS if T <= _MOST_DIVIDED_TOKENS else _TILE_ROWS
+    tokens = min(pl.next_power_of_2(T), max(1, rows // group))
     group = max(group, _SMALLEST_DOT // tokens)
     wide = max(pl.next_power_of_2(H), _SMALLEST_DOT)
     keys = _TILE_BYTES // (wide * layer.keys.dtype.itemsize)

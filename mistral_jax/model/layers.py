@@ -13,6 +13,7 @@ import jax.numpy as jnp
 from flax import nnx
 from jax import lax
 
+from mistral_jax.model.norm_kernel import normalised
 from mistral_jax.quant.array import SplitRows, padded
 from mistral_jax.quant.dot import row_sum
 from mistral_jax.quant.product import matmul, matmul_by_part, take_rows
@@ -77,11 +78,16 @@ class Embedding(nnx.Module):
 class RMSNorm(nnx.Module):
     """Root-mean-square normalisation, computed in float32 (arXiv 1910.07467)."""
 
+    by_kernel = False
+    """Whether `mistral_jax.model.norm_kernel` computes it; set by the loader."""
+
     def __init__(self, features: int, *, eps: float, dtype: jax.typing.DTypeLike) -> None:
         self.weight = nnx.Param(jnp.ones((features,), dtype))
         self.eps = eps
 
     def __call__(self, x: jax.Array) -> jax.Array:
+        if self.by_kernel:
+            return normalised(x, self.weight[...], self.eps)
         y = x.astype(jnp.float32)
         y = y * lax.rsqrt(row_sum(jnp.square(y))[..., None] / y.shape[-1] + self.eps)
         return y.astype(x.dtype) * self.weight[...]

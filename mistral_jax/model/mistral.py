@@ -21,6 +21,7 @@ import jax.numpy as jnp
 from flax import nnx
 
 from conversion.weights.decoder_weights import weight_named
+from mistral_jax.model import norm_kernel
 from mistral_jax.model.attends import Attend, CausalAttend, cached_attends
 from mistral_jax.model.config import MistralConfig
 from mistral_jax.model.kv_cache import CacheView, KVCache
@@ -28,7 +29,7 @@ from mistral_jax.model.layers import Embedding, Linear, RMSNorm
 from mistral_jax.model.low_rank import LayerMixture, Mixture
 from mistral_jax.model.rope import Heads, Positions
 from mistral_jax.model.split_module import SplitModule, Structure
-from mistral_jax.quant.matrix_kernel import kernel_works
+from mistral_jax.quant import matrix_kernel
 from mistral_jax.quant.placement import Placement
 from mistral_jax.quant.product import matmul
 
@@ -158,10 +159,18 @@ class Mistral(nnx.Module):
         return self.embed_tokens.dtype
 
     def use_kernels(self, placement: Placement) -> None:
-        """Multiply by `mistral_jax.quant.matrix_kernel` where it works. Packed matrices are loaded for their kernel."""
-        works = kernel_works(placement, self.dtype)
+        """Multiply and normalise by the kernels for GPUs that work. Packed matrices are loaded for theirs."""
+        multiplies = matrix_kernel.kernel_works(placement, self.dtype)
         for module in self.matrices():
-            module.by_kernel = works
+            module.by_kernel = multiplies
+        normalises = norm_kernel.kernel_works(placement, self.config.hidden_size, self.dtype)
+        for norm in self.norms():
+            norm.by_kernel = normalises
+
+    def norms(self) -> Iterator[RMSNorm]:
+        for layer in self.layers:
+            yield from (layer.input_layernorm, layer.post_attention_layernorm)
+        yield self.norm
 
     def matrices(self) -> Iterator[Linear | Embedding]:
         """The modules that hold the matrices of products; the embedding only where it is the output matrix as well."""

@@ -1,10 +1,10 @@
 """Matrices of packed blocks in an order that suits GPUs: codes, scales and minima apart, each in reading order.
 
 The blocks of ggml are read field by field, and half of the types have rows that are not aligned to more than two bytes.
-Here the bits of codes lie in planes `[spans, out, bytes]`, such that a tile of output rows is one run of memory, and
-scales as `[groups, out]`. The fields are those of the file (`conversion.dequantize.parts`): nothing is rounded, and the
-values are the same. The size is that of the file's blocks, or a little more where scales of four or six bits become
-bytes: 3 % in Q4_K, 19 % in Q2_K.
+Here the bits of codes lie in planes `[spans, out, bytes]`, so that a tile of output rows is one run of memory; scales,
+and after them minima, as `[groups, out]`. The fields are those of the file (`conversion.dequantize.parts`): nothing is
+rounded, and the values are the same. The size is that of the file's blocks, or a little more where scales of four or
+six bits become bytes: 3 % in Q4_K, 19 % in Q2_K.
 
     a span of 256 columns in a plane of b bits: P = 32 b bytes; column c is in byte c % P, at bit b * (c // P)
 
@@ -31,7 +31,7 @@ ROWS = 64
 
 @partial(
     jax.tree_util.register_dataclass,
-    data_fields=["planes", "scales", "super_scales", "minima", "super_minima"],
+    data_fields=["planes", "scales", "super_scales"],
     meta_fields=["kind", "shape"],
 )
 @dataclass(frozen=True, kw_only=True)
@@ -41,13 +41,10 @@ class GroupedArray:
     planes: tuple[jax.Array, ...]
     """uint8 [in' / 256, out', bytes] each, lowest bits of the codes first."""
     scales: jax.Array
-    """[in' / group, out']: float16, or int8 or uint8 of types with super-scales."""
+    """[in' / group, out'], of types with minima twice as many rows, these after the scales: float16, or int8 or uint8
+    of types with super-scales. In one array, as each costs the host time in every step."""
     super_scales: jax.Array | None
-    """float16 [in' / 256, out']"""
-    minima: jax.Array | None
-    """As `scales`."""
-    super_minima: jax.Array | None
-    """As `super_scales`."""
+    """float16 [in' / 256, out'], or twice as many rows, as `scales`."""
     kind: GGMLType
     """One of `conversion.dequantize.parts.DIVISIBLE`, static."""
     shape: tuple[int, int]
@@ -95,17 +92,15 @@ def _values(array: GroupedArray) -> jax.Array:
         shift += bits
     codes = codes.reshape(codes.shape[0], -1, layout.group)
 
-    def scaled(groups: jax.Array, supers: jax.Array | None) -> jax.Array:
-        x = groups.astype(jnp.float32)
-        if supers is not None:
-            x = jnp.repeat(supers.astype(jnp.float32), SPAN // layout.group, axis=0) * x
-        return x.T[..., None]  # [out', groups, 1]
-
+    x = array.scales.astype(jnp.float32)
+    if array.super_scales is not None:
+        x = jnp.repeat(array.super_scales.astype(jnp.float32), SPAN // layout.group, axis=0) * x
+    scales, *minima = jnp.split(x.T[..., None], 2 if layout.has_minima else 1, axis=1)  # [out', groups, 1] each
     whole = codes.astype(jnp.int32)
     whole = jnp.asarray(layout.table, jnp.int32)[whole] if layout.table else whole - layout.zero
-    x = scaled(array.scales, array.super_scales) * whole.astype(jnp.float32)
-    if array.minima is not None:
-        x = x - scaled(array.minima, array.super_minima)
+    x = scales * whole.astype(jnp.float32)
+    if minima:
+        x = x - minima[0]
     return x.reshape(x.shape[0], -1)
 
 
@@ -133,17 +128,16 @@ def grouped(raw: jax.Array, kind: GGMLType) -> GroupedArray:
         codes = codes >> bits if bits < 8 else codes
     groups, supers = ((columns + more_columns) // size for size in (layout.group, SPAN))
 
-    def by_group(x: jax.Array | None, count: int) -> jax.Array | None:
-        return None if x is None else filled(x, count).T
+    def by_group(scales: jax.Array | None, minima: jax.Array | None, count: int) -> jax.Array | None:
+        found = [filled(x, count).T for x in (scales, minima) if x is not None]
+        return jnp.concatenate(found) if found else None
 
-    scales = by_group(parts.scales, groups)
+    scales = by_group(parts.scales, parts.minima, groups)
     assert scales is not None
     return GroupedArray(
         planes=tuple(planes),
         scales=scales,
-        super_scales=by_group(parts.super_scales, supers),
-        minima=by_group(parts.minima, groups),
-        super_minima=by_group(parts.super_minima, supers),
+        super_scales=by_group(parts.super_scales, parts.super_minima, supers),
         kind=kind,
         shape=(rows, columns),
     )

@@ -97,7 +97,7 @@ def _by_platform(x: jax.Array, weight: GroupedArray) -> jax.Array:
 def _product(x: jax.Array, weight: GroupedArray, *, interpret: bool) -> jax.Array:
     (M, K), N = x.shape, weight.scales.shape[1]
     layout = weight.layout
-    spans = weight.scales.shape[0] * layout.group // SPAN
+    spans = weight.planes[0].shape[0]
     outputs = ROWS if N // ROWS >= FEW_TILES else ROWS // 2
     tiles = N // outputs
     part = pl.cdiv(spans, max(1, round(FEW_TILES / tiles)))
@@ -125,8 +125,6 @@ def _kernel(x_ref: Any, *refs: Any, shape: _Shape) -> None:
     planes, (scales_ref, *others, out_ref) = refs[:count], refs[count:]
     table_ref = others.pop() if layout.table else None
     super_scales_ref = others.pop(0) if layout.is_super else None
-    minima_ref = others.pop(0) if layout.has_minima else None
-    super_minima_ref = others.pop(0) if layout.has_minima and layout.is_super else None
     row_tile, tile, split = (pl.program_id(axis) for axis in range(3))
     groups = _WIDTH // layout.group
     sizes, by_group = (shape.outputs, groups, layout.group), (shape.outputs, groups, 1)
@@ -136,11 +134,13 @@ def _kernel(x_ref: Any, *refs: Any, shape: _Shape) -> None:
     m, k = (lax.broadcasted_iota(jnp.int32, (shape.tile, _WIDTH), axis) for axis in range(2))
     m = row_tile * shape.tile + m
 
-    def scale_of(ref: Any, supers_ref: Any, number: Any, part: int) -> jax.Array:
-        scale = triton.load(ref.at[number * (SPAN // layout.group) + part * groups + g_of_group, n_of_group])
-        if supers_ref is None:
-            return scale.astype(jnp.float32)
-        return triton.load(supers_ref.at[number, n_of_group]).astype(jnp.float32) * scale.astype(jnp.float32)
+    def scale_of(number: Any, part: int) -> jax.Array:
+        """Of span `number`; from the number of spans on, the minima."""
+        at = number * (SPAN // layout.group) + part * groups + g_of_group
+        scale = triton.load(scales_ref.at[at, n_of_group]).astype(jnp.float32)
+        if super_scales_ref is None:
+            return scale
+        return triton.load(super_scales_ref.at[number, n_of_group]).astype(jnp.float32) * scale
 
     def span(number: jax.Array, total: jax.Array) -> jax.Array:
         for part in range(SPAN // _WIDTH):
@@ -150,8 +150,8 @@ def _kernel(x_ref: Any, *refs: Any, shape: _Shape) -> None:
                 size = SPAN * bits // 8
                 shift = bits * (part * _WIDTH // size) if size >= _WIDTH else bits * lax.div(column, size)
                 held.append(_Bits(triton.load(ref.at[number, n, lax.rem(column, size)]), bits, shift))
-            scale = scale_of(scales_ref, super_scales_ref, number, part)
-            minimum = None if minima_ref is None else scale_of(minima_ref, super_minima_ref, number, part)
+            scale = scale_of(number, part)
+            minimum = scale_of(shape.spans + number, part) if layout.has_minima else None
             if table_ref is not None:
                 weights = triton.load(table_ref.at[_codes(held)]).astype(jnp.float32) * scale
             elif shape.by_assembly:
@@ -309,7 +309,7 @@ def _agrees(kind: GGMLType, placement: Placement, dtype: jax.typing.DTypeLike) -
 
 
 def _random(rng: np.random.Generator, leaf: jax.ShapeDtypeStruct, *, has_supers: bool) -> np.ndarray:
-    """Values for an array of a matrix in groups: planes have three axes, scales and minima two."""
+    """Values for an array of a matrix in groups: planes have three axes, scales two."""
     if len(leaf.shape) == 3:
         return rng.integers(0, 256, leaf.shape, dtype=np.uint8)
     if leaf.dtype == jnp.float16:

@@ -50,7 +50,7 @@ def temporary_bytes(
     per_token = (8 + itemsize) * F + 24 * D
     # The adapter weights of each rank row, once for each module that has its own.
     per_token += 4 * rank_rows * (7 * config.num_layers if layerwise else 7)
-    attention = slots * N * MOST_PIECES * (config.head_dim + 2) * 4
+    attention = slots * RUN_TOKENS * N * MOST_PIECES * (config.head_dim + 2) * 4
     scored = min(SCORE_CHUNK, max(chunks))
     return max(
         max(chunks) * per_token,

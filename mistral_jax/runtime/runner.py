@@ -188,7 +188,7 @@ class Runner:
 
     @property
     def weight_bytes(self) -> int:
-        return sum(x.nbytes for x in self.split.weights)
+        return sum(x.size * x.dtype.itemsize for x in self.split.weights)
 
     def cache_bytes(self) -> int:
         """Bytes of the KV caches that `new_state` allocates."""

@@ -17,6 +17,7 @@ from conversion.dequantize.parts import DIVISIBLE
 from conversion.weights.ggml_types import BY_NAME
 from mistral_jax.model.attention_kernel import attend
 from mistral_jax.model.kv_cache import LayerCache
+from mistral_jax.model.norm_kernel import normalised
 from mistral_jax.model.rope import Positions
 from mistral_jax.model.store_kernel import rotate_and_store
 from mistral_jax.quant.grouped import grouped
@@ -76,6 +77,12 @@ def test_products_with_plain_matrices_and_integers(outputs: int, columns: int, d
         assert kernels(matrix_product, x, of(outputs, columns, dtype=dtype), None) == 1
         scales = of(outputs, dtype=jnp.float32)
         assert kernels(matrix_product, x, of(outputs, columns, dtype=jnp.int8), scales) == 1
+
+
+def test_normalisation() -> None:
+    for features, dtype in ((100, "float32"), (4096, "bfloat16"), (5120, "float16")):
+        found = kernels(partial(normalised, eps=1e-5), of(3, 2, features, dtype=dtype), of(features, dtype=dtype))
+        assert found == 1
 
 
 @pytest.mark.parametrize("vocab_size", [97, 32000, 131072])

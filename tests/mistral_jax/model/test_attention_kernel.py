@@ -157,6 +157,34 @@ def test_a_longer_table_gives_the_same_bits() -> None:
         np.testing.assert_array_equal(other, outputs[0])
 
 
+@pytest.mark.parametrize("window", [None, 150])
+@pytest.mark.parametrize(("T", "G"), [(8, 4), (5, 8), (2, 3)])
+def test_a_query_has_the_same_result_alone_and_in_a_run(T: int, G: int, window: int | None) -> None:
+    """To the last bit on a GPU; a CPU multiplies tiles of 16 and 32 rows differently."""
+    rng = np.random.default_rng(T)
+    shape = Shape(T=T, K=2, G=G, H=64, stored=64, C=80, window=window, dtype="bfloat16")
+    layer = pools(rng, shape, shape.C + 1)
+    table = jnp.asarray(rng.permutation(shape.C + 1)[None, : shape.C], jnp.int32)
+    queries = jnp.asarray(rng.standard_normal((1, T, 2 * G, 64)) / 8, jnp.bfloat16)
+    for first in (0, 3, BLOCK - 2, 70 * BLOCK - 3):
+        positions = first + jnp.arange(T, dtype=jnp.int32)[None]
+        run = attend(
+            queries, layer, table=table, positions=positions, last=positions[:, -1], window=window, plan=KERNEL
+        )
+        for t in range(T):
+            at = positions[:, t : t + 1]
+            alone = attend(
+                queries[:, t : t + 1], layer, table=table, positions=at, last=at[:, 0], window=window, plan=KERNEL
+            )
+            tolerance = 0.0 if jax.default_backend() == "gpu" else 2.0**-7
+            np.testing.assert_allclose(
+                np.asarray(alone[:, 0], np.float32),
+                np.asarray(run[:, t], np.float32),
+                rtol=tolerance,
+                atol=tolerance / 8,
+            )
+
+
 def test_more_pieces_than_are_merged_at_once() -> None:
     shape = Shape(1, 1, 2, 32, 32, 150, None, "float32")
     rng = np.random.default_rng(0)

@@ -13,7 +13,7 @@ from mistral_jax.adapters.choice import AdapterChoice
 from mistral_jax.checkpoint.description import describe
 from mistral_jax.checkpoint.load_module import load_module
 from mistral_jax.hub.files import find_model
-from mistral_jax.model import mistral
+from mistral_jax.model import norm_kernel
 from mistral_jax.quant import matrix_kernel
 from mistral_jax.quant.array import Int8Array, PaddedArray, RowStack, int8_array, padded
 from mistral_jax.quant.matrix_kernel import MOST_ROWS, assembly, kernel_works, product
@@ -140,10 +140,12 @@ def test_a_model_is_loaded_for_the_kernel_where_it_works(quant: str, monkeypatch
     tokens = jnp.asarray([[3, 7, 11, 2, 9]])
     description = describe(find_model("demo"))
     plain = load_module(description, dtype="bfloat16", quant=quant)
-    monkeypatch.setattr(mistral, "kernel_works", lambda placement, dtype: True)
+    monkeypatch.setattr(matrix_kernel, "kernel_works", lambda placement, dtype: True)
+    monkeypatch.setattr(norm_kernel, "kernel_works", lambda placement, features, dtype: True)
     model = load_module(description, dtype="bfloat16", quant=quant)
     assert [module.by_kernel for module in model.matrices()] == [True] * (4 * model.config.num_layers + 1)
-    assert not any(module.by_kernel for module in plain.matrices())
+    assert [norm.by_kernel for norm in model.norms()] == [True] * (2 * model.config.num_layers + 1)
+    assert not any(module.by_kernel for module in (*plain.matrices(), *plain.norms()))
     assert quant != "int8" or isinstance(model.layers[0].mlp.down_proj.weight.get_value(), Int8Array)
     expected, found = (each.logits(each.hidden_states(tokens)) for each in (plain, model))
     # Without the kernel, int8 rounds activations as well.
