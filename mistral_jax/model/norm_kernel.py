@@ -60,8 +60,8 @@ def kernel_works(placement: Placement, features: int, dtype: jax.typing.DTypeLik
 def _agrees(placement: Placement, features: int, dtype: jnp.dtype) -> bool:
     rng = np.random.default_rng(0)
     arguments = rng.standard_normal((3, features)).astype(dtype), rng.uniform(0.5, 2, features).astype(dtype)
-    forms = (partial(form, eps=1e-5) for form in (normalised, plainly_normalised))
-    return agrees("normalisation", *forms, arguments, placement=placement, dtype=dtype)
+    by_kernel, plain = (partial(form, eps=1e-5) for form in (normalised, plainly_normalised))
+    return agrees("normalisation", by_kernel, plain, arguments, placement=placement, dtype=dtype)
 
 
 def _normalised(x: jax.Array, weight: jax.Array, *, eps: float, interpret: bool) -> jax.Array:
