@@ -6,9 +6,12 @@ first what is free, as other processes may hold some of it.
 
 from __future__ import annotations
 
+import importlib.metadata
 import logging
 import os
 from dataclasses import dataclass
+
+import jax
 
 from mistral_jax.quant.placement import Placement, choose_placement
 from serving.settings.settings import Settings
@@ -59,12 +62,28 @@ def choose_device(settings: Settings) -> Placement:
     Raises:
       ValueError: the device does not exist, or has not that much free memory.
     """
-    if settings.device != "cpu":
+    if settings.device != "cpu" and jax_may_use_gpus():
         _set_share(settings)
     placement = choose_placement(settings.device)
     if placement.platform == "cpu" and settings.gpu_memory_utilization is not None:
         logger.warning("--gpu-memory-utilization does nothing here: the model runs on a CPU")
     return placement
+
+
+def jax_may_use_gpus() -> bool:
+    """Whether JAX is installed for CUDA, and not told to use other devices only."""
+    platforms: str | None = jax.config.jax_platforms
+    if platforms and not {"cuda", "gpu"} & set(platforms.split(",")):
+        return False
+    return any(_is_installed(f"jax-cuda{version}-plugin") for version in (12, 13))
+
+
+def _is_installed(package: str) -> bool:
+    try:
+        importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
+        return False
+    return True
 
 
 def _set_share(settings: Settings) -> None:

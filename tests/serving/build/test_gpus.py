@@ -74,6 +74,7 @@ def clean(monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.delenv(name)
     monkeypatch.setattr(gpus, "_chosen", None)
     monkeypatch.setattr(gpus, "pynvml", None)
+    monkeypatch.setattr(gpus, "jax_may_use_gpus", lambda: True)
 
 
 def share() -> str | None:
@@ -168,3 +169,28 @@ def test_what_users_say_to_xla_themselves_is_left(monkeypatch: pytest.MonkeyPatc
     monkeypatch.setenv(SHARE, ".7")
     choose_device(Settings())
     assert share() == ".7"
+
+
+def test_a_gpu_that_jax_does_not_use_may_be_full(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(gpus, "pynvml", FakeDriver({"GPU-0": memory(0.1)}))
+    with pytest.raises(ValueError, match="next to nothing is left"):
+        choose_device(Settings())
+    monkeypatch.setattr(gpus, "jax_may_use_gpus", lambda: False)
+    choose_device(Settings())
+    assert share() is None
+
+
+def test_jax_uses_gpus_if_it_is_installed_for_them_and_not_told_otherwise(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.undo()
+    installed = {"jax-cuda13-plugin"}
+    monkeypatch.setattr(gpus, "_is_installed", installed.__contains__)
+    monkeypatch.setattr(gpus, "jax", SimpleNamespace(config=SimpleNamespace(jax_platforms=None)))
+    assert gpus.jax_may_use_gpus()
+    for platforms, may in {"cpu": False, "cuda,cpu": True, "gpu": True, "": True}.items():
+        monkeypatch.setattr(gpus, "jax", SimpleNamespace(config=SimpleNamespace(jax_platforms=platforms)))
+        assert gpus.jax_may_use_gpus() is may
+    installed.clear()
+    assert not gpus.jax_may_use_gpus()
+    monkeypatch.undo()
+    assert gpus._is_installed("jax")
+    assert not gpus._is_installed("jax-of-another-world")
