@@ -90,8 +90,10 @@ def test_equals_the_loop(shape: Shape, data: st.DataObject) -> None:
     x = jnp.asarray(queries, shape.dtype)
     expected = np.asarray(attend(x, clean, **arguments, plan=LOOP))
     actual = np.asarray(attend(x, layer, **arguments, plan=KERNEL), np.float32)
-    tolerance = 4e-6 if shape.dtype == "float32" else 2e-2
-    np.testing.assert_allclose(actual, expected, atol=tolerance)
+    # A result is a mean of values. The two forms merge keys in other orders.
+    largest = float(jnp.max(jnp.abs(clean.values.astype(jnp.float32))))
+    tolerance = 1e-6 if shape.dtype == "float32" else 5e-3
+    np.testing.assert_allclose(actual, expected, atol=tolerance * largest)
     for row in np.flatnonzero(last < 0):
         assert not actual[row].any()
 
