@@ -36,8 +36,8 @@ logger = logging.getLogger("mistral_jax.server")
 KEEP_ALIVE_CONNECTION = 75
 """Seconds that an idle connection stays open; longer than common client pools keep theirs."""
 
-_UNINTERRUPTIBLE = ("build", "device")
-"""Names of the threads that build the service and that drive the device."""
+_UNINTERRUPTIBLE = ("build", "device", "compile")
+"""Names of the threads that build the service, that drive the device and that compile programs behind."""
 
 LOG_GRACE = 1.0
 """Seconds to finish writing `--log` lines after a second signal."""

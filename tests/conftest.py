@@ -22,6 +22,9 @@ os.environ["JAX_COMPILATION_CACHE_DIR"] = str(
 os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0")
 os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES", "-1")
 
+# Servers that tests start compile nothing beside their requests: some tests look at times.
+os.environ["MISTRAL_JAX_WAIT_FOR_PROGRAMS"] = "yes"
+
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption(

@@ -93,6 +93,7 @@ def serving(folder: Path, kind: str) -> Generator[httpx.Client]:
         "max_seq_len": 8192,
         "prefill_chunk": 64,
         "max_queue": 64,
+        "wait_for_programs": True,
         "log_level": "error",
         "compilation_cache": os.environ.get("JAX_COMPILATION_CACHE_DIR", "none"),
         **({} if kind == "sentencepiece" else {"chat_template": str(template)}),

@@ -189,6 +189,11 @@ class DecodeLoop[S: LoopSequence]:
             self._constrained[id(sequence)] = row
         self._state = self.runner.admit(self._state, sequence.slot, sequence.prompt, params, choice)
 
+    def measure(self) -> None:
+        """`Runner.measure`, between two steps."""
+        self._state = self.runner.measure(self._state)
+        self._policy.measured(self.runner.speculation_costs)
+
     def forget(self, sequence: S) -> None:
         """Drop what the loop stores for a sequence; unknown sequences are ignored."""
         self._features.pop(id(sequence), None)

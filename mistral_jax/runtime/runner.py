@@ -44,8 +44,9 @@ from mistral_jax.runtime.sampling.params import SamplingParams, TokenRules
 from mistral_jax.runtime.sampling.sample import Features, mask_words, recent_tokens, row_bias, row_scalars, seed_words
 from mistral_jax.runtime.sampling.token_rules import row_limits, rule_row
 from mistral_jax.runtime.step import Run
+from mistral_jax.runtime.warming.behind import CompilingBehind
 from mistral_jax.runtime.warming.empty_calls import EmptyCalls
-from mistral_jax.runtime.warming.warm_up import compile_and_run, time_against
+from mistral_jax.runtime.warming.warm_up import EmptyCall, compile_and_run, time_against
 
 _MOST_RUN_ROWS = 8
 
@@ -130,9 +131,9 @@ class Runner:
             kernel=kernel_works(self.placement, self.config, self.dtype) if gpu_kernels is None else gpu_kernels,
         )
         self.speculation_costs: dict[int, float] = {}
-        """Time of a speculative step relative to a step of two passes, by number of rows; measured by `warm_up`."""
+        """Time of a speculative step relative to a step of two passes, by number of rows; see `measure`."""
         self.run_costs: dict[int, float] = {}
-        """Time of a forward pass with runs relative to one without, by number of rows; measured by `warm_up`."""
+        """Time of a forward pass with runs relative to one without, by number of rows; see `measure`."""
         self.calls = ProgramCalls(self.programs, self.buckets)
 
     @property
@@ -387,20 +388,47 @@ class Runner:
         return self.buckets.rows_for(active)
 
     def warm_up(self, state: RunnerState, progress: Callable[[int, int], None] | None = None) -> RunnerState:
-        """Compile every program, and run it once; nothing compiles after that.
+        """Compile every program, and run it once; nothing compiles after that. Then `measure`.
 
         Args:
           state: donated.
           progress: called with (programs done, total programs).
         Returns: a state equivalent to a new one.
         """
+        return self.measure(self._compile_and_run(list(EmptyCalls(self).all()), state, progress))
+
+    def warm_up_first(
+        self, state: RunnerState, progress: Callable[[int, int], None] | None = None, *, scaling: bool
+    ) -> tuple[RunnerState, CompilingBehind]:
+        """Compile the programs that plain completions need, and run each once. The others can be compiled while these
+        run; `measure` after that.
+
+        Args:
+          state: donated.
+          progress: as of `warm_up`, of these programs.
+          scaling: whether plain completions use X-LoRA's scaling pass.
+        Returns: a state equivalent to a new one; and what compiles the others, not started yet.
+        """
+        first, others = EmptyCalls(self).first_and_others(scaling=scaling)
+        state = self._compile_and_run(first, state, progress)
+        return state, CompilingBehind(others, state)
+
+    def _compile_and_run(
+        self, calls: Sequence[EmptyCall], state: RunnerState, progress: Callable[[int, int], None] | None
+    ) -> RunnerState:
         params = SamplingParams(temperature=0.0, seed=0, logit_bias={0: 0.0}, min_tokens=1, rules=TokenRules())
         state = self.admit(state, 0, (0,), params)
-        empty = EmptyCalls(self)
         on_cpu = self.device.platform == "cpu"
-        state = compile_and_run(
-            list(empty.all()), state, on_cpu=on_cpu, progress=progress or (lambda done, total: None)
-        )
+        return compile_and_run(calls, state, on_cpu=on_cpu, progress=progress or (lambda done, total: None))
+
+    def measure(self, state: RunnerState) -> RunnerState:
+        """Measure how long special forward passes take, beside plain ones: `run_costs`, `speculation_costs`. No row
+        changes.
+
+        Args:
+          state: donated.
+        """
+        empty = EmptyCalls(self)
         for bucket in self.buckets.rows:
             if bucket in self.run_buckets:
                 state, self.run_costs[bucket] = time_against(

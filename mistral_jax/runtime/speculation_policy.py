@@ -44,6 +44,10 @@ class SpeculationPolicy:
         self._plain_steps = 0
         self._probing = 2 * _SPAN
 
+    def measured(self, costs: Mapping[int, float]) -> None:
+        """Replace the costs."""
+        self._costs = dict(costs)
+
     def passes(self, steps: Sequence[tuple[AdapterChoice, int]], rows: int) -> Passes:
         """Choose what the next step runs.
 

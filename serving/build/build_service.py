@@ -29,7 +29,7 @@ from serving.build.build_adapters import files_digest, open_adapter_files, serve
 from serving.build.gpus import choose_device
 from serving.build.memory import chunk_sizes, sequence_length
 from serving.build.progress import TerminalProgress
-from serving.engine.engine import JaxEngine, Report
+from serving.engine.engine import JaxEngine, PlainCompletions, Report
 from serving.engine.messages import ModelCard
 from serving.settings.settings import Settings
 from serving.version import version
@@ -61,6 +61,10 @@ def build_service(settings: Settings) -> Service:
         slots=settings.max_seqs,
         queue_limit=settings.max_queue,
         adapters=models.registry,
+        # On a GPU, XLA times kernels while it compiles, so nothing else should run.
+        behind=PlainCompletions(models.base.choice.xlora)
+        if placement.platform == "cpu" and not settings.wait_for_programs
+        else None,
         observe=TerminalProgress(),
     )
     card = ModelCard(

@@ -29,6 +29,7 @@ from mistral_jax.runtime.buckets import PrefillChunk
 from mistral_jax.runtime.device_memory import DeviceMemoryError
 from mistral_jax.runtime.runner import Runner
 from mistral_jax.runtime.sampling.params import completion_limit
+from mistral_jax.runtime.warming.behind import CompilingBehind
 from mistral_jax.tokenizer.base import Tokenizer
 from serving.engine.adapter_registry import AdapterRegistry
 from serving.engine.messages import (
@@ -58,6 +59,14 @@ Observe = Callable[[EngineState, str, float | None], None]
 
 
 @dataclass(frozen=True, slots=True)
+class PlainCompletions:
+    """What a completion needs that asks for nothing special."""
+
+    scaling: bool
+    """X-LoRA's scaling pass."""
+
+
+@dataclass(frozen=True, slots=True)
 class _Task:
     """A task to run between two rounds."""
 
@@ -74,7 +83,9 @@ class JaxEngine:
       eos_ids: end-of-sequence tokens.
       slots, queue_limit: sequences that run at once, and requests of each caller that may wait.
       adapters: registry of usable adapters, shared with the HTTP side and the loader.
-      warm_up: compile every program before becoming ready.
+      warm_up: compile programs before becoming ready.
+      behind: compile then only those that plain completions need, and the others while these are served; with whether
+        plain completions use X-LoRA's scaling pass. None: all before.
       observe: called with the progress of loading and warming up.
     """
 
@@ -88,6 +99,7 @@ class JaxEngine:
         queue_limit: int,
         adapters: AdapterRegistry | None = None,
         warm_up: bool = True,
+        behind: PlainCompletions | None = None,
         observe: Observe | None = None,
     ) -> None:
         self._load = load
@@ -96,6 +108,8 @@ class JaxEngine:
         self._eos_ids = frozenset(eos_ids)
         self._slots, self._queue_limit = slots, queue_limit
         self._warm_up = warm_up
+        self._plain = behind
+        self._behind: CompilingBehind | None = None
         self._adapters = AdapterRegistry() if adapters is None else adapters
         self._wake = threading.Condition()
         # All below is shared between threads and guarded by `_wake`.
@@ -224,6 +238,8 @@ class JaxEngine:
                 self._state, self._detail = EngineState.DRAINING, "shutting down"
             self._deadline = time.monotonic() + timeout
             self._wake.notify()
+        if self._behind is not None:
+            self._behind.stop()
         if self._thread.is_alive():
             # A load or a compilation cannot be interrupted; the process can exit without joining a daemon thread.
             self._thread.join(timeout + 5.0)
@@ -239,7 +255,11 @@ class JaxEngine:
             try:
                 state = runner.new_state()
                 if self._warm_up:
-                    state = runner.warm_up(state, self._report_warm_up)
+                    if self._plain is None:
+                        state = runner.warm_up(state, self._report_warm_up)
+                    else:
+                        scaling = self._plain.scaling
+                        state, self._behind = runner.warm_up_first(state, self._report_warm_up, scaling=scaling)
                     if runner.adapters is not None and runner.adapters.largest_spare_rank:
                         runner.adapters.warm_up()
             except DeviceMemoryError as error:
@@ -258,12 +278,23 @@ class JaxEngine:
                     self._adapters.loaded_at_start(runner.adapters.entries)
                 if self._state is not EngineState.DRAINING:
                     self._state, self._detail, self._progress = EngineState.READY, "", None
+            if self._behind is not None:
+                self._behind.start(lambda: self._measure_between(rounds))
             self._serve(rounds)
             self._end_all("cancelled", None, EngineState.STOPPED, "stopped")
         except Exception as error:
             logger.exception("the device thread failed")
             message = f"{type(error).__name__}: {error}"
             self._end_all("error", "the engine failed; see the server's log", EngineState.FAILED, message)
+
+    def _measure_between(self, rounds: DeviceRounds) -> None:
+        """All programs are compiled: what they cost is measured between two rounds."""
+
+        def tell(done: Future[None]) -> None:
+            if not done.cancelled() and (error := done.exception()) is not None:
+                logger.debug("costs were not measured: %s", error)
+
+        self.between_rounds(lambda _: rounds.measure()).add_done_callback(tell)
 
     def _fail_start(self, error: ValueError | OSError) -> None:
         """Files are missing or wrong, or there is too little memory: the user needs the message, not the traceback."""

@@ -69,6 +69,10 @@ class DeviceRounds:
             sequence.constraint = request.constraint.start(at_start=request.at_start)
         self._loop.admit(sequence)
 
+    def measure(self) -> None:
+        """See `DecodeLoop.measure`."""
+        self._loop.measure()
+
     def forget(self, sequence: EngineSequence) -> None:
         """Drop the state of a sequence; does nothing for unknown ones."""
         self._outputs.pop(id(sequence), None)

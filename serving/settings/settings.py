@@ -164,6 +164,15 @@ class Settings(NetworkSettings):
             high=0.99,
         ),
     ] = None
+    wait_for_programs: Annotated[
+        bool,
+        Option(
+            flags=("--wait-for-programs",),
+            help="Compile all programs before the first request is served. By default a CPU compiles those for "
+            "embeddings, scores, forced tokens and other models' adapters later; such a request may wait some seconds. "
+            "A GPU always compiles all.",
+        ),
+    ] = False
     prefill_chunk: Annotated[
         int | None,
         Option(

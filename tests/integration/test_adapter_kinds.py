@@ -42,6 +42,7 @@ def serving(files: Path, **changes: Any) -> Iterator[str]:
         "max_seqs": 2,
         "max_seq_len": 64,
         "prefill_chunk": 16,
+        "wait_for_programs": True,
         "compilation_cache": os.environ["JAX_COMPILATION_CACHE_DIR"],
         **changes,
     }

@@ -85,6 +85,7 @@ def settings_of(files: Path, **changes: Any) -> dict[str, Any]:
         "max_seqs": 16,
         "max_seq_len": 128,
         "prefill_chunk": 16,
+        "wait_for_programs": True,
         "compilation_cache": os.environ["JAX_COMPILATION_CACHE_DIR"],
         **changes,
     }

@@ -12,7 +12,7 @@ import numpy as np
 from mistral_jax.runtime.calls import Appended, Call, Forwarded, Prefilled, RunnerState, Stepped
 from mistral_jax.runtime.sampling.sample import ALL_FEATURES, Features
 from mistral_jax.runtime.step import Run
-from mistral_jax.runtime.warming.warm_up import EmptyCall
+from mistral_jax.runtime.warming.warm_up import AnyCall, EmptyCall
 
 if TYPE_CHECKING:
     from mistral_jax.runtime.runner import Runner
@@ -28,7 +28,25 @@ class EmptyCalls:
     def __init__(self, runner: Runner) -> None:
         self._runner = runner
 
-    def all(self) -> Iterator[EmptyCall]:
+    def first_and_others(self, *, scaling: bool) -> tuple[list[EmptyCall], list[EmptyCall]]:
+        """The calls of the programs that plain completions need; and those of all others, first what plain completions
+        need with or without the scaling pass.
+
+        Args:
+          scaling: whether plain completions use X-LoRA's scaling pass.
+        """
+        first: list[EmptyCall] = []
+        second: list[EmptyCall] = []
+        others: list[EmptyCall] = []
+        for call in self.all():
+            what = call.keywords
+            special = any(what.get(name) for name in ("score", "embed", "run")) or call.func == self.append
+            # Speculative steps are those of the scaling pass; a sampler without them serves both kinds of steps.
+            usual = what.get("scaling", what.get("speculative", False) or scaling) == scaling
+            (others if special else first if usual else second).append(call)
+        return first, second + others
+
+    def all(self) -> Iterator[partial[AnyCall]]:
         """A call of each program."""
         runner = self._runner
         buckets, lengths = runner.buckets, runner.buckets.lengths

@@ -25,7 +25,8 @@ _MOST_THREADS = 4
 """Compiling also takes memory: a few hundred megabytes for a program of a large model."""
 _TIMES = 3
 
-EmptyCall = Callable[[RunnerState], Call[Prefilled] | Call[Forwarded] | Call[Appended] | Call[Stepped]]
+AnyCall = Call[Prefilled] | Call[Forwarded] | Call[Appended] | Call[Stepped]
+EmptyCall = Callable[[RunnerState], AnyCall]
 """Makes a call that changes no sequence."""
 
 

@@ -36,5 +36,6 @@ def real_service(folder: Path) -> tuple[Service, dict[str, Any]]:
         "tool_format": "hermes",
         "compilation_cache": os.environ.get("JAX_COMPILATION_CACHE_DIR", "none"),
         "slots_endpoint": True,
+        "wait_for_programs": True,
     }
     return build_service(Settings(**settings)), settings

@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import gc
+import threading
 
 import jax
 import pytest
 
+from mistral_jax.adapters.choice import BASE, AdapterChoice
 from mistral_jax.runtime.runner import Runner
+from mistral_jax.runtime.sampling.params import SamplingParams
+from mistral_jax.runtime.sampling.sample import Features
 from mistral_jax.runtime.warming.empty_calls import EmptyCalls
 from tests.mistral_jax.tiny_adapters import adapter_set, model, xlora
 
@@ -45,6 +49,65 @@ def test_of_chunks_that_are_scored_there_is_one_program_with_and_one_without_the
     for runner, expected in ((several_lengths, [False]), (mixture, [False, True])):
         scored = [call.keywords for call in EmptyCalls(runner).all() if call.keywords.get("score")]
         assert [call["scaling"] for call in scored] == expected
+
+
+def test_plain_completions_need_a_few_programs() -> None:
+    plain = Runner(model(), slots=8, length=64, chunks=(4, 16))
+    mixture = Runner(model(), slots=8, length=64, chunks=(4, 16), adapters=adapter_set(), xlora=xlora())
+    for runner, scaling, expected in ((plain, False, 6), (mixture, False, 6), (mixture, True, 10)):
+        first, others = EmptyCalls(runner).first_and_others(scaling=scaling)
+        assert len(first) == expected
+        assert len(first) + len(others) == len(list(EmptyCalls(runner).all()))
+
+
+@pytest.mark.parametrize("scaling", [False, True])
+def test_plain_completions_run_before_the_other_programs_are_compiled(scaling: bool, compiled: list[str]) -> None:
+    runner = Runner(model(), slots=2, length=64, chunks=(4, 16), adapters=adapter_set(), xlora=xlora())
+    reported: list[tuple[int, int]] = []
+    state, behind = runner.warm_up_first(
+        runner.new_state(), lambda done, total: reported.append((done, total)), scaling=scaling
+    )
+    assert reported[-1][0] == reported[-1][1] == len(list(EmptyCalls(runner).all())) - behind.count
+    assert runner.run_costs == {}
+    compiled.clear()
+
+    def complete(scaling: bool) -> None:
+        nonlocal state
+        choice = AdapterChoice(xlora=True) if scaling else BASE
+        prompt = tuple(range(3, 25))
+        state = runner.admit(state, 1, prompt, SamplingParams(seed=1), choice)
+        for chunk in runner.chunks(len(prompt)):
+            state = runner.prefill(state, 1, prompt, chunk, scaling=scaling).state
+        for speculative in {False, scaling}:
+            stepped = runner.decode(state, [1], Features(), longest=30, scaling=scaling, speculative=speculative)
+            state = stepped.state
+
+    complete(scaling)
+    assert compiled == []
+    ended = threading.Event()
+    behind.start(ended.set)
+    # Beside it, or afterwards: each program is compiled once.
+    complete(not scaling)
+    assert ended.wait(120)
+    assert len(compiled) == behind.count
+    compiled.clear()
+    state = runner.measure(state)
+    runner.warm_up(state)
+    assert compiled == []
+    assert runner.run_costs
+    assert runner.speculation_costs
+
+
+def test_compiling_behind_ends_when_it_is_told(compiled: list[str]) -> None:
+    runner = Runner(model(), slots=2, length=64, chunks=(4,))
+    _, behind = runner.warm_up_first(runner.new_state(), scaling=False)
+    compiled.clear()
+    behind.stop()
+    ended = threading.Event()
+    behind.start(ended.set)
+    behind.join(30)
+    assert compiled == []
+    assert not ended.is_set()
 
 
 def test_what_fails_to_compile_is_raised(monkeypatch: pytest.MonkeyPatch) -> None:
