@@ -72,8 +72,8 @@ class Programs:
             if gpu_kernels is None
             else gpu_kernels,
         }
-        self._bank: AdapterBank | None = None
-        self._bank_arrays: list[jax.Array] = []
+        self._bank: tuple[AdapterBank | None, list[jax.Array]] = (None, [])
+        """The bank, and its arrays. Replaced at once, as the thread that compiles programs reads them, too."""
         self._bank_tree = None if adapters is None else jax.tree.structure(adapters.bank)
         self._xlora_split = None if xlora is None else SplitModule.of(xlora)
         # Placed explicitly: JAX compiles another program for an array that was placed there by default, so the first
@@ -96,10 +96,12 @@ class Programs:
 
     def extra(self) -> Extra:
         """The current extra arguments; refreshed whenever the bank was replaced."""
-        if self.adapters is not None and self._bank is not self.adapters.bank:
-            self._bank = self.adapters.bank
-            self._bank_arrays = jax.tree.leaves(self._bank)
-        return self._bank_arrays, [] if self._xlora_split is None else self._xlora_split.weights
+        current, arrays = self._bank
+        if self.adapters is not None and current is not self.adapters.bank:
+            bank = self.adapters.bank
+            arrays = jax.tree.leaves(bank)
+            self._bank = bank, arrays
+        return arrays, [] if self._xlora_split is None else self._xlora_split.weights
 
     def adapted(self, weights: list[jax.Array], extra: Extra) -> AdaptedModel:
         """The model with traced weights."""
