@@ -253,6 +253,32 @@ def test_a_stopped_server_finishes_its_streams_and_a_second_start_is_quick(tmp_p
     assert '"finish_reason":"length"' in "".join(received)
 
 
+def test_a_server_answers_while_it_compiles_and_stops_meanwhile(
+    tmp_path: Path, server: ServerProcess, monkeypatch: pytest.MonkeyPatch
+):
+    """As it starts for users: with an empty cache of programs, and not waiting for all of them."""
+    monkeypatch.setenv("MISTRAL_JAX_WAIT_FOR_PROGRAMS", "no")
+    monkeypatch.setenv("JAX_COMPILATION_CACHE_DIR", str(tmp_path / "programs"))
+    process = start_server(tmp_path)
+    try:
+        process.wait_until_healthy()
+
+        def asked(url: str, path: str, **body: object) -> dict:
+            return httpx.post(f"{url}/v1/{path}", json=body, timeout=120).raise_for_status().json()
+
+        def answers(url: str) -> list[object]:
+            plain = asked(url, "chat/completions", model="default", messages=QUESTION, temperature=0)
+            embedded = asked(url, "embeddings", model="default", input="hello")
+            return [plain["choices"][0]["message"]["content"], embedded["data"][0]["embedding"]]
+
+        assert answers(process.url) == answers(server.url)
+        assert "more programs, which plain completions do not need" in process.output.read_text()
+    finally:
+        process.popen.send_signal(signal.SIGINT)
+        assert process.popen.wait(60) == 0, process.output.read_text()
+    assert "Traceback" not in process.output.read_text()
+
+
 def test_a_model_that_is_not_there_is_one_clear_line_and_status_two(tmp_path: Path):
     process = start_server(tmp_path, command=("mistral", "-m", str(tmp_path / "nothing")))
     assert process.popen.wait(60) == 2
