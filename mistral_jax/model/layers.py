@@ -11,11 +11,9 @@ from itertools import accumulate
 import jax
 import jax.numpy as jnp
 from flax import nnx
-from jax import lax
 
-from mistral_jax.model.norm_kernel import normalised
+from mistral_jax.model.norm_kernel import normalised, plainly_normalised
 from mistral_jax.quant.array import SplitRows, padded
-from mistral_jax.quant.dot import row_sum
 from mistral_jax.quant.product import matmul, matmul_by_part, take_rows
 
 
@@ -86,8 +84,5 @@ class RMSNorm(nnx.Module):
         self.eps = eps
 
     def __call__(self, x: jax.Array) -> jax.Array:
-        if self.by_kernel:
-            return normalised(x, self.weight[...], self.eps)
-        y = x.astype(jnp.float32)
-        y = y * lax.rsqrt(row_sum(jnp.square(y))[..., None] / y.shape[-1] + self.eps)
-        return y.astype(x.dtype) * self.weight[...]
+        form = normalised if self.by_kernel else plainly_normalised
+        return form(x, self.weight[...], self.eps)

@@ -17,6 +17,7 @@ import numpy as np
 from jax import lax
 from jax.experimental import pallas as pl
 
+from mistral_jax.quant.dot import row_sum
 from mistral_jax.quant.gpu_kernels import agrees, run_kernel, triton
 from mistral_jax.quant.placement import Placement
 
@@ -31,7 +32,7 @@ def normalised(x: jax.Array, weight: jax.Array, eps: float) -> jax.Array:
 def plainly_normalised(x: jax.Array, weight: jax.Array, eps: float) -> jax.Array:
     """The same, by XLA."""
     y = x.astype(jnp.float32)
-    y = y * lax.rsqrt(jnp.sum(y * y, axis=-1, keepdims=True) / y.shape[-1] + eps)
+    y = y * lax.rsqrt(row_sum(jnp.square(y))[..., None] / y.shape[-1] + eps)
     return y.astype(x.dtype) * weight
 
 

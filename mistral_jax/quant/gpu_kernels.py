@@ -9,12 +9,13 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable
 from functools import partial
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
+from jax.experimental import pallas as pl
 
 from mistral_jax.quant.dot import precision_of
 from mistral_jax.quant.placement import Placement
@@ -26,22 +27,62 @@ except ImportError:  # JAX comes without it, as on Windows
 
 _log = logging.getLogger(__name__)
 
-
 _TILES = {16: 16, 128: 32}
 """Rows of a tile of a product, by the most rows. Tensor cores take 16 at least. Hopper has other instructions for tiles
 of 64 rows and more: decode steps keep to those that all GPUs have, and so to one order of sums."""
 
-LARGE_TILE = 128
+_LARGE_TILE = 128
 """Rows of a tile of prefill, where weights are read or unpacked once for each tile."""
+
+OUTPUTS = 64
+"""Outputs of a tile of a product, or half of that where a matrix has few."""
 
 FEW_TILES = 256
 """Instances of a product's kernel below which a tile has fewer outputs, and below which columns are divided: about two
 for each core of the largest GPUs."""
 
 
-def rows_of_tile(rows: int) -> int:
-    """Rows of a tile, of a product of so many."""
-    return next((tile for most, tile in _TILES.items() if most >= rows), LARGE_TILE)
+class Tiling(NamedTuple):
+    """How a product of `rows` with a matrix of `all_outputs` is divided into instances of a kernel, which take the
+    matrix's columns in `steps`. How many steps an instance takes depends on the matrix alone."""
+
+    rows: int
+    all_outputs: int
+    steps: int
+
+    @property
+    def tile(self) -> int:
+        """Rows of a tile."""
+        return next((tile for most, tile in _TILES.items() if most >= self.rows), _LARGE_TILE)
+
+    @property
+    def outputs(self) -> int:
+        """Outputs of a tile."""
+        return OUTPUTS if pl.cdiv(self.all_outputs, OUTPUTS) >= FEW_TILES else OUTPUTS // 2
+
+    @property
+    def part(self) -> int:
+        """Steps that an instance takes."""
+        tiles = pl.cdiv(self.all_outputs, self.outputs)
+        return pl.cdiv(self.steps, max(1, round(FEW_TILES / tiles)))
+
+    def multiplied(
+        self, kernel: Callable[..., None], *arrays: jax.Array, name: str, stages: int, interpret: bool
+    ) -> Any:
+        """Run a kernel that stores the part of the sums of its program ids (tile of rows, tile of outputs, part):
+        float32 [rows, all_outputs]."""
+        assert triton is not None
+        parts = pl.cdiv(self.steps, self.part)
+        call: Any = pl.pallas_call(
+            kernel,
+            out_shape=jax.ShapeDtypeStruct((parts, self.rows, self.all_outputs), jnp.float32),
+            # Tiles of rows follow one another first, so that they find the weights in the cache.
+            grid=(pl.cdiv(self.rows, self.tile), pl.cdiv(self.all_outputs, self.outputs), parts),
+            compiler_params=triton.CompilerParams(num_warps=8 if self.tile == _LARGE_TILE else 4, num_stages=stages),
+            interpret=interpret,
+            name=name,
+        )
+        return _sum_in_order(call(*arrays))
 
 
 def run_kernel(run: Callable[..., Any], *arguments: Any) -> Any:
@@ -59,7 +100,7 @@ def tile_dot(x: jax.Array, y: jax.Array) -> jax.Array:
     return lax.dot_general(x, y, axes, precision=precision_of(x), preferred_element_type=jnp.float32)
 
 
-def sum_in_order(parts: jax.Array) -> jax.Array:
+def _sum_in_order(parts: jax.Array) -> jax.Array:
     """[P, ...] -> [...]: the sum over the first axis, term by term. The order of XLA's own depends on the shape."""
     total = parts[0]
     for number in range(1, parts.shape[0]):

@@ -21,11 +21,12 @@ import jax.numpy as jnp
 
 from conversion.dequantize.parts import DIVISIBLE, Layout, layout_of, parts_of
 from conversion.weights.ggml_types import GGMLType
+from mistral_jax.quant.gpu_kernels import OUTPUTS
 
 SPAN = 256
 """Columns of a super-block."""
 
-ROWS = 64
+ROWS = OUTPUTS
 """The number of output rows is filled up to a multiple of this: the kernel computes whole tiles."""
 
 

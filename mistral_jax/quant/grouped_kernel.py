@@ -27,16 +27,7 @@ from jax.experimental import pallas as pl
 from conversion.dequantize.parts import Layout, layout_of
 from conversion.weights.ggml_types import GGMLType
 from mistral_jax.quant.dot import dot, precision_of
-from mistral_jax.quant.gpu_kernels import (
-    FEW_TILES,
-    LARGE_TILE,
-    agrees,
-    rows_of_tile,
-    run_kernel,
-    sum_in_order,
-    tile_dot,
-    triton,
-)
+from mistral_jax.quant.gpu_kernels import FEW_TILES, Tiling, agrees, run_kernel, tile_dot, triton
 from mistral_jax.quant.grouped import ROWS, SPAN, GroupedArray, can_group, grouped
 from mistral_jax.quant.placement import Placement
 
@@ -47,19 +38,11 @@ _WIDTH = 128
 class _Shape(NamedTuple):
     """Static sizes of one call."""
 
+    tiling: Tiling
+    """Its steps are super-blocks."""
     layout: Layout
-    rows: int
-    """M"""
-    outputs: int
-    """Outputs of a tile."""
     columns: int
     """K of the rows; the matrix has a multiple of `SPAN`."""
-    tile: int
-    """Rows of a tile."""
-    spans: int
-    """Number of super-blocks in a row."""
-    part: int
-    """How many of them an instance reads."""
     by_assembly: bool
     """Whether weights are unpacked by PTX instructions of our own."""
 
@@ -95,44 +78,31 @@ def _by_platform(x: jax.Array, weight: GroupedArray) -> jax.Array:
 
 
 def _product(x: jax.Array, weight: GroupedArray, *, interpret: bool) -> jax.Array:
-    (M, K), N = x.shape, weight.scales.shape[1]
-    layout = weight.layout
-    spans = weight.planes[0].shape[0]
-    outputs = ROWS if N // ROWS >= FEW_TILES else ROWS // 2
-    tiles = N // outputs
-    part = pl.cdiv(spans, max(1, round(FEW_TILES / tiles)))
-    tile = rows_of_tile(M)
-    by_assembly = not interpret and x.dtype.itemsize == 2
-    shape = _Shape(layout, M, outputs, K, tile, spans, part, by_assembly)
+    M, K = x.shape
+    tiling = Tiling(M, weight.scales.shape[1], weight.planes[0].shape[0])
+    shape = _Shape(tiling, weight.layout, K, by_assembly=not interpret and x.dtype.itemsize == 2)
     arrays = jax.tree.leaves(weight)
-    if layout.table:
-        arrays.append(jnp.asarray(layout.table, jnp.int8))
-    call: Any = pl.pallas_call(
-        partial(_kernel, shape=shape),
-        out_shape=jax.ShapeDtypeStruct((pl.cdiv(spans, part), M, N), jnp.float32),
-        # Tiles of rows follow one another first, so that they find the weights in the cache.
-        grid=(pl.cdiv(M, tile), tiles, pl.cdiv(spans, part)),
-        compiler_params=triton.CompilerParams(num_warps=8 if tile == LARGE_TILE else 4, num_stages=1),
-        interpret=interpret,
-        name=f"product_{weight.kind.name.lower()}",
-    )
-    return sum_in_order(call(x, *arrays))[:, : weight.shape[0]]
+    if weight.layout.table:
+        arrays.append(jnp.asarray(weight.layout.table, jnp.int8))
+    name = f"product_{weight.kind.name.lower()}"
+    kernel = partial(_kernel, shape=shape)
+    return tiling.multiplied(kernel, x, *arrays, name=name, stages=1, interpret=interpret)[:, : weight.shape[0]]
 
 
 def _kernel(x_ref: Any, *refs: Any, shape: _Shape) -> None:
-    layout = shape.layout
+    layout, tiling = shape.layout, shape.tiling
     count = len(layout.planes)
     planes, (scales_ref, *others, out_ref) = refs[:count], refs[count:]
     table_ref = others.pop() if layout.table else None
     super_scales_ref = others.pop(0) if layout.is_super else None
     row_tile, tile, split = (pl.program_id(axis) for axis in range(3))
     groups = _WIDTH // layout.group
-    sizes, by_group = (shape.outputs, groups, layout.group), (shape.outputs, groups, 1)
+    sizes, by_group = (tiling.outputs, groups, layout.group), (tiling.outputs, groups, 1)
     n, g, j = (lax.broadcasted_iota(jnp.int32, sizes, axis) for axis in range(3))
     n_of_group, g_of_group = (lax.broadcasted_iota(jnp.int32, by_group, axis) for axis in range(2))
-    n, n_of_group = tile * shape.outputs + n, tile * shape.outputs + n_of_group
-    m, k = (lax.broadcasted_iota(jnp.int32, (shape.tile, _WIDTH), axis) for axis in range(2))
-    m = row_tile * shape.tile + m
+    n, n_of_group = tile * tiling.outputs + n, tile * tiling.outputs + n_of_group
+    m, k = (lax.broadcasted_iota(jnp.int32, (tiling.tile, _WIDTH), axis) for axis in range(2))
+    m = row_tile * tiling.tile + m
 
     def scale_of(number: Any, part: int) -> jax.Array:
         """Of span `number`; from the number of spans on, the minima."""
@@ -151,7 +121,7 @@ def _kernel(x_ref: Any, *refs: Any, shape: _Shape) -> None:
                 shift = bits * (part * _WIDTH // size) if size >= _WIDTH else bits * lax.div(column, size)
                 held.append(_Bits(triton.load(ref.at[number, n, lax.rem(column, size)]), bits, shift))
             scale = scale_of(number, part)
-            minimum = scale_of(shape.spans + number, part) if layout.has_minima else None
+            minimum = scale_of(tiling.steps + number, part) if layout.has_minima else None
             if table_ref is not None:
                 weights = triton.load(table_ref.at[_codes(held)]).astype(jnp.float32) * scale
             elif shape.by_assembly:
@@ -159,16 +129,16 @@ def _kernel(x_ref: Any, *refs: Any, shape: _Shape) -> None:
             else:
                 weights = _weights(held, scale, minimum, layout)
             at = number * SPAN + part * _WIDTH + k
-            x = triton.load(x_ref.at[m, at], mask=(m < shape.rows) & (at < shape.columns), other=0)
-            total = total + tile_dot(x, weights.astype(x.dtype).reshape(shape.outputs, _WIDTH))
+            x = triton.load(x_ref.at[m, at], mask=(m < tiling.rows) & (at < shape.columns), other=0)
+            total = total + tile_dot(x, weights.astype(x.dtype).reshape(tiling.outputs, _WIDTH))
         return total
 
-    start = split * shape.part
-    stop = jnp.minimum(start + shape.part, shape.spans)
-    total = lax.fori_loop(start, stop, span, jnp.zeros((shape.tile, shape.outputs), jnp.float32))
+    start = split * tiling.part
+    stop = jnp.minimum(start + tiling.part, tiling.steps)
+    total = lax.fori_loop(start, stop, span, jnp.zeros((tiling.tile, tiling.outputs), jnp.float32))
     m, n = (lax.broadcasted_iota(jnp.int32, total.shape, axis) for axis in range(2))
-    m = row_tile * shape.tile + m
-    triton.store(out_ref.at[split, m, tile * shape.outputs + n], total, mask=m < shape.rows)
+    m = row_tile * tiling.tile + m
+    triton.store(out_ref.at[split, m, tile * tiling.outputs + n], total, mask=m < tiling.rows)
 
 
 class _Bits(NamedTuple):

@@ -23,23 +23,12 @@ from jax import lax
 from jax.experimental import pallas as pl
 
 from mistral_jax.quant.dot import precision_of
-from mistral_jax.quant.gpu_kernels import (
-    FEW_TILES,
-    LARGE_TILE,
-    agrees,
-    rows_of_tile,
-    run_kernel,
-    sum_in_order,
-    tile_dot,
-    triton,
-)
+from mistral_jax.quant.gpu_kernels import FEW_TILES, OUTPUTS, Tiling, agrees, run_kernel, tile_dot, triton
 from mistral_jax.quant.placement import Placement
 
 MOST_ROWS = 128
 """Rows up to which plain matrices are multiplied by the kernel. More are bound by arithmetic, which XLA does better."""
 
-_OUTPUTS = 64
-"""Outputs of a tile, or half of that where a matrix has few."""
 _WIDTH = 128
 """Columns that are multiplied at once."""
 
@@ -47,18 +36,10 @@ _WIDTH = 128
 class _Shape(NamedTuple):
     """Static sizes of one call."""
 
-    rows: int
-    """M"""
-    all_outputs: int
-    """N"""
+    tiling: Tiling
+    """Its steps are of `_WIDTH` columns."""
     columns: int
     """K"""
-    tile: int
-    """Rows of a tile."""
-    outputs: int
-    """Outputs of a tile."""
-    part: int
-    """Steps of `_WIDTH` columns that an instance takes."""
     by_assembly: bool
     """Whether integers are converted by PTX instructions of our own."""
 
@@ -99,28 +80,17 @@ def _by_platform(x: jax.Array, values: jax.Array, scales: jax.Array | None) -> j
 
 
 def _product(x: jax.Array, values: jax.Array, scales: jax.Array | None, *, interpret: bool) -> jax.Array:
-    (M, K), N = x.shape, values.shape[0]
-    outputs = _OUTPUTS if pl.cdiv(N, _OUTPUTS) >= FEW_TILES else _OUTPUTS // 2
-    tiles, steps = pl.cdiv(N, outputs), pl.cdiv(K, _WIDTH)
-    part = pl.cdiv(steps, max(1, round(FEW_TILES / tiles)))
-    tile = rows_of_tile(M)
-    by_assembly = scales is not None and not interpret and x.dtype.itemsize == 2
-    shape = _Shape(M, N, K, tile, outputs, part, by_assembly)
-    call: Any = pl.pallas_call(
-        partial(_kernel, shape=shape),
-        out_shape=jax.ShapeDtypeStruct((pl.cdiv(steps, part), M, N), jnp.float32),
-        # Tiles of rows follow one another first, so that they find the weights in the cache.
-        grid=(pl.cdiv(M, tile), tiles, pl.cdiv(steps, part)),
-        compiler_params=triton.CompilerParams(num_warps=8 if tile == LARGE_TILE else 4, num_stages=3),
-        interpret=interpret,
-        name="product_plain" if scales is None else "product_int8",
-    )
-    parts = call(x, values) if scales is None else call(x, values, scales)
-    return sum_in_order(parts)
+    M, K = x.shape
+    tiling = Tiling(M, values.shape[0], pl.cdiv(K, _WIDTH))
+    shape = _Shape(tiling, K, by_assembly=scales is not None and not interpret and x.dtype.itemsize == 2)
+    arrays, name = ((values,), "plain") if scales is None else ((values, scales), "int8")
+    kernel = partial(_kernel, shape=shape)
+    return tiling.multiplied(kernel, x, *arrays, name=f"product_{name}", stages=3, interpret=interpret)
 
 
 def _kernel(x_ref: Any, values_ref: Any, *refs: Any, shape: _Shape) -> None:
     *scales_refs, out_ref = refs
+    tiling = shape.tiling
     row_tile, tile, split = (pl.program_id(axis) for axis in range(3))
 
     def tile_at(rows: int, row: Any, columns: int, column: Any) -> tuple[jax.Array, jax.Array]:
@@ -128,22 +98,22 @@ def _kernel(x_ref: Any, values_ref: Any, *refs: Any, shape: _Shape) -> None:
         return row + first, column + second
 
     def step(number: jax.Array, total: jax.Array) -> jax.Array:
-        m, k = tile_at(shape.tile, row_tile * shape.tile, _WIDTH, number * _WIDTH)
-        x = triton.load(x_ref.at[m, k], mask=(m < shape.rows) & (k < shape.columns), other=0)
-        n, k = tile_at(shape.outputs, tile * shape.outputs, _WIDTH, number * _WIDTH)
+        m, k = tile_at(tiling.tile, row_tile * tiling.tile, _WIDTH, number * _WIDTH)
+        x = triton.load(x_ref.at[m, k], mask=(m < tiling.rows) & (k < shape.columns), other=0)
+        n, k = tile_at(tiling.outputs, tile * tiling.outputs, _WIDTH, number * _WIDTH)
         exists = None
-        if shape.all_outputs % shape.outputs or shape.columns % _WIDTH:
-            exists = (n < shape.all_outputs) & (k < shape.columns)
+        if tiling.all_outputs % tiling.outputs or shape.columns % _WIDTH:
+            exists = (n < tiling.all_outputs) & (k < shape.columns)
         weights = triton.load(values_ref.at[n, k], mask=exists, other=None if exists is None else 0)
         if shape.by_assembly:
             weights = _converted_by_assembly(weights, x.dtype)
         return total + tile_dot(x, weights.astype(x.dtype))
 
-    start = split * shape.part
-    stop = jnp.minimum(start + shape.part, pl.cdiv(shape.columns, _WIDTH))
-    total = lax.fori_loop(start, stop, step, jnp.zeros((shape.tile, shape.outputs), jnp.float32))
-    m, n = tile_at(shape.tile, row_tile * shape.tile, shape.outputs, tile * shape.outputs)
-    exists = (m < shape.rows) & (n < shape.all_outputs)
+    start = split * tiling.part
+    stop = jnp.minimum(start + tiling.part, tiling.steps)
+    total = lax.fori_loop(start, stop, step, jnp.zeros((tiling.tile, tiling.outputs), jnp.float32))
+    m, n = tile_at(tiling.tile, row_tile * tiling.tile, tiling.outputs, tile * tiling.outputs)
+    exists = (m < tiling.rows) & (n < tiling.all_outputs)
     for scales_ref in scales_refs:
         total = total * triton.load(scales_ref.at[n], mask=exists, other=0)
     triton.store(out_ref.at[split, m, n], total, mask=exists)
@@ -192,7 +162,7 @@ _CHECKED = (
     (256, 8192, 40),
     (256, 1024, 200),
     # Tiles of 64 outputs.
-    (_OUTPUTS * (FEW_TILES + 1), 384, 7),
+    (OUTPUTS * (FEW_TILES + 1), 384, 7),
 )
 """Outputs, columns and rows of the products that are checked: each kind of tile."""
 

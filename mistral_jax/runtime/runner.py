@@ -20,7 +20,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
-from functools import partial
+from functools import cached_property, partial
 from typing import Any, ClassVar
 
 import jax
@@ -187,7 +187,7 @@ class Runner:
         """The module, sharing the weights that the programs use."""
         return self.split.merge(self.split.weights)
 
-    @property
+    @cached_property
     def weight_bytes(self) -> int:
         return sum(x.size * x.dtype.itemsize for x in self.split.weights)
 

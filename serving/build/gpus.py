@@ -99,9 +99,8 @@ def _set_share(settings: Settings) -> None:
         return
     number = int(settings.device.partition(":")[2] or 0)
     memory = gpu_memory(number)
-    _chosen = os.environ[SHARE] = f"{USUAL_SHARE if memory is None else share_of(memory, wanted, number):.4f}"
-    if memory is None and wanted is not None:
-        _chosen = os.environ[SHARE] = f"{wanted:.4f}"
+    share = (wanted or USUAL_SHARE) if memory is None else share_of(memory, wanted, number)
+    _chosen = os.environ[SHARE] = f"{share:.4f}"
 
 
 def share_of(memory: GPUMemory, wanted: float | None, number: int) -> float:
