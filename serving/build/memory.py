@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+import numpy as np
+
 from conversion.weights.ggml_types import BY_NAME
 from mistral_jax.adapters.load_adapters import AdapterFiles, adapter_bytes
 from mistral_jax.checkpoint.description import ModelDescription
@@ -81,7 +83,7 @@ def sequence_length(
         return wanted
     most = min(longest, LONGEST_BY_DEFAULT["cpu" if on_cpu else "gpu"])
     room = int(needs.left * _CACHE_SHARE_OF_CPU) if on_cpu else needs.left
-    itemsize = choose_dtype(settings.dtype, config.dtype, placement.platform).itemsize
+    itemsize = _dtype(settings, description, placement).itemsize
     per_token = caches_of(adapters) * config.kv_bytes_per_token(itemsize) * max(settings.max_seqs, 2)
     length = min(most, max(room // per_token // BLOCK * BLOCK, 0))
     if length < min(2 * BLOCK, longest):
@@ -103,7 +105,7 @@ def memory_needs(
             config,
             slots=settings.max_seqs,
             chunks=chunk_sizes(settings),
-            itemsize=choose_dtype(settings.dtype, config.dtype, placement.platform).itemsize,
+            itemsize=_dtype(settings, description, placement).itemsize,
             rank_rows=ranks + settings.room_for_loras * settings.max_lora_rank,
             layerwise=adapters is not None and adapters.xlora is not None,
         )
@@ -116,10 +118,15 @@ def memory_needs(
     )
 
 
+def _dtype(settings: Settings, description: ModelDescription, placement: Placement) -> np.dtype:
+    """Of activations, plain weights and caches."""
+    return choose_dtype(settings.dtype, description.config.dtype, placement.platform)
+
+
 def weight_bytes(settings: Settings, description: ModelDescription, placement: Placement) -> int:
     """Bytes of the weights on the device: exact if the files are local, else computed from the configuration."""
     files, config = description.files, description.config
-    dtype = choose_dtype(settings.dtype, config.dtype, placement.platform)
+    dtype = _dtype(settings, description, placement)
     if files.repo_id is None or files.gguf is not None:
         source = open_weights(config, files.fetch_weights())
         planned = plan_weights(
@@ -142,7 +149,7 @@ def bytes_of_adapters(
     """Bytes on the device of the adapters, the X-LoRA classifier, and the room for further adapters."""
     if adapters is None:
         return 0
-    dtype = choose_dtype(settings.dtype, description.config.dtype, placement.platform)
+    dtype = _dtype(settings, description, placement)
     return adapter_bytes(adapters, dtype=dtype, spare=settings.room_for_loras, spare_rank=settings.max_lora_rank)
 
 
@@ -155,7 +162,7 @@ def all_cache_bytes(
     length: int,
 ) -> int:
     """Bytes of the caches for sequences of at most `length` tokens."""
-    dtype = choose_dtype(settings.dtype, description.config.dtype, placement.platform)
+    dtype = _dtype(settings, description, placement)
     sizes = cache_sizes(slots=settings.max_seqs, length=length, chunks=chunk_sizes(settings))
     return caches_of(adapters) * cache_bytes(description.config, **sizes, dtype=dtype)
 
