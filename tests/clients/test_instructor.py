@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import openai
@@ -18,14 +18,10 @@ ASKED: Any = {"model": "tiny", "messages": QUESTION, "max_retries": 0}
 
 
 @pytest.fixture
-def client(url: str) -> Callable[[str], Any]:
+def client(url: str) -> Iterator[Callable[[str], Any]]:
     """Makes a client of a mode."""
-
-    def client(mode: str) -> Any:
-        plain = openai.OpenAI(base_url=url, api_key=KEY, max_retries=0, timeout=60)
-        return instructor.from_openai(plain, mode=instructor.Mode[mode])
-
-    return client
+    with openai.OpenAI(base_url=url, api_key=KEY, max_retries=0, timeout=60) as plain:
+        yield lambda mode: instructor.from_openai(plain, mode=instructor.Mode[mode])
 
 
 @pytest.mark.parametrize("mode", ["TOOLS", "JSON_SCHEMA"])

@@ -23,13 +23,13 @@ def test_a_gguf_file_is_served_on_its_own(command: str, tmp_path: Path) -> None:
     server = start_server(tmp_path, command=(command, "-f", str(path), "--max-seq-len", "64", "--max-seqs", "2"))
     try:
         server.wait_until_healthy()
-        client = openai.OpenAI(base_url=f"{server.url}/v1", api_key="none")
-        assert [model.id for model in client.models.list()] == ["alone"]
-        answer = client.completions.create(model="alone", prompt="The capital", max_tokens=20, temperature=0)
+        with openai.OpenAI(base_url=f"{server.url}/v1", api_key="none") as client:
+            assert [model.id for model in client.models.list()] == ["alone"]
+            answer = client.completions.create(model="alone", prompt="The capital", max_tokens=20, temperature=0)
+            message = {"role": "user", "content": "Hello"}
+            chat = client.chat.completions.create(model="alone", messages=[message], max_tokens=5)  # type: ignore[list-item]
         model = mistral_jax.load(path, slots=2, length=64, progress=False)
         assert answer.choices[0].text == model.generate("The capital", max_tokens=20, temperature=0).text
-        message = {"role": "user", "content": "Hello"}
-        chat = client.chat.completions.create(model="alone", messages=[message], max_tokens=5)  # type: ignore[list-item]
         assert chat.usage is not None
         assert chat.usage.completion_tokens >= 1
         assert "bits per weight" in server.output.read_text()

@@ -211,8 +211,7 @@ async def test_a_vector_of_numbers_that_are_none_is_an_error() -> None:
 
 
 def test_the_openai_client_reads_them_in_both_formats() -> None:
-    with listening(FakeEngine()) as server:
-        client = openai.OpenAI(base_url=f"{server.url}/v1", api_key="none")
+    with listening(FakeEngine()) as server, openai.OpenAI(base_url=f"{server.url}/v1", api_key="none") as client:
         plain = client.embeddings.create(model="default", input=["a", "b"])
         listed = client.embeddings.create(model="default", input=["a", "b"], encoding_format="float")
         short = client.embeddings.create(model="default", input="a", dimensions=3)

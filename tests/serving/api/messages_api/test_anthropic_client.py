@@ -27,15 +27,21 @@ ASKED: Any = {"model": "default", "max_tokens": 240, "messages": MESSAGES}
 
 @pytest.fixture
 def client() -> Iterator[Any]:
-    with listening(FakeEngine(TEXT), api_keys=("key",)) as server:
-        yield anthropic.Anthropic(base_url=server.url, api_key="key", max_retries=0)
+    with (
+        listening(FakeEngine(TEXT), api_keys=("key",)) as server,
+        anthropic.Anthropic(base_url=server.url, api_key="key", max_retries=0) as client,
+    ):
+        yield client
 
 
 @pytest.fixture
 def with_tools() -> Iterator[Any]:
     chat = FakeChat(OutputFormat(tools=tool_format("hermes", {}), reasoning=THINK))
-    with listening(service=fake_service(FakeEngine(USES), chat=chat)) as server:
-        yield anthropic.Anthropic(base_url=server.url, api_key="none", max_retries=0)
+    with (
+        listening(service=fake_service(FakeEngine(USES), chat=chat)) as server,
+        anthropic.Anthropic(base_url=server.url, api_key="none", max_retries=0) as client,
+    ):
+        yield client
 
 
 def test_create(client: Any) -> None:
@@ -95,8 +101,10 @@ def test_errors(client: Any) -> None:
 
 
 def test_a_failing_stream_raises() -> None:
-    with listening(FakeEngine(TEXT, fail_after=3)) as server:
-        client = anthropic.Anthropic(base_url=server.url, api_key="none", max_retries=0)
+    with (
+        listening(FakeEngine(TEXT, fail_after=3)) as server,
+        anthropic.Anthropic(base_url=server.url, api_key="none", max_retries=0) as client,
+    ):
         with pytest.raises(anthropic.APIStatusError, match="NaN"), client.messages.stream(**ASKED) as stream:
             stream.until_done()
         with pytest.raises(anthropic.InternalServerError):
