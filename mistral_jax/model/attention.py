@@ -110,10 +110,13 @@ def attend(
     def visible(index: jax.Array) -> tuple[jax.Array, jax.Array]:
         held = key_positions(index, last, C * J)
         seen = (held[:, None] >= 0) & (held[:, None] <= positions[:, :, None])
+        exists = held >= 0
         if window is not None:
             seen = seen & (positions[:, :, None] - held[:, None] < window)
+            # In a ring, what is older may be from another sequence.
+            exists = exists & (positions[:, :1] - held < window)
         # The barrier makes XLA compute it once, not for every head.
-        return lax.optimization_barrier(jnp.where(seen, 0.0, _MASKED)), held >= 0
+        return lax.optimization_barrier(jnp.where(seen, 0.0, _MASKED)), exists
 
     if plan == LOOP:
         # Read only as far as the last query sees, even if later tokens are written.

@@ -259,15 +259,20 @@ def _partial_result(
         weights = jnp.exp(scores - jnp.maximum(new_high, _MASKED / 10)[:, None])
         v = _load(refs.values, (block, head, width, within), axis=0)
         if ragged:
-            # What the block's previous owner left may be NaN, which survives a product with zero.
-            v = jnp.where(held >= 0, v, jnp.zeros((), v.dtype))
+            # What the block's previous owner left may be NaN, which survives a product with zero. In a ring, what is
+            # older than any query sees may be from another sequence, too.
+            exists = held >= 0
+            if shape.window is not None:
+                exists = exists & (reach.first + token - held < shape.window)
+            v = jnp.where(exists, v, jnp.zeros((), v.dtype))
         weights = weights.astype(v.dtype)
         scale = jnp.exp(high - new_high)
         total = total * scale + jnp.sum(weights.astype(jnp.float32), axis=1)
         return weighted * scale[:, None] + tile_dot(weights, v), new_high, total
 
-    # Blocks that are written to the end come first.
-    whole = jnp.where(reach.last >= shape.length, shape.blocks, lax.div(reach.last + 1, shape.block))
+    # Blocks that hold nothing else come first.
+    in_ring = shape.blocks if shape.window is None else 0
+    whole = jnp.where(reach.last >= shape.length, in_ring, lax.div(reach.last + 1, shape.block))
     middle = jnp.clip(whole, start, stop)
     state = (jnp.zeros((M, wide), jnp.float32), jnp.full((M,), _MASKED, jnp.float32), jnp.zeros((M,), jnp.float32))
     state = lax.fori_loop(start * per_block, middle * per_block, partial(step, ragged=False), state)

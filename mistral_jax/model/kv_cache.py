@@ -14,8 +14,9 @@ to 8):
     position   6  7  8  3  4  5       the query at 8 sees 5 6 7 8; 3 and 4 are masked by their position, not erased
 
 The position that an index holds follows from the last position written (`key_positions`); the table gives its block.
-Two rows may share a block as long as neither writes to it. `KVCache.allocate` gives each slot its own blocks;
-`KVCache.assign` replaces them.
+Two rows may share a block as long as neither writes to it. Block `SPARE` stands in tables where a row has no block:
+nothing is written to it, so it stays zero. `KVCache.allocate` gives each slot its own blocks, or none if it is told how
+many there are; `KVCache.with_tables` replaces the tables.
 
 Layers with the same window share a table. A `CacheView` holds what a call needs besides the pools: the tables of its
 rows, the positions of its tokens, and how attention reads.
@@ -38,10 +39,8 @@ from jax import lax
 
 from conversion.weights.stored_shapes import storable_axis
 from mistral_jax.model.config import MistralConfig
+from mistral_jax.model.table_kinds import BLOCK, SPARE, table_kinds
 from mistral_jax.quant.placement import Placement
-
-BLOCK = 128
-"""Tokens of a block: the unit of allocation and of attention's reads."""
 
 
 @dataclass(frozen=True)
@@ -132,20 +131,37 @@ class KVCache:
 
     @classmethod
     def allocate(
-        cls, config: MistralConfig, *, slots: int, length: int, chunk: int, dtype: jax.typing.DTypeLike
+        cls,
+        config: MistralConfig,
+        *,
+        slots: int,
+        length: int,
+        chunk: int,
+        dtype: jax.typing.DTypeLike,
+        counts: Sequence[int] | None = None,
     ) -> KVCache:
         """A cache for `slots` sequences of at most `length` tokens, written at most `chunk` tokens at a time.
 
         Zero-initialised: a masked value is multiplied by zero, and zero times a NaN of uninitialised memory is NaN.
+
+        Args:
+          counts: blocks of the pools of each kind of table, `SPARE` included; slots then have none. None: as many as
+            fill the tables of all slots, which then have their own.
         """
         K, H = config.num_kv_heads, stored_head_dim(config)
-        counts = [size // BLOCK for size in layer_lengths(config, length=length, chunk=chunk)]
-        sizes = sorted(set(counts))
-        pools = [slots * count for count in counts]
+        kinds, of_layers = table_kinds(config, length=length, chunk=chunk)
+        if counts is None:
+            counts = own_blocks(config, slots=slots, length=length, chunk=chunk)
+            tables = [1 + jnp.arange(slots * k.blocks, dtype=jnp.int32).reshape(slots, k.blocks) for k in kinds]
+        else:
+            tables = [jnp.full((slots, k.blocks), SPARE, jnp.int32) for k in kinds]
+        pools = [(counts[kind], K) for kind in of_layers]
         return cls(
-            tuple(LayerCache(jnp.zeros((P, K, BLOCK, H), dtype), jnp.zeros((P, K, H, BLOCK), dtype)) for P in pools),
-            tuple(jnp.arange(slots * C, dtype=jnp.int32).reshape(slots, C) for C in sizes),
-            tuple(sizes.index(count) for count in counts),
+            tuple(
+                LayerCache(jnp.zeros((*pool, BLOCK, H), dtype), jnp.zeros((*pool, H, BLOCK), dtype)) for pool in pools
+            ),
+            tuple(tables),
+            of_layers,
         )
 
     def places(self, placement: Placement) -> KVCache:
@@ -172,16 +188,14 @@ class KVCache:
             plan=plan,
         )
 
-    def assign(self, slot: jax.Array, blocks: Sequence[jax.Array]) -> KVCache:
-        """Replace a slot's blocks.
+    def with_tables(self, tables: Sequence[jax.Array]) -> KVCache:
+        """Replace the tables.
 
         Args:
-          slot: int32 scalar.
-          blocks: int32 [C] for each kind of layer. A block that the slot will write to must not be shared: the block
-            of its next token and all after it and, in a ring that wraps, those before it as well.
+          tables: int32 [slots, C] for each kind of layer. A block that a slot will write to must not be shared: the
+            block of its next token and all after it and, in a ring that wraps, those before it as well.
         """
-        tables = tuple(table.at[slot].set(own) for table, own in zip(self.tables, blocks, strict=True))
-        return replace(self, tables=tables)
+        return replace(self, tables=tuple(tables))
 
 
 def stored_head_dim(config: MistralConfig) -> int:
@@ -189,16 +203,31 @@ def stored_head_dim(config: MistralConfig) -> int:
     return storable_axis(config.head_dim)
 
 
-def layer_lengths(config: MistralConfig, *, length: int, chunk: int) -> list[int]:
-    """S of each layer: the whole length, or window + chunk (a chunk's first query still sees a full window)."""
-    wanted = [length if window is None else min(length, window + chunk) for window in config.layer_windows]
-    return [-(-size // BLOCK) * BLOCK for size in wanted]
+def own_blocks(config: MistralConfig, *, slots: int, length: int, chunk: int) -> list[int]:
+    """For each kind of table, the blocks that fill those of all slots, and `SPARE`."""
+    return [1 + slots * kind.blocks for kind in table_kinds(config, length=length, chunk=chunk)[0]]
 
 
-def cache_bytes(config: MistralConfig, *, slots: int, length: int, chunk: int, dtype: jax.typing.DTypeLike) -> int:
+def block_bytes(config: MistralConfig, *, length: int, chunk: int, dtype: jax.typing.DTypeLike) -> list[int]:
+    """For each kind of table, the bytes of one block in all its layers."""
+    kinds, of_layers = table_kinds(config, length=length, chunk=chunk)
+    one = 2 * BLOCK * config.num_kv_heads * stored_head_dim(config) * np.dtype(dtype).itemsize
+    return [one * of_layers.count(kind) for kind in range(len(kinds))]
+
+
+def cache_bytes(
+    config: MistralConfig,
+    *,
+    slots: int,
+    length: int,
+    chunk: int,
+    dtype: jax.typing.DTypeLike,
+    counts: Sequence[int] | None = None,
+) -> int:
     """`KVCache.nbytes` of a cache allocated with these arguments."""
-    tokens = slots * sum(layer_lengths(config, length=length, chunk=chunk))
-    return 2 * tokens * config.num_kv_heads * stored_head_dim(config) * np.dtype(dtype).itemsize
+    counts = own_blocks(config, slots=slots, length=length, chunk=chunk) if counts is None else counts
+    sizes = block_bytes(config, length=length, chunk=chunk, dtype=dtype)
+    return sum(count * size for count, size in zip(counts, sizes, strict=True))
 
 
 @partial(jax.jit, inline=True)
@@ -232,11 +261,12 @@ def write(
 def places(
     layer: LayerCache, *, table: jax.Array, positions: jax.Array, valid: jax.Array
 ) -> tuple[jax.Array, jax.Array]:
-    """Where tokens are stored: their blocks in the pool, out of bounds for those that are not valid, and their indices
-    in these; int32 [B, T] both. Args: see `write`."""
+    """Where tokens are stored: their blocks in the pool, out of bounds for those that are not valid or have none, and
+    their indices in these; int32 [B, T] both. Args: see `write`."""
     # Nothing here is negative, so that C's division does: jnp's adds half a dozen operations to each.
     index = lax.rem(positions, jnp.int32(table.shape[1] * layer.block))
-    block = jnp.where(valid, _entries(table, lax.div(index, jnp.int32(layer.block))), layer.blocks)
+    block = _entries(table, lax.div(index, jnp.int32(layer.block)))
+    block = jnp.where(valid & (block != SPARE), block, layer.blocks)
     return block, lax.rem(index, jnp.int32(layer.block))
 
 

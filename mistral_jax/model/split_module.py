@@ -35,6 +35,11 @@ class SplitModule:
         weights, treedef = jax.tree.flatten(state)
         return cls(Structure(graphdef, treedef), weights)
 
+    @property
+    def tree(self) -> Any:
+        """The weights as a pytree, packed arrays whole."""
+        return jax.tree.unflatten(self.structure.treedef, self.weights)
+
     def merge(self, weights: list[jax.Array]) -> Any:
         """The module with other (traced) weights."""
         return self.structure.merge(weights)

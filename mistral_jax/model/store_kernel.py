@@ -19,8 +19,9 @@ from jax import lax
 from jax.experimental import pallas as pl
 
 from mistral_jax.model.config import MistralConfig
-from mistral_jax.model.kv_cache import BLOCK, LayerCache, places, stored_head_dim, write
+from mistral_jax.model.kv_cache import LayerCache, places, stored_head_dim, write
 from mistral_jax.model.rope import Heads, Positions
+from mistral_jax.model.table_kinds import BLOCK
 from mistral_jax.quant.dot import rounded_product
 from mistral_jax.quant.gpu_kernels import agrees, run_kernel, triton
 from mistral_jax.quant.placement import Placement
@@ -152,7 +153,7 @@ def kernel_works(placement: Placement, config: MistralConfig, dtype: jax.typing.
     instances."""
     rng = np.random.default_rng(0)
     N, K, H = config.num_heads, config.num_kv_heads, config.head_dim
-    pools = ((4, K, BLOCK, stored_head_dim(config)), (4, K, stored_head_dim(config), BLOCK))
+    pools = ((5, K, BLOCK, stored_head_dim(config)), (5, K, stored_head_dim(config), BLOCK))
     kind = jnp.dtype(dtype)
 
     def where(T: int) -> dict[str, jax.Array]:
@@ -160,7 +161,7 @@ def kernel_works(placement: Placement, config: MistralConfig, dtype: jax.typing.
         positions = np.array([[BLOCK - T // 2 - 1], [3]], np.int32) + np.arange(T, dtype=np.int32)
         valid = np.ones((2, T), np.bool_)
         valid[1, -1] = False
-        at = {"table": np.array([[2, 0], [1, 3]], np.int32), "positions": positions, "valid": valid}
+        at = {"table": np.array([[2, 4], [1, 3]], np.int32), "positions": positions, "valid": valid}
         return {name: jnp.asarray(value) for name, value in at.items()}
 
     def joined(queries: jax.Array, layer: LayerCache) -> jax.Array:

@@ -3,9 +3,9 @@
 The method depends on the device and on how many tokens of a sequence are computed together. On a CPU it never depends
 on the number of *sequences*: a row has the same bits alone and in a batch.
 
-- On a CPU, one token of each sequence (decoding) uses the native kernel, which unpacks in registers and reads each
-  weight once, at memory bandwidth. For many tokens (prefill), weights are unpacked a cache-sized tile at a time and
-  multiplied by XLA's dot. Without a compiler for the kernel, XLA also unpacks the tiles.
+- On a CPU, up to `FEW_TOKENS` tokens of each sequence (decoding) use the native kernel, which unpacks in registers and
+  reads each weight once, at memory bandwidth. For more tokens (prefill), weights are unpacked a cache-sized tile at a
+  time and multiplied by XLA's dot. Without a compiler for the kernel, XLA also unpacks the tiles.
 - On a GPU for which there is a kernel (`mistral_jax.quant.grouped_kernel`), that multiplies; weights are loaded in an
   order that suits it (`GroupedArray`). In float32, for which GPUs have no tensor cores, the matrix is unpacked and
   multiplied by a dot for many rows.
@@ -47,6 +47,9 @@ from mistral_jax.quant.native import native
 
 _CPU_TILE_BYTES = 4 * 2**20
 """Size of a tile of unpacked weights: it stays in the last-level cache between unpacking and the dot."""
+FEW_TOKENS = 8
+"""Tokens of a sequence that are multiplied as one is: tokens that a decode step runs together have the bits that each
+would have alone."""
 _FUSED_ROWS = 8
 """Maximum rows for which devices other than CPUs unpack inside the product: each row unpacks all weights."""
 
@@ -174,30 +177,30 @@ def _int8_product(x: jax.Array, weight: Int8Array) -> jax.Array:
 
 def _grouped_product(x: jax.Array, weight: GroupedArray) -> jax.Array:
     rows = x.reshape(-1, x.shape[-1])
-    if _one_token(x) or x.dtype.itemsize == 2:
+    if _few_tokens(x) or x.dtype.itemsize == 2:
         y = product(rows, weight)
     else:
         y = _plain_product(rows, padded(lax.optimization_barrier(weight.dequantize(x.dtype))))
     return y.reshape(*x.shape[:-1], weight.shape[0])
 
 
-def _one_token(x: jax.Array) -> bool:
-    """Whether the rows [..., in] are of one token of each sequence."""
-    return x.ndim < 3 or x.shape[-2] == 1
+def _few_tokens(x: jax.Array) -> bool:
+    """Whether the rows [..., in] are of few tokens of each sequence."""
+    return x.ndim < 3 or x.shape[-2] <= FEW_TOKENS
 
 
 def _blocks_product(x: jax.Array, weight: QuantizedArray) -> jax.Array:
-    y = _product_of_rows(x.reshape(-1, x.shape[-1]), weight.raw, kind=weight.kind, one_token=_one_token(x))
+    y = _product_of_rows(x.reshape(-1, x.shape[-1]), weight.raw, kind=weight.kind, few_tokens=_few_tokens(x))
     return y.reshape(*x.shape[:-1], weight.shape[0])
 
 
 # Jitted separately, so that layers with weights of the same shape are traced only once.
-@partial(jax.jit, static_argnames=("kind", "one_token"), inline=True)
-def _product_of_rows(x: jax.Array, raw: jax.Array, *, kind: GGMLType, one_token: bool) -> jax.Array:
+@partial(jax.jit, static_argnames=("kind", "few_tokens"), inline=True)
+def _product_of_rows(x: jax.Array, raw: jax.Array, *, kind: GGMLType, few_tokens: bool) -> jax.Array:
     """`x` [M, in] times packed rows [out, row_bytes]: float32 [M, out]."""
 
     def on_cpu(x: jax.Array, raw: jax.Array) -> jax.Array:
-        if one_token and native.available(kind):
+        if few_tokens and native.available(kind):
             return native.matmul(x.astype(jnp.float32), raw, kind)
         return _tiled_product(x, raw, kind)
 

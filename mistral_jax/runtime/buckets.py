@@ -9,7 +9,8 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
-from mistral_jax.model.kv_cache import BLOCK, KERNEL, LOOP, ReadPlan
+from mistral_jax.model.kv_cache import KERNEL, LOOP, ReadPlan
+from mistral_jax.model.table_kinds import BLOCK
 
 DEFAULT_CHUNKS = (16, 64, 256)
 
@@ -94,17 +95,18 @@ class Buckets:
         """The sizes of embedded chunks, ascending; few, as each is a program."""
         return tuple(sorted({self.score, self.chunks[-1]}))
 
-    def prompt_chunks(self, prompt_length: int) -> Iterator[PrefillChunk]:
-        """The chunks of a prompt: all tokens but the last, which the first decode step runs. They depend only on its
-        length."""
-        return self._chunks(prompt_length - 1, self.chunks)
+    def prompt_chunks(self, prompt_length: int, *, start: int = 0) -> Iterator[PrefillChunk]:
+        """The chunks of a prompt from token `start` on: all tokens but the last, which the first decode step runs.
+        They depend only on these numbers."""
+        return self._chunks(prompt_length - 1, self.chunks, start=start)
 
     def embedded_chunks(self, prompt_length: int) -> Iterator[PrefillChunk]:
         """The chunks of a prompt whose hidden states are wanted: all tokens."""
         return self._chunks(prompt_length, self.embed, embed=True)
 
-    def _chunks(self, stop: int, sizes: Sequence[int], *, embed: bool = False) -> Iterator[PrefillChunk]:
-        start = 0
+    def _chunks(
+        self, stop: int, sizes: Sequence[int], *, start: int = 0, embed: bool = False
+    ) -> Iterator[PrefillChunk]:
         while start < stop:
             left = stop - start
             size = next((size for size in sizes if size >= left), sizes[-1])

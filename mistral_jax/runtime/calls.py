@@ -32,10 +32,18 @@ class Forwarded(NamedTuple):
     speculative: bool = False
 
 
-class Appended(NamedTuple):
-    """The results of appending tokens to rows."""
+class Changed(NamedTuple):
+    """A state with other tokens or blocks; nothing was computed."""
 
     state: RunnerState
+
+
+class Taken(NamedTuple):
+    """What was copied out of a state, which does not change."""
+
+    state: RunnerState
+    copy: Any
+    """See `mistral_jax.runtime.moving`."""
 
 
 class Stepped(NamedTuple):

@@ -5,6 +5,7 @@ constrained sequences (`mistral_jax.runtime.constrained`). Notebooks (`mistral_j
 engine drive the same loop; they differ in scheduling, and in what they do with the tokens.
 
     loop.admit(sequence)                            puts it into its slot
+    loop.move(moves)                                changes which blocks sequences have, if an allocator gives them
     results = loop.step(prefills, decodes)          starts work on the device, and reads the results of the last call
 
 Axis letters: R rows of a decode step, T tokens of a chunk, D model dimension, M scaling columns, A adapters.
@@ -22,9 +23,11 @@ import numpy as np
 
 from mistral_jax.adapters.choice import AdapterChoice
 from mistral_jax.grammar.constraint import Constraint
+from mistral_jax.runtime.blocks.moves import CopyBlock, Move, PutIn, SetTables, TakeOut
 from mistral_jax.runtime.buckets import PrefillChunk
 from mistral_jax.runtime.calls import Forwarded, RunnerState, Stepped
 from mistral_jax.runtime.constrained import ConstrainedRow, threads, wait_for_masks, worthwhile_runs
+from mistral_jax.runtime.moving import TakenOut
 from mistral_jax.runtime.runner import Runner
 from mistral_jax.runtime.sampling.params import SamplingParams
 from mistral_jax.runtime.sampling.sample import Features, Sampled, mask_words, unpack
@@ -102,6 +105,8 @@ class _InFlight[S: LoopSequence]:
     """Ready when the last prefill chunk has run."""
     decodes: tuple[S, ...] = ()
     """Sequences of the decode step that are sampled."""
+    slots: tuple[int, ...] = ()
+    """Theirs; they may have left them when the results are read."""
     stepped: Stepped | None = None
     """The results of the decode step; None if there was none."""
     counts: tuple[int, ...] | None = None
@@ -162,6 +167,7 @@ class DecodeLoop[S: LoopSequence]:
         self._features: dict[int, Features] = {}
         self._constrained: dict[int, ConstrainedRow] = {}
         self._masks = threads()
+        self._taken_out: dict[int, TakenOut] = {}
         self._pending: _InFlight[S] | None = None
         self._clock = _StepClock()
 
@@ -189,6 +195,20 @@ class DecodeLoop[S: LoopSequence]:
             self._constrained[id(sequence)] = row
         self._state = self.runner.admit(self._state, sequence.slot, sequence.prompt, params, choice)
 
+    def move(self, moves: Iterable[Move]) -> None:
+        """Carry out what was decided about slots and blocks. Nothing is computed, and no bit changes."""
+        for move in moves:
+            match move:
+                case SetTables(tables):
+                    self._state = self.runner.with_tables(self._state, tables)
+                case CopyBlock(sources, targets):
+                    self._state = self.runner.calls.copy_block(self._state, sources, targets)().state
+                case TakeOut(sequence, slot, tables):
+                    self._taken_out[id(sequence)] = self.runner.take_out(self._state, slot, tables)
+                case PutIn(sequence, tables):
+                    taken = self._taken_out.pop(id(sequence))
+                    self._state = self.runner.put_in(self._state, sequence.slot, tables, taken)
+
     def measure(self) -> None:
         """`Runner.measure`, between two steps."""
         self._state = self.runner.measure(self._state)
@@ -198,6 +218,7 @@ class DecodeLoop[S: LoopSequence]:
         """Drop what the loop stores for a sequence; unknown sequences are ignored."""
         self._features.pop(id(sequence), None)
         self._constrained.pop(id(sequence), None)
+        self._taken_out.pop(id(sequence), None)
 
     def step(
         self,
@@ -265,7 +286,7 @@ class DecodeLoop[S: LoopSequence]:
         stepped = self.runner.several(self._state, slots, counts, self._union(decodes), longest=longest)
         self._state = stepped.state
         stepped.packed.copy_to_host_async()
-        work.decodes, work.stepped, work.counts = tuple(decodes), stepped, counts
+        work.decodes, work.slots, work.stepped, work.counts = tuple(decodes), tuple(slots), stepped, counts
 
     def _union(self, decodes: Sequence[S]) -> Features:
         """The features that these sequences need."""
@@ -320,12 +341,13 @@ class DecodeLoop[S: LoopSequence]:
         reads_weights: bool,
         masks: dict[int, np.ndarray] | None = None,
     ) -> None:
-        stepped = self.runner.sample(forwarded, [s.slot for s in decodes], self._union(decodes), masks)
+        slots = tuple(s.slot for s in decodes)
+        stepped = self.runner.sample(forwarded, slots, self._union(decodes), masks)
         self._state = stepped.state
         stepped.packed.copy_to_host_async()
         if stepped.emitted is not None:
             stepped.emitted.copy_to_host_async()
-        work.decodes, work.stepped = tuple(decodes), stepped
+        work.decodes, work.slots, work.stepped = tuple(decodes), slots, stepped
         work.reads_weights = stepped.weights is not None and (reads_weights or any(s.wants_weights for s in decodes))
         if work.reads_weights and stepped.weights is not None:
             stepped.weights.copy_to_host_async()
@@ -375,12 +397,12 @@ class DecodeLoop[S: LoopSequence]:
         packed = np.asarray(stepped.packed)
         self._clock.tick(1 if work.counts is None else max(work.counts))
         if work.counts is not None:
-            return LoopResults(scores=scores, tokens=tuple(_tokens_of_several(packed, work.decodes, work.counts)))
+            return LoopResults(scores=scores, tokens=tuple(_tokens_of_several(packed, work)))
         weights = np.asarray(stepped.weights) if work.reads_weights else None
         tokens: list[LoopToken[S]] = []
-        for sequence in self._emitted(work, stepped):
-            sampled = unpack(packed[sequence.slot], sequence.params.logprobs)
-            used = None if weights is None or not sequence.choice.xlora else weights[sequence.slot]
+        for sequence, slot in self._emitted(work, stepped):
+            sampled = unpack(packed[slot], sequence.params.logprobs)
+            used = None if weights is None or not sequence.choice.xlora else weights[slot]
             tokens.append(LoopToken(sequence, sampled, used))
             row = self._constrained.get(id(sequence))
             if row is not None and sampled.token >= 0:
@@ -389,30 +411,29 @@ class DecodeLoop[S: LoopSequence]:
                 row.advance(self._masks, (sampled.token, *extras))
         return LoopResults(scores=scores, tokens=tuple(tokens), weights=weights)
 
-    def _emitted(self, work: _InFlight[S], stepped: Stepped) -> Sequence[S]:
-        """The sequences that a step gave a token; the others repeat that step."""
+    def _emitted(self, work: _InFlight[S], stepped: Stepped) -> Sequence[tuple[S, int]]:
+        """The sequences that a step gave a token, with their slots; the others repeat that step."""
+        rows = tuple(zip(work.decodes, work.slots, strict=True))
         if stepped.emitted is None:
-            return work.decodes
+            return rows
         emitted = np.asarray(stepped.emitted)
-        got = [s for s in work.decodes if emitted[s.slot]]
-        self._policy.observe(len(got), len(work.decodes))
-        for sequence in work.decodes:
-            if not emitted[sequence.slot]:
+        got = [(sequence, slot) for sequence, slot in rows if emitted[slot]]
+        self._policy.observe(len(got), len(rows))
+        for sequence, slot in rows:
+            if not emitted[slot]:
                 sequence.steps -= 1
         return got
 
 
-def _tokens_of_several[S: LoopSequence](
-    packed: np.ndarray, sequences: Sequence[S], counts: Sequence[int]
-) -> Iterator[LoopToken[S]]:
+def _tokens_of_several[S: LoopSequence](packed: np.ndarray, work: _InFlight[S]) -> Iterator[LoopToken[S]]:
     """Args:
     packed: int32 [SEVERAL, R, PACKED_WIDTH]
     """
-    for i in range(max(counts)):
-        for sequence, count in zip(sequences, counts, strict=True):
+    assert work.counts is not None
+    for i in range(max(work.counts)):
+        for sequence, slot, count in zip(work.decodes, work.slots, work.counts, strict=True):
             if i < count:
-                sampled = unpack(packed[i, sequence.slot], sequence.params.logprobs)
-                yield LoopToken(sequence, sampled, None)
+                yield LoopToken(sequence, unpack(packed[i, slot], sequence.params.logprobs), None)
 
 
 @dataclass(slots=True)

@@ -5,12 +5,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 from functools import lru_cache
+from typing import Any
 
 import jax
 import numpy as np
 
 from mistral_jax.runtime.buckets import Buckets
-from mistral_jax.runtime.calls import Appended, Call, Forwarded, Prefilled, RunnerState, Stepped
+from mistral_jax.runtime.calls import Call, Changed, Forwarded, Prefilled, RunnerState, Stepped, Taken
 from mistral_jax.runtime.mixing import Caches
 from mistral_jax.runtime.programs import Programs
 from mistral_jax.runtime.sampling.sample import Features, mask_words, smallest_sampler
@@ -108,14 +109,39 @@ class ProgramCalls:
     def _put_flags(self, features: Features) -> jax.Array:
         return self._programs.placement.put(features.as_array())
 
-    def append(self, state: RunnerState, R: int, slots: Sequence[int], run: Run) -> Call[Appended]:
+    def append(self, state: RunnerState, R: int, slots: Sequence[int], run: Run) -> Call[Changed]:
         """The call that appends the tokens of a run of R rows to those of `slots`."""
         return Call(
             self._programs.append,
             (state.rows, self._active(R, tuple(slots)), run),
             {},
-            lambda rows: Appended(RunnerState(state.caches, rows)),
+            lambda rows: Changed(RunnerState(state.caches, rows)),
         )
+
+    def copy_block(self, state: RunnerState, sources: Sequence[int], targets: Sequence[int]) -> Call[Changed]:
+        """The call that copies a block, given for each kind of table."""
+        arguments = (state.caches, np.asarray(sources, np.int32), np.asarray(targets, np.int32))
+        return Call(self._programs.copy_block, arguments, {}, lambda caches: Changed(RunnerState(caches, state.rows)))
+
+    def take_block(self, state: RunnerState, blocks: Sequence[int]) -> Call[Taken]:
+        """The call that copies a block out, given for each kind of table."""
+        arguments = (state.caches, np.asarray(blocks, np.int32))
+        return Call(self._programs.take_block, arguments, {}, lambda *copy: Taken(state, copy))
+
+    def put_block(self, state: RunnerState, blocks: Sequence[int], copy: Any) -> Call[Changed]:
+        """The call that puts it back. `copy` may be on the host."""
+        arguments = (state.caches, np.asarray(blocks, np.int32), copy)
+        return Call(self._programs.put_block, arguments, {}, lambda caches: Changed(RunnerState(caches, state.rows)))
+
+    def take_row(self, state: RunnerState, slot: int) -> Call[Taken]:
+        """The call that copies a row out."""
+        arguments = (state.rows, np.int32(slot))
+        return Call(self._programs.take_row, arguments, {}, lambda row: Taken(state, row))
+
+    def put_row(self, state: RunnerState, slot: int, row: Any) -> Call[Changed]:
+        """The call that puts it back. `row` may be on the host."""
+        arguments = (state.rows, np.int32(slot), row)
+        return Call(self._programs.put_row, arguments, {}, lambda rows: Changed(RunnerState(state.caches, rows)))
 
     def forward(
         self,

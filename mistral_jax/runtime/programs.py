@@ -5,6 +5,7 @@ A program takes weights as plain lists, which cost microseconds per call, and re
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from functools import partial
 from typing import Any
 
@@ -19,7 +20,7 @@ from mistral_jax.model.low_rank import AdapterBank
 from mistral_jax.model.mistral import Mistral
 from mistral_jax.model.split_module import SplitModule
 from mistral_jax.quant.placement import Placement
-from mistral_jax.runtime import admission, step
+from mistral_jax.runtime import admission, moving, step
 from mistral_jax.runtime.mixing import AdaptedModel, Caches, MixingRows
 from mistral_jax.runtime.sampling.sample import COMMON_FEATURES, Features, mask_words
 from mistral_jax.runtime.sampling.truncation_kernel import kernel_works as sampling_kernel_works
@@ -43,7 +44,7 @@ class Programs:
       length: maximum tokens of a sequence.
       chunk: maximum tokens that are written to the caches at once.
       repeat_last_n: number of tokens that the repetition penalty looks back at.
-      adapters, xlora, gpu_kernels: see `mistral_jax.runtime.runner.Runner`.
+      cache_blocks, adapters, xlora, gpu_kernels: see `mistral_jax.runtime.runner.Runner`.
     """
 
     speculates = True
@@ -59,8 +60,10 @@ class Programs:
         repeat_last_n: int,
         adapters: AdapterSet | None,
         xlora: XLoRA | None,
+        cache_blocks: Sequence[int] | None = None,
         gpu_kernels: bool | None = None,
     ) -> None:
+        self._cache_blocks = cache_blocks
         self.config, self.dtype = model.config, model.dtype
         self.slots, self.length, self.chunk, self.repeat_last_n = slots, length, chunk, repeat_last_n
         self.split = SplitModule.of(model)
@@ -93,6 +96,11 @@ class Programs:
         self.sample_speculative = jit(self._sample_speculative, donate_argnums=0, static_argnames="only")
         self.several = jit(self._several, donate_argnums=(2, 3), static_argnames=("plan", "only"))
         self.append = jax.jit(self._append, donate_argnums=0)
+        self.copy_block = jax.jit(self._copy_block, donate_argnums=0)
+        self.take_block = jax.jit(moving.take_block)
+        self.put_block = jax.jit(self._put_block, donate_argnums=0)
+        self.take_row = jax.jit(self._take_row)
+        self.put_row = jax.jit(self._put_row, donate_argnums=0)
 
     def extra(self) -> Extra:
         """The current extra arguments; refreshed whenever the bank was replaced."""
@@ -139,7 +147,7 @@ class Programs:
     def _allocate(self) -> tuple[Caches, step.Rows]:
         def cache() -> KVCache:
             sizes = {"slots": self.slots, "length": self.length, "chunk": self.chunk}
-            return KVCache.allocate(self.config, **sizes, dtype=self.dtype)
+            return KVCache.allocate(self.config, **sizes, dtype=self.dtype, counts=self._cache_blocks)
 
         return Caches(cache(), None if self.xlora is None else cache()), self.rows()
 
@@ -234,6 +242,18 @@ class Programs:
 
     def _append(self, *args: Any) -> tuple[step.Rows]:
         return (step.append(*args),)
+
+    def _copy_block(self, *args: Any) -> tuple[Caches]:
+        return (moving.copy_block(*args),)
+
+    def _put_block(self, *args: Any) -> tuple[Caches]:
+        return (moving.put_block(*args),)
+
+    def _take_row(self, *args: Any) -> tuple[Any]:
+        return (moving.take_row(*args),)
+
+    def _put_row(self, *args: Any) -> tuple[step.Rows]:
+        return (moving.put_row(*args),)
 
     def empty_forward(self, rows: int, *, speculative: bool) -> step.Forward:
         """Zeros with the shapes and the placement of what a forward pass of `rows` rows returns."""

@@ -144,7 +144,9 @@ class RecomputingRunner(Runner):
     takes_runs = False
     takes_several = False
 
-    def chunks(self, prompt_length: int, *, score: bool = False, embed: bool = False) -> Iterator[PrefillChunk]:
+    def chunks(
+        self, prompt_length: int, *, start: int = 0, score: bool = False, embed: bool = False
+    ) -> Iterator[PrefillChunk]:
         return super().chunks(prompt_length, score=score, embed=embed) if score or embed else iter(())
 
     def admit(

@@ -30,14 +30,18 @@ from mistral_jax.adapters.bank import AdapterSet
 from mistral_jax.adapters.choice import BASE, AdapterChoice
 from mistral_jax.adapters.xlora import XLoRA
 from mistral_jax.model.attention import kernel_works
-from mistral_jax.model.kv_cache import BLOCK, cache_bytes, layer_lengths
+from mistral_jax.model.kv_cache import KVCache, cache_bytes, own_blocks
 from mistral_jax.model.mistral import Mistral
 from mistral_jax.model.split_module import SplitModule
+from mistral_jax.model.table_kinds import SPARE, table_kinds
+from mistral_jax.quant.array import QuantizedArray
 from mistral_jax.quant.placement import Device, Placement
+from mistral_jax.runtime.blocks.allocator import BlockAllocator, Reuse
 from mistral_jax.runtime.buckets import DEFAULT_CHUNKS, Buckets, PrefillChunk, cache_sizes, chunk_sizes
 from mistral_jax.runtime.calls import Forwarded, Prefilled, RunnerState, Stepped
 from mistral_jax.runtime.device_memory import allocating
-from mistral_jax.runtime.mixing import RowMixing
+from mistral_jax.runtime.mixing import Caches, RowMixing
+from mistral_jax.runtime.moving import TakenOut
 from mistral_jax.runtime.program_calls import ProgramCalls
 from mistral_jax.runtime.programs import Programs
 from mistral_jax.runtime.sampling.params import SamplingParams, TokenRules
@@ -65,6 +69,8 @@ class Runner:
       chunks: lengths of prefill chunks, ascending. A prompt is cut into the longest ones, and the rest padded to the
         shortest that fits. The chunks of a prompt depend only on its length.
       repeat_last_n: number of tokens that the repetition penalty looks back at.
+      cache_blocks: number of cache blocks for each of `kinds`, `SPARE` included, to share among the slots as an
+        allocator says (see `new_allocator`). None: each slot has its own.
       row_buckets: numbers of rows that decode steps are compiled for, ascending, the last >= slots; None chooses by
         platform, see `Buckets.choose`.
       block_buckets: numbers of cache blocks that programs are compiled for; None chooses by platform.
@@ -91,6 +97,7 @@ class Runner:
         length: int,
         chunks: Sequence[int] = DEFAULT_CHUNKS,
         repeat_last_n: int = 64,
+        cache_blocks: Sequence[int] | None = None,
         row_buckets: Sequence[int] | None = None,
         block_buckets: Sequence[int] | None = None,
         gpu_kernels: bool | None = None,
@@ -112,10 +119,15 @@ class Runner:
         self.embeds = embeds
         sizes = chunk_sizes(chunks, length)
         self._cache_sizes = cache_sizes(slots=slots, length=length, chunks=chunks)
+        self._cache_blocks = None if cache_blocks is None else tuple(cache_blocks)
+        sized = {name: self._cache_sizes[name] for name in ("length", "chunk")}
+        self.kinds = table_kinds(self.config, **sized)[0]
+        """The tables of a slot."""
         self.programs = self.programs_type(
             model,
             **self._cache_sizes,
             repeat_last_n=self.repeat_last_n,
+            cache_blocks=self._cache_blocks,
             adapters=adapters,
             xlora=xlora,
             gpu_kernels=gpu_kernels,
@@ -123,7 +135,7 @@ class Runner:
         self.buckets = Buckets.choose(
             slots=slots,
             length=length,
-            blocks=max(layer_lengths(self.config, length=length, chunk=sizes[-1])) // BLOCK,
+            blocks=self.kinds[-1].blocks,
             on_cpu=self.device.platform == "cpu",
             chunks=sizes,
             row_buckets=row_buckets,
@@ -193,7 +205,8 @@ class Runner:
 
     def cache_bytes(self) -> int:
         """Bytes of the KV caches that `new_state` allocates."""
-        return (1 if self.xlora is None else 2) * cache_bytes(self.config, **self._cache_sizes, dtype=self.dtype)
+        one = cache_bytes(self.config, **self._cache_sizes, dtype=self.dtype, counts=self._cache_blocks)
+        return (1 if self.xlora is None else 2) * one
 
     def new_state(self) -> RunnerState:
         """Allocate empty caches and rows on the model's placement.
@@ -204,16 +217,81 @@ class Runner:
         with allocating("a cache", self.cache_bytes()):
             return RunnerState(*jax.block_until_ready(self.programs.allocate()))
 
-    def chunks(self, prompt_length: int, *, score: bool = False, embed: bool = False) -> Iterator[PrefillChunk]:
+    @property
+    def has_pool(self) -> bool:
+        """Whether slots have the blocks that an allocator gives them."""
+        return self._cache_blocks is not None
+
+    @property
+    def reuse(self) -> Reuse | None:
+        """Which tokens in the cache may serve other sequences with the same bits."""
+        if not self.prefills:
+            return None
+        if self.placement.platform != "cpu" or self.placement.count > 1:
+            return Reuse(unit=self.chunk_sizes[-1], completions=False)
+        # One token is multiplied with packed weights by another method than a chunk (see `mistral_jax.quant.product`).
+        weights = jax.tree.leaves(self.split.tree, is_leaf=lambda x: isinstance(x, QuantizedArray))
+        return Reuse(completions=not any(isinstance(weight, QuantizedArray) for weight in weights))
+
+    def new_allocator(self, *, reuse: bool) -> BlockAllocator:
+        """What gives the blocks of one state to its slots.
+
+        Args:
+          reuse: whether sequences may share the blocks of what they have in common.
+        """
+        counts = own_blocks(self.config, **self._cache_sizes) if self._cache_blocks is None else self._cache_blocks
+        return BlockAllocator(self.kinds, counts, reuse=self.reuse if reuse else None)
+
+    def chunks(
+        self, prompt_length: int, *, start: int = 0, score: bool = False, embed: bool = False
+    ) -> Iterator[PrefillChunk]:
         """The chunks of a prompt: all tokens but the last, which the first decode step runs.
 
         Args:
+          start: so many tokens are in the cache already; not with `score` or `embed`.
           score: whether the prompt's log-probabilities are wanted.
           embed: whether its hidden states are wanted, of the last token, too.
         """
         if embed:
             return self.buckets.embedded_chunks(prompt_length)
-        return self.buckets.scored_chunks(prompt_length) if score else self.buckets.prompt_chunks(prompt_length)
+        if score:
+            return self.buckets.scored_chunks(prompt_length)
+        return self.buckets.prompt_chunks(prompt_length, start=start)
+
+    def with_tables(self, state: RunnerState, tables: Sequence[np.ndarray]) -> RunnerState:
+        """Give all slots other blocks.
+
+        Args:
+          tables: int32 [slots, C] for each of `kinds`.
+        """
+
+        def changed(cache: KVCache) -> KVCache:
+            # Each cache its own arrays: both are donated.
+            return cache.with_tables([self.placement.put(table) for table in tables])
+
+        scaling = state.caches.scaling
+        caches = Caches(changed(state.caches.scaled), None if scaling is None else changed(scaling))
+        return RunnerState(caches, state.rows)
+
+    def take_out(self, state: RunnerState, slot: int, tables: Sequence[Sequence[int]]) -> TakenOut:
+        """Copy a slot's row, and the blocks of its tables, to the host.
+
+        Args:
+          state: not donated.
+          tables: its blocks for each of `kinds`, `SPARE` where it has none.
+        """
+        row = self.calls.take_row(state, slot)().copy
+        wanted = [[_entry(table, entry) for table in tables] for entry in range(max(map(len, tables)))]
+        entries = tuple(entry for entry, blocks in enumerate(wanted) if any(block != SPARE for block in blocks))
+        copies = [self.calls.take_block(state, wanted[entry])().copy for entry in entries]
+        return TakenOut(jax.device_get(row), entries, tuple(map(jax.device_get, copies)))
+
+    def put_in(self, state: RunnerState, slot: int, tables: Sequence[Sequence[int]], taken: TakenOut) -> RunnerState:
+        """Put back what `take_out` returned, into any slot and into other blocks. `state` is donated."""
+        state = self.calls.put_row(state, slot, taken.row)().state
+        for entry, copy in zip(taken.entries, taken.blocks, strict=True):
+            state = self.calls.put_block(state, [_entry(table, entry) for table in tables], copy)().state
+        return state
 
     def admit(
         self,
@@ -441,3 +519,7 @@ class Runner:
                     state,
                 )
         return state
+
+
+def _entry(table: Sequence[int], entry: int) -> int:
+    return table[entry] if entry < len(table) else SPARE

@@ -33,10 +33,11 @@ from jax import lax
 
 from mistral_jax.model.config import MistralConfig
 from mistral_jax.model.kv_cache import ReadPlan
+from mistral_jax.quant.product import FEW_TOKENS
 from mistral_jax.runtime.mixing import AdaptedModel, Caches, MixingRows
 from mistral_jax.runtime.sampling.sample import PACKED_WIDTH, Features, SamplerRows, sample, score_tokens
 
-RUN_TOKENS = 8
+RUN_TOKENS = FEW_TOKENS
 """K: most tokens of a row that a forward pass runs at once, besides prefill."""
 
 SEVERAL = 4

@@ -6,6 +6,7 @@ import hashlib
 import importlib.metadata
 import logging
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
 from conversion.files.regular_file import is_file
@@ -27,7 +28,7 @@ from serving.api.service.service import Service
 from serving.build.adapter_loader import FolderLoader
 from serving.build.build_adapters import files_digest, open_adapter_files, served_models, with_base_model
 from serving.build.gpus import choose_device
-from serving.build.memory import chunk_sizes, sequence_length
+from serving.build.memory import chunk_sizes, plan_cache
 from serving.build.progress import TerminalProgress
 from serving.engine.engine import JaxEngine, PlainCompletions, Report
 from serving.engine.messages import ModelCard
@@ -49,10 +50,19 @@ def build_service(settings: Settings) -> Service:
     placement = choose_device(settings)
     adapters = open_adapter_files(settings, description.config)
     models = with_aliases(served_models(settings, adapters, created=int(time.time())), settings.aliases)
-    length = sequence_length(settings, description, placement, adapters)
+    plan = plan_cache(settings, description, placement, adapters)
+    length = plan.length
 
     def load(report: Report) -> Runner:
-        return load_runner(settings, description, placement, length=length, report=report, adapters=adapters)
+        return load_runner(
+            settings,
+            description,
+            placement,
+            length=length,
+            report=report,
+            adapters=adapters,
+            cache_blocks=plan.blocks,
+        )
 
     engine = JaxEngine(
         load=load,
@@ -61,6 +71,7 @@ def build_service(settings: Settings) -> Service:
         slots=settings.max_seqs,
         queue_limit=settings.max_queue,
         adapters=models.registry,
+        prefix_cache="off" if settings.no_prefix_cache else settings.prefix_cache,
         # On a GPU, XLA times kernels while it compiles, so nothing else should run.
         behind=PlainCompletions(models.base.choice.xlora)
         if placement.platform == "cpu" and not settings.wait_for_programs
@@ -163,8 +174,13 @@ def load_runner(
     report: Report,
     slots: int | None = None,
     adapters: AdapterFiles | None = None,
+    cache_blocks: Sequence[int] | None = None,
 ) -> Runner:
-    """Load the weights and make the runner, whose programs are compiled later, by `Runner.warm_up`."""
+    """Load the weights and make the runner, whose programs are compiled later, by `Runner.warm_up`.
+
+    Args:
+      cache_blocks: see `Runner`.
+    """
     report("fetching weight files", None)
 
     def progress(done: int, total: int) -> None:
@@ -195,6 +211,7 @@ def load_runner(
         adapters=bank,
         xlora=xlora,
         embeds=settings.pooling != "none",
+        cache_blocks=cache_blocks,
     )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -10,9 +11,10 @@ from conversion.weights.ggml_types import BY_NAME
 from mistral_jax.adapters.load_adapters import AdapterFiles, adapter_bytes
 from mistral_jax.checkpoint.description import ModelDescription
 from mistral_jax.checkpoint.weights import choose_dtype, open_weights, plan_weights, settle_tying
-from mistral_jax.model.kv_cache import BLOCK, cache_bytes
+from mistral_jax.model.kv_cache import block_bytes, own_blocks
+from mistral_jax.model.table_kinds import BLOCK
 from mistral_jax.quant.placement import Placement
-from mistral_jax.runtime.buckets import DEFAULT_CHUNKS, cache_sizes
+from mistral_jax.runtime.buckets import DEFAULT_CHUNKS, cache_rows, cache_sizes
 from mistral_jax.runtime.device_memory import temporary_bytes
 from serving.settings.settings import Settings
 
@@ -44,54 +46,137 @@ class MemoryNeeds:
         """For caches; may be negative."""
         return self.free - self.weights - self.adapters - self.temporary
 
-    def error(self, cache: int, advice: str) -> ValueError:
-        """That a cache of so many bytes does not fit."""
+    def error(self, cache: int, sequences: int, advice: str) -> ValueError:
+        """That a cache of so many bytes, for so many sequences, does not fit."""
         adapters = f", {self.adapters / _GIB:.1f} of adapters" if self.adapters else ""
         programs = f", {self.temporary / _GIB:.1f} for programs" if self.temporary else ""
+        whose = "one sequence" if sequences == 1 else f"{sequences} sequences"
         return ValueError(
-            f"{self.weights / _GIB:.1f} GiB of weights{adapters}{programs} and a cache for {self.slots} sequences "
+            f"{self.weights / _GIB:.1f} GiB of weights{adapters}{programs} and a cache for {whose} "
             f"({cache / _GIB:.1f}) do not fit into the {self.free / _GIB:.1f} GiB that are free; {advice}"
         )
 
 
-def sequence_length(
-    settings: Settings, description: ModelDescription, placement: Placement, adapters: AdapterFiles | None = None
-) -> int:
-    """Longest sequence in tokens: `--max-seq-len`, or the model's context, limited by a default and by memory.
+@dataclass(frozen=True, kw_only=True, slots=True)
+class CachePlan:
+    """The KV cache of a runner."""
 
+    length: int
+    """Longest sequence in tokens."""
+    blocks: tuple[int, ...]
+    """For each kind of table, the blocks of its pools, the spare one included."""
+    nbytes: int
+    """Of all caches."""
+
+
+def plan_cache(
+    settings: Settings,
+    description: ModelDescription,
+    placement: Placement,
+    adapters: AdapterFiles | None = None,
+    *,
+    shared: bool = True,
+) -> CachePlan:
+    """How long sequences may be, and how many blocks the cache has.
+
+    Sequences are at most `--max-seq-len` tokens long, by default the model's context, limited by a default and by
+    memory. There are as many blocks as all slots can fill, or fewer if memory does not allow it; or what
+    `--cache-memory` says.
+
+    Args:
+      shared: whether slots share the blocks; else each has its own, for its longest sequence.
     Raises:
-      ValueError: `--max-seq-len` is longer than the model's context, or does not fit on a GPU; or not even a short
-        sequence fits.
+      ValueError: `--max-seq-len` is longer than the model's context, or not even one sequence finds room.
     """
-    config = description.config
-    longest, wanted = config.max_position_embeddings, settings.max_seq_len
+    sizes = _Sizes(settings, description, placement, adapters, shared=shared)
+    longest, wanted = description.config.max_position_embeddings, settings.max_seq_len
     if wanted is not None and wanted > longest:
         raise ValueError(f"--max-seq-len {wanted}: this model supports a context of at most {longest} tokens")
     on_cpu = placement.platform == "cpu"
-    if wanted is not None and on_cpu:
-        return wanted
+    if wanted is not None and on_cpu and settings.cache_memory is None:
+        return sizes.plan(wanted, None)
     needs = memory_needs(settings, description, placement, adapters)
-
-    def cache(length: int) -> int:
-        return all_cache_bytes(settings, description, placement, adapters, length=length)
-
-    if wanted is not None:
-        if cache(wanted) > needs.left:
-            raise needs.error(
-                cache(wanted), "take fewer slots (--max-seqs), shorter sequences (--max-seq-len) or --quant q4_k"
-            )
-        return wanted
-    most = min(longest, LONGEST_BY_DEFAULT["cpu" if on_cpu else "gpu"])
     room = int(needs.left * _CACHE_SHARE_OF_CPU) if on_cpu else needs.left
-    itemsize = _dtype(settings, description, placement).itemsize
-    per_token = caches_of(adapters) * config.kv_bytes_per_token(itemsize) * max(settings.max_seqs, 2)
-    length = min(most, max(room // per_token // BLOCK * BLOCK, 0))
-    if length < min(2 * BLOCK, longest):
-        raise needs.error(
-            cache(min(2 * BLOCK, longest)),
-            "take fewer slots (--max-seqs), smaller weights (--quant q4_k), or set --max-seq-len yourself",
-        )
-    return length
+    sequences = 1 if shared else cache_rows(settings.max_seqs)
+    if settings.cache_memory is not None:
+        asked = int(settings.cache_memory * _GIB)
+        if not on_cpu and asked > needs.left:
+            raise needs.error(asked, sequences, "take a smaller cache (--cache-memory) or --quant q4_k")
+        room = asked
+    most = wanted or min(longest, LONGEST_BY_DEFAULT["cpu" if on_cpu else "gpu"])
+    least = wanted or min(2 * BLOCK, longest)
+    length = most if sizes.least(most) <= room else _longest(sizes.least, room, most)
+    if length < least:
+        if settings.cache_memory is not None:
+            raise ValueError(
+                f"--cache-memory {settings.cache_memory:g}: a sequence of {least} tokens takes "
+                f"{sizes.least(least) / _GIB:.3f} GiB; give at least so much, or shorten sequences (--max-seq-len)"
+            )
+        advice = "take shorter sequences (--max-seq-len) or smaller weights (--quant q4_k)"
+        if wanted is None:
+            advice = "take smaller weights (--quant q4_k), or set --max-seq-len yourself"
+        raise needs.error(sizes.least(least), sequences, advice)
+    return sizes.plan(length, room if settings.cache_memory is not None else min(room, sizes.own(length)))
+
+
+def _longest(least: Callable[[int], int], room: int, most: int) -> int:
+    """The longest sequence of whole blocks that finds room."""
+    low, high = 0, -(-most // BLOCK)
+    while low + 1 < high:
+        middle = (low + high) // 2
+        low, high = (middle, high) if least(middle * BLOCK) <= room else (low, middle)
+    return low * BLOCK
+
+
+class _Sizes:
+    """Bytes of caches. Args: see `plan_cache`."""
+
+    def __init__(
+        self,
+        settings: Settings,
+        description: ModelDescription,
+        placement: Placement,
+        adapters: AdapterFiles | None,
+        *,
+        shared: bool,
+    ) -> None:
+        self._config = description.config
+        self._dtype = _dtype(settings, description, placement)
+        self._chunks = chunk_sizes(settings)
+        self._slots, self._shared, self._caches = settings.max_seqs, shared, caches_of(adapters)
+
+    def _of(self, length: int, slots: int) -> tuple[list[int], list[int]]:
+        """For each kind of table: blocks that all slots fill, and bytes of each."""
+        sizes = cache_sizes(slots=slots, length=length, chunks=self._chunks)
+        counts = [count - 1 for count in own_blocks(self._config, **sizes)]
+        if slots == 1:
+            counts = [count // cache_rows(1) for count in counts]
+        bytes_of = block_bytes(self._config, length=length, chunk=sizes["chunk"], dtype=self._dtype)
+        return counts, [self._caches * each for each in bytes_of]
+
+    def own(self, length: int) -> int:
+        """Bytes that all slots can fill."""
+        return _bytes(*self._of(length, max(self._slots, 2)))
+
+    def least(self, length: int) -> int:
+        """Bytes with which sequences of this length can run at all."""
+        return _bytes(*self._of(length, 1)) if self._shared else self.own(length)
+
+    def plan(self, length: int, room: int | None) -> CachePlan:
+        """Args:
+        room: bytes to fill; None: as many as all slots can.
+        """
+        counts, sizes = self._of(length, max(self._slots, 2))
+        one, _ = self._of(length, 1)
+        if room is not None and self._shared:
+            share = (room - sum(sizes)) / sum(count * size for count, size in zip(counts, sizes, strict=True))
+            counts = [max(least, int(count * share)) for least, count in zip(one, counts, strict=True)]
+        return CachePlan(length=length, blocks=tuple(count + 1 for count in counts), nbytes=_bytes(counts, sizes))
+
+
+def _bytes(counts: Sequence[int], sizes: Sequence[int]) -> int:
+    """Of pools with so many blocks and the spare one."""
+    return sum((count + 1) * size for count, size in zip(counts, sizes, strict=True))
 
 
 def memory_needs(
@@ -151,20 +236,6 @@ def bytes_of_adapters(
         return 0
     dtype = _dtype(settings, description, placement)
     return adapter_bytes(adapters, dtype=dtype, spare=settings.room_for_loras, spare_rank=settings.max_lora_rank)
-
-
-def all_cache_bytes(
-    settings: Settings,
-    description: ModelDescription,
-    placement: Placement,
-    adapters: AdapterFiles | None,
-    *,
-    length: int,
-) -> int:
-    """Bytes of the caches for sequences of at most `length` tokens."""
-    dtype = _dtype(settings, description, placement)
-    sizes = cache_sizes(slots=settings.max_seqs, length=length, chunks=chunk_sizes(settings))
-    return caches_of(adapters) * cache_bytes(description.config, **sizes, dtype=dtype)
 
 
 def caches_of(adapters: AdapterFiles | None) -> int:

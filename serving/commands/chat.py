@@ -17,7 +17,7 @@ from mistral_jax.runtime.sampling.params import SamplingParams, SamplingParamsEr
 from serving.build.build_adapters import open_adapter_files, with_base_model
 from serving.build.build_service import model_files, use_compilation_cache
 from serving.build.gpus import choose_device
-from serving.build.memory import chunk_sizes, sequence_length
+from serving.build.memory import chunk_sizes, plan_cache
 from serving.settings.settings import Settings, SettingsError
 
 _HELP = """\
@@ -143,7 +143,7 @@ def run_chat(settings: Settings, *, system: str | None) -> int:
         raise ValueError("this model has no chat template; give one with --chat-template")
     placement = choose_device(settings)
     files = open_adapter_files(settings, description.config)
-    length = sequence_length(settings, description, placement, files)
+    length = plan_cache(settings, description, placement, files, shared=False).length
     print(f"Loading {settings.served_id} …", file=sys.stderr)
     module = load_module(description, dtype=settings.dtype, quant=settings.quant, placement=placement)
     adapters = xlora = None

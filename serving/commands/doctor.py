@@ -136,7 +136,7 @@ def model(settings: Settings) -> Section:
     from serving.build.build_adapters import open_adapter_files, with_base_model
     from serving.build.build_service import model_files
     from serving.build.gpus import choose_device
-    from serving.build.memory import all_cache_bytes, memory_needs, sequence_length
+    from serving.build.memory import memory_needs, plan_cache
 
     settings = with_base_model(settings)
     files = model_files(settings)
@@ -175,9 +175,9 @@ def model(settings: Settings) -> Section:
         found["adapter_bytes"] = needs.adapters
     if needs.temporary:
         found["program_bytes"] = needs.temporary
-    length = sequence_length(settings, description, placement, adapters)
-    found["max_seq_len"], found["slots"] = length, settings.max_seqs
-    found["cache_bytes"] = all_cache_bytes(settings, description, placement, adapters, length=length)
+    plan = plan_cache(settings, description, placement, adapters)
+    found["max_seq_len"], found["slots"] = plan.length, settings.max_seqs
+    found["cache_bytes"] = plan.nbytes
     needed, free = needs.weights + needs.adapters + needs.temporary + found["cache_bytes"], needs.free
     found |= {"needed_bytes": needed, "free_bytes": free, "fits": needed <= free}
     if needed > free:

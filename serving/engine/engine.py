@@ -23,7 +23,7 @@ import time
 from collections.abc import Callable, Collection, Mapping, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 from mistral_jax.runtime.buckets import PrefillChunk
 from mistral_jax.runtime.device_memory import DeviceMemoryError
@@ -45,11 +45,14 @@ from serving.engine.messages import (
 )
 from serving.engine.rounds import DeviceRounds, EngineSequence
 from serving.engine.scheduler import LiveSequence, Scheduler
+from serving.engine.sequence_cache import SequenceCache
 from serving.engine.shares import AdapterShares
 from serving.engine.slots import slot_statuses
-from serving.engine.work import KINDS
+from serving.engine.work import KINDS, cache_key
 
 logger = logging.getLogger(__name__)
+
+PrefixCache = Literal["off", "own", "shared"]
 
 Report = Callable[[str, float | None], None]
 """Called with (current activity, progress from 0 to 1 or None)."""
@@ -83,6 +86,7 @@ class JaxEngine:
       eos_ids: end-of-sequence tokens.
       slots, queue_limit: sequences that run at once, and requests of each caller that may wait.
       adapters: registry of usable adapters, shared with the HTTP side and the loader.
+      prefix_cache: which prompts that begin alike share what the cache holds of them: none, those of one caller, all.
       warm_up: compile programs before becoming ready.
       behind: compile then only those that plain completions need, and the others while these are served; with whether
         plain completions use X-LoRA's scaling pass. None: all before.
@@ -98,6 +102,7 @@ class JaxEngine:
         slots: int,
         queue_limit: int,
         adapters: AdapterRegistry | None = None,
+        prefix_cache: PrefixCache = "own",
         warm_up: bool = True,
         behind: PlainCompletions | None = None,
         observe: Observe | None = None,
@@ -107,6 +112,7 @@ class JaxEngine:
         self._tokenizer = tokenizer
         self._eos_ids = frozenset(eos_ids)
         self._slots, self._queue_limit = slots, queue_limit
+        self._prefix_cache: PrefixCache = prefix_cache
         self._warm_up = warm_up
         self._plain = behind
         self._behind: CompilingBehind | None = None
@@ -116,6 +122,7 @@ class JaxEngine:
         self._state = EngineState.LOADING
         self._detail, self._progress = "not started", None
         self._scheduler: Scheduler[PrefillChunk] | None = None
+        self._cache: SequenceCache[EngineSequence] | None = None
         self._by_id: dict[str, EngineSequence] = {}
         self._cancelled: set[str] = set()
         self._deadline: float | None = None
@@ -136,6 +143,10 @@ class JaxEngine:
                 progress=self._progress,
                 running=scheduler.running if scheduler else 0,
                 waiting=scheduler.waiting if scheduler else 0,
+                cache_usage=self._cache.usage if self._cache else 0.0,
+                cache_queries=self._cache.queried if self._cache else 0,
+                cache_hits=self._cache.hits if self._cache else 0,
+                put_back=self._cache.put_back if self._cache else 0,
                 slots=self._slots,
                 queue_limit=self._queue_limit,
                 generated_tokens=0 if self._rounds is None else self._rounds.generated,
@@ -267,11 +278,17 @@ class JaxEngine:
                 return
             rounds = DeviceRounds(runner, state, tokenizer=self._tokenizer, eos_ids=self._eos_ids, shares=self._shares)
             with self._wake:
+                self._cache = SequenceCache(
+                    runner.new_allocator(reuse=runner.has_pool and self._prefix_cache != "off"),
+                    rows=state.caches.scaled.slots,
+                    key=lambda s: cache_key(s.request, across_callers=self._prefix_cache == "shared"),
+                )
                 self._scheduler = Scheduler(
                     slots=self._slots,
                     queue_limit=self._queue_limit,
                     chunk_budget=runner.chunk_sizes[-1],
-                    chunks=lambda request: KINDS[request.work].chunks(runner, request),
+                    chunks=lambda request, start: KINDS[request.work].chunks(runner, request, start),
+                    cache=self._cache,
                 )
                 self._rounds, self._max_len = rounds, runner.length
                 if runner.adapters is not None:
@@ -350,9 +367,7 @@ class JaxEngine:
                 unused = self._adapters.take_unused()
             self._hand_over(cancelled)
             _run_between(rounds.runner, unused, tasks)
-            for sequence in admitted:
-                rounds.admit(sequence)
-            news = rounds.run(planned)
+            news = rounds.run(planned, admitted)
             with self._wake:
                 for sequence, event in news:
                     if event.finish_reason is not None:

@@ -86,6 +86,10 @@ class Request:
     """Of the requests of one caller that wait, those with lower numbers are admitted earlier."""
     caller: int = 0
     """Who asks. Callers share queue and slots evenly."""
+    uses_cache: bool = True
+    """Whether its prompt may be found in the cache, and stay there for others."""
+    cache_salt: str = ""
+    """It shares what is in the cache with requests of the same salt only."""
     reported_tokens: frozenset[int] = frozenset()
     """Control tokens that its events report, in `Event.items`: those by which tool calls and reasoning are found."""
 
@@ -167,10 +171,13 @@ class Event:
     """Prompt tokens that have been run, if that is what the event tells; see `Request.progress`."""
     times: Times | None = None
     """None for events without results, such as that of a cancelled request."""
+    cached_tokens: int = 0
+    """Tokens of the prompt that were in the cache."""
 
-    def timed(self, times: Times) -> Event:
-        """This event, with its times. Not a copy: an event is made for one receiver, and there are many."""
+    def completed(self, times: Times, cached_tokens: int) -> Event:
+        """This event, with what the engine knows. Not a copy: an event is made for one receiver, and there are many."""
         object.__setattr__(self, "times", times)
+        object.__setattr__(self, "cached_tokens", cached_tokens)
         return self
 
 
@@ -198,6 +205,14 @@ class EngineStatus:
     queue_limit: int = 0
     generated_tokens: int = 0
     """Since the start, end-of-sequence tokens included."""
+    cache_usage: float = 0.0
+    """Fraction of the blocks of the KV cache that sequences have."""
+    cache_queries: int = 0
+    """Prompt tokens that might have been in the cache, since the start."""
+    cache_hits: int = 0
+    """Prompt tokens that were."""
+    put_back: int = 0
+    """Sequences that had to make room for others, since the start; they went on later."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

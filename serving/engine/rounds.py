@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Collection
+from collections.abc import Collection, Iterable
 
 from mistral_jax.runtime.buckets import PrefillChunk
 from mistral_jax.runtime.calls import RunnerState
@@ -52,7 +52,7 @@ class DeviceRounds:
         self._shared = False
         """Whether the adapter weights of the last round are sampled for the adapter shares."""
 
-    def admit(self, sequence: EngineSequence) -> None:
+    def _admit(self, sequence: EngineSequence) -> None:
         """Set up a sequence in its slot."""
         sequence.clock.admit()
         request, runner = sequence.request, self.runner
@@ -83,9 +83,18 @@ class DeviceRounds:
         """Whether there are results that have not been read."""
         return self._loop.is_pending or bool(self._ends or self._progressed)
 
-    def run(self, planned: Round[PrefillChunk]) -> list[tuple[EngineSequence, Event]]:
+    def run(
+        self, planned: Round[PrefillChunk], admitted: Iterable[EngineSequence] = ()
+    ) -> list[tuple[EngineSequence, Event]]:
         """Start a round on the device, and turn the results of the round before into events. The scheduler has already
-        counted its decode step."""
+        counted its decode step.
+
+        Args:
+          admitted: sequences to set up in their slots before it.
+        """
+        self._loop.move(planned.moves)
+        for sequence in admitted:
+            self._admit(sequence)
         shared, self._shared = self._shared, self._shares.is_due(time.monotonic())
         ends, self._ends = self._ends, planned.ends
         progressed = self._progressed
@@ -95,12 +104,12 @@ class DeviceRounds:
         )
         now = time.monotonic()
         if shared and results.weights is not None:
-            self._shares.add(results.weights, [s.slot for s, *_ in results.tokens if s.choice.xlora])
+            self._shares.add([token.weights for token in results.tokens if token.weights is not None])
         news: list[tuple[EngineSequence, Event]] = []
         ended: set[EngineSequence] = set()
 
         def add(sequence: EngineSequence, event: Event) -> None:
-            news.append((sequence, event.timed(sequence.clock.times(now))))
+            news.append((sequence, event.completed(sequence.clock.times(now), sequence.cached)))
             if event.finish_reason is not None:
                 ended.add(sequence)
 
@@ -113,6 +122,8 @@ class DeviceRounds:
         for sequence, sampled, weights in results.tokens:
             if not sequence.gone and sequence not in ended:
                 self.generated += 1
+                if sampled.token >= 0:
+                    sequence.generated.append(sampled.token)
                 sequence.clock.token(now)
                 event = self._outputs[id(sequence)].push(sampled, weights)
                 told = event.text or event.items or event.logprobs or event.scalings or event.token_ids

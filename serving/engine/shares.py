@@ -39,10 +39,11 @@ class AdapterShares:
         self._next = now + INTERVAL
         return True
 
-    def add(self, weights: np.ndarray, rows: Sequence[int]) -> None:
-        """Add a round's weights, float32 [R, M, A]; `rows` used X-LoRA. If there are none, the next round is due."""
-        if not rows:
+    def add(self, weights: Sequence[np.ndarray]) -> None:
+        """Add a round's weights: of each row that used X-LoRA, float32 [M, A]. If there are none, the next round is
+        due."""
+        if not weights:
             self._next = -np.inf
         else:
-            self._rounds.append(weights[list(rows)].mean(axis=(0, 1)))
+            self._rounds.append(np.stack(weights).mean(axis=(0, 1)))
             self._mean = tuple(np.mean(self._rounds, axis=0).tolist())

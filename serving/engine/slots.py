@@ -22,7 +22,7 @@ def _status(slot: int, sequence: LiveSequence[PrefillChunk] | None) -> SlotStatu
         id=slot,
         params=sequence.params,
         prompt_tokens=prompt,
-        processed=sequence.chunks[0].start if sequence.chunks else prompt,
+        processed=prompt if sequence.is_ready or sequence.steps else 0 if sequence.use is None else sequence.use.ran,
         generated=sequence.clock.tokens,
         max_tokens=sequence.max_tokens,
         adapters=sequence.request.adapters,

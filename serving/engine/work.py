@@ -6,7 +6,7 @@ and engine treat all kinds alike: a sequence runs its chunks, then as many decod
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Hashable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -59,26 +59,37 @@ class MakeOutput(Protocol):
 class WorkKind:
     """One kind of work."""
 
-    chunks: Callable[[Runner, Request], Iterator[PrefillChunk]]
-    """The prompt chunks to run."""
+    chunks: Callable[[Runner, Request, int], Iterator[PrefillChunk]]
+    """The prompt chunks to run, from a token on."""
+    shares: bool = False
+    """Whether its prompts may share the cache with others, and begin with a later token."""
     output: MakeOutput
 
 
-def _completion_chunks(runner: Runner, request: Request) -> Iterator[PrefillChunk]:
-    return iter(()) if request.params.max_tokens == 0 else runner.chunks(len(request.prompt))
+def _completion_chunks(runner: Runner, request: Request, start: int) -> Iterator[PrefillChunk]:
+    return iter(()) if request.params.max_tokens == 0 else runner.chunks(len(request.prompt), start=start)
 
 
-def _score_chunks(runner: Runner, request: Request) -> Iterator[PrefillChunk]:
+def _score_chunks(runner: Runner, request: Request, _start: int) -> Iterator[PrefillChunk]:
     return runner.chunks(len(request.prompt), score=True)
 
 
-def _embedding_chunks(runner: Runner, request: Request) -> Iterator[PrefillChunk]:
+def _embedding_chunks(runner: Runner, request: Request, _start: int) -> Iterator[PrefillChunk]:
     return runner.chunks(len(request.prompt), embed=True)
 
 
 KINDS: Mapping[Work, WorkKind] = {
-    Work.GENERATE: WorkKind(chunks=_completion_chunks, output=CompletionOutput),
+    Work.GENERATE: WorkKind(chunks=_completion_chunks, output=CompletionOutput, shares=True),
     Work.SCORE: WorkKind(chunks=_score_chunks, output=ScoreOutput),
     Work.EMBED: WorkKind(chunks=_embedding_chunks, output=EmbeddingOutput),
 }
 """Every kind of work that requests can ask for."""
+
+
+def cache_key(request: Request, *, across_callers: bool) -> Hashable:
+    """What the cache's content for a request depends on besides its tokens, and who may share it; None: nobody."""
+    if not KINDS[request.work].shares or not request.uses_cache:
+        return None
+    choice = request.choice
+    caller = 0 if across_callers else request.caller
+    return caller, request.cache_salt, choice.xlora, choice.weights, request.adapters

@@ -144,6 +144,29 @@ class Settings(NetworkSettings):
             high=2**24,
         ),
     ] = None
+    cache_memory: Annotated[
+        float | None,
+        Option(
+            flags=("--cache-memory",),
+            help="GiB for the KV cache, which all sequences share; what they do not need keeps prompts for later ones. "
+            "When they need more, the youngest waits.",
+            default_text="what max-seqs sequences of max-seq-len tokens take, if it is free",
+            low=0.001,
+            high=2**20,
+        ),
+    ] = None
+    prefix_cache: Annotated[
+        Literal["own", "shared", "off"],
+        Option(
+            flags=("--prefix-cache",),
+            help="Whether prompts that begin alike share what the KV cache holds of them: those of the same API key "
+            "(own), all (shared: the time of a response then tells what others have asked), or none (off). Completions "
+            "do not depend on it.",
+        ),
+    ] = "own"
+    no_prefix_cache: Annotated[bool, Option(flags=("--no-prefix-cache",), help="The same as --prefix-cache off.")] = (
+        False
+    )
     max_queue: Annotated[
         int,
         Option(

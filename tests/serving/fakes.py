@@ -325,7 +325,7 @@ class FakeEngine:
         now = time.monotonic()
         if live.position:
             live.clock.token(now)
-        return [event.timed(live.clock.times(now)) for event in events]
+        return [event.completed(live.clock.times(now), 0) for event in events]
 
     def _step(self, live: _Live) -> list[Event]:
         request_id, params = live.request.request_id, live.request.params

@@ -7,9 +7,11 @@ from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING
 
+import jax
 import numpy as np
 
-from mistral_jax.runtime.calls import Appended, Call, Forwarded, Prefilled, RunnerState, Stepped
+from mistral_jax.model.table_kinds import SPARE
+from mistral_jax.runtime.calls import Call, Changed, Forwarded, Prefilled, RunnerState, Stepped, Taken
 from mistral_jax.runtime.sampling.sample import ALL_FEATURES, Features
 from mistral_jax.runtime.step import Run
 from mistral_jax.runtime.warming.warm_up import AnyCall, EmptyCall
@@ -27,6 +29,7 @@ class EmptyCalls:
 
     def __init__(self, runner: Runner) -> None:
         self._runner = runner
+        self._moves = (self.append, self.copy_block, self.take_block, self.put_block, self.take_row, self.put_row)
 
     def first_and_others(self, *, scaling: bool) -> tuple[list[EmptyCall], list[EmptyCall]]:
         """The calls of the programs that plain completions need; and those of all others, first what plain completions
@@ -40,7 +43,7 @@ class EmptyCalls:
         others: list[EmptyCall] = []
         for call in self.all():
             what = call.keywords
-            special = any(what.get(name) for name in ("score", "embed", "run")) or call.func == self.append
+            special = any(what.get(name) for name in ("score", "embed", "run")) or call.func in self._moves
             # Speculative steps are those of the scaling pass; a sampler without them serves both kinds of steps.
             usual = what.get("scaling", what.get("speculative", False) or scaling) == scaling
             (others if special else first if usual else second).append(call)
@@ -73,6 +76,12 @@ class EmptyCalls:
                     yield partial(self.sample, bucket=bucket, only=only, speculative=True)
         for bucket in runner.run_buckets:
             yield partial(self.append, bucket=bucket)
+        if runner.has_pool:
+            yield partial(self.copy_block)
+            yield partial(self.take_block)
+            yield partial(self.put_block)
+            yield partial(self.take_row)
+            yield partial(self.put_row)
 
     def prefill(
         self,
@@ -110,8 +119,30 @@ class EmptyCalls:
             speculative=speculative,
         )
 
-    def append(self, state: RunnerState, *, bucket: int) -> Call[Appended]:
+    def append(self, state: RunnerState, *, bucket: int) -> Call[Changed]:
         return self._runner.calls.append(state, bucket, (), Run.empty(bucket))
+
+    def copy_block(self, state: RunnerState) -> Call[Changed]:
+        """A copy of nothing."""
+        nothing = [SPARE] * len(self._runner.kinds)
+        return self._runner.calls.copy_block(state, nothing, nothing)
+
+    def take_block(self, state: RunnerState) -> Call[Taken]:
+        return self._runner.calls.take_block(state, [SPARE] * len(self._runner.kinds))
+
+    def put_block(self, state: RunnerState) -> Call[Changed]:
+        """Nothing is put back."""
+        nothing = [SPARE] * len(self._runner.kinds)
+        shapes = jax.eval_shape(self._runner.programs.take_block, state.caches, np.zeros((len(nothing),), np.int32))
+        return self._runner.calls.put_block(state, nothing, jax.tree.map(_zeros, shapes))
+
+    def take_row(self, state: RunnerState) -> Call[Taken]:
+        return self._runner.calls.take_row(state, 0)
+
+    def put_row(self, state: RunnerState) -> Call[Changed]:
+        """Nothing is put back: the slot is out of bounds."""
+        (shapes,) = jax.eval_shape(self._runner.programs.take_row, state.rows, np.int32(0))
+        return self._runner.calls.put_row(state, np.iinfo(np.int32).max, jax.tree.map(_zeros, shapes))
 
     def several(
         self, state: RunnerState, *, bucket: int, length: int = 1, only: Features | None = None
@@ -129,3 +160,8 @@ class EmptyCalls:
         return runner.calls.sample(
             Forwarded(state, made, speculative), bucket, (), features, runner.calls.all_allowed(bucket)
         )
+
+
+def _zeros(shape: jax.ShapeDtypeStruct) -> np.ndarray:
+    """On the host, as what is put back."""
+    return np.zeros(shape.shape, shape.dtype)

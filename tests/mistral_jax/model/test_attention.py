@@ -15,7 +15,8 @@ import numpy as np
 import pytest
 
 from mistral_jax.model.attention import attend
-from mistral_jax.model.kv_cache import BLOCK, KERNEL, LOOP, LayerCache, ReadPlan
+from mistral_jax.model.kv_cache import KERNEL, LOOP, LayerCache, ReadPlan
+from mistral_jax.model.table_kinds import BLOCK
 
 pytestmark = pytest.mark.slow
 

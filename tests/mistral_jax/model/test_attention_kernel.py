@@ -17,7 +17,8 @@ from hypothesis import strategies as st
 from mistral_jax.model import attention_kernel
 from mistral_jax.model.attention import attend, kernel_works
 from mistral_jax.model.config import MistralConfig
-from mistral_jax.model.kv_cache import BLOCK, KERNEL, LOOP, LayerCache
+from mistral_jax.model.kv_cache import KERNEL, LOOP, LayerCache
+from mistral_jax.model.table_kinds import BLOCK
 from mistral_jax.quant.placement import Placement
 
 pytestmark = pytest.mark.slow

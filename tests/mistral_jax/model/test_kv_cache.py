@@ -17,17 +17,16 @@ from hypothesis import strategies as st
 
 from mistral_jax.model.config import MistralConfig
 from mistral_jax.model.kv_cache import (
-    BLOCK,
     KVCache,
     LayerCache,
     cache_bytes,
     key_positions,
-    layer_lengths,
     read_block,
     read_blocks,
     write,
 )
 from mistral_jax.model.mistral import Mistral
+from mistral_jax.model.table_kinds import BLOCK, SPARE, TableKind, layer_lengths, table_kinds
 
 pytestmark = pytest.mark.slow
 
@@ -39,19 +38,19 @@ SHAPE = {
     "num_heads": 6,
     "num_kv_heads": 2,
 }
-# The ring of the first layer has one block of 128: a text of 300 tokens goes round it twice. That of the second never
+# The ring of the first layer has two blocks of 128: a text of 400 tokens goes round it. That of the second never
 # wraps.
 CONFIG = MistralConfig(**SHAPE, num_layers=2, layer_windows=(50, None))  # pyright: ignore[reportArgumentType]
-LENGTH, CHUNK = 300, 40
+LENGTH, CHUNK = 400, 40
 
 
-TABLES = jnp.array([[7, 2, 4], [0, 8, 5], [6, 1, 3]], jnp.int32)
+TABLES = jnp.array([[7, 2, 4], [9, 8, 5], [6, 1, 3]], jnp.int32)
 """Blocks of three slots, out of order."""
 
 
 def ring() -> LayerCache:
     """Blocks of two tokens, three of them for each slot."""
-    return LayerCache(jnp.zeros((9, 1, 2, 1)), jnp.zeros((9, 1, 1, 2)))
+    return LayerCache(jnp.zeros((10, 1, 2, 1)), jnp.zeros((10, 1, 1, 2)))
 
 
 def store(layer: LayerCache, positions: list[int], *, slot: int = 0, valid: list[bool] | None = None) -> LayerCache:
@@ -114,24 +113,48 @@ def test_key_positions_tell_what_an_index_holds(S: int, last: int) -> None:
             assert actual[index] < 0
 
 
-def test_windowed_layers_keep_a_window_and_a_chunk_in_whole_blocks() -> None:
+def test_windowed_layers_keep_a_window_a_chunk_and_a_block_in_whole_blocks() -> None:
     """Heads of 20 lie among zeros, up to what products take."""
-    assert layer_lengths(CONFIG, length=1000, chunk=CHUNK) == [BLOCK, 8 * BLOCK]
-    assert layer_lengths(CONFIG, length=1000, chunk=79) == [2 * BLOCK, 8 * BLOCK]
+    assert layer_lengths(CONFIG, length=1000, chunk=CHUNK) == [2 * BLOCK, 8 * BLOCK]
+    assert layer_lengths(CONFIG, length=1000, chunk=79) == [3 * BLOCK, 8 * BLOCK]
     assert layer_lengths(CONFIG, length=60, chunk=CHUNK) == [BLOCK, BLOCK]
+    kinds = (TableKind(blocks=2, window=50), TableKind(blocks=8, window=None))
+    assert table_kinds(CONFIG, length=1000, chunk=CHUNK) == (kinds, (0, 1))
+    assert table_kinds(CONFIG, length=60, chunk=CHUNK) == ((TableKind(blocks=1, window=None),), (0, 0))
     cache = KVCache.allocate(CONFIG, slots=3, length=1000, chunk=CHUNK, dtype=jnp.bfloat16)
-    assert [layer.keys.shape for layer in cache.layers] == [(3, 2, 128, 32), (3 * 8, 2, 128, 32)]
-    assert [layer.values.shape for layer in cache.layers] == [(3, 2, 32, 128), (3 * 8, 2, 32, 128)]
-    assert cache.nbytes == 2 * 2 * 3 * (128 + 1024) * 2 * 32
+    # The spare block, too.
+    assert [layer.keys.shape for layer in cache.layers] == [(1 + 3 * 2, 2, 128, 32), (1 + 3 * 8, 2, 128, 32)]
+    assert [layer.values.shape for layer in cache.layers] == [(1 + 3 * 2, 2, 32, 128), (1 + 3 * 8, 2, 32, 128)]
+    assert cache.nbytes == 2 * (7 + 25) * 128 * 2 * 2 * 32
     assert cache_bytes(CONFIG, slots=3, length=1000, chunk=CHUNK, dtype=jnp.bfloat16) == cache.nbytes
     assert cache.slots == 3
+    assert all(np.all(table != SPARE) for table in cache.tables)
+
+
+def test_a_pool_of_any_size_belongs_to_nobody_at_first() -> None:
+    sizes: Any = {"slots": 3, "length": 1000, "chunk": CHUNK, "dtype": jnp.float32, "counts": (5, 11)}
+    cache = KVCache.allocate(CONFIG, **sizes)
+    assert [layer.blocks for layer in cache.layers] == [5, 11]
+    assert [table.shape for table in cache.tables] == [(3, 2), (3, 8)]
+    assert not any(np.any(table) for table in cache.tables)
+    assert cache_bytes(CONFIG, **sizes) == cache.nbytes
+
+
+def test_nothing_is_stored_where_a_row_has_no_block() -> None:
+    table = jnp.array([[7, SPARE, 4]], jnp.int32)
+    one = jnp.ones((1, 6, 1, 1))
+    layer = write(
+        ring(), one, one, table=table, positions=jnp.arange(6, dtype=jnp.int32)[None], valid=jnp.ones((1, 6), bool)
+    )
+    for pool in (layer.keys, layer.values):
+        assert np.flatnonzero(np.asarray(pool).any(axis=(1, 2, 3))).tolist() == [4, 7]
 
 
 def test_the_bytes_of_a_token_are_those_that_are_allocated_for_it() -> None:
     config = replace(CONFIG, layer_windows=(None,) * CONFIG.num_layers)
     assert config.head_dim % 16
     allocated = KVCache.allocate(config, slots=3, length=256, chunk=CHUNK, dtype=jnp.bfloat16).nbytes
-    assert 3 * 256 * config.kv_bytes_per_token(2) == allocated
+    assert (3 * 256 + BLOCK) * config.kv_bytes_per_token(2) == allocated
 
 
 Step = Callable[..., tuple[jax.Array, KVCache]]
@@ -197,8 +220,8 @@ def cached(
 def test_any_split_of_a_text_gives_what_the_uncached_pass_gives(
     step: Step, text: np.ndarray, uncached: np.ndarray, sizes: list[int]
 ) -> None:
-    """The window is 50 of 300 tokens, the ring goes round twice and more, and chunks of odd sizes straddle its seam."""
-    if sum(sizes) / len(sizes) < 6:
+    """The window is 50 of 400 tokens, the ring goes round, and chunks of odd sizes straddle its seam."""
+    if sum(sizes) / len(sizes) < 8:
         sizes = [*sizes, CHUNK]  # else hundreds of steps
     np.testing.assert_allclose(cached(step, text, sizes), uncached, atol=2e-5)
 
@@ -214,6 +237,25 @@ def test_a_reused_slot_shows_nothing_of_its_former_tenant(step: Step, text: np.n
     expected = cached(step, text[:150], [CHUNK], slot=1, cache=cache)
     np.testing.assert_array_equal(cached(step, text[:150], [CHUNK], slot=1, cache=poisoned), expected)
     np.testing.assert_allclose(expected, uncached[:150], atol=2e-5)
+
+
+def test_a_ring_may_go_on_in_blocks_that_others_left(step: Step, text: np.ndarray) -> None:
+    """As when its own are kept for others: what is older than the window is then not this row's, even if attention
+    reads it."""
+    cache = KVCache.allocate(CONFIG, slots=2, length=LENGTH, chunk=CHUNK, dtype=jnp.float32)
+    expected = cached(step, text[:320], [CHUNK], cache=cache)
+    parts: list[jax.Array] = []
+    for start in range(0, 320, CHUNK):
+        if start == 240:
+            # The chunk goes into the third block of 128, for which the ring takes another than its first.
+            layer, table = cache.layers[0], cache.tables[0]
+            other = table[1, 0]
+            left = LayerCache(layer.keys.at[other].set(jnp.nan), layer.values.at[other].set(jnp.nan))
+            tables = [table.at[0, 0].set(other), cache.tables[1]]
+            cache = replace(cache, layers=(left, *cache.layers[1:])).with_tables(tables)
+        hidden, cache = step(cache, text[start : start + CHUNK], 0, start)
+        parts.append(hidden)
+    np.testing.assert_array_equal(np.concatenate(parts), expected)
 
 
 def test_a_donated_cache_is_updated_in_place(model: Mistral) -> None:
@@ -249,7 +291,7 @@ def test_rows_may_share_blocks_that_they_do_not_write() -> None:
     first, second = jnp.int32(0), jnp.int32(1)
     _, cache = run(state, cache, texts[:1, :BLOCK], first, jnp.int32(0))
     before = jax.tree.map(np.asarray, cache)
-    cache = cache.assign(second, [cache.tables[0][1].at[0].set(cache.tables[0][0, 0])])
+    cache = cache.with_tables([cache.tables[0].at[1, 0].set(cache.tables[0][0, 0])])
     hidden, cache = run(state, cache, texts[1:, BLOCK:], second, jnp.int32(BLOCK))
     expected = jax.jit(lambda state, tokens: nnx.merge(graphdef, state).hidden_states(tokens))(state, texts[1:])
     np.testing.assert_allclose(hidden[0], expected[0, BLOCK:], atol=2e-5)

@@ -12,9 +12,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mistral_jax.model.config import MistralConfig
-from mistral_jax.model.kv_cache import BLOCK, KVCache, write
+from mistral_jax.model.kv_cache import KVCache, write
 from mistral_jax.model.rope import Heads, Positions
 from mistral_jax.model.store_kernel import rotate_and_store
+from mistral_jax.model.table_kinds import BLOCK
 
 pytestmark = pytest.mark.slow
 

@@ -6,7 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mistral_jax.model.kv_cache import BLOCK, KERNEL, LOOP, ReadPlan
+from mistral_jax.model.kv_cache import KERNEL, LOOP, ReadPlan
+from mistral_jax.model.table_kinds import BLOCK
 from mistral_jax.runtime.buckets import DEFAULT_CHUNKS, SCORE_CHUNK, Buckets, cache_rows, chunk_sizes
 
 

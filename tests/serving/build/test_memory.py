@@ -10,7 +10,7 @@ import pytest
 
 from mistral_jax.checkpoint.description import ModelDescription, describe
 from mistral_jax.hub.files import find_model
-from mistral_jax.model.kv_cache import BLOCK
+from mistral_jax.model.table_kinds import BLOCK
 from mistral_jax.quant.placement import Placement
 from serving.build import memory
 from serving.build.memory import all_cache_bytes, memory_needs, sequence_length

@@ -7,6 +7,7 @@ import threading
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -15,9 +16,11 @@ import pytest
 from flax import nnx
 
 from mistral_jax.model.config import MistralConfig
+from mistral_jax.model.kv_cache import own_blocks
 from mistral_jax.model.mistral import Mistral
 from mistral_jax.quant.array import padded
 from mistral_jax.runtime import decode_loop
+from mistral_jax.runtime.buckets import cache_sizes
 from mistral_jax.runtime.runner import Runner
 from mistral_jax.runtime.sampling.params import SamplingParams, TokenRules
 from mistral_jax.runtime.step import SEVERAL
@@ -44,7 +47,8 @@ CONFIG = MistralConfig(
 
 def make_runner() -> Runner:
     model = Mistral(CONFIG, param_dtype=jnp.float32, rngs=nnx.Rngs(0))
-    return Runner(model, slots=SLOTS, length=LENGTH, chunks=(4, 16), repeat_last_n=16)
+    sizes: Any = {"slots": SLOTS, "length": LENGTH, "chunks": (4, 16)}
+    return Runner(model, **sizes, repeat_last_n=16, cache_blocks=own_blocks(CONFIG, **cache_sizes(**sizes)))
 
 
 def make_engine(runner: Runner, *, queue_limit: int = 256, warm_up: bool = True) -> JaxEngine:

@@ -3,27 +3,34 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from mistral_jax.model.table_kinds import TableKind
+from mistral_jax.runtime.blocks.allocator import BlockAllocator
 from mistral_jax.runtime.sampling.params import SamplingParams
 from serving.engine.messages import Request
 from serving.engine.scheduler import LiveSequence, Scheduler
+from serving.engine.sequence_cache import SequenceCache
 from serving.engine.waiting import MOST_OVERTAKEN
 
 
 @dataclass(frozen=True)
 class FakeChunk:
+    start: int
+    count: int
     size: int
 
 
-def chunks_of(request: Request) -> list[FakeChunk]:
+def chunks_of(request: Request, start: int = 0) -> list[FakeChunk]:
     """Chunks of 4, the rest padded to 2 or 4; the last token is left to decoding."""
-    left, chunks = len(request.prompt) - 1, []
-    while left > 0:
-        chunks.append(FakeChunk(2 if left <= 2 else 4))
-        left -= chunks[-1].size
+    chunks: list[FakeChunk] = []
+    while (left := len(request.prompt) - 1 - start) > 0:
+        size = 2 if left <= 2 else 4
+        chunks.append(FakeChunk(start, min(left, size), size))
+        start += size
     return chunks
 
 
@@ -33,8 +40,15 @@ def sequence(name: str, prompt: int, max_tokens: int = 3, priority: int = 0) -> 
     return LiveSequence(request=request, deliver=lambda events: None, max_tokens=max_tokens)
 
 
+def roomy_cache(slots: int) -> SequenceCache[LiveSequence[Any]]:
+    """Room for all, and nothing is shared."""
+    kinds = (TableKind(blocks=8, window=None),)
+    return SequenceCache(BlockAllocator(kinds, (slots * 8 + 1,), reuse=None), rows=slots, key=lambda _: None)
+
+
 def scheduler(slots: int = 2, queue_limit: int = 4, chunk_budget: int = 4) -> Scheduler[FakeChunk]:
-    return Scheduler(slots=slots, queue_limit=queue_limit, chunk_budget=chunk_budget, chunks=chunks_of)
+    cache = roomy_cache(slots)
+    return Scheduler(slots=slots, queue_limit=queue_limit, chunk_budget=chunk_budget, chunks=chunks_of, cache=cache)
 
 
 def test_free_slots_take_those_who_wait_longest_lowest_slot_first():

@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from mistral_jax.runtime.buckets import PrefillChunk
 from mistral_jax.runtime.sampling.params import SamplingParams
 from serving.engine.messages import Request, SlotStatus
 from serving.engine.scheduler import LiveSequence, Scheduler
 from serving.engine.slots import slot_statuses
+from tests.serving.engine.test_scheduler import roomy_cache
 
 
 def test_a_slot_tells_how_far_its_sequence_is() -> None:
     chunks = [PrefillChunk(0, 16, 16), PrefillChunk(16, 3, 16)]
-    scheduler = Scheduler[PrefillChunk](slots=2, queue_limit=1, chunk_budget=16, chunks=lambda _request: list(chunks))
+    sizes: Any = {"slots": 2, "queue_limit": 1, "chunk_budget": 16}
+    cache = roomy_cache(2)
+    scheduler = Scheduler[PrefillChunk](**sizes, chunks=lambda _request, _start: list(chunks), cache=cache)
     params = SamplingParams(seed=1, max_tokens=5)
     request = Request(request_id="a", prompt=tuple(range(20)), params=params)
     sequence = LiveSequence[PrefillChunk](request=request, deliver=lambda _events: None, max_tokens=5)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from dataclasses import dataclass
+from typing import Any
 
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -12,24 +12,21 @@ from mistral_jax.runtime.sampling.params import SamplingParams
 from serving.engine.messages import Request
 from serving.engine.scheduler import LiveSequence, Scheduler
 from serving.engine.waiting import MOST_OVERTAKEN
+from tests.serving.engine.test_scheduler import FakeChunk, roomy_cache
 
 
-@dataclass(frozen=True)
-class Chunk:
-    size: int
-
-
-def sequence(caller: int, name: str = "", priority: int = 0) -> LiveSequence[Chunk]:
+def sequence(caller: int, name: str = "", priority: int = 0) -> LiveSequence[FakeChunk]:
     params = SamplingParams(seed=0)
     request = Request(request_id=name, prompt=(1,), params=params, priority=priority, caller=caller)
     return LiveSequence(request=request, deliver=lambda events: None, max_tokens=1)
 
 
-def scheduler(slots: int = 1, queue_limit: int = 1000) -> Scheduler[Chunk]:
-    return Scheduler(slots=slots, queue_limit=queue_limit, chunk_budget=4, chunks=lambda _request: ())
+def scheduler(slots: int = 1, queue_limit: int = 1000) -> Scheduler[FakeChunk]:
+    sizes: Any = {"slots": slots, "queue_limit": queue_limit, "chunk_budget": 4}
+    return Scheduler(**sizes, chunks=lambda _request, _start: (), cache=roomy_cache(slots))
 
 
-def served(s: Scheduler[Chunk], number: int) -> list[int]:
+def served(s: Scheduler[FakeChunk], number: int) -> list[int]:
     """The callers of the next admissions; each admitted sequence ends at once."""
     order: list[int] = []
     for _ in range(number):

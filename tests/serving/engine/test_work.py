@@ -19,8 +19,8 @@ from tests.serving.fakes import EOS, OFFSET, FakeTokenizer
 class RecordingRunner:
     """Stands for a runner: says what it was asked for."""
 
-    def chunks(self, prompt_length: int, *, score: bool = False) -> Iterator[tuple[int, bool]]:
-        yield prompt_length, score
+    def chunks(self, prompt_length: int, *, start: int = 0, score: bool = False) -> Iterator[tuple[int, int, bool]]:
+        yield prompt_length, start, score
 
 
 def request(work: Work, *, asked: dict[str, Any] | None = None, **params: Any) -> Request:
@@ -40,16 +40,16 @@ def test_every_kind_of_work_is_known() -> None:
 @pytest.mark.parametrize(
     ("work", "max_tokens", "expected"),
     [
-        (Work.GENERATE, 4, [(3, False)]),
-        (Work.GENERATE, None, [(3, False)]),
+        (Work.GENERATE, 4, [(3, 1, False)]),
+        (Work.GENERATE, None, [(3, 1, False)]),
         (Work.GENERATE, 0, []),
-        (Work.SCORE, 4, [(3, True)]),
-        (Work.SCORE, 0, [(3, True)]),
+        (Work.SCORE, 4, [(3, 0, True)]),
+        (Work.SCORE, 0, [(3, 0, True)]),
     ],
 )
 def test_a_prompt_is_run_as_far_as_its_work_needs(work: Work, max_tokens: int | None, expected: list[Any]) -> None:
     runner: Any = RecordingRunner()
-    assert list(KINDS[work].chunks(runner, request(work, max_tokens=max_tokens))) == expected
+    assert list(KINDS[work].chunks(runner, request(work, max_tokens=max_tokens), 1)) == expected
 
 
 def test_the_token_that_ends_a_completion_has_an_entry_where_it_is_asked_for() -> None:
