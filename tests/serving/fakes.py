@@ -223,6 +223,7 @@ class FakeEngine:
             waiting=len(self._live) - running,
             slots=self.slot_count,
             queue_limit=self.queue_limit,
+            cache_usage=sum(slot.held for slot in self.slots()) / (self.slot_count * CARD.max_model_len),
         )
 
     def slots(self) -> Sequence[SlotStatus]:

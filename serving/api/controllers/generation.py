@@ -17,6 +17,7 @@ from serving.api.requests.output_format import output_format
 from serving.api.requests.prompts import fit, truncation_of
 from serving.api.requests.sampling_request import (
     OwnFields,
+    cache_salt_of,
     choices_of,
     engine_requests,
     priority_of,
@@ -147,6 +148,8 @@ class Generating[BodyT: SamplingFields]:
             constraint=constraint,
             progress=facts.times.progress,
             reported_tokens=frozenset() if asked.tools is None else asked.tools.output.token_ids,
+            uses_cache=body.cache_prompt is not False,
+            cache_salt=cache_salt_of(body),
         )
         host.metrics.count(asked.use, len(requests))
         return await respond(call.request, host, service, requests, framing, stream=bool(body.stream))

@@ -133,7 +133,14 @@ FIELDS: tuple[Field, ...] = (
     _honoured(
         "return_progress", "extension of llama.cpp; in a stream, chunks with `prompt_progress` while the prompt is run"
     ),
-    _accepted("cache_prompt", "extension of llama.cpp; a hint"),
+    _honoured(
+        "cache_prompt",
+        "extension of llama.cpp; false: the whole prompt is run, and nothing of it is kept for later requests",
+    ),
+    _honoured(
+        "cache_salt",
+        "extension of vLLM; what is kept of a prompt serves requests of the same salt only; at most 256 characters",
+    ),
     _honoured(
         "priority",
         "extension of vLLM; of the requests of one API key that wait, lower numbers are served earlier, equal ones "
@@ -230,8 +237,7 @@ FIELDS: tuple[Field, ...] = (
     _refused("stop_regex", "extension of SGLang; send strings in `stop`, or a regex for the whole", neutral=([], "")),
     _refused("thinking_token_budget", "extension of vLLM; send reasoning_effort", _CHAT),
     _accepted("guided_decoding_backend", "extension of vLLM; there is one"),
-    _accepted("cache_salt", "extension of vLLM; prompts share nothing, so there is nothing to keep apart"),
-    _accepted("extra_key", "extension of SGLang; prompts share nothing, so there is nothing to keep apart"),
+    _refused("extra_key", "extension of SGLang; send cache_salt", neutral=("", [])),
     _accepted("request_id", "extension of vLLM; send the header X-Request-Id"),
     _accepted("rid", "extension of SGLang; send the header X-Request-Id"),
     _honoured(

@@ -42,7 +42,7 @@ MESSAGES_FIELDS: tuple[Field, ...] = (
     accepted("inference_geo", "there is one place"),
     accepted("user_profile_id", "a label"),
     accepted("workspace_id", "a label"),
-    accepted("diagnostics", "of the prompt cache, which there is none of"),
+    accepted("diagnostics", "of the prompt cache; there are none"),
     refused("container", "nothing is stored"),
     refused("mcp_servers", "this server calls no others", []),
     refused("context_management", "messages are neither left out nor summarised", {}, {"edits": []}),

@@ -132,7 +132,8 @@ class MessageFraming:
     def _usage(self) -> MessageUsage:
         usage = self._blocks.usage()
         return MessageUsage(
-            input_tokens=usage.prompt_tokens,
+            # As Anthropic counts: without those of the cache.
+            input_tokens=usage.prompt_tokens - usage.prompt_tokens_details.cached_tokens,
             output_tokens=usage.completion_tokens,
             cache_read_input_tokens=usage.prompt_tokens_details.cached_tokens,
             output_tokens_details=ThinkingTokens(thinking_tokens=usage.completion_tokens_details.reasoning_tokens),

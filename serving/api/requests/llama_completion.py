@@ -68,6 +68,7 @@ def translated(body: LlamaCompletionRequest, service: Service, *, repeat_last_n:
     return TranslatedCompletion(
         model=body.model,
         lora=body.lora,
+        cache_prompt=body.cache_prompt,
         max_tokens=service.card.max_model_len if limit in _UNLIMITED else limit,
         temperature=body.temperature,
         top_p=body.top_p,

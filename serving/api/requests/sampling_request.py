@@ -30,6 +30,7 @@ from serving.engine.messages import ModelCard, Request, StartConstraint, Work
 _TOKEN_ID = re.compile(r"0|[1-9][0-9]{0,11}")
 """Only one spelling of each number, so that no id can be given twice."""
 
+_LONGEST_SALT = 256
 _AS_THEY_ARE = (
     *("min_tokens", "include_stop_str_in_output", "skip_special_tokens"),
     *("typical_p", "top_n_sigma", "xtc_probability", "xtc_threshold"),
@@ -227,6 +228,20 @@ def priority_of(request: SamplingFields) -> int:
     return priority
 
 
+def cache_salt_of(request: SamplingFields) -> str:
+    """What requests must have in common to share the cache.
+
+    Raises:
+      InvalidRequestError: it is too long.
+    """
+    salt = request.cache_salt or ""
+    if len(salt) > _LONGEST_SALT:
+        raise InvalidRequestError(
+            f"cache_salt has {len(salt)} characters; expected at most {_LONGEST_SALT}", param="cache_salt"
+        )
+    return salt
+
+
 def _top_k(top_k: int | None, card: ModelCard) -> int | None:
     """0, which keeps all tokens, for -1 and for values of at least the vocabulary size."""
     if top_k is None:
@@ -285,6 +300,8 @@ def engine_requests(
     priority: int = 0,
     progress: bool = False,
     reported_tokens: frozenset[int] = frozenset(),
+    uses_cache: bool = True,
+    cache_salt: str = "",
 ) -> list[Request]:
     """One engine request for each choice, prompt by prompt: choice i of prompt p has the index p * n + i.
 
@@ -292,7 +309,7 @@ def engine_requests(
     with a seed, choice 0 of each prompt gets the seed itself and the others get seeds derived from it.
 
     Args:
-      reported_tokens: see `serving.engine.messages.Request`.
+      reported_tokens, uses_cache, cache_salt: see `serving.engine.messages.Request`.
     """
     requests: list[Request] = []
     for prompt in prompts:
@@ -320,6 +337,8 @@ def engine_requests(
                     priority=priority,
                     progress=progress,
                     reported_tokens=reported_tokens,
+                    uses_cache=uses_cache,
+                    cache_salt=cache_salt,
                 )
             )
     return requests

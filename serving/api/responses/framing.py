@@ -75,6 +75,8 @@ class Choice:
     length: int = 0
     """Characters so far, an echoed prompt included."""
     completion_tokens: int = 0
+    cached_tokens: int = 0
+    """Of its prompt."""
     finish_reason: FinishReason | None = None
     stop_reason: int | str | UnsetType = UNSET
     token_ids: list[int] | UnsetType = UNSET
@@ -89,6 +91,7 @@ class Choice:
             self.text.append(event.text)
             self.length += len(event.text)
         self.completion_tokens = max(self.completion_tokens, event.completion_tokens)
+        self.cached_tokens = event.cached_tokens or self.cached_tokens
         if self.token_ids is not UNSET:
             self.token_ids += event.token_ids
         if event.finish_reason is not None:
@@ -221,11 +224,10 @@ class Framed[ChoiceT: msgspec.Struct, ChunkT: (ChatCompletionChunk, Completion)]
 
     def usage(self) -> Usage:
         completion_tokens = sum(choice.completion_tokens for choice in self.choices)
-        return Usage(
-            prompt_tokens=self.prompt_tokens,
-            completion_tokens=completion_tokens,
-            total_tokens=self.prompt_tokens + completion_tokens,
-        )
+        # A prompt counts once: as for the choice that ran the most of it.
+        cached = [choice.cached_tokens for choice in self.choices]
+        by_prompt = [min(cached[first : first + self._n]) for first in range(0, len(cached), self._n)]
+        return Usage.of(self.prompt_tokens, completion_tokens, cached=sum(by_prompt))
 
     def closing(self) -> list[msgspec.Struct]:
         if not self._in_stream.at_end:
@@ -240,8 +242,8 @@ class Framed[ChoiceT: msgspec.Struct, ChunkT: (ChatCompletionChunk, Completion)]
         if not self._in_stream.in_each_chunk or len(choices) != 1:
             return None if self._in_stream.at_end else UNSET
         index = choices[0].index
-        prompt, completion = self._prompt_lengths[index // self._n], self.choices[index].completion_tokens
-        return Usage(prompt_tokens=prompt, completion_tokens=completion, total_tokens=prompt + completion)
+        choice, prompt = self.choices[index], self._prompt_lengths[index // self._n]
+        return Usage.of(prompt, choice.completion_tokens, cached=choice.cached_tokens)
 
     def _chunk(self, *choices: ChoiceT) -> ChunkT:
         """A chunk of the stream with these choices."""

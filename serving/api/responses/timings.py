@@ -19,6 +19,7 @@ class _Choice:
     prompt_tokens: int
     processed: int = 0
     """Prompt tokens whose running has been told."""
+    cached_tokens: int = 0
     completion_tokens: int = 0
     times: Times | None = None
     finished: bool = False
@@ -40,6 +41,7 @@ class TimingsReport:
         """Keep the times of an event."""
         choice = self._choices[index]
         choice.times = event.times or choice.times
+        choice.cached_tokens = event.cached_tokens or choice.cached_tokens
         choice.completion_tokens = max(choice.completion_tokens, event.completion_tokens)
         choice.finished |= event.finish_reason is not None
 
@@ -68,7 +70,12 @@ class TimingsReport:
             return None
         choice.processed = event.prompt_processed or choice.prompt_tokens
         elapsed = event.times.now - event.times.admitted
-        return PromptProgress(total=choice.prompt_tokens, processed=choice.processed, time_ms=_ms(elapsed))
+        return PromptProgress(
+            total=choice.prompt_tokens,
+            cache=choice.cached_tokens,
+            processed=choice.processed,
+            time_ms=_ms(elapsed),
+        )
 
 
 def _timings(choices: Sequence[_Choice]) -> Timings | UnsetType:
@@ -79,9 +86,11 @@ def _timings(choices: Sequence[_Choice]) -> Timings | UnsetType:
     prompt = max(each.first_token or each.now for each in times) - begun
     firsts = [each.first_token for each in times if each.first_token is not None]
     predicted = max(each.now for each in times) - min(firsts) if firsts else 0.0
-    prompt_n = sum(choice.prompt_tokens for choice in choices)
+    cache_n = sum(choice.cached_tokens for choice in choices)
+    prompt_n = sum(choice.prompt_tokens for choice in choices) - cache_n
     predicted_n = sum(choice.completion_tokens for choice in choices)
     return Timings(
+        cache_n=cache_n,
         queue_ms=_ms(begun - min(each.queued for each in times)),
         prompt_n=prompt_n,
         prompt_ms=_ms(prompt),

@@ -61,7 +61,6 @@ RESPONSE_FIELDS: tuple[Field, ...] = (
     accepted("service_tier", "there is one tier; the response says `default`"),
     accepted("stream_options", "include_obfuscation: events are not padded"),
     accepted("image", "options of images, which are refused"),
-    accepted("cache_prompt", "extension of llama.cpp; a hint"),
     refused("max_tokens", "here it is `max_output_tokens`"),
     refused("max_completion_tokens", "here it is `max_output_tokens`"),
     refused("messages", "here it is `input`", []),

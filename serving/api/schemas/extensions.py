@@ -46,3 +46,9 @@ class ExtensionFields(GrammarFields, kw_only=True):
     priority: Annotated[
         int | None, _doc("of the requests of one API key that wait, lower numbers are served earlier")
     ] = None
+    cache_prompt: Annotated[
+        bool | None, _doc("false: run all of the prompt, and keep nothing of it for later requests")
+    ] = None
+    cache_salt: Annotated[
+        str | None, _doc("the cache is shared with requests of the same salt only; at most 256 characters")
+    ] = None

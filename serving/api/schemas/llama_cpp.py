@@ -95,6 +95,9 @@ class LlamaCompletionRequest(Struct, kw_only=True):
         _doc("a text; token ids and texts mixed, which make one prompt; or a list of prompts: texts, or such lists"),
     ]
     model: Annotated[str | None, _doc("a served model or adapter; absent: the default")] = None
+    cache_prompt: Annotated[
+        bool | None, _doc("false: run all of the prompt, and keep nothing of it for later requests")
+    ] = None
     n_predict: Annotated[int | None, _doc("most tokens of the completion; -1 or -2: as many as fit in the context")] = (
         None
     )

@@ -11,7 +11,7 @@ from serving.api.schemas.documented import documented as _doc
 
 class PromptTokensDetails(Struct, kw_only=True):
     cached_tokens: Annotated[
-        int, _doc("prompt tokens that were not run again; 0: the server shares no prompts yet")
+        int, _doc("prompt tokens that were in the cache, and not run again; of several choices, by the first")
     ] = 0
 
 
@@ -30,12 +30,25 @@ class Usage(Struct, kw_only=True):
     prompt_tokens_details: PromptTokensDetails = field(default_factory=PromptTokensDetails)
     completion_tokens_details: CompletionTokensDetails = field(default_factory=CompletionTokensDetails)
 
+    @classmethod
+    def of(cls, prompt: int, completion: int, *, cached: int) -> Usage:
+        """Args:
+        cached: tokens of the prompt that were in the cache.
+        """
+        details = PromptTokensDetails(cached_tokens=cached)
+        return cls(
+            prompt_tokens=prompt,
+            completion_tokens=completion,
+            total_tokens=prompt + completion,
+            prompt_tokens_details=details,
+        )
+
 
 class Timings(Struct, kw_only=True):
     """Times of a completion as the engine measured them, in llama.cpp's names. Of several choices: counts are sums, and
     each phase lasts from its beginning for the first of them to its end for the last."""
 
-    cache_n: Annotated[int, _doc("prompt tokens that were not run again")] = 0
+    cache_n: Annotated[int, _doc("prompt tokens that were in the cache, summed over choices")] = 0
     queue_ms: Annotated[float, _doc("from the queue to a slot (an extension)")]
     prompt_n: Annotated[int, _doc("prompt tokens that were run, once for each choice")]
     prompt_ms: Annotated[float, _doc("from the slot to the first token")]

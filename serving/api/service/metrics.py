@@ -75,6 +75,18 @@ class _Engine(Collector):
         yield GaugeMetricFamily("mistral_jax_requests_waiting", "Completions in the queue", value=status.waiting)
         yield GaugeMetricFamily("mistral_jax_slots", "Completions that can run at once", value=status.slots)
         yield CounterMetricFamily("mistral_jax_generated_tokens", "Tokens generated", value=status.generated_tokens)
+        yield GaugeMetricFamily(
+            "mistral_jax_cache_usage", "Fraction of the KV cache that running completions have", status.cache_usage
+        )
+        yield CounterMetricFamily(
+            "mistral_jax_cache_queries", "Prompt tokens that might have been in the cache", status.cache_queries
+        )
+        yield CounterMetricFamily(
+            "mistral_jax_cache_hits", "Prompt tokens that were in the cache, and not run again", status.cache_hits
+        )
+        yield CounterMetricFamily(
+            "mistral_jax_requests_put_back", "Completions that made room for others, and went on later", status.put_back
+        )
         service = self._service()
         if service is None or not service.models.has_mixture:
             return

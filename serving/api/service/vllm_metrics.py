@@ -46,7 +46,7 @@ class RequestCollector(Collector):
             yield _histogram(theirs, text, histogram, name)
         requests = self._requests
         yield CounterMetricFamily(
-            "mistral_jax_prompt_tokens", "Tokens of prompts that were run", requests.prompt_tokens
+            "mistral_jax_prompt_tokens", "Tokens of prompts, those in the cache included", requests.prompt_tokens
         )
         finished = CounterMetricFamily("mistral_jax_requests_finished", "Completions that ended", labels=["reason"])
         for reason in REASONS.values():
@@ -92,11 +92,14 @@ class RequestCollector(Collector):
         status, requests = self._status(), self._requests
         yield _gauge("num_requests_running", "Completions in slots", status.running, name)
         yield _gauge("num_requests_waiting", "Completions in the queue", status.waiting, name)
-        yield _counter("prompt_tokens", "Tokens of prompts that were run", requests.prompt_tokens, name)
+        yield _counter("prompt_tokens", "Tokens of prompts, those in the cache included", requests.prompt_tokens, name)
         yield _counter("generation_tokens", "Tokens generated", status.generated_tokens, name)
-        yield _counter("num_preemptions", "Always 0: a running completion is not interrupted", 0, name)
-        yield _counter("prefix_cache_queries", "Always 0: prompts do not share a cache yet", 0, name)
-        yield _counter("prefix_cache_hits", "Always 0: prompts do not share a cache yet", 0, name)
+        for kind, text, count in (
+            ("num_preemptions", "Completions that made room for others, and went on later", status.put_back),
+            ("prefix_cache_queries", "Prompt tokens that might have been in the cache", status.cache_queries),
+            ("prefix_cache_hits", "Prompt tokens that were in the cache, and not run again", status.cache_hits),
+        ):
+            yield _counter(kind, text, count, name)
         success = CounterMetricFamily(
             "vllm:request_success", "Completions that ended", labels=[*_LABELS, "finished_reason"]
         )
@@ -105,10 +108,8 @@ class RequestCollector(Collector):
         yield success
 
     def _of_cache(self, service: Service, name: str) -> Iterable[Metric]:
-        slots = service.engine.slots()
-        size = len(slots) * service.card.max_model_len
-        used = sum(slot.held for slot in slots) / size if size else 0.0
-        yield _gauge("kv_cache_usage_perc", "Fraction of the KV cache that holds tokens; 1 is all", used, name)
+        slots, used = service.engine.slots(), self._status().cache_usage
+        yield _gauge("kv_cache_usage_perc", "Fraction of the KV cache that running completions have", used, name)
         yield _gauge("gpu_cache_usage_perc", "The same, under its former name", used, name)
         if service.models.adapters or self._room_for_adapters:
             yield self._adapters(service, slots)

@@ -198,6 +198,7 @@ def test_what_is_wrong_is_known_before_weights_are_read(
 
 def test_room_is_counted_before_a_length_is_chosen(written: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from mistral_jax.checkpoint.description import describe
+    from mistral_jax.model.table_kinds import BLOCK
     from mistral_jax.quant.placement import choose_placement
     from serving.build import memory
     from serving.build.build_service import model_files
@@ -208,11 +209,12 @@ def test_room_is_counted_before_a_length_is_chosen(written: Path, monkeypatch: p
     adapters = open_adapter_files(settings, description.config)
     weights = memory.weight_bytes(settings, description, placement)
     own = memory.bytes_of_adapters(settings, description, placement, adapters)
-    per_token = 2 * description.config.kv_bytes_per_token(4) * settings.max_seqs
-    free = weights + own + 2 * 300 * per_token
+    block = 2 * BLOCK * description.config.kv_bytes_per_token(4)
+    # Half of what is left is for caches: two of three blocks, the spare one included.
+    free = weights + own + 2 * (3 * block + 5)
     monkeypatch.setattr("mistral_jax.quant.placement.Placement.free_memory", lambda _placement: free)
-    assert memory.sequence_length(settings, description, placement, adapters) == 256  # whole blocks of at most 300
-    assert memory.sequence_length(settings, description, placement, None) >= 512
+    assert memory.plan_cache(settings, description, placement, adapters).length == 2 * BLOCK
+    assert memory.plan_cache(settings, description, placement, None).length >= 4 * BLOCK
 
 
 def test_values_that_are_no_numbers_end_the_start_with_one_line(files: Path) -> None:

@@ -15,10 +15,10 @@ import pytest
 from serving.api.service.service import Service
 from serving.engine.engine import JaxEngine
 from serving.engine.scheduler import Scheduler
+from serving.engine.work import cache_key
 from tests.serving.engine.test_engine import LENGTH, make_engine, make_runner
 from tests.serving.fakes import CARD, FakeEngine, fake_service, prompt_text
 from tests.serving.harness import CHAT, MESSAGES, TEXT, listening, running, wait_for, wait_until_ready
-from tests.serving.security.server_code import calls, modules
 
 KEYS = ("flood", "honest")
 
@@ -106,39 +106,43 @@ async def test_fairness_prompts_that_take_long_take_turns() -> None:
 
 
 @pytest.mark.anyio
-async def test_timing_side_channel_no_prompt_is_cheaper_because_another_was_the_same() -> None:
-    """Prompts share nothing yet, and responses say so."""
-    async with running(FakeEngine("ok"), api_keys=KEYS) as client:
-        for key in (*KEYS, *KEYS):
-            response = (await client.post(TEXT, json={"prompt": "the same prompt"}, headers=of(key))).json()
-            assert response["usage"]["prompt_tokens_details"]["cached_tokens"] == 0
-            assert response["timings"]["cache_n"] == 0
-            assert response["timings"]["prompt_n"] == response["usage"]["prompt_tokens"]
-
-
-def test_timing_side_channel_the_server_assigns_no_shared_blocks() -> None:
-    """`KVCache.assign` exists, and nothing that serves calls it. Whoever changes that reads docs/security.md first:
-    keys of shared blocks need a salt for each caller, and a hash that cannot be forged."""
-    for path, tree in modules().items():
-        if path.startswith(("serving/", "mistral_jax/runtime/", "mistral_jax/text/")):
-            assert not [name for name, _ in calls(tree) if name.endswith(".assign")], path
+async def test_timing_side_channel_each_key_shares_with_itself_only() -> None:
+    """What the cache keeps has the caller in its key: exact tokens and callers are compared, and no hash stands for
+    them."""
+    fake = FakeEngine("ok")
+    async with running(fake, api_keys=KEYS) as client:
+        for key in (*KEYS, KEYS[0]):
+            for asked in ({}, {"cache_salt": "s"}, {"cache_prompt": False}):
+                body = {"prompt": "the same prompt", **asked}
+                assert (await client.post(TEXT, json=body, headers=of(key))).status_code == 200
+    found = [cache_key(request, across_callers=False) for request in fake.submitted]
+    first, second, again = found[:3], found[3:6], found[6:]
+    assert first[2] is second[2] is None
+    assert first == again
+    assert len({*first[:2], *second[:2]}) == 4
 
 
 @pytest.mark.slow
-def test_timing_side_channel_a_repeated_prompt_runs_in_full(engine: JaxEngine, monkeypatch: pytest.MonkeyPatch) -> None:
-    """On the real engine: as many chunks for the same prompt, whoever sent it before."""
+def test_timing_side_channel_a_prompt_of_another_key_runs_in_full(
+    engine: JaxEngine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """On the real engine: as many chunks for the same prompt, whoever else sent it before; none for one's own."""
     chunks: list[int] = []
     record_chunks(monkeypatch, chunks)
     with listening(service=service(engine), api_keys=KEYS) as server:
         wait_until_ready(engine)
         counts: list[int] = []
+        cached: list[int] = []
         for key in (*KEYS, KEYS[0]):
             chunks.clear()
             body = {"prompt": "the same prompt " * 8, "max_tokens": 1}
-            assert httpx.post(f"{server.url}{TEXT}", json=body, headers=of(key), timeout=60).status_code == 200
+            response = httpx.post(f"{server.url}{TEXT}", json=body, headers=of(key), timeout=60)
+            assert response.status_code == 200
             counts.append(sum(chunks))
-    assert len(set(counts)) == 1
-    assert counts[0] >= len("the same prompt " * 8) - 1
+            cached.append(response.json()["usage"]["prompt_tokens_details"]["cached_tokens"])
+    assert counts[0] == counts[1] >= len("the same prompt " * 8) - 1
+    assert counts[2] == 0
+    assert cached == [0, 0, response.json()["usage"]["prompt_tokens"] - 1]
 
 
 def record_chunks(monkeypatch: pytest.MonkeyPatch, chunks: list[int]) -> None:

@@ -73,7 +73,7 @@ FIELDS = (
     _honoured("response_fields", "`a/b` is field b of a; fields that are not there are left out"),
     _honoured("lora", "a mixture with fixed weights: adapters by number, see GET /lora-adapters"),
     _honoured("parse_special", "extension; no: control tokens in a prompt's texts are text, as on /v1/completions"),
-    _accepted("cache_prompt", "a hint"),
+    _honoured("cache_prompt", "false: the whole prompt is run, and nothing of it is kept for later requests"),
     _accepted("id_slot", "a hint; slots are not assigned by requests"),
     _accepted("n_keep", "the context is never shifted"),
     _accepted("n_discard", "the context is never shifted"),

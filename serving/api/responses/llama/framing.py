@@ -93,7 +93,8 @@ class LlamaFraming:
     def usage(self) -> Usage:
         prompt = sum(len(prompt.tokens) for prompt in self._facts.prompts)
         completion = sum(choice.completion_tokens for choice in self._choices)
-        return Usage(prompt_tokens=prompt, completion_tokens=completion, total_tokens=prompt + completion)
+        cached = sum(choice.cached_tokens for choice in self._choices)
+        return Usage.of(prompt, completion, cached=cached)
 
     def whole(self) -> Payload:
         ends = [self._picked(self._end(index)) for index in range(len(self._choices))]

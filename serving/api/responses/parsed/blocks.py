@@ -151,11 +151,7 @@ class Blocks:
     def usage(self) -> Usage:
         """Tokens so far."""
         completion = self._choice.completion_tokens
-        usage = Usage(
-            prompt_tokens=self._prompt_tokens,
-            completion_tokens=completion,
-            total_tokens=self._prompt_tokens + completion,
-        )
+        usage = Usage.of(self._prompt_tokens, completion, cached=self._choice.cached_tokens)
         if self._marks_reasoning:
             tokens = self._parsed.reasoning_tokens
             usage.completion_tokens_details = CompletionTokensDetails(reasoning_tokens=tokens)
