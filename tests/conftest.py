@@ -6,9 +6,12 @@ from __future__ import annotations
 import hashlib
 import os
 import subprocess
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+
+from tests.memory_maps import release_programs
 
 # In the project, not in the system's temporary directory: what is loaded from there is machine code.
 _PROGRAMS = Path(__file__).parents[1] / ".pytest_cache" / "jax"
@@ -71,3 +74,9 @@ def _sampled_by(item: pytest.Item) -> str:
     if by == "file":
         return str(item.path)
     return item.nodeid if by is None else f"{item.path}: {item.callspec.params[by]}"  # type: ignore[attr-defined]
+
+
+@pytest.fixture(autouse=True, scope="module")
+def _programs_are_released() -> Iterator[None]:
+    yield
+    release_programs()

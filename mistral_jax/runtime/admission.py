@@ -1,6 +1,6 @@
 """Giving a slot to a new sequence: its row for decode steps. The cache needs nothing; prefill writes over it.
 
-Axis letters: V vocabulary, W tokens that the repetition penalty looks back at.
+Axis letters: S tokens of a sequence, V vocabulary, W tokens that the repetition penalty looks back at.
 """
 
 from __future__ import annotations
@@ -25,6 +25,7 @@ def admit(
     seed: jax.Array,
     recent: jax.Array,
     limits: jax.Array,
+    history: jax.Array,
     mixing: RowMixing | None,
 ) -> Rows:
     """Give a slot to a new sequence.
@@ -37,6 +38,7 @@ def admit(
       seed: uint32 [2].
       recent: int32 [W], see `mistral_jax.runtime.sampling.sample.recent_tokens`.
       limits: int32 [4], see `mistral_jax.runtime.sampling.token_rules.row_limits`.
+      history: int32 [S], the prompt and what follows; see `mistral_jax.runtime.sampling.token_rules.RuleRows`.
       mixing: its adapters; None without adapters.
     """
     sampler = rows.sampler
@@ -51,7 +53,11 @@ def admit(
             recent=sampler.recent.at[slot].set(recent),
             output_counts=sampler.output_counts.at[slot].set(0),
             bias=sampler.bias.at[slot].set(0.0),
-            rules=replace(sampler.rules, limits=sampler.rules.limits.at[slot].set(limits)),
+            rules=replace(
+                sampler.rules,
+                limits=sampler.rules.limits.at[slot].set(limits),
+                history=sampler.rules.history.at[slot].set(history),
+            ),
         ),
         mixing=None if rows.mixing is None or mixing is None else rows.mixing.admit(slot, mixing),
         speculation=None

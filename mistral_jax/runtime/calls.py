@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 import jax
 
 from mistral_jax.runtime.mixing import Caches
+from mistral_jax.runtime.prompt_lookup import Proposed
 from mistral_jax.runtime.step import Forward, Rows
 
 
@@ -52,11 +53,19 @@ class Stepped(NamedTuple):
     state: RunnerState
     packed: jax.Array
     """int32 [R, PACKED_WIDTH], one row for each slot from 0 on; see `mistral_jax.runtime.sampling.sample.unpack`. Of
-    several steps [SEVERAL, R, PACKED_WIDTH]."""
+    several steps, or with proposals, [tokens of a row, R, PACKED_WIDTH]."""
     weights: jax.Array | None = None
     """float32 [R, M, A]: the adapter weights; None if the scaling pass did not run."""
     emitted: jax.Array | None = None
-    """bool [R]: the rows that sampled a token; None: all active rows."""
+    """bool [R]: the rows that sampled a token; None: all active rows. Of a step with proposals int32 [R]: how many
+    tokens each row got."""
+
+
+class Looked(NamedTuple):
+    """The results of a forward pass over proposed tokens."""
+
+    state: RunnerState
+    made: Proposed
 
 
 class Prefilled(NamedTuple):

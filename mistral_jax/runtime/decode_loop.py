@@ -27,6 +27,7 @@ from mistral_jax.runtime.blocks.moves import CopyBlock, Move, PutIn, SetTables, 
 from mistral_jax.runtime.buckets import PrefillChunk
 from mistral_jax.runtime.calls import Forwarded, RunnerState, Stepped
 from mistral_jax.runtime.constrained import ConstrainedRow, threads, wait_for_masks, worthwhile_runs
+from mistral_jax.runtime.lookup_policy import LookupPolicy
 from mistral_jax.runtime.moving import TakenOut
 from mistral_jax.runtime.runner import Runner
 from mistral_jax.runtime.sampling.params import SamplingParams
@@ -40,6 +41,9 @@ USUAL_RUN_COST = 1.5
 LONGEST_OF_SEVERAL = 0.025
 """Seconds: decode steps are run together if all together take no longer. Their tokens come at once, and whoever arrives
 meanwhile waits."""
+
+_MOST_LEARNED = 16
+"""Sequences up to which steps look up proposals. With more the host has no microseconds to spare for each token."""
 
 _LEAST_PATIENCE = 0.005
 """Seconds."""
@@ -164,10 +168,13 @@ class DecodeLoop[S: LoopSequence]:
         self.runner = runner
         self._state = state
         self._policy = SpeculationPolicy(runner.speculation_costs, possible=runner.can_speculate)
+        self._lookups = LookupPolicy(runner.lookup_costs)
         self._features: dict[int, Features] = {}
         self._constrained: dict[int, ConstrainedRow] = {}
         self._masks = threads()
         self._taken_out: dict[int, TakenOut] = {}
+        self.proposed = self.accepted = 0
+        """Tokens that steps with proposals might have given besides the first of each row, and those that they gave."""
         self._pending: _InFlight[S] | None = None
         self._clock = _StepClock()
 
@@ -213,11 +220,13 @@ class DecodeLoop[S: LoopSequence]:
         """`Runner.measure`, between two steps."""
         self._state = self.runner.measure(self._state)
         self._policy.measured(self.runner.speculation_costs)
+        self._lookups.measured(self.runner.lookup_costs)
 
     def forget(self, sequence: S) -> None:
         """Drop what the loop stores for a sequence; unknown sequences are ignored."""
         self._features.pop(id(sequence), None)
         self._constrained.pop(id(sequence), None)
+        self._lookups.forget(id(sequence))
         self._taken_out.pop(id(sequence), None)
 
     def step(
@@ -241,8 +250,12 @@ class DecodeLoop[S: LoopSequence]:
             self._clock.start()
         work: _InFlight[S] = _InFlight()
         self._prefill(work, prefills)
-        if several and decodes and self._may_take_several(decodes):
-            self._several(work, decodes)
+        takes_proposals = bool(decodes) and self._takes_proposals(decodes)
+        if takes_proposals or (several and decodes and self._may_take_several(decodes)):
+            if takes_proposals:
+                self._look_up(work, decodes)
+            else:
+                self._several(work, decodes)
             results = LoopResults() if before is None else self._collect(before)
             self._pending = work
             return results
@@ -286,6 +299,30 @@ class DecodeLoop[S: LoopSequence]:
         stepped = self.runner.several(self._state, slots, counts, self._union(decodes), longest=longest)
         self._state = stepped.state
         stepped.packed.copy_to_host_async()
+        work.decodes, work.slots, work.stepped, work.counts = tuple(decodes), tuple(slots), stepped, counts
+
+    def _takes_proposals(self, decodes: Sequence[S]) -> bool:
+        """Whether a step looks up proposals: without constraints, whose masks depend on the token before, and without
+        X-LoRA's scaling pass; and if the text so far repeats itself enough."""
+        rows = None if len(decodes) > _MOST_LEARNED else self.runner.lookup_rows([s.slot for s in decodes])
+        if rows is None or any(id(s) in self._constrained or s.choice.xlora for s in decodes):
+            return False
+        most = self.runner.lookups[rows]
+        return self._lookups.chooses({id(s): min(most, 1 + s.room) for s in decodes}, rows)
+
+    def _look_up(self, work: _InFlight[S], decodes: Sequence[S]) -> None:
+        slots = [s.slot for s in decodes]
+        rows = self.runner.lookup_rows(slots)
+        assert rows is not None
+        counts = tuple(min(self.runner.lookups[rows], 1 + s.room) for s in decodes)
+        for sequence, count in zip(decodes, counts, strict=True):
+            sequence.steps += count - 1
+        longest = max(s.tokens_held for s in decodes)
+        stepped = self.runner.look_up(self._state, slots, counts, self._union(decodes), longest=longest)
+        self._state = stepped.state
+        stepped.packed.copy_to_host_async()
+        assert stepped.emitted is not None
+        stepped.emitted.copy_to_host_async()
         work.decodes, work.slots, work.stepped, work.counts = tuple(decodes), tuple(slots), stepped, counts
 
     def _union(self, decodes: Sequence[S]) -> Features:
@@ -397,7 +434,10 @@ class DecodeLoop[S: LoopSequence]:
         packed = np.asarray(stepped.packed)
         self._clock.tick(1 if work.counts is None else max(work.counts))
         if work.counts is not None:
-            return LoopResults(scores=scores, tokens=tuple(_tokens_of_several(packed, work)))
+            counts = work.counts if stepped.emitted is None else self._accepted(work, np.asarray(stepped.emitted))
+            tokens_of_several = tuple(_tokens_of_several(packed, work, counts))
+            self._learn(tokens_of_several)
+            return LoopResults(scores=scores, tokens=tokens_of_several)
         weights = np.asarray(stepped.weights) if work.reads_weights else None
         tokens: list[LoopToken[S]] = []
         for sequence, slot in self._emitted(work, stepped):
@@ -409,7 +449,27 @@ class DecodeLoop[S: LoopSequence]:
                 extras = row.take_extras()
                 tokens += [LoopToken(sequence, Sampled(token), None) for token in extras]
                 row.advance(self._masks, (sampled.token, *extras))
+        self._learn(tokens)
         return LoopResults(scores=scores, tokens=tuple(tokens), weights=weights)
+
+    def _accepted(self, work: _InFlight[S], emitted: np.ndarray) -> tuple[int, ...]:
+        """The tokens that each sequence got by a step with proposals; the others are no longer counted."""
+        assert work.counts is not None
+        got = tuple(int(emitted[slot]) for slot in work.slots)
+        for sequence, most, count in zip(work.decodes, work.counts, got, strict=True):
+            sequence.steps -= most - count
+            self.proposed += most - 1
+            self.accepted += count - 1
+        self._lookups.observe(got, len(emitted))
+        return got
+
+    def _learn(self, tokens: Iterable[LoopToken[S]]) -> None:
+        """Let the policy see what was generated, where steps with proposals may be chosen."""
+        if not self.runner.lookups or len(self._features) > _MOST_LEARNED:
+            return
+        for sequence, sampled, _ in tokens:
+            if id(sequence) in self._features and sampled.token >= 0:
+                self._lookups.push(id(sequence), sequence.prompt, sampled.token)
 
     def _emitted(self, work: _InFlight[S], stepped: Stepped) -> Sequence[tuple[S, int]]:
         """The sequences that a step gave a token, with their slots; the others repeat that step."""
@@ -425,13 +485,15 @@ class DecodeLoop[S: LoopSequence]:
         return got
 
 
-def _tokens_of_several[S: LoopSequence](packed: np.ndarray, work: _InFlight[S]) -> Iterator[LoopToken[S]]:
+def _tokens_of_several[S: LoopSequence](
+    packed: np.ndarray, work: _InFlight[S], counts: Sequence[int]
+) -> Iterator[LoopToken[S]]:
     """Args:
-    packed: int32 [SEVERAL, R, PACKED_WIDTH]
+    packed: int32 [tokens of a row, R, PACKED_WIDTH].
+    counts: tokens of each sequence.
     """
-    assert work.counts is not None
-    for i in range(max(work.counts)):
-        for sequence, slot, count in zip(work.decodes, work.slots, work.counts, strict=True):
+    for i in range(max(counts)):
+        for sequence, slot, count in zip(work.decodes, work.slots, counts, strict=True):
             if i < count:
                 yield LoopToken(sequence, unpack(packed[i, slot], sequence.params.logprobs), None)
 

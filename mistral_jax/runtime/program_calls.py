@@ -11,9 +11,10 @@ import jax
 import numpy as np
 
 from mistral_jax.runtime.buckets import Buckets
-from mistral_jax.runtime.calls import Call, Changed, Forwarded, Prefilled, RunnerState, Stepped, Taken
+from mistral_jax.runtime.calls import Call, Changed, Forwarded, Looked, Prefilled, RunnerState, Stepped, Taken
 from mistral_jax.runtime.mixing import Caches
 from mistral_jax.runtime.programs import Programs
+from mistral_jax.runtime.prompt_lookup import Proposed
 from mistral_jax.runtime.sampling.sample import Features, mask_words, smallest_sampler
 from mistral_jax.runtime.step import Forward, Rows, Run
 
@@ -197,6 +198,44 @@ class ProgramCalls:
             {"plan": self._buckets.plan(longest), "only": smallest_sampler(features, self._programs.samplers)},
             result,
         )
+
+    def forward_proposed(
+        self, state: RunnerState, R: int, slots: Sequence[int], counts: Sequence[int], *, K: int, longest: int
+    ) -> Call[Looked]:
+        """The call that runs the rows of `slots`, of R rows, with proposals: at most so many tokens of each, of K."""
+
+        def result(caches: Caches, made: Proposed) -> Looked:
+            return Looked(RunnerState(caches, state.rows), made)
+
+        slots = tuple(slots)
+        arguments = (
+            self._programs.split.weights,
+            self._programs.extra(),
+            state.caches,
+            state.rows,
+            self._active(R, slots),
+            self._counts(R, slots, tuple(counts)),
+            self._no_weights(R),
+        )
+        static = {"K": K, "plan": self._buckets.plan(longest)}
+        return Call(self._programs.forward_proposed, arguments, static, result)
+
+    def sample_proposed(self, looked: Looked, R: int, slots: Sequence[int], features: Features) -> Call[Stepped]:
+        """The call that samples them."""
+        state, made = looked
+        arguments = (
+            state.rows,
+            self._active(R, tuple(slots)),
+            made,
+            self._flags(features),
+            self.all_allowed(R),
+        )
+
+        def result(rows: Rows, packed: jax.Array, emitted: jax.Array) -> Stepped:
+            return Stepped(RunnerState(state.caches, rows), packed, None, emitted)
+
+        only = smallest_sampler(features, self._programs.samplers)
+        return Call(self._programs.sample_proposed, arguments, {"only": only}, result)
 
     def sample(
         self, forwarded: Forwarded, R: int, slots: Sequence[int], features: Features, mask: jax.Array

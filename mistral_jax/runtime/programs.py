@@ -22,6 +22,7 @@ from mistral_jax.model.split_module import SplitModule
 from mistral_jax.quant.placement import Placement
 from mistral_jax.runtime import admission, moving, step
 from mistral_jax.runtime.mixing import AdaptedModel, Caches, MixingRows
+from mistral_jax.runtime.prompt_lookup import Proposed, forward_proposed, sample_proposed
 from mistral_jax.runtime.sampling.sample import COMMON_FEATURES, Features, mask_words
 from mistral_jax.runtime.sampling.truncation_kernel import kernel_works as sampling_kernel_works
 from mistral_jax.runtime.xlora_speculation import forward_speculative, sample_speculative
@@ -95,6 +96,8 @@ class Programs:
         self.sample = jit(self._sample, donate_argnums=0, static_argnames="only")
         self.sample_speculative = jit(self._sample_speculative, donate_argnums=0, static_argnames="only")
         self.several = jit(self._several, donate_argnums=(2, 3), static_argnames=("plan", "only"))
+        self.forward_proposed = jit(self._forward_proposed, donate_argnums=2, static_argnames=("K", "plan"))
+        self.sample_proposed = jit(self._sample_proposed, donate_argnums=0, static_argnames="only")
         self.append = jax.jit(self._append, donate_argnums=0)
         self.copy_block = jax.jit(self._copy_block, donate_argnums=0)
         self.take_block = jax.jit(moving.take_block)
@@ -240,6 +243,30 @@ class Programs:
 
         return step.several(forward, sample, caches, rows, counts)
 
+    def _forward_proposed(
+        self,
+        weights: list[jax.Array],
+        extra: Extra,
+        caches: Caches,
+        rows: step.Rows,
+        active: jax.Array,
+        counts: jax.Array,
+        no_weights: jax.Array | None,
+        *,
+        K: int,
+        plan: ReadPlan,
+    ) -> tuple[Caches, Proposed]:
+        model = self.adapted(weights, extra)
+        caches, made = forward_proposed(model, caches, rows, active, counts, no_weights, K=K, plan=plan)
+        if self.placement.count > 1:
+            made = jax.lax.with_sharding_constraint(made, self.placement.sharding())
+        return caches, made
+
+    def _sample_proposed(
+        self, rows: step.Rows, *args: Any, only: Features | None
+    ) -> tuple[step.Rows, jax.Array, jax.Array]:
+        return sample_proposed(rows, *args, **self._sampling, only=only)
+
     def _append(self, *args: Any) -> tuple[step.Rows]:
         return (step.append(*args),)
 
@@ -260,6 +287,16 @@ class Programs:
         weights = self.empty_weights(rows)
         logits = np.zeros((2 * rows if speculative else rows, self.config.vocab_size), np.float32)
         return step.Forward(self.placement.put(logits), weights, weights if speculative else None)
+
+    def empty_proposed(self, rows: int, K: int) -> Proposed:
+        """Zeros with the shapes and the placement of what a pass over proposals returns."""
+        put = self.placement.put
+        return Proposed(
+            logits=put(np.zeros((K, rows, self.config.vocab_size), np.float32)),
+            tokens=put(np.zeros((rows, K), np.int32)),
+            counts=put(np.zeros((rows,), np.int32)),
+            weights=self.empty_weights(rows),
+        )
 
     def empty_weights(self, rows: int) -> jax.Array | None:
         """Adapter weights of zero, float32 [R, M, A]; None without adapters."""

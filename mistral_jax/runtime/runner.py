@@ -36,6 +36,7 @@ from mistral_jax.model.split_module import SplitModule
 from mistral_jax.model.table_kinds import SPARE, table_kinds
 from mistral_jax.quant.array import QuantizedArray
 from mistral_jax.quant.placement import Device, Placement
+from mistral_jax.quant.product import FEW_TOKENS
 from mistral_jax.runtime.blocks.allocator import BlockAllocator, Reuse
 from mistral_jax.runtime.buckets import DEFAULT_CHUNKS, Buckets, PrefillChunk, cache_sizes, chunk_sizes
 from mistral_jax.runtime.calls import Forwarded, Prefilled, RunnerState, Stepped
@@ -46,13 +47,16 @@ from mistral_jax.runtime.program_calls import ProgramCalls
 from mistral_jax.runtime.programs import Programs
 from mistral_jax.runtime.sampling.params import SamplingParams, TokenRules
 from mistral_jax.runtime.sampling.sample import Features, mask_words, recent_tokens, row_bias, row_scalars, seed_words
-from mistral_jax.runtime.sampling.token_rules import row_limits, rule_row
+from mistral_jax.runtime.sampling.token_rules import history_row, row_limits, rule_row
 from mistral_jax.runtime.step import Run
 from mistral_jax.runtime.warming.behind import CompilingBehind
 from mistral_jax.runtime.warming.empty_calls import EmptyCalls
 from mistral_jax.runtime.warming.warm_up import EmptyCall, compile_and_run, time_against
 
 _MOST_RUN_ROWS = 8
+
+_MOST_PROPOSED, _FEW_PROPOSED = FEW_TOKENS, FEW_TOKENS // 2
+"""Tokens of a step with proposals, the newest one included: of one row, and of each of several."""
 
 _MOST_BYTES_FOR_SEVERAL = 2 << 30
 """Bytes of weights up to which there are programs of several decode steps. With more, a step takes a GPU longer than
@@ -76,6 +80,7 @@ class Runner:
       block_buckets: numbers of cache blocks that programs are compiled for; None chooses by platform.
       gpu_kernels: whether attention and sampling run by kernels for GPUs (`mistral_jax.model.attention_kernel`,
         `mistral_jax.runtime.sampling.truncation_kernel`); None: those that work on the device.
+      looks_up: whether there are steps that look up proposals in the text so far.
       adapters: the adapters of the model; shared, and read at every call.
       xlora: the classifier, whose experts are the first adapters.
       embeds: compile the programs for embeddings in `warm_up`, too.
@@ -101,6 +106,7 @@ class Runner:
         row_buckets: Sequence[int] | None = None,
         block_buckets: Sequence[int] | None = None,
         gpu_kernels: bool | None = None,
+        looks_up: bool = True,
         adapters: AdapterSet | None = None,
         xlora: XLoRA | None = None,
         embeds: bool = True,
@@ -116,7 +122,7 @@ class Runner:
         self.config, self.length, self.slots = model.config, length, slots
         self.repeat_last_n = min(repeat_last_n, length)
         self.adapters, self.xlora = adapters, xlora
-        self.embeds = embeds
+        self.embeds, self.looks_up = embeds, looks_up
         sizes = chunk_sizes(chunks, length)
         self._cache_sizes = cache_sizes(slots=slots, length=length, chunks=chunks)
         self._cache_blocks = None if cache_blocks is None else tuple(cache_blocks)
@@ -144,6 +150,8 @@ class Runner:
         )
         self.speculation_costs: dict[int, float] = {}
         """Time of a speculative step relative to a step of two passes, by number of rows; see `measure`."""
+        self.lookup_costs: dict[int, float] = {}
+        """Time of a forward pass with proposals relative to a plain one, by number of rows; see `measure`."""
         self.run_costs: dict[int, float] = {}
         """Time of a forward pass with runs relative to one without, by number of rows; see `measure`."""
         self.calls = ProgramCalls(self.programs, self.buckets)
@@ -188,6 +196,21 @@ class Runner:
         if on_cpu or not self.takes_several or self.xlora is not None or self.weight_bytes > _MOST_BYTES_FOR_SEVERAL:
             return ()
         return self.buckets.rows
+
+    @property
+    def lookups(self) -> dict[int, int]:
+        """The numbers of rows with steps that look up proposals (`mistral_jax.runtime.prompt_lookup`), and the most
+        tokens that a row of them gets. With many rows several tokens of each cost a CPU as much as they gain."""
+        if not self.looks_up or not self.takes_runs or self.xlora is not None:
+            return {}
+        if self.device.platform != "cpu":
+            return {self.buckets.rows[-1]: _FEW_PROPOSED}
+        # One row is enough for a matrix product, if it has several tokens.
+        return {1: _MOST_PROPOSED} | ({2: _FEW_PROPOSED} if self.slots > 1 else {})
+
+    def lookup_rows(self, active: Sequence[int]) -> int | None:
+        """The number of rows of a step with proposals for the slots in `active`; None: there is none for them."""
+        return min((rows for rows in self.lookups if rows > max(active)), default=None)
 
     @property
     def can_speculate(self) -> bool:
@@ -323,7 +346,7 @@ class Runner:
         if (bias := row_bias(params, self.config.vocab_size)) is not None:
             rows = self.programs.set_bias(rows, np.int32(slot), bias)
         if params.needs_rules:
-            row = rule_row(params, prompt, vocab_size=self.config.vocab_size, length=self.length)
+            row = rule_row(params, vocab_size=self.config.vocab_size)
             rows = self.programs.set_rules(rows, np.int32(slot), row)
         return RunnerState(state.caches, rows)
 
@@ -341,6 +364,7 @@ class Runner:
             seed_words(params.seed),
             recent_tokens(tuple(prompt), max(self.repeat_last_n, 1), self.config.vocab_size),
             row_limits(params, len(prompt)),
+            history_row(prompt, self.length),
             mixing,
         )
 
@@ -433,6 +457,29 @@ class Runner:
         """
         return self.calls.several(state, self.row_bucket(active), active, counts, features, longest=longest)()
 
+    def look_up(
+        self,
+        state: RunnerState,
+        active: Sequence[int],
+        counts: Sequence[int],
+        features: Features,
+        *,
+        longest: int,
+    ) -> Stepped:
+        """Run a step that looks up proposals for the slots in `active`, with the results of as many single ones.
+
+        Args:
+          state: donated.
+          counts: the most tokens that each of them gets, at most `lookups[rows]`.
+          features: see `sample`; without masks.
+          longest: the largest number of tokens that any of them holds after it.
+        Returns: see `Stepped`; its `emitted` says how many tokens each row got.
+        """
+        R = self.lookup_rows(active)
+        assert R is not None
+        looked = self.calls.forward_proposed(state, R, active, counts, K=self.lookups[R], longest=longest)()
+        return self.calls.sample_proposed(looked, R, active, features)()
+
     def sample(
         self,
         forwarded: Forwarded,
@@ -500,13 +547,16 @@ class Runner:
         return compile_and_run(calls, state, on_cpu=on_cpu, progress=progress or (lambda done, total: None))
 
     def measure(self, state: RunnerState) -> RunnerState:
-        """Measure how long special forward passes take, beside plain ones: `run_costs`, `speculation_costs`. No row
-        changes.
+        """Measure how long special forward passes take, beside plain ones: `run_costs`, `lookup_costs`,
+        `speculation_costs`. No row changes.
 
         Args:
           state: donated.
         """
         empty = EmptyCalls(self)
+        for rows in self.lookups:
+            plain = partial(empty.forward, bucket=self.buckets.rows_for([rows - 1]))
+            state, self.lookup_costs[rows] = time_against(partial(empty.look_up, rows=rows), plain, state)
         for bucket in self.buckets.rows:
             if bucket in self.run_buckets:
                 state, self.run_costs[bucket] = time_against(

@@ -212,6 +212,7 @@ def load_runner(
         xlora=xlora,
         embeds=settings.pooling != "none",
         cache_blocks=cache_blocks,
+        looks_up=not settings.no_prompt_lookup,
     )
 
 

@@ -137,12 +137,15 @@ class JaxEngine:
     def status(self) -> EngineStatus:
         with self._wake:
             scheduler = self._scheduler
+            proposed, accepted = (0, 0) if self._rounds is None else self._rounds.proposals
             return EngineStatus(
                 state=self._state,
                 detail=self._detail,
                 progress=self._progress,
                 running=scheduler.running if scheduler else 0,
                 waiting=scheduler.waiting if scheduler else 0,
+                proposed=proposed,
+                accepted=accepted,
                 cache_usage=self._cache.usage if self._cache else 0.0,
                 cache_queries=self._cache.queried if self._cache else 0,
                 cache_hits=self._cache.hits if self._cache else 0,

@@ -211,6 +211,10 @@ class EngineStatus:
     """Prompt tokens that might have been in the cache, since the start."""
     cache_hits: int = 0
     """Prompt tokens that were."""
+    proposed: int = 0
+    """Tokens that were looked up in earlier text and proposed, since the start, at most."""
+    accepted: int = 0
+    """Those that came next."""
     put_back: int = 0
     """Sequences that had to make room for others, since the start; they went on later."""
 

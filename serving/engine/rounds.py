@@ -69,6 +69,11 @@ class DeviceRounds:
             sequence.constraint = request.constraint.start(at_start=request.at_start)
         self._loop.admit(sequence)
 
+    @property
+    def proposals(self) -> tuple[int, int]:
+        """Tokens that were proposed, and those of them that came next; see `DecodeLoop`."""
+        return self._loop.proposed, self._loop.accepted
+
     def measure(self) -> None:
         """See `DecodeLoop.measure`."""
         self._loop.measure()

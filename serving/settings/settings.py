@@ -187,6 +187,13 @@ class Settings(NetworkSettings):
             high=0.99,
         ),
     ] = None
+    no_prompt_lookup: Annotated[
+        bool,
+        Option(
+            flags=("--no-prompt-lookup",),
+            help="Generate one token in each step, also where text repeats what came before. Completions are the same.",
+        ),
+    ] = False
     wait_for_programs: Annotated[
         bool,
         Option(

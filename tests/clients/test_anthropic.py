@@ -41,9 +41,10 @@ def test_whole_and_streamed(client: Any) -> None:
         assert "".join(stream.text_stream) == block.text
         final = stream.get_final_message()
     assert (final.stop_reason, final.usage.output_tokens) == (whole.stop_reason, whole.usage.output_tokens)
-    assert final.usage.input_tokens == whole.usage.input_tokens
     counted = client.messages.count_tokens(model="tiny", messages=QUESTION, system="Be brief.")
-    assert counted.input_tokens == whole.usage.input_tokens
+    for usage in (whole.usage, final.usage):
+        assert usage.input_tokens + usage.cache_read_input_tokens == counted.input_tokens
+    assert final.usage.input_tokens == 1
 
 
 def test_stop_sequences(client: Any) -> None:

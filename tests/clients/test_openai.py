@@ -45,7 +45,12 @@ def test_chat_whole_and_streamed(client: openai.OpenAI) -> None:
     assert answer.usage.total_tokens == answer.usage.prompt_tokens + answer.usage.completion_tokens
     chunks = list(client.chat.completions.create(**asked, stream=True, stream_options={"include_usage": True}))
     assert "".join(chunk.choices[0].delta.content or "" for chunk in chunks if chunk.choices) == choice.message.content
-    assert chunks[-1].usage == answer.usage
+    # Now the prompt is in the cache.
+    usage = chunks[-1].usage
+    assert usage is not None
+    assert usage.total_tokens == answer.usage.total_tokens
+    assert usage.prompt_tokens_details is not None
+    assert usage.prompt_tokens_details.cached_tokens == usage.prompt_tokens - 1
     with client.chat.completions.stream(**asked) as stream:
         assert [event.type for event in stream][-1] in ("content.done", "chunk")
         assert stream.get_final_completion().choices[0].message.content == choice.message.content

@@ -126,6 +126,9 @@ def test_curl_gives_what_is_printed_below_it(server: ServerProcess) -> None:
     plain = next(answer for command, answer in answers.items() if "GGUF" in command)
     assert keys_of(plain) == keys_of(printed)
     assert plain["choices"] == printed["choices"]
+    # Other tests have left the beginning of the prompt in the cache.
+    for usage in (plain["usage"], printed["usage"]):
+        del usage["prompt_tokens_details"]
     assert (plain["usage"], plain["model"]) == (printed["usage"], printed["model"])
     mixed = next(answer for command, answer in answers.items() if "xlora" in command)
     told = mixed["choices"][0]

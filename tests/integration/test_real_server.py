@@ -70,7 +70,12 @@ def test_streamed_equals_unstreamed(client: openai.OpenAI, options):
         assert (
             "".join(c.choices[0].delta.content or "" for c in chunks if c.choices) == whole.choices[0].message.content
         )
-        assert chunks[-1].usage == whole.usage
+        usage = chunks[-1].usage
+        assert (usage.prompt_tokens, usage.completion_tokens) == (
+            whole.usage.prompt_tokens,
+            whole.usage.completion_tokens,
+        )
+        assert usage.prompt_tokens_details.cached_tokens == usage.prompt_tokens - 1
         reasons = [c.choices[0].finish_reason for c in chunks if c.choices and c.choices[0].finish_reason]
         assert reasons == [whole.choices[0].finish_reason]
 

@@ -38,9 +38,9 @@ _ANY, _NONE = -1, -2
 )
 @dataclass(frozen=True)
 class RuleRows:
-    """The rules of each slot. All but `limits` and `history` are undefined for slots that `limits` says use none."""
+    """The rules of each slot. All but `history` and `limits` are undefined for slots that `limits` says use none."""
 
-    history: jax.Array  # int32 [B, S]: the tokens by position; those of a prompt only for slots with rules
+    history: jax.Array  # int32 [B, S]: the tokens by position
     limits: jax.Array  # int32 [B, 4]: see `row_limits`
     early: jax.Array  # int32 [B, ceil(V / 32)]: bits of the tokens that are banned at first
     breakers: jax.Array  # int32 [B, ceil(V / 32)]: bits of the tokens that no repetition continues over
@@ -61,9 +61,8 @@ class RuleRows:
 
 
 class RuleRow(NamedTuple):
-    """The rules of one sequence, as numpy arrays: a row of `RuleRows` without `limits`."""
+    """The rules of one sequence, as numpy arrays: a row of `RuleRows` without `history` and `limits`."""
 
-    history: np.ndarray
     early: np.ndarray
     breakers: np.ndarray
     banned: np.ndarray
@@ -86,11 +85,16 @@ def row_limits(params: SamplingParams, prompt_length: int) -> np.ndarray:
     )
 
 
-def rule_row(params: SamplingParams, prompt: Sequence[int], *, vocab_size: int, length: int) -> RuleRow:
-    """The rules of a sequence. `params.rules` must be set."""
-    assert params.rules is not None
+def history_row(prompt: Sequence[int], length: int) -> np.ndarray:
+    """A row of `RuleRows.history` after `prompt`: int32 [length]."""
     history = np.zeros((length,), np.int32)
     history[: len(prompt)] = prompt
+    return history
+
+
+def rule_row(params: SamplingParams, *, vocab_size: int) -> RuleRow:
+    """The rules of a sequence. `params.rules` must be set."""
+    assert params.rules is not None
     banned = np.full((MAX_BANNED, MAX_BANNED_LENGTH), _ANY, np.int32)
     for row, sequence in zip(banned, params.rules.banned_sequences, strict=False):
         row[-len(sequence) :] = sequence
@@ -101,7 +105,6 @@ def rule_row(params: SamplingParams, prompt: Sequence[int], *, vocab_size: int, 
         powers = params.dry_multiplier * np.float64(params.dry_base) ** (lengths - params.dry_allowed_length)
         penalties[lengths] = np.minimum(powers, 1e30)
     return RuleRow(
-        history=history,
         early=token_bits(params.rules.ends, vocab_size),
         breakers=token_bits(params.rules.breakers, vocab_size),
         banned=banned,

@@ -11,7 +11,7 @@ import jax
 import numpy as np
 
 from mistral_jax.model.table_kinds import SPARE
-from mistral_jax.runtime.calls import Call, Changed, Forwarded, Prefilled, RunnerState, Stepped, Taken
+from mistral_jax.runtime.calls import Call, Changed, Forwarded, Looked, Prefilled, RunnerState, Stepped, Taken
 from mistral_jax.runtime.sampling.sample import ALL_FEATURES, Features
 from mistral_jax.runtime.step import Run
 from mistral_jax.runtime.warming.warm_up import AnyCall, EmptyCall
@@ -29,7 +29,16 @@ class EmptyCalls:
 
     def __init__(self, runner: Runner) -> None:
         self._runner = runner
-        self._moves = (self.append, self.copy_block, self.take_block, self.put_block, self.take_row, self.put_row)
+        self._special = (
+            self.look_up,
+            self.sample_proposed,
+            self.append,
+            self.copy_block,
+            self.take_block,
+            self.put_block,
+            self.take_row,
+            self.put_row,
+        )
 
     def first_and_others(self, *, scaling: bool) -> tuple[list[EmptyCall], list[EmptyCall]]:
         """The calls of the programs that plain completions need; and those of all others, first what plain completions
@@ -43,7 +52,7 @@ class EmptyCalls:
         others: list[EmptyCall] = []
         for call in self.all():
             what = call.keywords
-            special = any(what.get(name) for name in ("score", "embed", "run")) or call.func in self._moves
+            special = any(what.get(name) for name in ("score", "embed", "run")) or call.func in self._special
             # Speculative steps are those of the scaling pass; a sampler without them serves both kinds of steps.
             usual = what.get("scaling", what.get("speculative", False) or scaling) == scaling
             (others if special else first if usual else second).append(call)
@@ -76,6 +85,11 @@ class EmptyCalls:
                     yield partial(self.sample, bucket=bucket, only=only, speculative=True)
         for bucket in runner.run_buckets:
             yield partial(self.append, bucket=bucket)
+        for rows in runner.lookups:
+            for length in lengths:
+                yield partial(self.look_up, rows=rows, length=length)
+            for only in runner.programs.samplers:
+                yield partial(self.sample_proposed, rows=rows, only=only)
         if runner.has_pool:
             yield partial(self.copy_block)
             yield partial(self.take_block)
@@ -121,6 +135,16 @@ class EmptyCalls:
 
     def append(self, state: RunnerState, *, bucket: int) -> Call[Changed]:
         return self._runner.calls.append(state, bucket, (), Run.empty(bucket))
+
+    def look_up(self, state: RunnerState, *, rows: int, length: int = 1) -> Call[Looked]:
+        """A pass over proposals without active rows."""
+        return self._runner.calls.forward_proposed(state, rows, (), (), K=self._runner.lookups[rows], longest=length)
+
+    def sample_proposed(self, state: RunnerState, *, rows: int, only: Features | None = None) -> Call[Stepped]:
+        """Sampling them without active rows; see `sample`."""
+        runner = self._runner
+        made = runner.programs.empty_proposed(rows, runner.lookups[rows])
+        return runner.calls.sample_proposed(Looked(state, made), rows, (), only or _UNMASKED)
 
     def copy_block(self, state: RunnerState) -> Call[Changed]:
         """A copy of nothing."""

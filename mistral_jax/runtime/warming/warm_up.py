@@ -18,14 +18,14 @@ from typing import Any
 import jax
 
 from mistral_jax.quant.placement import Placement
-from mistral_jax.runtime.calls import Call, Changed, Forwarded, Prefilled, RunnerState, Stepped, Taken
+from mistral_jax.runtime.calls import Call, Changed, Forwarded, Looked, Prefilled, RunnerState, Stepped, Taken
 from mistral_jax.runtime.device_memory import check_room
 
 _MOST_THREADS = 4
 """Compiling also takes memory: a few hundred megabytes for a program of a large model."""
 _TIMES = 3
 
-AnyCall = Call[Prefilled] | Call[Forwarded] | Call[Changed] | Call[Taken] | Call[Stepped]
+AnyCall = Call[Prefilled] | Call[Forwarded] | Call[Changed] | Call[Taken] | Call[Looked] | Call[Stepped]
 EmptyCall = Callable[[RunnerState], AnyCall]
 """Makes a call that changes no sequence."""
 

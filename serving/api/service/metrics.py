@@ -85,6 +85,10 @@ class _Engine(Collector):
             "mistral_jax_cache_hits", "Prompt tokens that were in the cache, and not run again", status.cache_hits
         )
         yield CounterMetricFamily(
+            "mistral_jax_proposed_tokens", "Tokens that were looked up and proposed, at most", status.proposed
+        )
+        yield CounterMetricFamily("mistral_jax_accepted_tokens", "Those of them that came next", status.accepted)
+        yield CounterMetricFamily(
             "mistral_jax_requests_put_back", "Completions that made room for others, and went on later", status.put_back
         )
         service = self._service()

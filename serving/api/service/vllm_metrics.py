@@ -95,6 +95,8 @@ class RequestCollector(Collector):
         yield _counter("prompt_tokens", "Tokens of prompts, those in the cache included", requests.prompt_tokens, name)
         yield _counter("generation_tokens", "Tokens generated", status.generated_tokens, name)
         for kind, text, count in (
+            ("spec_decode_num_draft_tokens", "Tokens that were looked up and proposed, at most", status.proposed),
+            ("spec_decode_num_accepted_tokens", "Those of them that came next", status.accepted),
             ("num_preemptions", "Completions that made room for others, and went on later", status.put_back),
             ("prefix_cache_queries", "Prompt tokens that might have been in the cache", status.cache_queries),
             ("prefix_cache_hits", "Prompt tokens that were in the cache, and not run again", status.cache_hits),

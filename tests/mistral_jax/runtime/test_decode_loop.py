@@ -7,7 +7,7 @@ import threading
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from types import SimpleNamespace
-from typing import Any, cast
+from typing import Any, ClassVar, cast
 
 import jax.numpy as jnp
 import numpy as np
@@ -55,11 +55,13 @@ class FakeRunner:
     can_speculate = True
     run_buckets = (4,)
     several_buckets = (4,)
+    lookups: ClassVar[dict[int, int]] = {}
     config = SimpleNamespace(vocab_size=64)
 
     def __init__(self, *, emitted: Sequence[bool] | None = None) -> None:
         self.speculation_costs: dict[int, float] = {}
         self.run_costs: dict[int, float] = {}
+        self.lookup_costs: dict[int, float] = {}
         self.calls: list[Any] = []
         self.step = 0
         self.emitted = emitted
@@ -76,6 +78,9 @@ class FakeRunner:
 
     def row_bucket(self, slots: Sequence[int]) -> int:
         return 4
+
+    def lookup_rows(self, slots: Sequence[int]) -> int | None:
+        return None
 
     def forward(
         self,

@@ -13,7 +13,7 @@ from mistral_jax.runtime.admission import admit, set_bias, set_rules
 from mistral_jax.runtime.mixing import MixingRows, RowMixing
 from mistral_jax.runtime.sampling.params import SamplingParams, TokenRules
 from mistral_jax.runtime.sampling.sample import recent_tokens, row_scalars, seed_words
-from mistral_jax.runtime.sampling.token_rules import row_limits, rule_row
+from mistral_jax.runtime.sampling.token_rules import history_row, row_limits, rule_row
 from mistral_jax.runtime.step import Rows, SpeculationRows, advance
 from tests.mistral_jax.tiny_adapters import CONFIG
 
@@ -36,6 +36,7 @@ def admitted(before: Rows, slot: int, prompt: tuple[int, ...], mixing: RowMixing
         jnp.asarray(seed_words(9)),
         jnp.asarray(recent_tokens(prompt, W, CONFIG.vocab_size)),
         jnp.asarray(row_limits(params, len(prompt))),
+        jnp.asarray(history_row(prompt, LENGTH)),
         mixing,
     )
 
@@ -67,7 +68,7 @@ def test_advance_moves_active_rows_and_leaves_the_others_as_they_are() -> None:
 
 def test_the_rules_of_a_slot_know_its_prompt_until_another_sequence_comes() -> None:
     params = SamplingParams(min_tokens=2, rules=TokenRules(ends=(2,)))
-    row = rule_row(params, (4, 5, 6), vocab_size=CONFIG.vocab_size, length=LENGTH)
+    row = rule_row(params, vocab_size=CONFIG.vocab_size)
     after = set_rules(admitted(rows(), 1, (4, 5, 6)), jnp.int32(1), row)
     history = np.zeros((SLOTS, LENGTH), np.int32)
     history[1, :3] = 4, 5, 6

@@ -22,6 +22,7 @@ from mistral_jax.runtime.runner import Runner
 from mistral_jax.runtime.sampling.params import SamplingParams
 from serving.engine.engine import JaxEngine, PrefixCache
 from serving.engine.messages import Event, Request
+from tests.memory_maps import release_programs
 from tests.mistral_jax.tiny_adapters import hold_matrices_as
 from tests.serving.engine.test_engine import Inbox, answer, note_compilations, run
 from tests.serving.fakes import EOS, VOCAB, FakeTokenizer
@@ -72,6 +73,7 @@ def serving(model: Mistral, *, prefix_cache: PrefixCache = "own", share: float =
         yield engine
     finally:
         engine.drain(0)
+        release_programs()
 
 
 def tokens(rng: random.Random, count: int) -> tuple[int, ...]:

@@ -12,7 +12,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mistral_jax.runtime.sampling.params import SamplingParams, TokenRules
-from mistral_jax.runtime.sampling.token_rules import RuleRows, apply_rules, row_limits, rule_row, token_bits
+from mistral_jax.runtime.sampling.token_rules import (
+    RuleRows,
+    apply_rules,
+    history_row,
+    row_limits,
+    rule_row,
+    token_bits,
+)
 
 V, S = 41, 67
 _apply = jax.jit(partial(apply_rules, dry=jnp.bool_(True), bans=jnp.bool_(True)), static_argnames="copies")
@@ -20,13 +27,14 @@ _apply = jax.jit(partial(apply_rules, dry=jnp.bool_(True), bans=jnp.bool_(True))
 
 def rule_rows(cases: list[tuple[SamplingParams, list[int], list[int]]]) -> RuleRows:
     """The rows after prompts and completions. What lies behind the newest token is left from others."""
-    rows = [rule_row(params, prompt, vocab_size=V, length=S) for params, prompt, _ in cases]
-    for row, (_, prompt, completion) in zip(rows, cases, strict=True):
-        row.history[len(prompt) :] = np.arange(S - len(prompt)) % V
-        row.history[len(prompt) : len(prompt) + len(completion)] = completion
+    rows = [rule_row(params, vocab_size=V) for params, _, _ in cases]
+    histories = [history_row(prompt, S) for _, prompt, _ in cases]
+    for history, (_, prompt, completion) in zip(histories, cases, strict=True):
+        history[len(prompt) :] = np.arange(S - len(prompt)) % V
+        history[len(prompt) : len(prompt) + len(completion)] = completion
     stacked = {name: jnp.asarray(np.stack([getattr(row, name) for row in rows])) for name in rows[0]._fields}
     limits = np.stack([row_limits(params, len(prompt)) for params, prompt, _ in cases])
-    return RuleRows(limits=jnp.asarray(limits), **stacked)
+    return RuleRows(history=jnp.asarray(np.stack(histories)), limits=jnp.asarray(limits), **stacked)
 
 
 def ruled(cases: list[tuple[SamplingParams, list[int], list[int]]], logits: np.ndarray) -> np.ndarray:

@@ -32,11 +32,11 @@ def test_every_program_is_compiled_once(compiled: list[str]) -> None:
     reported: list[tuple[int, int]] = []
     state = runner.warm_up(state, lambda done, total: reported.append((done, total)))
     # Two chunk lengths, one that is scored, one of embeddings; forward passes with and without runs, appending them,
-    # and sampling.
-    assert {total for _, total in reported} == {8}
+    # and sampling; the passes with proposals for one and two rows, and sampling these.
+    assert {total for _, total in reported} == {12}
     assert [done for done, _ in reported] == sorted(done for done, _ in reported)
-    assert reported[0] == (0, 8)
-    assert reported[-1] == (8, 8)
+    assert reported[0] == (0, 12)
+    assert reported[-1] == (12, 12)
     compiled.clear()
     runner.warm_up(state)
     assert compiled == []
