@@ -45,21 +45,19 @@ def test_proposed_is_what_followed_the_best_earlier_place(texts: list[list[int]]
 
 
 PARAMS = [
-    SamplingParams(temperature=0.0, seed=1, logprobs=3),
-    SamplingParams(temperature=0.6, top_p=0.9, top_k=5, seed=2, logprobs=5),
-    SamplingParams(temperature=0.0, seed=3, repetition_penalty=1.1, frequency_penalty=0.2),
     # It cannot but repeat itself.
-    SamplingParams(temperature=0.0, seed=4, logit_bias={9: 60.0}),
+    SamplingParams(temperature=0.0, seed=1, logprobs=3, logit_bias={9: 60.0}),
+    SamplingParams(temperature=0.6, top_p=0.9, top_k=5, seed=2, logprobs=5, repetition_penalty=1.1),
 ]
 
 
 @pytest.mark.parametrize(
     ("form", "dtype"), [("plain", "float32"), ("plain", "bfloat16"), ("int8", "bfloat16"), ("Q8_0", "float32")]
 )
-@pytest.mark.parametrize("slots", [[0], [0, 1, 3]])
+@pytest.mark.parametrize("slots", [[0], [1], [0, 1]])
 def test_a_step_gives_what_single_steps_give(form: str, dtype: str, slots: list[int]) -> None:
     runner = Runner(windowed(form, dtype), slots=4, length=256, row_buckets=(2, 4), chunks=(16, 64))
-    prompts = [REPEATED, (3, 4, 5), tuple(range(40, 90)), (9, 9, 9)]
+    prompts = [REPEATED, (3, 4, 5)]
     features = Features()
     for params in PARAMS:
         features |= Features.of(params)
@@ -99,5 +97,5 @@ def test_a_step_gives_what_single_steps_give(form: str, dtype: str, slots: list[
             found[slot].append(np.asarray(stepped.packed)[slot])
     for slot in slots:
         np.testing.assert_array_equal(found[slot][:count], wanted[slot])
-    assert accepted > (0 if len(slots) == 1 else 10)
+    assert accepted > 10 or 0 not in slots
     assert jnp.all(state.rows.positions[jnp.array(slots)] > 0)
