@@ -25,6 +25,7 @@ from collections.abc import Generator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from importlib.metadata import version
+from importlib.resources import files
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -35,7 +36,7 @@ import numpy as np
 from flax import nnx
 
 from benchmarks.decode_on_device import pack
-from benchmarks.make_random_model import shape
+from benchmarks.make_random_model import DEMO_FOLDER, shape
 from mistral_jax.checkpoint.summary import summarize
 from mistral_jax.model.config import MistralConfig
 from mistral_jax.model.mistral import Mistral
@@ -45,21 +46,15 @@ from mistral_jax.runtime.runner import Runner
 from mistral_jax.runtime.sampling.params import SamplingParams
 from mistral_jax.runtime.sampling.sample import Features
 from mistral_jax.tokenizer.base import Tokenizer
+from mistral_jax.tokenizer.sentencepiece import SentencePieceTokenizer
 from serving.engine.engine import JaxEngine, PrefixCache
 from serving.engine.messages import EngineState, Event, Request
 
+TOKENIZER = files("mistral_common") / "data" / "tokenizer.model.v1"
+"""Mistral's first one: 32,000 tokens."""
 SLOTS, LENGTH = 32, 2048
 COUNTS = (8 * LENGTH // BLOCK + 1,)
 PROMPT, FURTHER, SYSTEM, TURN, TURNS = 1000, 20, 200, 40, 10
-
-
-class NoText:
-    """Stands for a tokenizer: tokens are not turned into text here."""
-
-    special_ids: frozenset[int] = frozenset()
-
-    def token_bytes(self, token: int) -> bytes:
-        return b"x"
 
 
 @dataclass
@@ -102,8 +97,7 @@ class Client:
 
 
 @contextmanager
-def serving(runner: Runner, prefix_cache: PrefixCache) -> Generator[Client]:
-    tokenizer: Tokenizer = NoText()  # type: ignore[assignment]
+def serving(runner: Runner, tokenizer: Tokenizer, prefix_cache: PrefixCache) -> Generator[Client]:
     engine = JaxEngine(
         load=lambda _report: runner,
         tokenizer=tokenizer,
@@ -237,9 +231,11 @@ def main() -> None:
         "decode": decode(model, args.rounds),
     }
     runner = Runner(model, slots=SLOTS, length=LENGTH, cache_blocks=COUNTS, embeds=False)
+    file = DEMO_FOLDER / "tokenizer.model" if args.size == "demo" else TOKENIZER
+    tokenizer = SentencePieceTokenizer.from_file(str(file))
     tokens = Tokens(config.vocab_size)
     for prefix_cache in ("own", "off"):
-        with serving(runner, prefix_cache) as client:
+        with serving(runner, tokenizer, prefix_cache) as client:
             client.ask([tokens(600)], max_tokens=4)
             found = {"prompt": prompts(client, tokens, args.rounds), "conversation": conversation(client, tokens)}
             if prefix_cache == "own":

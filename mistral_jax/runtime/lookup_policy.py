@@ -13,15 +13,16 @@ from mistral_jax.runtime.prompt_lookup import LONGEST, SHORTEST
 
 _LONGEST_PROMPT = 16384
 """Tokens at the end of a prompt in which earlier places are looked for: reading them takes some milliseconds."""
-_SPAN = 16
+_SPAN = 12
 """Tokens over which it is averaged how often a prediction is right."""
 _WORTH = 1.15
 """Tokens of a step over its cost from which on it is taken: predictions are a little too good, as they know one token
 more than the step before it has read."""
-_STEPS = 8
-"""Steps over which the tokens that they gave are averaged."""
+_STEPS = 32
+"""Steps over which the tokens that they gave are averaged: predictions are exact, so this is about their cost."""
+_FIRST_GAIN = 2.0
 _PAUSE = 64
-"""Plain steps after speculative ones that gave too little."""
+"""Plain steps after those with proposals that gave too little."""
 
 
 class Repetition:
@@ -72,7 +73,7 @@ class LookupPolicy:
     def __init__(self, costs: Mapping[int, float]) -> None:
         self._costs = dict(costs)
         self._sequences: dict[int, Repetition] = {}
-        self._gain = _WORTH
+        self._gain = _FIRST_GAIN
         self._pause = 0
 
     def measured(self, costs: Mapping[int, float]) -> None:
@@ -116,4 +117,4 @@ class LookupPolicy:
         cost = self._costs.get(bucket, 1.0)
         self._gain += (sum(emitted) / len(emitted) / cost - self._gain) / _STEPS
         if self._gain < 1.0:
-            self._gain, self._pause = _WORTH, _PAUSE
+            self._gain, self._pause = _FIRST_GAIN, _PAUSE

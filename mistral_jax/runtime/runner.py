@@ -205,8 +205,11 @@ class Runner:
             return {}
         if self.device.platform != "cpu":
             return {self.buckets.rows[-1]: _FEW_PROPOSED}
-        # One row is enough for a matrix product, if it has several tokens.
-        return {1: _MOST_PROPOSED} | ({2: _FEW_PROPOSED} if self.slots > 1 else {})
+        # One row is enough for a matrix product, if it has several tokens. The kernel for packed weights takes as long
+        # for eight as for two or three times one.
+        return {1: _FEW_PROPOSED if self._is_packed else _MOST_PROPOSED} | (
+            {2: _FEW_PROPOSED} if self.slots > 1 else {}
+        )
 
     def lookup_rows(self, active: Sequence[int]) -> int | None:
         """The number of rows of a step with proposals for the slots in `active`; None: there is none for them."""
@@ -221,6 +224,12 @@ class Runner:
     def model(self) -> Mistral:
         """The module, sharing the weights that the programs use."""
         return self.split.merge(self.split.weights)
+
+    @cached_property
+    def _is_packed(self) -> bool:
+        """Whether there are weights in blocks, for which a CPU has a kernel of its own."""
+        weights = jax.tree.leaves(self.split.tree, is_leaf=lambda x: isinstance(x, QuantizedArray))
+        return any(isinstance(weight, QuantizedArray) for weight in weights)
 
     @cached_property
     def weight_bytes(self) -> int:
@@ -252,9 +261,8 @@ class Runner:
             return None
         if self.placement.platform != "cpu" or self.placement.count > 1:
             return Reuse(unit=self.chunk_sizes[-1], completions=False)
-        # One token is multiplied with packed weights by another method than a chunk (see `mistral_jax.quant.product`).
-        weights = jax.tree.leaves(self.split.tree, is_leaf=lambda x: isinstance(x, QuantizedArray))
-        return Reuse(completions=not any(isinstance(weight, QuantizedArray) for weight in weights))
+        # Few tokens are multiplied with packed weights by another method than a chunk (see `mistral_jax.quant.product`).
+        return Reuse(completions=not self._is_packed)
 
     def new_allocator(self, *, reuse: bool) -> BlockAllocator:
         """What gives the blocks of one state to its slots.
