@@ -207,9 +207,8 @@ class Runner:
             return {self.buckets.rows[-1]: _FEW_PROPOSED}
         # One row is enough for a matrix product, if it has several tokens. The kernel for packed weights takes as long
         # for eight as for two or three times one.
-        return {1: _FEW_PROPOSED if self._is_packed else _MOST_PROPOSED} | (
-            {2: _FEW_PROPOSED} if self.slots > 1 else {}
-        )
+        lookups = {1: _FEW_PROPOSED if self._is_packed else _MOST_PROPOSED}
+        return lookups | {2: _FEW_PROPOSED} if self.slots > 1 else lookups
 
     def lookup_rows(self, active: Sequence[int]) -> int | None:
         """The number of rows of a step with proposals for the slots in `active`; None: there is none for them."""
@@ -261,7 +260,7 @@ class Runner:
             return None
         if self.placement.platform != "cpu" or self.placement.count > 1:
             return Reuse(unit=self.chunk_sizes[-1], completions=False)
-        # Few tokens are multiplied with packed weights by another method than a chunk (see `mistral_jax.quant.product`).
+        # Few tokens are multiplied with packed weights by another method than many: `mistral_jax.quant.product`.
         return Reuse(completions=not self._is_packed)
 
     def new_allocator(self, *, reuse: bool) -> BlockAllocator:
