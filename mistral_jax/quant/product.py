@@ -21,6 +21,7 @@ from functools import partial
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import lax
 from jax.sharding import PartitionSpec
 
@@ -201,7 +202,7 @@ def _product_of_rows(x: jax.Array, raw: jax.Array, *, kind: GGMLType, few_tokens
 
     def on_cpu(x: jax.Array, raw: jax.Array) -> jax.Array:
         if few_tokens and native.available(kind):
-            return native.matmul(x.astype(jnp.float32), raw, kind)
+            return _native_product(x, raw, kind)
         return _tiled_product(x, raw, kind)
 
     def elsewhere(x: jax.Array, raw: jax.Array) -> jax.Array:
@@ -210,6 +211,27 @@ def _product_of_rows(x: jax.Array, raw: jax.Array, *, kind: GGMLType, few_tokens
         return _plain_product(x, padded(lax.optimization_barrier(unpack(raw, kind, x.dtype))))
 
     return lax.platform_dependent(x, raw, cpu=on_cpu, default=elsewhere)
+
+
+@partial(jax.custom_vjp, nondiff_argnums=(2,))
+def _native_product(x: jax.Array, raw: jax.Array, kind: GGMLType) -> jax.Array:
+    """By the kernel, whose gradient is that of the tiled product: training runs short sequences, too."""
+    return native.matmul(x.astype(jnp.float32), raw, kind)
+
+
+def _native_forward(x: jax.Array, raw: jax.Array, kind: GGMLType) -> tuple[jax.Array, tuple[jax.Array, jax.Array]]:
+    return _native_product(x, raw, kind), (x, raw)
+
+
+def _native_backward(
+    kind: GGMLType, kept: tuple[jax.Array, jax.Array], gradient: jax.Array
+) -> tuple[jax.Array, np.ndarray]:
+    x, raw = kept
+    _, back = jax.vjp(lambda x: _tiled_product(x, raw, kind), x)
+    return (*back(gradient), np.zeros(raw.shape, jax.dtypes.float0))
+
+
+_native_product.defvjp(_native_forward, _native_backward)
 
 
 def _tiled_product(x: jax.Array, raw: jax.Array, kind: GGMLType) -> jax.Array:

@@ -55,7 +55,8 @@ def temporary_bytes(
     return max(
         max(chunks) * per_token,
         scored * (per_token + 4 * V * _COPIES_OF_LOGITS),
-        slots * (RUN_TOKENS * per_token + 4 * V * _COPIES_OF_LOGITS) + attention,
+        # The logits after each token of a run are there while they are sampled.
+        slots * (RUN_TOKENS * per_token + 4 * V * (_COPIES_OF_LOGITS + RUN_TOKENS)) + attention,
     )
 
 

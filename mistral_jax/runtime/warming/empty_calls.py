@@ -41,8 +41,8 @@ class EmptyCalls:
         )
 
     def first_and_others(self, *, scaling: bool) -> tuple[list[EmptyCall], list[EmptyCall]]:
-        """The calls of the programs that plain completions need; and those of all others, first what plain completions
-        need with or without the scaling pass.
+        """The calls of the programs that plain completions need; and those of all others, first what a prompt needs
+        that shares a part of a block, then what plain completions need with or without the scaling pass.
 
         Args:
           scaling: whether plain completions use X-LoRA's scaling pass.
@@ -55,7 +55,10 @@ class EmptyCalls:
             special = any(what.get(name) for name in ("score", "embed", "run")) or call.func in self._special
             # Speculative steps are those of the scaling pass; a sampler without them serves both kinds of steps.
             usual = what.get("scaling", what.get("speculative", False) or scaling) == scaling
-            (others if special else first if usual else second).append(call)
+            if call.func == self.copy_block:
+                second.insert(0, call)
+            else:
+                (others if special else first if usual else second).append(call)
         return first, second + others
 
     def all(self) -> Iterator[partial[AnyCall]]:

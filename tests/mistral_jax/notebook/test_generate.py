@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from typing import Any, cast
+from typing import Any, ClassVar, cast
 
 import jax.numpy as jnp
 import numpy as np
@@ -29,11 +29,13 @@ class CountingRunner:
 
     can_speculate = False
     run_buckets = ()
+    lookups: ClassVar[dict[int, int]] = {}
     slots, length = SLOTS, LENGTH
 
     def __init__(self) -> None:
         self.speculation_costs: dict[int, float] = {}
         self.run_costs: dict[int, float] = {}
+        self.lookup_costs: dict[int, float] = {}
         self.next: dict[int, int] = {}
         self.admitted: list[tuple[int, tuple[int, ...]]] = []
         self.steps: list[tuple[int, ...]] = []
@@ -52,6 +54,9 @@ class CountingRunner:
 
     def row_bucket(self, slots: Sequence[int]) -> int:
         return SLOTS
+
+    def lookup_rows(self, slots: Sequence[int]) -> int | None:
+        return None
 
     def forward(
         self, state: Any, slots: Sequence[int], *, longest: int, scaling: bool, speculative: bool, runs: Any

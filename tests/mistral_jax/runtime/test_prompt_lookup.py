@@ -51,6 +51,7 @@ PARAMS = [
 ]
 
 
+@pytest.mark.slow(by="form")
 @pytest.mark.parametrize(
     ("form", "dtype"), [("plain", "float32"), ("plain", "bfloat16"), ("int8", "bfloat16"), ("Q8_0", "float32")]
 )
