@@ -71,7 +71,7 @@ def build_service(settings: Settings) -> Service:
         slots=settings.max_seqs,
         queue_limit=settings.max_queue,
         adapters=models.registry,
-        prefix_cache="off" if settings.no_prefix_cache else settings.prefix_cache,
+        prefix_cache="off" if not settings.prefix_cache else "shared" if settings.share_prefix_cache else "own",
         # On a GPU, XLA times kernels while it compiles, so nothing else should run.
         behind=PlainCompletions(models.base.choice.xlora)
         if placement.platform == "cpu" and not settings.wait_for_programs
@@ -212,7 +212,7 @@ def load_runner(
         xlora=xlora,
         embeds=settings.pooling != "none",
         cache_blocks=cache_blocks,
-        looks_up=not settings.no_prompt_lookup,
+        looks_up=settings.prompt_lookup,
     )
 
 

@@ -156,17 +156,20 @@ class Settings(NetworkSettings):
         ),
     ] = None
     prefix_cache: Annotated[
-        Literal["own", "shared", "off"],
+        bool,
         Option(
             flags=("--prefix-cache",),
-            help="Whether prompts that begin alike share what the KV cache holds of them: those of the same API key "
-            "(own), all (shared: the time of a response then tells what others have asked), or none (off). Completions "
-            "do not depend on it.",
+            help="Prompts of one API key that begin alike share what the KV cache holds of them. Completions do not "
+            "depend on it.",
         ),
-    ] = "own"
-    no_prefix_cache: Annotated[bool, Option(flags=("--no-prefix-cache",), help="The same as --prefix-cache off.")] = (
-        False
-    )
+    ] = True
+    share_prefix_cache: Annotated[
+        bool,
+        Option(
+            flags=("--share-prefix-cache",),
+            help="Prompts of all API keys share it: the time of a response then tells what others have asked.",
+        ),
+    ] = False
     max_queue: Annotated[
         int,
         Option(
@@ -187,13 +190,14 @@ class Settings(NetworkSettings):
             high=0.99,
         ),
     ] = None
-    no_prompt_lookup: Annotated[
+    prompt_lookup: Annotated[
         bool,
         Option(
-            flags=("--no-prompt-lookup",),
-            help="Generate one token in each step, also where text repeats what came before. Completions are the same.",
+            flags=("--prompt-lookup",),
+            help="Generate several tokens in a step where text repeats what came before. Completions are the same "
+            "without.",
         ),
-    ] = False
+    ] = True
     wait_for_programs: Annotated[
         bool,
         Option(

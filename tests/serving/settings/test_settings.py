@@ -64,7 +64,6 @@ def test_every_setting_is_read_from_its_variable(spec) -> None:
         "dtype": "bfloat16",
         "quant": "q4_k",
         "pooling": "last",
-        "prefix_cache": "shared",
         "log_level": "error",
         "token_source": "none",
         "tool_format": "hermes",
