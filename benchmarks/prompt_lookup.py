@@ -45,25 +45,25 @@ SHARPNESS = 6.0
 """Logit of the next token of the text; all others are near zero."""
 
 
-def reciting(size: str, dtype: str) -> tuple[Mistral, np.ndarray]:
-    """A model, and the token that follows each token."""
+def reciting(size: str, dtype: str) -> Mistral:
+    """The model."""
     config = shape(size)
     model = nnx.jit(lambda: Mistral(config, param_dtype=jnp.dtype(dtype), rngs=nnx.Rngs(0)))()
-    # The text is a circle of tokens; all others lead back to some place of it.
-    follows = FIRST + np.arange(config.vocab_size) * 7919 % PROMPT
-    follows[FIRST : FIRST + PROMPT] = FIRST + (np.arange(PROMPT) + 1) % PROMPT
     for layer in model.layers:
         for linear in (layer.self_attn.o_proj, layer.mlp.down_proj):
             linear.weight.set_value(jax.tree.map(lambda x: x * 0.001, linear.weight[...]))
-    embedding = np.asarray(model.embed_tokens.weight[...].astype(jnp.float32))
-    unit = embedding / np.linalg.norm(embedding, axis=1, keepdims=True)
-    head = np.zeros_like(unit)
-    # Where several tokens lead to one, its row points at all of them.
-    np.add.at(head, follows, unit)
-    head *= SHARPNESS / math.sqrt(config.hidden_size)
+    # The text is a circle of tokens; all others look like one of it, and lead on from there.
+    text = FIRST + np.arange(PROMPT)
+    like = FIRST + np.arange(config.vocab_size) * 7919 % PROMPT
+    like[text] = text
+    embedding = np.asarray(model.embed_tokens.weight[...].astype(jnp.float32))[like]
+    model.embed_tokens.weight.set_value(jnp.asarray(embedding, dtype))
+    unit = embedding[text] / np.linalg.norm(embedding[text], axis=1, keepdims=True)
+    head = np.zeros_like(embedding)
+    head[np.roll(text, -1)] = unit * (SHARPNESS / math.sqrt(config.hidden_size))
     assert model.lm_head is not None
     model.lm_head.weight.set_value(jnp.asarray(head, dtype))
-    return model, follows
+    return model
 
 
 def run(
@@ -108,7 +108,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--output", type=Path)
     args = parser.parse_args()
-    model, follows = reciting(args.size, args.dtype)
+    model = reciting(args.size, args.dtype)
     model.use_kernels(Placement.default())
     if args.quant != "none":
         pack(model, args.quant)
@@ -118,7 +118,7 @@ def main() -> None:
         runner.warm_up(runner.new_state())
     prompt = range(FIRST, FIRST + PROMPT)
     # A twentieth of the probability is left to all other tokens together.
-    temperatures = {"edit": SHARPNESS / math.log(19 * len(follows)), "copy": 0.0, "chat": 2.0}
+    temperatures = {"edit": SHARPNESS / math.log(19 * shape(args.size).vocab_size), "copy": 0.0, "chat": 2.0}
     cases: dict[str, Any] = {}
     for case, temperature in temperatures.items():
         times: dict[str, list[float]] = {name: [] for name in runners}
