@@ -14,7 +14,7 @@ Axis letters: R rows of a decode step, T tokens of a chunk, D model dimension, M
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import NamedTuple, Protocol
 
@@ -250,12 +250,12 @@ class DecodeLoop[S: LoopSequence]:
             self._clock.start()
         work: _InFlight[S] = _InFlight()
         self._prefill(work, prefills)
-        takes_proposals = bool(decodes) and self._takes_proposals(decodes)
-        if takes_proposals or (several and decodes and self._may_take_several(decodes)):
-            if takes_proposals:
-                self._look_up(work, decodes)
+        most = self._most_proposed(decodes) if decodes else 0
+        if most or (several and decodes and self._may_take_several(decodes)):
+            if most:
+                self._several(work, decodes, most=most, run=self.runner.look_up)
             else:
-                self._several(work, decodes)
+                self._several(work, decodes, most=SEVERAL, run=self.runner.several)
             results = LoopResults() if before is None else self._collect(before)
             self._pending = work
             return results
@@ -290,40 +290,29 @@ class DecodeLoop[S: LoopSequence]:
             and any(s.room >= SEVERAL - 1 for s in decodes)
         )
 
-    def _several(self, work: _InFlight[S], decodes: Sequence[S]) -> None:
-        counts = tuple(min(SEVERAL, 1 + s.room) for s in decodes)
+    def _several(self, work: _InFlight[S], decodes: Sequence[S], *, most: int, run: Callable[..., Stepped]) -> None:
+        """Give each row up to `most` tokens at once, by `Runner.several` or `Runner.look_up`."""
+        slots = tuple(s.slot for s in decodes)
+        counts = tuple(min(most, 1 + s.room) for s in decodes)
         for sequence, count in zip(decodes, counts, strict=True):
             sequence.steps += count - 1
         longest = max(s.tokens_held for s in decodes)
-        slots = [s.slot for s in decodes]
-        stepped = self.runner.several(self._state, slots, counts, self._union(decodes), longest=longest)
+        stepped = run(self._state, slots, counts, self._union(decodes), longest=longest)
         self._state = stepped.state
         stepped.packed.copy_to_host_async()
-        work.decodes, work.slots, work.stepped, work.counts = tuple(decodes), tuple(slots), stepped, counts
+        if stepped.emitted is not None:
+            stepped.emitted.copy_to_host_async()
+        work.decodes, work.slots, work.stepped, work.counts = tuple(decodes), slots, stepped, counts
 
-    def _takes_proposals(self, decodes: Sequence[S]) -> bool:
-        """Whether a step looks up proposals: without constraints, whose masks depend on the token before, and without
-        X-LoRA's scaling pass; and if the text so far repeats itself enough."""
+    def _most_proposed(self, decodes: Sequence[S]) -> int:
+        """The most tokens that each row gets by a step that looks up proposals; 0: this is none. It has no constraints,
+        whose masks depend on the token before, and no scaling pass of X-LoRA, and the text so far repeats itself
+        enough."""
         rows = None if len(decodes) > _MOST_LEARNED else self.runner.lookup_rows([s.slot for s in decodes])
         if rows is None or any(id(s) in self._constrained or s.choice.xlora for s in decodes):
-            return False
+            return 0
         most = self.runner.lookups[rows]
-        return self._lookups.chooses({id(s): min(most, 1 + s.room) for s in decodes}, rows)
-
-    def _look_up(self, work: _InFlight[S], decodes: Sequence[S]) -> None:
-        slots = [s.slot for s in decodes]
-        rows = self.runner.lookup_rows(slots)
-        assert rows is not None
-        counts = tuple(min(self.runner.lookups[rows], 1 + s.room) for s in decodes)
-        for sequence, count in zip(decodes, counts, strict=True):
-            sequence.steps += count - 1
-        longest = max(s.tokens_held for s in decodes)
-        stepped = self.runner.look_up(self._state, slots, counts, self._union(decodes), longest=longest)
-        self._state = stepped.state
-        stepped.packed.copy_to_host_async()
-        assert stepped.emitted is not None
-        stepped.emitted.copy_to_host_async()
-        work.decodes, work.slots, work.stepped, work.counts = tuple(decodes), tuple(slots), stepped, counts
+        return most if self._lookups.chooses({id(s): min(most, 1 + s.room) for s in decodes}, rows) else 0
 
     def _union(self, decodes: Sequence[S]) -> Features:
         """The features that these sequences need."""

@@ -202,7 +202,7 @@ class Programs:
         caches, made = forward_speculative(model, caches, rows, active, plan=plan, length=self.length)
         return caches, self._replicated(made)
 
-    def _replicated(self, made: step.Forward) -> step.Forward:
+    def _replicated[MadeT: (step.Forward, Proposed)](self, made: MadeT) -> MadeT:
         if self.placement.count == 1:
             return made
         return jax.lax.with_sharding_constraint(made, self.placement.sharding())
@@ -258,9 +258,7 @@ class Programs:
     ) -> tuple[Caches, Proposed]:
         model = self.adapted(weights, extra)
         caches, made = forward_proposed(model, caches, rows, active, counts, no_weights, K=K, plan=plan)
-        if self.placement.count > 1:
-            made = jax.lax.with_sharding_constraint(made, self.placement.sharding())
-        return caches, made
+        return caches, self._replicated(made)
 
     def _sample_proposed(
         self, rows: step.Rows, *args: Any, only: Features | None

@@ -197,7 +197,7 @@ class Runner:
             return ()
         return self.buckets.rows
 
-    @property
+    @cached_property
     def lookups(self) -> dict[int, int]:
         """The numbers of rows with steps that look up proposals (`mistral_jax.runtime.prompt_lookup`), and the most
         tokens that a row of them gets. With many rows several tokens of each cost a CPU as much as they gain."""
