@@ -196,5 +196,5 @@ def test_health_is_told_while_long_prompts_are_scored(server: ServerProcess, htt
     body = json.loads(got.read_bytes())
     assert len({str(choice["logprobs"]) for choice in body["choices"]}) == 1
     # A quarter of a second on a machine of its own; what a busy one takes is not the server's.
-    assert max(took) < 1.5 + 3 * idle
+    assert max(took) < 3 + 3 * idle
     assert server.health()["running"] == 0

@@ -143,7 +143,7 @@ def test_slow_clients_hold_no_slot_and_keep_nobody_waiting(monkeypatch: pytest.M
         # Of the slow ones only the readers got to the engine, and their slots are free although they read nothing.
         wait_for(lambda: engine.live == 0)
         assert len(engine.submitted) <= 20 + 12
-        assert sorted(took)[6] < 1.0, took
+        assert sorted(took)[6] < 3, took
         stack.close()
         _slots_are_free(engine, server)
 

@@ -5,10 +5,11 @@ from __future__ import annotations
 import threading
 from typing import Any
 
+import httpx
 import pytest
 
 from tests.serving.fakes import FakeEngine
-from tests.serving.harness import CHAT, MESSAGES, TEXT, events_of, running, usage_of
+from tests.serving.harness import CHAT, MESSAGES, TEXT, events_of, listening, running, usage_of
 
 pytestmark = pytest.mark.anyio
 
@@ -121,12 +122,20 @@ async def test_the_servers_time_limit_ends_a_stream_with_an_error_event() -> Non
     assert engine.cancelled
 
 
-async def test_comments_keep_a_waiting_stream_open() -> None:
+def test_comments_keep_a_waiting_stream_open() -> None:
     gate = threading.Event()
-    threading.Timer(1.0, gate.set).start()
-    response = await stream(FakeEngine("x", gate=gate), server={"keep_alive": 0.03})
-    assert response.text.count(": keep-alive\n\n") >= 2
-    assert events_of(response.text)[1]["choices"][0]["delta"] == {"content": "x"}
+    body = {"messages": MESSAGES, "stream": True}
+    with (
+        listening(FakeEngine("x", gate=gate), keep_alive=0.03) as server,
+        httpx.Client(timeout=60) as client,
+        client.stream("POST", server.url + CHAT, json=body) as response,
+    ):
+        text = ""
+        for part in response.iter_text():
+            text += part
+            if text.count(": keep-alive\n\n") >= 2:
+                gate.set()
+    assert events_of(text)[1]["choices"][0]["delta"] == {"content": "x"}
 
 
 async def test_refusals_come_before_the_stream_begins() -> None:

@@ -123,8 +123,10 @@ async def test_many_unknown_fields_cost_little() -> None:
     body = json.dumps({"messages": MESSAGES, **crowd}).encode()
     async with running() as client:
         await client.post(CHAT, json={"messages": MESSAGES})
-        begun = time.process_time()
-        response = await client.post(CHAT, content=body, headers={"Content-Type": "application/json"})
-        took = time.process_time() - begun
-    assert response.headers[HEADER].endswith(f"...;more={most - MOST_NAMED}")
-    assert took < 0.3  # one search takes about a millisecond: that for each of them would take longer
+        took: list[float] = []
+        for _ in range(3):
+            begun = time.process_time()
+            response = await client.post(CHAT, content=body, headers={"Content-Type": "application/json"})
+            took.append(time.process_time() - begun)
+            assert response.headers[HEADER].endswith(f"...;more={most - MOST_NAMED}")
+    assert min(took) < 0.3  # one search takes about a millisecond: that for each of them would take longer

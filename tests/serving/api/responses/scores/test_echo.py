@@ -206,5 +206,5 @@ def test_nothing_waits_long_while_the_largest_answer_is_put_together() -> None:
         longest = max(longest, time.thread_time() - start)
     start = time.thread_time()
     assert len(msgspec.json.encode(told.whole())) > 20_000_000
-    assert time.thread_time() - start < 0.25
-    assert longest < 0.05
+    assert time.thread_time() - start < 0.5
+    assert longest < 0.2
