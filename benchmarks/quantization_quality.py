@@ -10,7 +10,7 @@ from __future__ import annotations
 import argparse
 import json
 from importlib.metadata import version
-from itertools import islice
+from itertools import islice, product
 from pathlib import Path
 from typing import Any
 
@@ -46,20 +46,29 @@ def main() -> None:
     config = MistralConfig.from_folder(DEMO_FOLDER)
     text = list(islice(batches(load_tokenizer(DEMO_FOLDER), seed=SEED, tokens_per_batch=4096), args.batches))
     rows: list[dict[str, Any]] = []
-    for quant in QUANTIZATIONS:
-        if quant == "auto":
-            continue  # as none, for a model that is stored plain
+    # "auto" is as none, for a model that is stored plain; of the forms without blocks, activations are not chosen.
+    in_blocks = [quant for quant in QUANTIZATIONS if quant not in ("auto", "none", "int8")]
+    forms: list[Any] = [("none", "float"), ("int8", "float"), *product(in_blocks, ("float", "int8"))]
+    for quant, activations in forms:
         source = open_weights(config, [DEMO_FOLDER / "model.safetensors"])
-        model = load_weights(config, source, dtype=args.dtype, quant=quant)  # type: ignore[arg-type]
+        model = load_weights(config, source, dtype=args.dtype, quant=quant, activations=activations)
         total, count = 0.0, 0.0
         for tokens, said in text:
             total += float((np.asarray(log_likelihoods(model, jnp.asarray(tokens))) * said).sum())
             count += float(said.sum())
         perplexity = float(np.exp(-total / count))
-        rows.append({"quant": quant, "bits_per_weight": summarize(model).bits_per_weight, "perplexity": perplexity})
+        rows.append(
+            {
+                "quant": quant,
+                "activations": activations,
+                "bits_per_weight": summarize(model).bits_per_weight,
+                "perplexity": perplexity,
+            }
+        )
         loss = perplexity / rows[0]["perplexity"] - 1
         print(
-            f"{quant:6} {rows[-1]['bits_per_weight']:6.2f} bits per weight  perplexity {perplexity:.5f}  {loss:+.3%}",
+            f"{quant:6} {activations:6} {rows[-1]['bits_per_weight']:6.2f} bits per weight  "
+            f"perplexity {perplexity:.5f}  {loss:+.3%}",
             flush=True,
         )
     report = {

@@ -10,7 +10,7 @@ from mistral_jax.checkpoint.weights import Progress, choose_dtype, load_weights,
 from mistral_jax.model.mistral import Mistral
 from mistral_jax.quant.native import native
 from mistral_jax.quant.placement import Placement
-from mistral_jax.quant.plan import Quantization
+from mistral_jax.quant.plan import Activations, Quantization
 
 logger = logging.getLogger("mistral_jax")
 
@@ -20,6 +20,7 @@ def load_module(
     *,
     dtype: str = "auto",
     quant: Quantization = "auto",
+    activations: Activations = "auto",
     placement: Placement | None = None,
     progress: Progress | None = None,
 ) -> Mistral:
@@ -27,13 +28,21 @@ def load_module(
 
     Args:
       dtype: see `mistral_jax.checkpoint.weights.choose_dtype`.
-      quant: see `mistral_jax.quant.plan.Quantization`.
+      quant, activations: see `mistral_jax.quant.plan`.
       placement: None: JAX's default device.
     """
     source = open_weights(description.config, description.files.fetch_weights())
     target = placement or Placement.default()
     chosen = choose_dtype(dtype, stored_dtype(source), target.platform)
-    module = load_weights(description.config, source, dtype=chosen, quant=quant, placement=target, progress=progress)
+    module = load_weights(
+        description.config,
+        source,
+        dtype=chosen,
+        quant=quant,
+        activations=activations,
+        placement=target,
+        progress=progress,
+    )
     held = summarize(module)
     if target.platform == "cpu" and native.KINDS & held.bytes_by_form.keys() and not native.available():
         logger.warning(

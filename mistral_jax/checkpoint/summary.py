@@ -10,6 +10,7 @@ from flax import nnx
 from mistral_jax.model.mistral import Mistral
 from mistral_jax.quant.array import Int8Array, QuantizedArray, RowStack, Weight
 from mistral_jax.quant.grouped import GroupedArray
+from mistral_jax.quant.interleaved import InterleavedArray
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,7 +48,7 @@ def _parts(weight: Weight) -> tuple[Weight, ...]:
 
 def _form(weight: Weight) -> str:
     match weight:
-        case QuantizedArray() | GroupedArray():
+        case QuantizedArray() | GroupedArray() | InterleavedArray():
             return weight.kind.name
         case Int8Array() | RowStack():
             return "int8"

@@ -7,7 +7,7 @@ Host memory while loading: one tensor; on a CPU also the weights loaded so far (
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from itertools import groupby
@@ -22,7 +22,7 @@ from flax import nnx
 from conversion.gguf.container.file import GGUFFile
 from conversion.gguf.source import GGUFSource
 from conversion.weights.decoder_weights import EMBEDDING, HEAD, Format, Parameter, axis_size, parameters, read_name
-from conversion.weights.ggml_types import BY_NAME
+from conversion.weights.ggml_types import BY_NAME, GGMLType
 from conversion.weights.safetensors_io import SafetensorsFiles, read_array, write_safetensors
 from conversion.weights.stored_shapes import storable_shape
 from conversion.weights.tensor_names import HuggingFaceText, MistralFormat, is_mistral_format
@@ -34,9 +34,11 @@ from mistral_jax.model.mistral import Mistral
 from mistral_jax.quant.array import PaddedArray, Undivided, Weight, dense
 from mistral_jax.quant.grouped import can_group, grouped_bytes
 from mistral_jax.quant.grouped_kernel import kernel_works
+from mistral_jax.quant.interleaved import can_interleave, interleaved_bytes
 from mistral_jax.quant.load_weight import load_weight
+from mistral_jax.quant.native import native
 from mistral_jax.quant.placement import Placement
-from mistral_jax.quant.plan import Quantization, stored_kind
+from mistral_jax.quant.plan import Activations, BlockOrder, Quantization, stored_kind
 from mistral_jax.quant.split import split_rows
 
 Progress = Callable[[int, int], None]
@@ -97,6 +99,8 @@ class PlannedWeight:
     """(tensor name, form) pairs in the order of their rows."""
     nbytes: int
     """Bytes on the device."""
+    order: BlockOrder
+    """Of packed blocks."""
 
     @property
     def name(self) -> str:
@@ -110,12 +114,12 @@ def plan_weights(
     *,
     dtype: jax.typing.DTypeLike,
     quant: Quantization,
-    in_groups: bool = False,
+    order: BlockOrder = "file",
 ) -> list[PlannedWeight]:
     """What `load_weights` will load, in its order; reads no tensors.
 
     Args:
-      in_groups: count packed blocks as `mistral_jax.quant.grouped` holds them, as on a GPU.
+      order: of packed blocks; two of them take a little more memory than the file's.
 
     Raises:
       WeightFileError: see `load_weights`.
@@ -131,18 +135,69 @@ def plan_weights(
             (name, form_of(stored_kind(source, name), source.shape(name), quant, is_output=is_output))
             for name, _ in parameter.tensors
         ]
-        size = sum(
-            _part_bytes(form, shape, itemsize, in_groups=in_groups) for form, shape in _stored_shapes(source, parts)
-        )
-        planned.append(PlannedWeight(parameter=parameter, parts=tuple(parts), nbytes=size))
+        used = _order_of(parameter, config, order)
+        size = sum(_part_bytes(form, shape, itemsize, used) for form, shape in _stored_shapes(source, parts))
+        planned.append(PlannedWeight(parameter=parameter, parts=tuple(parts), nbytes=size, order=used))
     return planned
 
 
-def _part_bytes(form: Form, shape: tuple[int, ...], itemsize: int, *, in_groups: bool) -> int:
+def plan_for_device(
+    config: MistralConfig,
+    source: TensorSource,
+    *,
+    dtype: jax.typing.DTypeLike,
+    quant: Quantization,
+    activations: Activations,
+    placement: Placement,
+) -> list[PlannedWeight]:
+    """What `load_weights` will load, with blocks in the order that suits the device.
+
+    Raises:
+      WeightFileError: see `load_weights`.
+      ValueError: see `block_order`.
+    """
+    planned = plan_weights(config, source, dtype=dtype, quant=quant)
+    kinds = {BY_NAME[form] for weight in planned for _, form in weight.parts if form in BY_NAME}
+    order = block_order(placement, dtype, kinds, activations)
+    return planned if order == "file" else plan_weights(config, source, dtype=dtype, quant=quant, order=order)
+
+
+def _order_of(parameter: Parameter, config: MistralConfig, order: BlockOrder) -> BlockOrder:
+    """Rows of an embedding that nothing is multiplied by are unpacked faster in the order of the file."""
+    only_looked_up = parameter.weight.name == "embed_tokens" and not config.tie_word_embeddings
+    return "file" if order == "interleaved" and only_looked_up else order
+
+
+def _part_bytes(form: Form, shape: tuple[int, ...], itemsize: int, order: BlockOrder) -> int:
     kind = BY_NAME.get(form)
-    if in_groups and kind is not None and can_group(kind) and len(shape) == 2:
-        return grouped_bytes(kind, (shape[0], shape[1]))
+    if kind is not None and len(shape) == 2:
+        if order == "groups" and can_group(kind):
+            return grouped_bytes(kind, (shape[0], shape[1]))
+        if order == "interleaved" and can_interleave(kind):
+            return interleaved_bytes(kind, (shape[0], shape[1]))
     return form_bytes(form, shape, itemsize)
+
+
+def block_order(
+    placement: Placement, dtype: jax.typing.DTypeLike, kinds: Collection[GGMLType], activations: Activations
+) -> BlockOrder:
+    """The order of packed blocks of these types that suits the device's kernels.
+
+    Raises:
+      ValueError: `activations` are "int8", and this device cannot multiply integers with packed weights.
+    """
+    reason = None
+    if placement.platform != "cpu":
+        reason = "activations of 8 bits are for CPUs"
+    elif placement.count > 1:
+        reason = "activations of 8 bits are not implemented for several devices"
+    elif (problem := native.unavailable_because() if kinds else None) is not None:
+        reason = f"activations of 8 bits need kernels that do not work here: {problem}"
+    if activations == "int8" and reason is not None:
+        raise ValueError(f"{reason}; set activations (--activations) to auto or float")
+    if activations != "float" and reason is None:
+        return "interleaved"
+    return "groups" if kernel_works(placement, dtype, kinds) else "file"
 
 
 def _stored_shapes(source: TensorSource, parts: list[tuple[str, Form]]) -> list[tuple[Form, tuple[int, ...]]]:
@@ -174,6 +229,7 @@ def load_weights(
     *,
     dtype: jax.typing.DTypeLike,
     quant: Quantization = "auto",
+    activations: Activations = "auto",
     placement: Placement | None = None,
     progress: Progress | None = None,
 ) -> Mistral:
@@ -181,23 +237,22 @@ def load_weights(
 
     Args:
       dtype: of activations, norms and plain weights.
-      quant: see `mistral_jax.quant.plan.Quantization`.
+      quant, activations: see `mistral_jax.quant.plan`.
       placement: None: JAX's default device.
     Raises:
+      ValueError: see `block_order`.
       WeightFileError: lists the tensors that are missing, unknown, or of another shape than the configuration's.
     """
     placement = placement or Placement.default()
     first = Placement((placement.device,))
     config = settle_tying(config, source)
-    planned = plan_weights(config, source, dtype=dtype, quant=quant)
+    planned = plan_for_device(config, source, dtype=dtype, quant=quant, activations=activations, placement=placement)
     total = sum(weight.nbytes for weight in planned)
-    kinds = {BY_NAME[form] for weight in planned for _, form in weight.parts if form in BY_NAME}
-    in_groups = kernel_works(placement, dtype, kinds)
     done = 0
     loaded: dict[str, Weight] = {}
     for weight in planned:
         # Waits for the copy, so that at most one weight is in flight.
-        array = load_weight(source, weight.parts, dtype=np.dtype(dtype), placement=first, in_groups=in_groups)
+        array = load_weight(source, weight.parts, dtype=np.dtype(dtype), placement=first, order=weight.order)
         loaded[weight.name] = _placed(config, weight.parameter, array, placement)
         done += weight.nbytes
         if progress is not None:

@@ -14,7 +14,7 @@ from mistral_jax.checkpoint.progress import progress_bar
 from mistral_jax.hub.files import DEMO, DEMO_XLORA, find_model
 from mistral_jax.notebook.language_model import LanguageModel
 from mistral_jax.quant.placement import Device, Placement
-from mistral_jax.quant.plan import Quantization
+from mistral_jax.quant.plan import Activations, Quantization
 
 
 def load(
@@ -22,6 +22,7 @@ def load(
     *,
     dtype: str = "auto",
     quant: Quantization = "auto",
+    activations: Activations = "auto",
     device: Device | Placement | None = None,
     slots: int = 8,
     length: int | None = None,
@@ -76,7 +77,9 @@ def load(
                 bar.total = total
                 bar.update(done - bar.n)
 
-            module = load_module(description, dtype=dtype, quant=quant, placement=placement, progress=show)
+            module = load_module(
+                description, dtype=dtype, quant=quant, activations=activations, placement=placement, progress=show
+            )
         adapters = classifier = None
         if opened.loras or spare_adapters:
             adapters, classifier = load_adapters(

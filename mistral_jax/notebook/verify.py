@@ -134,6 +134,7 @@ def verify(
       max_tokens: maximum tokens of the text.
       dtype: the type in which the models compute.
       quant: the form of their weights, see `mistral_jax.quant.plan.Quantization`; "auto" keeps each weight as stored.
+        Activations are not rounded.
     Raises:
       ModelNotFoundError, ConfigError, WeightFileError, TokenizerError: a checkpoint cannot be read.
       VocabularyMismatchError, ValueError: see `compare_logits`.
@@ -154,7 +155,7 @@ def verify(
         def model(name: str | Path, number: int) -> LanguageModel:
             if progress is not None:
                 progress("running models", number, 2)
-            return load(name, dtype=dtype, quant=quant, slots=1, progress=False)
+            return load(name, dtype=dtype, quant=quant, activations="float", slots=1, progress=False)
 
         predictions = compare_logits(
             lambda: model(a, 0), lambda: model(b, 1), TEXT if text is None else text, max_tokens=max_tokens

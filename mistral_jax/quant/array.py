@@ -19,13 +19,14 @@ from conversion.dequantize import unpack
 from conversion.weights.ggml_types import GGMLType
 from conversion.weights.stored_shapes import storable_shape
 from mistral_jax.quant.grouped import GroupedArray
+from mistral_jax.quant.interleaved import InterleavedArray
 
 
 @partial(jax.tree_util.register_dataclass, data_fields=["raw"], meta_fields=["kind"])
 @dataclass(frozen=True)
 class QuantizedArray:
-    """A matrix [out, in] in ggml blocks, byte for byte as in a GGUF file. On GPUs with a kernel for products: see
-    `mistral_jax.quant.grouped`."""
+    """A matrix [out, in] in ggml blocks, byte for byte as in a GGUF file. Orders that suit kernels better are those of
+    `mistral_jax.quant.grouped` (GPUs) and `mistral_jax.quant.interleaved` (CPUs)."""
 
     raw: jax.Array
     """uint8 [out, row_bytes]"""
@@ -117,7 +118,7 @@ def padded(matrix: jax.Array) -> jax.Array | PaddedArray:
 class RowStack:
     """Matrices of different forms, stacked by rows: a fused projection whose parts a file quantises differently."""
 
-    parts: tuple[QuantizedArray | GroupedArray | Int8Array | PaddedArray | jax.Array, ...]
+    parts: tuple[QuantizedArray | GroupedArray | InterleavedArray | Int8Array | PaddedArray | jax.Array, ...]
     """[out_i, in] each."""
 
     @property
@@ -133,7 +134,7 @@ class RowStack:
         return jnp.concatenate([dense(part, dtype) for part in self.parts])
 
 
-Packed = QuantizedArray | GroupedArray | Int8Array | RowStack
+Packed = QuantizedArray | GroupedArray | InterleavedArray | Int8Array | RowStack
 Plain = jax.Array | PaddedArray
 """A matrix of floats."""
 Undivided = Plain | Packed

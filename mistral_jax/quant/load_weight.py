@@ -25,8 +25,9 @@ from mistral_jax.quant.array import (
     padded,
 )
 from mistral_jax.quant.grouped import GroupedArray, can_group, grouped
+from mistral_jax.quant.interleaved import InterleavedArray, can_interleave, interleaved
 from mistral_jax.quant.placement import Placement
-from mistral_jax.quant.plan import stored_kind
+from mistral_jax.quant.plan import BlockOrder, stored_kind
 from mistral_jax.quant.product import unpacked
 
 _BFLOAT16 = np.dtype(jnp.bfloat16)
@@ -38,7 +39,7 @@ def load_weight(
     *,
     dtype: np.dtype,
     placement: Placement,
-    in_groups: bool = False,
+    order: BlockOrder = "file",
 ) -> Undivided:
     """Read tensors and stack them by rows to one weight.
 
@@ -48,17 +49,23 @@ def load_weight(
       parts: (tensor name, form) pairs in the order of their rows.
       dtype: of plain arrays.
       placement: one device.
-      in_groups: put packed blocks in the order of `mistral_jax.quant.grouped`, those types that have it.
+      order: of packed blocks, those of types that have it.
     """
-    loaded: list[QuantizedArray | GroupedArray | Int8Array | Plain] = []
+    loaded: list[QuantizedArray | GroupedArray | InterleavedArray | Int8Array | Plain] = []
     for form, group in groupby(parts, key=lambda part: part[1]):
         names = [name for name, _ in group]
         weight = _load(source, names, form, dtype, placement)
-        # Pallas counts elements in 32 bits.
-        if in_groups and isinstance(weight, QuantizedArray) and can_group(weight.kind) and weight.nbytes < 2**31:
-            weight = grouped(weight.raw, weight.kind)
-        loaded.append(jax.block_until_ready(weight))
+        loaded.append(jax.block_until_ready(_ordered(weight, order) if isinstance(weight, QuantizedArray) else weight))
     return loaded[0] if len(loaded) == 1 else RowStack(tuple(loaded))
+
+
+def _ordered(weight: QuantizedArray, order: BlockOrder) -> QuantizedArray | GroupedArray | InterleavedArray:
+    # Pallas counts elements in 32 bits.
+    if order == "groups" and can_group(weight.kind) and weight.nbytes < 2**31:
+        return grouped(weight.raw, weight.kind)
+    if order == "interleaved" and can_interleave(weight.kind):
+        return interleaved(weight.raw, weight.kind)
+    return weight
 
 
 def _load(

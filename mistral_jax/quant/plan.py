@@ -19,6 +19,19 @@ Quantization = Literal["none", "auto", "q8_0", "q4_0", "q4_k", "int8"]
 """
 QUANTIZATIONS: tuple[str, ...] = get_args(Quantization)
 
+Activations = Literal["auto", "float", "int8"]
+"""What products with packed weights do with activations on a CPU.
+
+- int8: round them to 8 bits, 32 at a time, and multiply integers (`mistral_jax.quant.interleaved`).
+- float: leave them as they are.
+- auto: int8 where this machine can; float elsewhere.
+"""
+ACTIVATIONS: tuple[str, ...] = get_args(Activations)
+
+BlockOrder = Literal["file", "groups", "interleaved"]
+"""The order of packed blocks on the device: that of the file, or of `mistral_jax.quant.grouped` or
+`mistral_jax.quant.interleaved`."""
+
 
 def stored_kind(source: TensorSource, name: str) -> GGMLType | None:
     """The block type that a tensor is stored in; None for plain tensors."""

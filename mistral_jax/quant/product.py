@@ -6,6 +6,8 @@ on the number of *sequences*: a row has the same bits alone and in a batch.
 - On a CPU, up to `FEW_TOKENS` tokens of each sequence (decoding) use the native kernel, which unpacks in registers and
   reads each weight once, at memory bandwidth. For more tokens (prefill), weights are unpacked a cache-sized tile at a
   time and multiplied by XLA's dot. Without a compiler for the kernel, XLA also unpacks the tiles.
+- On a CPU, activations may be rounded to 8 bits (`InterleavedArray`): then one kernel multiplies integers for any
+  number of tokens.
 - On a GPU for which there is a kernel (`mistral_jax.quant.grouped_kernel`), that multiplies; weights are loaded in an
   order that suits it (`GroupedArray`). In float32, for which GPUs have no tensor cores, the matrix is unpacked and
   multiplied by a dot for many rows.
@@ -42,6 +44,8 @@ from mistral_jax.quant.array import (
 from mistral_jax.quant.dot import dot, rounded_product
 from mistral_jax.quant.grouped import GroupedArray
 from mistral_jax.quant.grouped_kernel import product
+from mistral_jax.quant.interleaved import InterleavedArray
+from mistral_jax.quant.interleaved import product as integer_product
 from mistral_jax.quant.matrix_kernel import MOST_ROWS
 from mistral_jax.quant.matrix_kernel import product as matrix_product
 from mistral_jax.quant.native import native
@@ -102,7 +106,7 @@ def take_rows(weight: Weight, rows: jax.Array, dtype: jnp.dtype) -> jax.Array:
             raise TypeError("cannot take rows of a sharded matrix; expected one that each device has")
         case PaddedArray():
             return weight.values[rows][..., : weight.shape[1]].astype(dtype)
-        case QuantizedArray() | GroupedArray() | Int8Array() | RowStack():
+        case QuantizedArray() | GroupedArray() | InterleavedArray() | Int8Array() | RowStack():
             # The barrier keeps unpacking's last product from being fused with a sum that only some programs have.
             return lax.optimization_barrier(packed_rows(weight, rows).astype(dtype))
         case _:
@@ -132,6 +136,9 @@ def packed_product(x: jax.Array, weight: Packed, *, by_kernel: bool = False) -> 
             return _blocks_product(x, weight)
         case GroupedArray():
             return _grouped_product(x, weight)
+        case InterleavedArray():
+            y = integer_product(x.reshape(-1, x.shape[-1]), weight)
+            return y.reshape(*x.shape[:-1], weight.shape[0])
         case Int8Array() if by_kernel:
             y = matrix_product(x.reshape(-1, x.shape[-1]), weight.values, weight.scales)
             return y.reshape(*x.shape[:-1], weight.shape[0])
@@ -146,7 +153,7 @@ def packed_rows(weight: Packed, rows: jax.Array) -> jax.Array:
     match weight:
         case QuantizedArray():
             return unpack(weight.raw[rows], weight.kind, jnp.dtype(jnp.float32))
-        case GroupedArray():
+        case GroupedArray() | InterleavedArray():
             return weight.rows(rows)
         case Int8Array():
             return weight.values[rows].astype(jnp.float32) * weight.scales[rows][..., None]

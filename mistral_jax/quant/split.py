@@ -10,6 +10,7 @@ import jax.numpy as jnp
 
 from mistral_jax.quant.array import Int8Array, Plain, QuantizedArray, RowStack, SplitRows, Undivided, dense, padded
 from mistral_jax.quant.grouped import GroupedArray
+from mistral_jax.quant.interleaved import InterleavedArray
 from mistral_jax.quant.placement import Placement
 
 
@@ -39,8 +40,8 @@ def _rows(weight: Undivided, ranges: Sequence[tuple[int, int]]) -> Undivided:
     match weight:
         case QuantizedArray():
             return QuantizedArray(taken(weight.raw), weight.kind)
-        case GroupedArray():
-            raise TypeError("cannot shard blocks in groups; expected them in the file's order")
+        case GroupedArray() | InterleavedArray():
+            raise TypeError("cannot shard blocks in an order of their own; expected them in the file's order")
         case Int8Array():
             return Int8Array(taken(weight.values), taken(weight.scales))
         case RowStack():
@@ -50,7 +51,7 @@ def _rows(weight: Undivided, ranges: Sequence[tuple[int, int]]) -> Undivided:
                 last = first + part.shape[0]
                 own = [(start - first, stop - first) for start, stop in ranges if first <= start < last]
                 rows = _rows(part, own)
-                assert not isinstance(rows, RowStack | GroupedArray)
+                assert not isinstance(rows, RowStack | GroupedArray | InterleavedArray)
                 stacked.append(rows)
                 first = last
             return RowStack(tuple(stacked))

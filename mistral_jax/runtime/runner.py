@@ -226,9 +226,14 @@ class Runner:
 
     @cached_property
     def _is_packed(self) -> bool:
-        """Whether there are weights in blocks, for which a CPU has a kernel of its own."""
-        weights = jax.tree.leaves(self.split.tree, is_leaf=lambda x: isinstance(x, QuantizedArray))
-        return any(isinstance(weight, QuantizedArray) for weight in weights)
+        """Whether there are matrices in blocks that a CPU multiplies by another method for few tokens of a sequence
+        than for many."""
+        weights = jax.tree.leaves_with_path(self.split.tree, is_leaf=lambda x: isinstance(x, QuantizedArray))
+        looked_up = () if self.config.tie_word_embeddings else ("embed_tokens",)
+        return any(
+            isinstance(weight, QuantizedArray) and not any(name in jax.tree_util.keystr(path) for name in looked_up)
+            for path, weight in weights
+        )
 
     @cached_property
     def weight_bytes(self) -> int:

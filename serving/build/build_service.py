@@ -86,6 +86,7 @@ def build_service(settings: Settings) -> Service:
             description,
             settings.dtype,
             settings.quant,
+            settings.activations,
             placement.platform,
             *([] if adapters is None else [files_digest(adapters)]),
         ),
@@ -187,7 +188,12 @@ def load_runner(
         report(f"loading weights: {done / 2**20:,.0f} of {total / 2**20:,.0f} MiB", done / total)
 
     module = load_module(
-        description, dtype=settings.dtype, quant=settings.quant, placement=placement, progress=progress
+        description,
+        dtype=settings.dtype,
+        quant=settings.quant,
+        activations=settings.activations,
+        placement=placement,
+        progress=progress,
     )
     logger.info("weights: %s", summarize(module))
     bank = xlora = None

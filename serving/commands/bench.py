@@ -82,6 +82,7 @@ def run_bench(
         "parameters": description.config.num_parameters,
         "dtype": str(first.dtype),
         "quant": settings.quant,
+        "activations": settings.activations,
         "weight_bytes": first.weight_bytes,
         "weights": str(summarize(first.model)),
         "adapters": [] if adapters is None else list(adapters.names),

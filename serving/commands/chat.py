@@ -145,7 +145,13 @@ def run_chat(settings: Settings, *, system: str | None) -> int:
     files = open_adapter_files(settings, description.config)
     length = plan_cache(settings, description, placement, files, shared=False).length
     print(f"Loading {settings.served_id} …", file=sys.stderr)
-    module = load_module(description, dtype=settings.dtype, quant=settings.quant, placement=placement)
+    module = load_module(
+        description,
+        dtype=settings.dtype,
+        quant=settings.quant,
+        activations=settings.activations,
+        placement=placement,
+    )
     adapters = xlora = None
     if files is not None and files.loras:
         adapters, xlora = load_adapters(files, dtype=module.dtype, placement=placement)

@@ -151,6 +151,7 @@ def model(settings: Settings) -> Section:
         "stored_dtype": config.dtype or "unknown",
         "dtype": dtype.name,
         "quant": settings.quant,
+        "activations": settings.activations,
         "made_for_tokens": config.max_position_embeddings,
         "cache_bytes_per_token": config.kv_bytes_per_token(dtype.itemsize),
         "chat_template": description.chat is not None,

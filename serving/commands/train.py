@@ -69,7 +69,13 @@ def _base(settings: Settings, training: dict[str, Any]) -> BaseModel:
     prepare(training["output"], resume=training["resume"], overwrite=training["overwrite"])
     description = describe(model_files(settings), chat_template=settings.chat_template)
     logger.info("loading %s", description.files.name)
-    module = load_module(description, dtype=settings.dtype, quant=settings.quant, placement=choose_device(settings))
+    module = load_module(
+        description,
+        dtype=settings.dtype,
+        quant=settings.quant,
+        activations="float",
+        placement=choose_device(settings),
+    )
     return BaseModel.described(description, module)
 
 

@@ -236,6 +236,14 @@ class Settings(NetworkSettings):
             "quantise while loading.",
         ),
     ] = "auto"
+    activations: Annotated[
+        Literal["auto", "float", "int8"],
+        Option(
+            flags=("--activations",),
+            help="Activations in products with packed weights on a CPU: int8 rounds them to 8 bits, 32 at a time, and "
+            "multiplies integers; float does not round; auto: int8 where the kernels work.",
+        ),
+    ] = "auto"
     device: Annotated[
         str,
         Option(

@@ -117,14 +117,47 @@ inline void mxfp4(const uint8_t* b, int8_t* level, float* scale, float*) {
   std::memcpy(scale, &power, 4);
 }
 
+// Scales of a block of 256 as they are stored, whole numbers: up to sixteen, and then as many minimums.
+
+inline void q2_k_scales(const uint8_t* b, int8_t* packed) {
+  put(bits(read<Bytes16>(b), 0, 4), packed);
+  put(bits(read<Bytes16>(b), 4, 4), packed + 16);
+}
+
+// Low halves in 8 bytes, upper quarters in 4.
+inline void q3_k_scales(const uint8_t* b, int8_t* packed) {
+  const uint64_t low = read<uint64_t>(b + 96), high = read<uint32_t>(b + 104);
+  const Longs16 six = {
+      (low & 0x0f0f0f0f0f0f0f0fu) | ((high | high << 30) & 0x0303030303030303u) << 4,
+      (low >> 4 & 0x0f0f0f0f0f0f0f0fu) | ((high >> 4 | high << 26) & 0x0303030303030303u) << 4,
+  };
+  put(reinterpret_cast<Bytes16>(six) - 32, packed);
+}
+
+// Of Q4_K and Q5_K: eight scales and eight minimums of 6 bits each, in 12 bytes. Zeros follow both.
+inline void six_bit_scales(const uint8_t* b, int8_t* packed) {
+  const uint32_t first = read<uint32_t>(b + 4), second = read<uint32_t>(b + 8), third = read<uint32_t>(b + 12);
+  const uint32_t m0 = second & 0x3f3f3f3fu, m1 = (third >> 4 & 0x0f0f0f0fu) | (second >> 6 & 0x03030303u) << 4;
+  const uint32_t s0 = first & 0x3f3f3f3fu, s1 = (third & 0x0f0f0f0fu) | (first >> 6 & 0x03030303u) << 4;
+  const Longs16 scales = {s0 | static_cast<uint64_t>(s1) << 32, 0};
+  const Longs16 minimums = {m0 | static_cast<uint64_t>(m1) << 32, 0};
+  put(scales, packed);
+  put(minimums, packed + 16);
+}
+
+inline void iq4_xs_scales(const uint8_t* b, int8_t* packed) {
+  const int high = b[2] | b[3] << 8;
+  for (int s = 0; s < 8; ++s)
+    packed[s] = static_cast<int8_t>(((b[4 + s / 2] >> 4 * (s % 2) & 15) | (high >> 2 * s & 3) << 4) - 32);
+}
+
 inline void q2_k(const uint8_t* b, int8_t* level, float* scale, float* minimum) {
   for (int half = 0; half < 2; ++half) {
     const auto q = read<Bytes32>(b + 16 + 32 * half);
     for (int s = 0; s < 4; ++s) put(bits(q, 2 * s, 2), level + 128 * half + 32 * s);
   }
   alignas(32) int8_t packed[32];
-  put(bits(read<Bytes16>(b), 0, 4), packed);
-  put(bits(read<Bytes16>(b), 4, 4), packed + 16);
+  q2_k_scales(b, packed);
   scaled<16>(packed, half_at(b + 80), scale);
   scaled<16>(packed + 16, half_at(b + 82), minimum);
 }
@@ -136,28 +169,15 @@ inline void q3_k(const uint8_t* b, int8_t* level, float* scale, float*) {
     for (int s = 0; s < 4; ++s)
       put((bits(q, 2 * s, 2) | up(bits(third, 4 * half + s, 1), 2)) - 4, level + 128 * half + 32 * s);
   }
-  // Sixteen scales of 6 bits: low halves in 8 bytes, upper quarters in 4.
-  const uint64_t low = read<uint64_t>(b + 96), high = read<uint32_t>(b + 104);
-  const Longs16 six = {
-      (low & 0x0f0f0f0f0f0f0f0fu) | ((high | high << 30) & 0x0303030303030303u) << 4,
-      (low >> 4 & 0x0f0f0f0f0f0f0f0fu) | ((high >> 4 | high << 26) & 0x0303030303030303u) << 4,
-  };
   alignas(16) int8_t packed[16];
-  put(reinterpret_cast<Bytes16>(six) - 32, packed);
+  q3_k_scales(b, packed);
   scaled<16>(packed, half_at(b + 108), scale);
 }
 
-// Common to Q4_K and Q5_K: eight scales and eight minimums of 6 bits each, in 12 bytes after their factors. Writes
-// sixteen numbers of each; the next block overwrites the last eight.
+// Common to Q4_K and Q5_K. Writes sixteen numbers of each; the next block overwrites the last eight.
 inline void scale_six_bits(const uint8_t* b, float* scale, float* minimum) {
-  const uint32_t first = read<uint32_t>(b + 4), second = read<uint32_t>(b + 8), third = read<uint32_t>(b + 12);
-  const uint32_t m0 = second & 0x3f3f3f3fu, m1 = (third >> 4 & 0x0f0f0f0fu) | (second >> 6 & 0x03030303u) << 4;
-  const uint32_t s0 = first & 0x3f3f3f3fu, s1 = (third & 0x0f0f0f0fu) | (first >> 6 & 0x03030303u) << 4;
-  const Longs16 scales = {s0 | static_cast<uint64_t>(s1) << 32, 0};
-  const Longs16 minimums = {m0 | static_cast<uint64_t>(m1) << 32, 0};
   alignas(16) int8_t packed[32];
-  put(scales, packed);
-  put(minimums, packed + 16);
+  six_bit_scales(b, packed);
   scaled<16>(packed, half_at(b), scale);
   scaled<16>(packed + 16, half_at(b + 2), minimum);
 }
@@ -192,12 +212,11 @@ inline void q6_k(const uint8_t* b, int8_t* level, float* scale, float*) {
 }
 
 inline void iq4_xs(const uint8_t* b, int8_t* level, float* scale, float*) {
-  const float d = half_at(b);
-  const int high = b[2] | b[3] << 8;
+  int8_t packed[8];
+  iq4_xs_scales(b, packed);
   for (int s = 0; s < 8; ++s) {
     put_looked_up(b + 8 + 16 * s, kIQ4, level + 32 * s);
-    const int six = (b[4 + s / 2] >> 4 * (s % 2) & 15) | (high >> 2 * s & 3) << 4;
-    scale[s] = d * static_cast<float>(six - 32);
+    scale[s] = half_at(b) * static_cast<float>(packed[s]);
   }
 }
 

@@ -6,84 +6,16 @@
 // row of activations and its own row of weights.
 
 #include <algorithm>
-#include <atomic>
-#include <cfenv>
-#include <condition_variable>
 #include <cstdint>
 #include <cstring>
-#include <exception>
-#include <functional>
 #include <memory>
-#include <mutex>
-#include <new>
 #include <string>
 
 #include "blocks.h"
+#include "calls.h"
 #include "vectors.h"
-#include "xla/ffi/api/ffi.h"
-
-namespace ffi = xla::ffi;
 
 namespace {
-
-// ---- Sharing work among threads ------------------------------------------------------------------------------------
-
-// XLA makes its threads flush subnormal numbers to zero, but not necessarily the calling thread. The bits of a result
-// must not depend on which thread computes it.
-class DefaultFloatingPoint {
- public:
-  DefaultFloatingPoint() {
-    std::fegetenv(&before_);
-    std::fesetenv(FE_DFL_ENV);
-  }
-  ~DefaultFloatingPoint() { std::fesetenv(&before_); }
-
- private:
-  std::fenv_t before_;
-};
-
-struct Job {
-  int64_t count;
-  std::function<void(int64_t)> work;
-  std::atomic<int64_t> next{0}, finished{0};
-  std::mutex mutex;
-  std::condition_variable all_finished;
-
-  bool done() const { return finished.load(std::memory_order_acquire) == count; }
-
-  void take_part() {
-    DefaultFloatingPoint environment;
-    for (int64_t i; (i = next.fetch_add(1, std::memory_order_relaxed)) < count;) {
-      work(i);
-      if (finished.fetch_add(1, std::memory_order_acq_rel) + 1 == count) {
-        std::lock_guard<std::mutex> lock(mutex);
-        all_finished.notify_all();
-      }
-    }
-  }
-};
-
-// Calls work(0) … work(count - 1) on this thread and on free threads of the pool. Waits for pieces that have begun,
-// never for a thread to become free: all threads of the pool may be waiting here. Late threads find nothing left to do,
-// possibly after this has returned; so they share ownership of the job.
-void share(ffi::ThreadPool& pool, int64_t count, std::function<void(int64_t)> work) {
-  const auto job = std::make_shared<Job>();
-  job->count = count;
-  job->work = std::move(work);
-  const int64_t others = std::min(pool.num_threads(), count) - 1;
-  try {
-    for (int64_t i = 0; i < others; ++i) pool.Schedule([job] { job->take_part(); });
-  } catch (const std::bad_alloc&) {
-    // The threads scheduled so far, and this one, do the work.
-  }
-  job->take_part();
-  for (int spin = 0; spin < 1000 && !job->done(); ++spin) {
-  }
-  if (!job->done()) {
-    std::unique_lock<std::mutex> lock(job->mutex);
-    job->all_finished.wait(lock, [&] { return job->done(); });
-  }
-}
 
 // ---- The product ---------------------------------------------------------------------------------------------------
 
@@ -154,15 +86,6 @@ Multiply multiply_for(int rows, const Format& f) {
   }
 }
 
-// Rows of activations are multiplied in groups: as few as possible, of nearly equal size: a single row is least
-// efficient.
-struct Groups {
-  int64_t rows, count;
-
-  explicit Groups(int64_t rows) : rows(rows), count((rows + kMaxRows - 1) / kMaxRows) {}
-  int64_t begin(int64_t group) const { return rows * group / count; }
-};
-
 // Reorders activations to the order in which `multiply` reads them, group by group.
 void interleave(const float* x, Groups groups, int64_t columns, float* to) {
   for (int64_t g = 0; g < groups.count; ++g)
@@ -214,31 +137,11 @@ struct Product {
   }
 };
 
-constexpr int64_t kPieceProducts = 1 << 18;  // minimum multiplications that are worth a thread
-
-ffi::Error invalid(const std::string& message) { return ffi::Error(ffi::ErrorCode::kInvalidArgument, message); }
-
 // The format, if it is known and `row_bytes` bytes hold `columns` weights in whole blocks; else null.
 const Format* find_format(int32_t id, int64_t columns, int64_t row_bytes) {
   for (const Format& f : kFormats)
     if (f.id == id) return columns % f.size == 0 && columns / f.size * f.bytes == row_bytes ? &f : nullptr;
   return nullptr;
-}
-
-std::string mismatch(int32_t id, int64_t columns, int64_t row_bytes) {
-  return "rows of " + std::to_string(row_bytes) + " bytes do not hold " + std::to_string(columns) +
-         " weights of ggml type " + std::to_string(id);
-}
-
-// No exception, not even std::bad_alloc, may unwind into XLA.
-template <typename F>
-ffi::Error guarded(F&& run) {
-  try {
-    run();
-  } catch (const std::exception& error) {
-    return ffi::Error(ffi::ErrorCode::kInternal, error.what());
-  }
-  return ffi::Error::Success();
 }
 
 ffi::Error matmul(ffi::ThreadPool pool, ffi::Buffer<ffi::F32> x, ffi::Buffer<ffi::U8> raw,
@@ -252,7 +155,7 @@ ffi::Error matmul(ffi::ThreadPool pool, ffi::Buffer<ffi::F32> x, ffi::Buffer<ffi
   if (rows == 0 || outputs == 0) return ffi::Error::Success();
   const int64_t piece = std::max<int64_t>(1, kPieceProducts / std::max<int64_t>(1, kBlock * rows * columns)) * kBlock;
   return guarded([&] {
-    const Groups groups(rows);
+    const Groups groups(rows, kMaxRows);
     struct Line {
       alignas(64) float values[16];
     };

@@ -17,6 +17,7 @@ import shutil
 import subprocess
 import tempfile
 import threading
+from collections.abc import Iterable
 from importlib.metadata import version
 from itertools import takewhile
 from pathlib import Path
@@ -35,8 +36,9 @@ KINDS = frozenset(
 )
 """Names of the types that the kernels support."""
 
-_SOURCE = Path(__file__).with_name("kernels.cc")
-_SOURCES = (_SOURCE, *(_SOURCE.with_name(header) for header in ("blocks.h", "vectors.h")))
+_HERE = Path(__file__).parent
+_SOURCES = (_HERE / "integer_kernels.cc", _HERE / "kernels.cc")
+"""Compiled at the same time."""
 _FOLDER = Path("~/.cache/mistral-jax/native")
 _COMPILERS = ("c++", "g++", "clang++")
 # No implicit fused multiply-add: unpacked weights have the bits of the reference.
@@ -47,7 +49,6 @@ _FLAGS = (
     "-fno-math-errno",
     "-fno-trapping-math",
     "-fPIC",
-    "-shared",
     "-pthread",
     "-w",
 )
@@ -57,6 +58,8 @@ _COMPILE_SECONDS = 120
 
 _MATMUL = "mistral_jax_packed_matmul"
 _DEQUANTIZE = "mistral_jax_packed_dequantize"
+_INTEGER_MATMUL = "mistral_jax_integer_matmul"
+_INTERLEAVE = "mistral_jax_interleave_rows"
 
 
 class NativeError(Exception):
@@ -129,6 +132,38 @@ def dequantize(
     return call(raw, jnp.asarray(first, jnp.int32), kind=np.int32(kind.id))
 
 
+def interleave(raw: jax.Array, kind: GGMLType, tile_bytes: int) -> jax.Array:
+    """Rows of a packed matrix, sixteen interleaved, for `integer_matmul`: uint8 [out, row_bytes] -> uint8 [ceil(out /
+    16), tile_bytes]. Nothing is rounded; missing rows are zeros. CPU only; works under `jax.jit`.
+
+    Raises:
+      ValueError: types or shapes do not match.
+      NativeError: not `available`.
+    """
+    _check(raw, kind)
+    tiles = jax.ShapeDtypeStruct((-(-raw.shape[0] // 16), tile_bytes), jnp.uint8)
+    return jax.ffi.ffi_call(_INTERLEAVE, tiles)(raw, kind=np.int32(kind.id))
+
+
+def integer_matmul(x: jax.Array, tiles: jax.Array, kind: GGMLType, outputs: int) -> jax.Array:
+    """`x` float32 [R, in] times a matrix [outputs, in] that `interleave` has made, transposed: float32 [R, outputs].
+
+    Each 32 activations are rounded to 8 bits with one scale; integers are multiplied and summed exactly. A row of the
+    result has the same bits for every number and order of rows, for every number of threads and on every processor
+    with a fused multiply-add. CPU only; works under `jax.jit`.
+
+    Raises:
+      ValueError: `x` is not float32 [R, in]. Shapes that do not match are an error at run time.
+      NativeError: not `available`.
+    """
+    if x.ndim != 2 or x.dtype != jnp.float32:
+        raise ValueError(f"activations must be float32 [rows, columns], not {x.dtype} {list(x.shape)}")
+    if reason := unavailable_because():
+        raise NativeError(reason)
+    result = jax.ShapeDtypeStruct((x.shape[0], outputs), jnp.float32)
+    return jax.ffi.ffi_call(_INTEGER_MATMUL, result, vmap_method="sequential")(x, tiles, kind=np.int32(kind.id))
+
+
 def _check(raw: jax.Array, kind: GGMLType) -> None:
     if kind.name not in KINDS:
         raise ValueError(f"there is no kernel for {kind.name}; expected one of {', '.join(sorted(KINDS))}")
@@ -198,16 +233,42 @@ class Kernels:
             raise NativeError(f"there is no C++ compiler ({', '.join(self._compilers)}) on the PATH")
         errors: list[str] = []
         for target in _TARGETS:
-            command = [compiler, *_FLAGS, *target, "-isystem", jax.ffi.include_dir(), str(_SOURCE), "-o", str(path)]
-            try:
-                run = subprocess.run(command, capture_output=True, text=True, timeout=_COMPILE_SECONDS, check=False)
-            except subprocess.TimeoutExpired:
-                raise NativeError(f"{compiler} did not finish within {_COMPILE_SECONDS} seconds") from None
-            if run.returncode == 0 and path.exists():
+            objects = [path.with_suffix(f".{source.stem}.o") for source in _SOURCES]
+            include = ("-isystem", jax.ffi.include_dir())
+            problem = _run(
+                [compiler, *_FLAGS, *target, *include, "-c", str(source), "-o", str(made)]
+                for source, made in zip(_SOURCES, objects, strict=True)
+            ) or _run([[compiler, "-shared", "-pthread", *map(str, objects), "-o", str(path)]])
+            if problem is None and path.exists():
                 return path
-            lines = [line for line in run.stderr.splitlines() if "error" in line] or run.stderr.splitlines()
-            errors.append("; ".join(lines[:3]) or f"exit status {run.returncode}")
-        raise NativeError(f"{compiler} cannot compile {_SOURCE.name}: {errors[0]}")
+            errors.append(problem or "it wrote no library")
+        raise NativeError(f"{compiler} cannot compile the kernels: {errors[0]}")
+
+
+def _run(commands: Iterable[list[str]]) -> str | None:
+    """Run commands at the same time. What went wrong with the first that failed; None: nothing.
+
+    Raises:
+      NativeError: one did not finish in time.
+    """
+    running = [
+        subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True) for command in commands
+    ]
+    problem = None
+    try:
+        for process in running:
+            _, told = process.communicate(timeout=_COMPILE_SECONDS)
+            if process.returncode != 0 and problem is None:
+                lines = [line for line in told.splitlines() if "error" in line] or told.splitlines()
+                problem = "; ".join(lines[:3]) or f"exit status {process.returncode}"
+    except subprocess.TimeoutExpired as error:
+        raise NativeError(f"{error.cmd[0]} did not finish within {_COMPILE_SECONDS} seconds") from None
+    finally:
+        for process in running:
+            if process.poll() is None:
+                process.kill()
+                process.communicate()
+    return problem
 
 
 def _content_name(fingerprint: str, path: Path) -> str:
@@ -218,6 +279,8 @@ def _content_name(fingerprint: str, path: Path) -> str:
 def _register(library: ctypes.CDLL) -> None:
     jax.ffi.register_ffi_target(_MATMUL, jax.ffi.pycapsule(library.PackedMatmul), platform="cpu")
     jax.ffi.register_ffi_target(_DEQUANTIZE, jax.ffi.pycapsule(library.PackedDequantize), platform="cpu")
+    jax.ffi.register_ffi_target(_INTEGER_MATMUL, jax.ffi.pycapsule(library.IntegerMatmul), platform="cpu")
+    jax.ffi.register_ffi_target(_INTERLEAVE, jax.ffi.pycapsule(library.InterleaveRows), platform="cpu")
 
 
 def _make_private(folder: Path) -> bool:
@@ -233,7 +296,7 @@ def _make_private(folder: Path) -> bool:
 def _fingerprint() -> str:
     """A hash of what the machine code depends on: the source, the flags, XLA's interface and the processor."""
     parts = [
-        *(source.read_text() for source in _SOURCES),
+        *(source.read_text() for source in sorted((*_SOURCES, *_HERE.glob("*.h")))),
         repr((_FLAGS, _TARGETS)),
         version("jaxlib"),
         platform.machine(),

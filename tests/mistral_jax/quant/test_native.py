@@ -266,7 +266,7 @@ def test_a_failing_compiler_is_quoted_and_leaves_nothing(tmp_path: Path):
     compiler.chmod(0o755)
     folder = tmp_path / "cache"
     reason = native.Kernels(folder, compilers=(str(compiler),)).problem()
-    assert reason == f"{compiler} cannot compile kernels.cc: kernels.cc:2: error: no such header"
+    assert reason == f"{compiler} cannot compile the kernels: kernels.cc:2: error: no such header"
     assert list(folder.iterdir()) == []
 
 
