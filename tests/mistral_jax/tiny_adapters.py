@@ -19,6 +19,7 @@ from mistral_jax.model.config import MistralConfig
 from mistral_jax.model.low_rank import ScalingColumns, part_features
 from mistral_jax.model.mistral import Mistral
 from mistral_jax.quant.array import QuantizedArray, int8_array
+from mistral_jax.quant.interleaved import interleaved
 
 CONFIG = MistralConfig.from_hf(
     {
@@ -93,15 +94,22 @@ def model(dtype: str = "float32") -> Mistral:
 
 def hold_matrices_as(form: str, module: Mistral) -> Mistral:
     """Quantise all matrices of a model in place, as loading would: "int8", or a block type that their rows are made
-    of."""
+    of, with "/int8" behind it for activations of 8 bits."""
+    name, _, activations = form.partition("/")
     for path, variable in nnx.to_flat_state(nnx.state(module)):
         if path[-1] == "weight" and len(variable.get_value().shape) == 2:
             owner = module
             for step in path[:-1]:
                 owner = owner[step] if isinstance(step, int) else getattr(owner, step)
             plain = jnp.copy(variable.get_value()[...])
-            kind = BY_NAME.get(form)
-            owner.weight.set_value(int8_array(plain) if kind is None else QuantizedArray(quantize(plain, kind), kind))
+            kind = BY_NAME.get(name)
+            if kind is None:
+                held = int8_array(plain)
+            elif activations:
+                held = interleaved(quantize(plain, kind), kind)
+            else:
+                held = QuantizedArray(quantize(plain, kind), kind)
+            owner.weight.set_value(held)
     return module
 
 

@@ -53,7 +53,14 @@ PARAMS = [
 
 @pytest.mark.slow(by="form")
 @pytest.mark.parametrize(
-    ("form", "dtype"), [("plain", "float32"), ("plain", "bfloat16"), ("int8", "bfloat16"), ("Q8_0", "float32")]
+    ("form", "dtype"),
+    [
+        ("plain", "float32"),
+        ("plain", "bfloat16"),
+        ("int8", "bfloat16"),
+        ("Q8_0", "float32"),
+        ("Q4_1/int8", "bfloat16"),
+    ],
 )
 @pytest.mark.parametrize("slots", [[0], [1], [0, 1]])
 def test_a_step_gives_what_single_steps_give(form: str, dtype: str, slots: list[int]) -> None:

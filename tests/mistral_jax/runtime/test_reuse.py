@@ -45,7 +45,14 @@ def contents(state: RunnerState, slot: int) -> list[np.ndarray]:
 
 @pytest.mark.slow(by="form")
 @pytest.mark.parametrize(
-    ("form", "dtype"), [("plain", "float32"), ("plain", "bfloat16"), ("int8", "bfloat16"), ("Q8_0", "float32")]
+    ("form", "dtype"),
+    [
+        ("plain", "float32"),
+        ("plain", "bfloat16"),
+        ("int8", "bfloat16"),
+        ("Q8_0", "float32"),
+        ("Q4_1/int8", "bfloat16"),
+    ],
 )
 def test_a_token_is_stored_with_the_same_bits_by_every_chunk_and_step(form: str, dtype: str) -> None:
     runner = Runner(windowed(form, dtype), slots=3, length=LENGTH + 20, row_buckets=(3,), looks_up=False)

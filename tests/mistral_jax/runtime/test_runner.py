@@ -59,6 +59,7 @@ def tokens(run: Runner, prompts: list[tuple[int, ...]], slots: list[int]) -> lis
         (997, "int8", "float32", True),
         (1031, "int8", "bfloat16", False),
         (1037, "Q8_0", "bfloat16", False),
+        (1033, "Q5_1/int8", "bfloat16", True),
     ],
 )
 def test_a_request_has_the_same_bits_alone_in_any_slot(vocab_size: int, form: str, dtype: str, tied: bool) -> None:

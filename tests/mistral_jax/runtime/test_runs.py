@@ -24,7 +24,14 @@ def admitted(runner: Runner, state: RunnerState, slot: int, prompt: tuple[int, .
 
 
 @pytest.mark.parametrize(
-    ("form", "dtype"), [("plain", "float32"), ("plain", "bfloat16"), ("int8", "bfloat16"), ("Q8_0", "float32")]
+    ("form", "dtype"),
+    [
+        ("plain", "float32"),
+        ("plain", "bfloat16"),
+        ("int8", "bfloat16"),
+        ("Q8_0", "float32"),
+        ("Q4_1/int8", "bfloat16"),
+    ],
 )
 def test_logits_after_a_run_are_those_after_single_steps(form: str, dtype: str) -> None:
     runner = Runner(windowed(form, dtype), slots=4, length=128, row_buckets=(4,))

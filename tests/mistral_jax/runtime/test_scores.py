@@ -17,7 +17,7 @@ from mistral_jax.checkpoint.weights import load_weights, open_weights, save_pret
 from mistral_jax.model.config import MistralConfig
 from mistral_jax.model.mistral import Mistral
 from mistral_jax.notebook.whole_text import WholeTexts
-from mistral_jax.quant.plan import Quantization
+from mistral_jax.quant.plan import Activations, Quantization
 from mistral_jax.runtime.recomputing import RecomputingRunner
 from mistral_jax.runtime.runner import Runner
 from mistral_jax.runtime.sampling.params import MAX_TOP_LOGPROBS, SamplingParams
@@ -146,8 +146,11 @@ def test_scores_are_those_of_a_whole_pass_without_a_cache(float32: Runners) -> N
             assert (ranks <= (expected > own - 2e-5).sum(axis=-1) - 1).all()
 
 
+@pytest.mark.parametrize("activations", ["float", "int8"])
 @pytest.mark.parametrize(("quant", "dtype"), [("q8_0", "bfloat16"), ("q4_k", "float32"), ("int8", "bfloat16")])
-def test_packed_weights_score_alike_alone_and_beside_others(quant: Quantization, dtype: str, tmp_path: Path) -> None:
+def test_packed_weights_score_alike_alone_and_beside_others(
+    quant: Quantization, dtype: str, activations: Activations, tmp_path: Path
+) -> None:
     config = MistralConfig(
         vocab_size=97,
         hidden_size=256,
@@ -160,7 +163,7 @@ def test_packed_weights_score_alike_alone_and_beside_others(quant: Quantization,
     )
     save_pretrained(Mistral(config, rngs=nnx.Rngs(0)), tmp_path)
     files = open_weights(config, [tmp_path / "model.safetensors"])
-    packed_model = load_weights(config, files, dtype=jnp.dtype(dtype), quant=quant)
+    packed_model = load_weights(config, files, dtype=jnp.dtype(dtype), quant=quant, activations=activations)
     run = Runner(packed_model, slots=3, length=256, chunks=(16,))
     alone = scores(run, TEXT[:70])
     state = run.admit(run.new_state(), 2, TEXT[30:40], PARAMS)

@@ -90,6 +90,7 @@ def rows_alone_and_together(runner: Runner, choices: list[AdapterChoice], counts
         pytest.param("plain", "bfloat16", marks=pytest.mark.slow),
         pytest.param("int8", "bfloat16", marks=pytest.mark.slow),
         pytest.param("Q8_0", "float32", marks=pytest.mark.slow),
+        pytest.param("Q8_0/int8", "bfloat16", marks=pytest.mark.slow),
         ("Q8_0", "bfloat16"),
     ],
 )

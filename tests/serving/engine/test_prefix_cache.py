@@ -35,12 +35,12 @@ SIZES: Any = {"slots": 8, "length": LENGTH, "chunks": (16, 64)}
 def model_of(form: str, dtype: str, windows: tuple[int | None, ...]) -> Mistral:
     config = MistralConfig(
         vocab_size=VOCAB,
-        hidden_size=256 if form == "Q4_K" else 64,
-        intermediate_size=256 if form == "Q4_K" else 96,
+        hidden_size=256 if form.startswith("Q4_K") else 64,
+        intermediate_size=256 if form.startswith("Q4_K") else 96,
         num_layers=len(windows),
         num_heads=4,
         num_kv_heads=2,
-        head_dim=64 if form == "Q4_K" else 16,
+        head_dim=64 if form.startswith("Q4_K") else 16,
         max_position_embeddings=LENGTH,
         layer_windows=windows,
     )
@@ -115,6 +115,7 @@ FORMS = [
     ("int8", "bfloat16", (48, 48)),
     ("Q4_K", "float32", (None, None)),
     ("Q8_0", "bfloat16", (48, None)),
+    ("Q4_K/int8", "bfloat16", (48, None)),
 ]
 
 
