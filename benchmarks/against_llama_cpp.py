@@ -6,7 +6,8 @@ reads every weight once, so no program is faster than that allows, and the perce
 
 usage: python benchmarks/against_llama_cpp.py FILE.gguf… --llama-cpp PYTHON [--mistralrs PYTHON] [--quant auto,none]
            [--rows 1,8] [--prompt-tokens 512] [--answer-tokens 32] [--rounds 3] [--repeats 1] [--output FILE.json]
-where PYTHON is the interpreter of an environment with llama-cpp-python, or with the mistralrs wheel.
+where --quant takes values of that option, with `/float` for activations that are not rounded, and PYTHON is the
+interpreter of an environment with llama-cpp-python, or with the mistralrs wheel.
 """
 
 from __future__ import annotations
@@ -69,7 +70,10 @@ def commands(path: Path, args: argparse.Namespace) -> dict[str, list[str]]:
     ours += ["--rows", args.rows, "--prompt-tokens", prompt, "--answer-tokens", answer, "--repeats", repeats]
     if args.dtype:
         ours += ["--dtype", args.dtype]
-    programs = {f"{OURS} {quant}": [*ours, "--quant", quant] for quant in args.quant.split(",")}
+    programs: dict[str, list[str]] = {}
+    for form in args.quant.split(","):
+        quant, _, activations = form.partition("/")
+        programs[f"{OURS} {form}"] = [*ours, "--quant", quant, "--activations", activations or "auto"]
     theirs = [str(path), args.rows, prompt, answer, repeats]
     programs["llama.cpp"] = [args.llama_cpp, str(HERE / "time_llama_cpp.py"), *theirs]
     if args.mistralrs:

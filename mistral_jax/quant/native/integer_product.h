@@ -78,8 +78,8 @@ inline Floats less_minimum(Floats minimum, const int32_t* sums, Floats sum) {
 
 constexpr int kFewRows = kMostRows;
 
-// How many rows few rows are filled up to: memory limits them, not multiplication.
-inline int64_t few(int64_t rows) { return rows == 1 ? 1 : rows <= 4 ? 4 : kFewRows; }
+// How many rows few rows are filled up to. Decode steps have at least two rows.
+inline int64_t few(int64_t rows) { return rows <= 2 ? 2 : rows <= 4 ? 4 : kFewRows; }
 
 // Few rows of activations: codes are unpacked in registers, and only packed bytes are read.
 template <typename T, int kRows>
@@ -124,7 +124,7 @@ using MultiplyFew = void (*)(const Rounded&, const uint8_t*, int64_t, float (*)[
 template <typename T>
 MultiplyFew multiply_few_for(int64_t rows) {
   switch (rows) {
-    case 1: return multiply_few<T, 1>;
+    case 2: return multiply_few<T, 2>;
     case 4: return multiply_few<T, 4>;
     default: return multiply_few<T, kFewRows>;
   }
