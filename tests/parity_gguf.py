@@ -82,8 +82,16 @@ class Golden:
         _, kind = self.name.split(".")
         return self.described["greedy_texts"][kind]
 
-    def load(self, quant: str = "none") -> LanguageModel:
-        return mistral_jax.load(self.path, dtype="float32", quant=quant, slots=4, length=256, progress=False)
+    def load(self, quant: str = "none", activations: str = "float") -> LanguageModel:
+        return mistral_jax.load(
+            self.path,
+            dtype="float32",
+            quant=quant,  # type: ignore[arg-type]
+            activations=activations,  # type: ignore[arg-type]
+            slots=4,
+            length=256,
+            progress=False,
+        )
 
     @cached_property
     def spread(self) -> float:
