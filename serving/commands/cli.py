@@ -17,6 +17,7 @@ from typing import Any, NoReturn, cast
 
 import click
 
+from serving.commands.load_options import load_options, one_number, refuse_load_options, run_load, whole_numbers
 from serving.commands.options import ANY_MODEL, GENERAL, MODEL_OR_DEMO, SEED_GENERAL, of_kind, options, takes_settings
 from serving.commands.train_options import lora_training_options, xlora_training_options
 from serving.settings.kinds import KINDS, Kind, ModelKind
@@ -146,26 +147,47 @@ def doctor(context: click.Context, as_json: bool, offline: bool, **given: Any) -
     "--rows", metavar="LIST", default="1,8", show_default=True, help="Numbers of sequences to decode together."
 )
 @click.option(
-    "--prompt-tokens", type=click.IntRange(min=1), default=512, show_default=True, help="Length of the prompts."
+    "--prompt-tokens",
+    metavar="INTEGER",
+    default="512",
+    show_default=True,
+    help="Length of the prompts; with --url also a range, 64-1024.",
 )
-@click.option("--answer-tokens", type=click.IntRange(min=1), default=128, show_default=True, help="Tokens to decode.")
+@click.option(
+    "--answer-tokens",
+    metavar="INTEGER",
+    default="128",
+    show_default=True,
+    help="Tokens to decode; with --url also a range.",
+)
 @click.option("--repeats", type=click.IntRange(min=1), default=3, show_default=True, help="Measurements of each.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
+@load_options
 @click.pass_context
 def bench(
-    context: click.Context, rows: str, prompt_tokens: int, answer_tokens: int, repeats: int, as_json: bool, **given: Any
+    context: click.Context,
+    rows: str,
+    prompt_tokens: str,
+    answer_tokens: str,
+    repeats: int,
+    as_json: bool,
+    load: dict[str, Any],
+    **given: Any,
 ) -> int:
-    """Time prefill and decode, without the server."""
-    counts = [int(text) if text.strip().isdecimal() else 0 for text in rows.split(",")]
-    if not all(counts):
-        raise click.BadParameter(
-            f"{rows!r} is not valid; expected positive numbers separated by commas", param_hint="--rows"
-        )
+    """Time prefill and decode, without the server; or, with --url, a server under load.
+
+    The server may be any program with OpenAI's HTTP API. Requests are streamed completions of random words. Printed are
+    rates, and the 50th, 90th and 99th percentile of the time to the first token, between tokens, and of whole requests.
+    """
+    if load["url"] is not None:
+        return run_load(load, given, prompt_tokens=prompt_tokens, answer_tokens=answer_tokens, as_json=as_json)
+    refuse_load_options(load)
+    counts = whole_numbers("--rows", rows)
     return _later("commands.bench", "run_bench")(
         _settings(context, given),
-        rows=tuple(counts),
-        prompt_tokens=prompt_tokens,
-        answer_tokens=answer_tokens,
+        rows=counts,
+        prompt_tokens=one_number("--prompt-tokens", prompt_tokens),
+        answer_tokens=one_number("--answer-tokens", answer_tokens),
         repeats=repeats,
         as_json=as_json,
     )
