@@ -48,9 +48,7 @@ class InterleavedArray:
     def rows(self, index: jax.Array) -> jax.Array:
         """Rows by number: int [...] -> float32 [..., in]."""
         flat = index.reshape(-1)
-        tiles = _values(self.tiles[flat // ROWS], self.kind)  # [n, 16, in]
-        few = jnp.take_along_axis(tiles, (flat % ROWS)[:, None, None], axis=1)
-        return few.reshape(*index.shape, -1)
+        return _values(self.tiles[flat // ROWS], self.kind, flat % ROWS).reshape(*index.shape, -1)
 
     def dequantize(self, dtype: jax.typing.DTypeLike = jnp.float32) -> jax.Array:
         """The plain matrix [out, in], with the bits of the file's blocks unpacked."""
@@ -126,27 +124,34 @@ def _backward(weight: InterleavedArray, gradient: jax.Array) -> tuple[jax.Array,
 _product.defvjp(_forward, _backward)
 
 
-def _values(tiles: jax.Array, kind: GGMLType) -> jax.Array:
-    """uint8 [tiles, `tile_bytes`] -> float32 [tiles, 16, in]"""
+def _values(tiles: jax.Array, kind: GGMLType, row: jax.Array | None = None) -> jax.Array:
+    """uint8 [n, `tile_bytes`] -> float32 [n, 16, in].
+
+    Args:
+      row: int [n], the one row of each tile that is wanted: float32 [n, 1, in]
+    """
     layout, (code_bytes, scale_bytes, unit_bytes) = _layout(kind), _unit(kind)
     units = tiles.reshape(tiles.shape[0], -1, unit_bytes)
-    codes = _codes(units[..., :code_bytes], layout.planes)
+
+    def by_row(first: int, nbytes: int, of_row: int) -> jax.Array:
+        """Bytes of each unit from `first` on, in which each row has `of_row` in turn: [n, units, ..., rows, of_row]"""
+        found = units[..., first : first + nbytes].reshape(*units.shape[:2], -1, ROWS, of_row)
+        return found if row is None else jnp.take_along_axis(found, row[:, None, None, None, None], axis=3)
+
+    codes = _codes(by_row(0, code_bytes, 4), layout.planes)
     whole = codes.astype(jnp.int32)
     whole = jnp.asarray(layout.table, jnp.int32)[whole] if layout.table else whole - layout.zero
     parts = 2 if layout.has_minima else 1
-    groups = kind.block_size // layout.group
 
     def spread(part: int) -> jax.Array:
-        """Scales or minima of each group: float32 [tiles, 16, groups of a row, 1]"""
-        at = unit_bytes - (parts - part) * 2 * ROWS
-        halves = units[..., at : at + 2 * ROWS].reshape(*units.shape[:2], 1, ROWS, 2)
+        """Scales or minima of each group: float32 [n, rows, groups, 1]"""
+        halves = by_row(unit_bytes - (parts - part) * 2 * ROWS, 2 * ROWS, 2)
         dtype = jnp.bfloat16 if kind.name == "MXFP4" else jnp.float16
-        scale = jax.lax.bitcast_convert_type(halves, dtype).astype(jnp.float32)
+        scale = jax.lax.bitcast_convert_type(halves, dtype).astype(jnp.float32)  # [n, units, 1, rows]
         if layout.is_super:
-            first = code_bytes + part * scale_bytes
-            small = units[..., first : first + scale_bytes].reshape(*units.shape[:2], groups, ROWS)
+            small = by_row(code_bytes + part * scale_bytes, scale_bytes, 1)[..., 0]
             scale = scale * jax.lax.bitcast_convert_type(small, jnp.int8).astype(jnp.float32)
-        return scale.reshape(tiles.shape[0], -1, ROWS).transpose(0, 2, 1)[..., None]
+        return scale.reshape(tiles.shape[0], -1, scale.shape[-1]).transpose(0, 2, 1)[..., None]
 
     x = spread(0) * whole.reshape(*whole.shape[:2], -1, layout.group).astype(jnp.float32)
     if layout.has_minima:
@@ -155,15 +160,14 @@ def _values(tiles: jax.Array, kind: GGMLType) -> jax.Array:
 
 
 def _codes(packed: jax.Array, planes: tuple[int, ...]) -> jax.Array:
-    """uint8 [tiles, units, bytes] -> uint8 [tiles, 16, in]"""
-    count, units, _ = packed.shape
-    cells = packed.reshape(count, units, -1, sum(planes), _VECTOR)
+    """uint8 [n, units, vectors, rows, 4] -> uint8 [n, rows, in]"""
+    count, units, _, rows, _ = packed.shape
+    cells = packed.reshape(count, units, -1, sum(planes), rows, 4)
     codes, shift, first = jnp.uint8(0), 0, 0
     for bits in planes:
-        vectors = cells[..., first : first + bits, :]  # of 64 bytes
-        shifts = jnp.arange(0, 8, bits, dtype=jnp.uint8)[:, None, None]
-        part = (vectors[..., None, :, :] >> shifts) & jnp.uint8(2**bits - 1)
-        codes = codes | (part.reshape(*cells.shape[:3], 8, _VECTOR) << shift)
+        vectors = cells[..., first : first + bits, :, :]
+        shifts = jnp.arange(0, 8, bits, dtype=jnp.uint8)[:, None, None, None]
+        part = (vectors[..., None, :, :, :] >> shifts) & jnp.uint8(2**bits - 1)
+        codes = codes | (part.reshape(*cells.shape[:3], 8, rows, 4) << shift)
         shift, first = shift + bits, first + bits
-    # A vector: four columns of each row.
-    return codes.reshape(count, -1, 8, ROWS, 4).transpose(0, 3, 1, 2, 4).reshape(count, ROWS, -1)
+    return jnp.asarray(codes).transpose(0, 4, 1, 2, 3, 5).reshape(count, rows, -1)

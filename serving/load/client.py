@@ -13,7 +13,6 @@ import httpx2
 
 from serving.load.workload import Planned
 
-
 NO_TEXT = "a completion without text"
 
 

@@ -101,7 +101,9 @@ def compare(
     config = CONFIG if sizes is None else MistralConfig(**sizes)
     source = Arrays(tensors_of(config))
     places = [Placement(tuple(jax.devices("cpu")[:count])) for count in (1, devices)]
-    one, many = (load_weights(config, source, dtype=dtype, quant=quant, placement=place) for place in places)
+    one, many = (
+        load_weights(config, source, dtype=dtype, quant=quant, activations="float", placement=place) for place in places
+    )
     banks: list[AdapterBank | None] = [None, None]
     if adapters:
         banks = [AdapterSet(config, LORAS, dtype=dtype, placement=place).bank for place in places]

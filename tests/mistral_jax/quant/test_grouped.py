@@ -154,9 +154,9 @@ def test_a_model_is_loaded_in_groups_where_the_kernel_works(monkeypatch: pytest.
         return True
 
     tokens = jnp.asarray([[3, 7, 11, 2, 9]])
-    plain = load_module(describe(find_model(path)), dtype="float32")
+    plain = load_module(describe(find_model(path)), dtype="float32", activations="float")
     monkeypatch.setattr(weights, "kernel_works", works)
-    in_groups = load_module(describe(find_model(path)), dtype="float32")
+    in_groups = load_module(describe(find_model(path)), dtype="float32", activations="float")
     assert asked == [{"Q4_K", "Q5_0", "Q6_K", "Q8_0"}]
     leaves = jax.tree.leaves(nnx.state(in_groups), is_leaf=lambda x: isinstance(x, Packed))
     forms = [leaf for leaf in leaves if isinstance(leaf, Packed)]

@@ -36,10 +36,11 @@ def test_a_gguf_file_or_its_repository_chooses_the_kind_and_the_name(tmp_path: P
 
 
 def test_the_forms_of_weights_are_those_that_the_loader_knows() -> None:
-    from mistral_jax.quant.plan import QUANTIZATIONS
+    from mistral_jax.quant.plan import ACTIVATIONS, QUANTIZATIONS
 
-    (spec,) = (spec for spec in SPECS if spec.name == "quant")
-    assert spec.expected == "one of " + ", ".join(QUANTIZATIONS)
+    expected = {spec.name: spec.expected for spec in SPECS}
+    assert expected["quant"] == "one of " + ", ".join(QUANTIZATIONS)
+    assert expected["activations"] == "one of " + ", ".join(ACTIVATIONS)
 
 
 def test_the_formats_of_tool_calls_are_those_that_are_known() -> None:
@@ -63,6 +64,7 @@ def test_every_setting_is_read_from_its_variable(spec) -> None:
         "gpu_memory_utilization": "0.5",
         "dtype": "bfloat16",
         "quant": "q4_k",
+        "activations": "int8",
         "pooling": "last",
         "log_level": "error",
         "token_source": "none",
@@ -90,6 +92,7 @@ def test_every_setting_is_read_from_its_variable(spec) -> None:
         ("drain_timeout", "nan", "a number from 0 to"),
         ("dtype", "int3", "one of auto, float32, bfloat16, float16"),
         ("quant", "q3", "one of none, auto, q8_0, q4_0, q4_k, int8"),
+        ("activations", "int4", "one of auto, float, int8"),
         ("device", "tpu", "auto, cpu, gpu or gpu:N"),
         ("truncate_sequence", "perhaps", "true or false"),
         ("token_source", "literal:", "cache, env, env:NAME, literal:VALUE, path:FILE or none"),
