@@ -6,7 +6,7 @@ import asyncio
 import json
 import sys
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -16,32 +16,9 @@ from mistral_jax import __version__
 from serving.load.client import Outcome, Target
 from serving.load.report import Result, lines, plot
 from serving.load.run_load import closed_loop, open_loop, tokens_of_words
-from serving.load.workload import Lengths, plan
+from serving.load.workload import Load, plan
 
 _INTERRUPTED = 130
-
-
-@dataclass(frozen=True, kw_only=True)
-class Load:
-    """What is asked of the server.
-
-    Either `clients`, each of which waits for an answer before it sends the next request, or `rates`, in requests per
-    second.
-    """
-
-    lengths: Lengths
-    clients: tuple[int, ...] = ()
-    rates: tuple[float, ...] = ()
-    requests: int
-    """For each number of clients, or rate."""
-    warm_up: int
-    """Requests before, that are not counted."""
-    seed: int
-
-    @property
-    def settings(self) -> list[str]:
-        clients = [f"{count} client{'s' if count > 1 else ''}" for count in self.clients]
-        return clients + [f"{rate:g} requests/s" for rate in self.rates]
 
 
 def run_bench_url(

@@ -17,7 +17,7 @@ from typing import Any, NoReturn, cast
 
 import click
 
-from serving.commands.load_options import load_options, one_number, refuse_load_options, run_load, whole_numbers
+from serving.commands.load_options import load_options, load_test, one_number, refuse_load_options, whole_numbers
 from serving.commands.options import ANY_MODEL, GENERAL, MODEL_OR_DEMO, SEED_GENERAL, of_kind, options, takes_settings
 from serving.commands.train_options import lora_training_options, xlora_training_options
 from serving.settings.kinds import KINDS, Kind, ModelKind
@@ -180,7 +180,8 @@ def bench(
     rates, and the 50th, 90th and 99th percentile of the time to the first token, between tokens, and of whole requests.
     """
     if load["url"] is not None:
-        return run_load(load, given, prompt_tokens=prompt_tokens, answer_tokens=answer_tokens, as_json=as_json)
+        test = load_test(load, given, prompt_tokens=prompt_tokens, answer_tokens=answer_tokens)
+        return _later("commands.bench_url", "run_bench_url")(**test, as_json=as_json)
     refuse_load_options(load)
     counts = whole_numbers("--rows", rows)
     return _later("commands.bench", "run_bench")(

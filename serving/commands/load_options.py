@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import functools
-import importlib
 import math
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 import click
+
+from serving.load.workload import Lengths, Load, Range
 
 _OPTIONS = (
     click.option("--url", metavar="URL", help="Put load on the server there, such as http://localhost:1234."),
@@ -85,10 +86,10 @@ def refuse_load_options(load: Mapping[str, Any]) -> None:
             raise click.UsageError(f"{_flag(name)} needs --url, the server to put load on")
 
 
-def run_load(
-    load: Mapping[str, Any], others: Mapping[str, Any], *, prompt_tokens: str, answer_tokens: str, as_json: bool
-) -> int:
-    """Check the options, and run the load test.
+def load_test(
+    load: Mapping[str, Any], others: Mapping[str, Any], *, prompt_tokens: str, answer_tokens: str
+) -> dict[str, Any]:
+    """The arguments of `serving.commands.bench_url.run_bench_url`, but for `as_json`.
 
     Args:
       others: the command's options of models, which mean nothing for a server that runs already.
@@ -102,27 +103,24 @@ def run_load(
         raise click.BadParameter(f"{load['url']!r}; expected http://HOST:PORT or https://…", param_hint="--url")
     if load["clients"] is not None and load["rate"] is not None:
         raise click.UsageError("--clients and --rate are two ways of putting load on a server; give one of them")
-    # Not before it is needed: numpy and an HTTP client.
-    workload = importlib.import_module("serving.load.workload")
-    bench = importlib.import_module("serving.commands.bench_url")
 
-    def length(flag: str, text: str) -> Any:
+    def length(flag: str, text: str) -> Range:
         try:
-            return workload.Range.parse(text)
+            return Range.parse(text)
         except ValueError as error:
             raise click.BadParameter(str(error), param_hint=flag) from None
 
     rates = () if load["rate"] is None else _numbers("--rate", load["rate"], float)
     clients = () if rates else _numbers("--clients", load["clients"] or "1,8", int)
-    lengths = workload.Lengths(
+    lengths = Lengths(
         prompt=length("--prompt-tokens", prompt_tokens),
         answer=length("--answer-tokens", answer_tokens),
         shared_prefix=_number("--shared-prefix", load["shared_prefix"], 0, int, least=0),
         shared_part=_number("--shared-part", load["shared_part"], 0.5, float, least=0, most=1),
     )
-    return bench.run_bench_url(
-        load["url"],
-        bench.Load(
+    return {
+        "url": load["url"],
+        "load": Load(
             lengths=lengths,
             clients=clients,
             rates=rates,
@@ -130,13 +128,12 @@ def run_load(
             warm_up=_number("--warm-up", load["warm_up"], 4, int, least=0),
             seed=_number("--seed", load["seed"], 0, int, least=0),
         ),
-        model=load["served_model"],
-        key=load["bearer"],
-        timeout=_number("--wait", load["wait"], 600.0, float, least=0.001),
-        extensions=not load["only_standard_fields"],
-        plot_file=load["plot"],
-        as_json=as_json,
-    )
+        "model": load["served_model"],
+        "key": load["bearer"],
+        "timeout": _number("--wait", load["wait"], 600.0, float, least=0.001),
+        "extensions": not load["only_standard_fields"],
+        "plot_file": load["plot"],
+    }
 
 
 def whole_numbers(flag: str, text: str) -> tuple[int, ...]:

@@ -62,6 +62,29 @@ class Lengths:
     """How many of the prompts begin with them, from 0 to 1."""
 
 
+@dataclass(frozen=True, kw_only=True)
+class Load:
+    """What is asked of the server.
+
+    Either `clients`, each of which waits for an answer before it sends the next request, or `rates`, in requests per
+    second.
+    """
+
+    lengths: Lengths
+    clients: tuple[int, ...] = ()
+    rates: tuple[float, ...] = ()
+    requests: int
+    """For each number of clients, or rate."""
+    warm_up: int
+    """Requests before, that are not counted."""
+    seed: int
+
+    @property
+    def settings(self) -> list[str]:
+        clients = [f"{count} client{'s' if count > 1 else ''}" for count in self.clients]
+        return clients + [f"{rate:g} requests/s" for rate in self.rates]
+
+
 @dataclass(frozen=True)
 class TokensOfWords:
     """How many tokens a text of our words has: `start + per_word * words`."""

@@ -12,12 +12,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from click.testing import CliRunner
 
-from serving.commands.bench_url import Load, run_bench_url
+from serving.commands.bench_url import run_bench_url
+from serving.commands.cli import cli
 from serving.load.client import Outcome, Target
 from serving.load.report import Result, Spread, lines
 from serving.load.run_load import closed_loop, open_loop, tokens_of_words
-from serving.load.workload import Lengths, Planned, Range, TokensOfWords, plan, text_of
+from serving.load.workload import Lengths, Load, Planned, Range, TokensOfWords, plan, text_of
 from tests.serving.fakes import FakeEngine
 from tests.serving.harness import listening
 
@@ -226,3 +228,25 @@ def test_failures_are_told_apart() -> None:
     assert sum(error is None for error in full) >= 1
     assert any(str(error).startswith("HTTP 503: ") for error in full)
     assert all("ReadTimeout" in str(error) for error in run(FakeEngine("abc", gate=threading.Event()), timeout=0.2))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--clients", "3"], "--clients needs --url"),
+        (["--only-standard-fields"], "--only-standard-fields needs --url"),
+        (["--prompt-tokens", "3-9"], "--prompt-tokens: '3-9' is not valid; expected a whole number"),
+        (["--url", "localhost:1234"], "expected http://HOST:PORT"),
+        (["--url", "http://x", "-m", "y"], "--model-id means nothing with --url"),
+        (["--url", "http://x", "--clients", "1", "--rate", "2"], "give one of them"),
+        (["--url", "http://x", "--clients", "0"], "expected positive numbers separated by commas"),
+        (["--url", "http://x", "--rate", "inf"], "expected positive numbers separated by commas"),
+        (["--url", "http://x", "--shared-part", "1.5"], "expected a number from 0 to 1"),
+        (["--url", "http://x", "--requests", "0"], "expected a whole number of at least 1"),
+        (["--url", "http://x", "--answer-tokens", "9-3"], "expected a positive number, or two"),
+    ],
+)
+def test_options_that_do_not_fit(arguments: list[str], message: str) -> None:
+    result = CliRunner().invoke(cli, ["bench", *arguments])
+    assert result.exit_code == 2
+    assert message in " ".join(result.output.split())
