@@ -44,6 +44,13 @@ def gate(monkeypatch: pytest.MonkeyPatch) -> threading.Event:
     return opened
 
 
+def join_behind(engine: JaxEngine) -> None:
+    """Wait for the thread that compiles: it starts when requests are taken already."""
+    wait_for(lambda: engine._behind is not None and engine._behind._thread is not None)
+    assert engine._behind is not None
+    engine._behind.join(30)
+
+
 def test_completions_come_before_the_other_programs(gate: threading.Event, caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.INFO, "mistral_jax")
     runner = make_runner()
@@ -78,8 +85,7 @@ def test_an_engine_stops_while_programs_are_compiled(gate: threading.Event) -> N
     assert engine.status.state is EngineState.STOPPED
     compiled = note_compilations()
     gate.set()
-    assert engine._behind is not None
-    engine._behind.join(30)
+    join_behind(engine)
     assert compiled == []
 
 
@@ -96,8 +102,7 @@ def test_a_program_that_cannot_be_compiled_leaves_the_others(
     with monkeypatch.context() as context:
         context.setattr(jax.stages.Lowered, "compile", fails)
         gate.set()
-        assert engine._behind is not None
-        engine._behind.join(30)
+        join_behind(engine)
     assert "a program could not be compiled" in caplog.text
     assert run(engine, request("after"))["after"][-1].finish_reason == "length"
     engine.drain(5)
