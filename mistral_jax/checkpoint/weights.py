@@ -114,52 +114,41 @@ def plan_weights(
     *,
     dtype: jax.typing.DTypeLike,
     quant: Quantization,
-    order: BlockOrder = "file",
+    activations: Activations = "float",
+    placement: Placement | None = None,
 ) -> list[PlannedWeight]:
     """What `load_weights` will load, in its order; reads no tensors.
 
     Args:
-      order: of packed blocks; two of them take a little more memory than the file's.
+      activations, placement: decide in which order packed blocks are held; some orders take a little more memory than
+        the file's, which is that of no placement.
 
     Raises:
       WeightFileError: see `load_weights`.
+      ValueError: see `block_order`.
     """
     _check_layers(config, source)
     declared = list(parameters(config, num_layers=config.num_layers))
     check_tensors(config, source, declared)
-    itemsize = jnp.dtype(dtype).itemsize
-    planned: list[PlannedWeight] = []
+    forms: list[tuple[Parameter, list[tuple[str, Form]]]] = []
     for parameter in declared:
         is_output = parameter.weight.name == ("embed_tokens" if config.tie_word_embeddings else "lm_head")
         parts = [
             (name, form_of(stored_kind(source, name), source.shape(name), quant, is_output=is_output))
             for name, _ in parameter.tensors
         ]
+        forms.append((parameter, parts))
+    order: BlockOrder = "file"
+    if placement is not None:
+        kinds = {BY_NAME[form] for _, parts in forms for _, form in parts if form in BY_NAME}
+        order = block_order(placement, dtype, kinds, activations)
+    itemsize = jnp.dtype(dtype).itemsize
+    planned: list[PlannedWeight] = []
+    for parameter, parts in forms:
         used = _order_of(parameter, config, order)
         size = sum(_part_bytes(form, shape, itemsize, used) for form, shape in _stored_shapes(source, parts))
         planned.append(PlannedWeight(parameter=parameter, parts=tuple(parts), nbytes=size, order=used))
     return planned
-
-
-def plan_for_device(
-    config: MistralConfig,
-    source: TensorSource,
-    *,
-    dtype: jax.typing.DTypeLike,
-    quant: Quantization,
-    activations: Activations,
-    placement: Placement,
-) -> list[PlannedWeight]:
-    """What `load_weights` will load, with blocks in the order that suits the device.
-
-    Raises:
-      WeightFileError: see `load_weights`.
-      ValueError: see `block_order`.
-    """
-    planned = plan_weights(config, source, dtype=dtype, quant=quant)
-    kinds = {BY_NAME[form] for weight in planned for _, form in weight.parts if form in BY_NAME}
-    order = block_order(placement, dtype, kinds, activations)
-    return planned if order == "file" else plan_weights(config, source, dtype=dtype, quant=quant, order=order)
 
 
 def _order_of(parameter: Parameter, config: MistralConfig, order: BlockOrder) -> BlockOrder:
@@ -246,7 +235,7 @@ def load_weights(
     placement = placement or Placement.default()
     first = Placement((placement.device,))
     config = settle_tying(config, source)
-    planned = plan_for_device(config, source, dtype=dtype, quant=quant, activations=activations, placement=placement)
+    planned = plan_weights(config, source, dtype=dtype, quant=quant, activations=activations, placement=placement)
     total = sum(weight.nbytes for weight in planned)
     done = 0
     loaded: dict[str, Weight] = {}

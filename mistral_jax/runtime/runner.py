@@ -229,9 +229,9 @@ class Runner:
         """Whether there are matrices in blocks that a CPU multiplies by another method for few tokens of a sequence
         than for many."""
         weights = jax.tree.leaves_with_path(self.split.tree, is_leaf=lambda x: isinstance(x, QuantizedArray))
-        looked_up = () if self.config.tie_word_embeddings else ("embed_tokens",)
+        tied = self.config.tie_word_embeddings
         return any(
-            isinstance(weight, QuantizedArray) and not any(name in jax.tree_util.keystr(path) for name in looked_up)
+            isinstance(weight, QuantizedArray) and (tied or "embed_tokens" not in jax.tree_util.keystr(path))
             for path, weight in weights
         )
 

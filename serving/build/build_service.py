@@ -16,9 +16,11 @@ from mistral_jax.chat import ChatFormatter
 from mistral_jax.checkpoint.description import ModelDescription, describe
 from mistral_jax.checkpoint.load_module import load_module
 from mistral_jax.checkpoint.summary import summarize
+from mistral_jax.checkpoint.weights import Progress
 from mistral_jax.grammar.cache import CompiledGrammars
 from mistral_jax.grammar.compiler import GrammarCompiler
 from mistral_jax.hub.files import DEMO, ModelFiles, find_gguf, find_model
+from mistral_jax.model.mistral import Mistral
 from mistral_jax.quant.placement import Placement
 from mistral_jax.runtime.recomputing import RecomputingRunner
 from mistral_jax.runtime.runner import Runner
@@ -166,6 +168,20 @@ def model_files(settings: Settings) -> ModelFiles:
     )
 
 
+def load_weights_of(
+    settings: Settings, description: ModelDescription, placement: Placement, *, progress: Progress | None = None
+) -> Mistral:
+    """The model, with its weights in the types and forms that the settings say."""
+    return load_module(
+        description,
+        dtype=settings.dtype,
+        quant=settings.quant,
+        activations=settings.activations,
+        placement=placement,
+        progress=progress,
+    )
+
+
 def load_runner(
     settings: Settings,
     description: ModelDescription,
@@ -187,14 +203,7 @@ def load_runner(
     def progress(done: int, total: int) -> None:
         report(f"loading weights: {done / 2**20:,.0f} of {total / 2**20:,.0f} MiB", done / total)
 
-    module = load_module(
-        description,
-        dtype=settings.dtype,
-        quant=settings.quant,
-        activations=settings.activations,
-        placement=placement,
-        progress=progress,
-    )
+    module = load_weights_of(settings, description, placement, progress=progress)
     logger.info("weights: %s", summarize(module))
     bank = xlora = None
     if adapters is not None:

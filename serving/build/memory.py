@@ -10,7 +10,7 @@ import numpy as np
 from conversion.weights.ggml_types import BY_NAME
 from mistral_jax.adapters.load_adapters import AdapterFiles, adapter_bytes
 from mistral_jax.checkpoint.description import ModelDescription
-from mistral_jax.checkpoint.weights import choose_dtype, open_weights, plan_for_device, settle_tying
+from mistral_jax.checkpoint.weights import choose_dtype, open_weights, plan_weights, settle_tying
 from mistral_jax.model.kv_cache import block_bytes, own_blocks
 from mistral_jax.model.table_kinds import BLOCK
 from mistral_jax.quant.placement import Placement
@@ -215,7 +215,7 @@ def weight_bytes(settings: Settings, description: ModelDescription, placement: P
     if files.repo_id is None or files.gguf is not None:
         source = open_weights(config, files.fetch_weights())
         config = settle_tying(config, source)
-        planned = plan_for_device(
+        planned = plan_weights(
             config,
             source,
             dtype=dtype,

@@ -11,11 +11,10 @@ from typing import Any
 from mistral_jax.adapters.choice import BASE_NAME
 from mistral_jax.adapters.load_adapters import load_adapters
 from mistral_jax.checkpoint.description import describe
-from mistral_jax.checkpoint.load_module import load_module
 from mistral_jax.notebook.language_model import LanguageModel
 from mistral_jax.runtime.sampling.params import SamplingParams, SamplingParamsError
 from serving.build.build_adapters import open_adapter_files, with_base_model
-from serving.build.build_service import model_files, use_compilation_cache
+from serving.build.build_service import load_weights_of, model_files, use_compilation_cache
 from serving.build.gpus import choose_device
 from serving.build.memory import chunk_sizes, plan_cache
 from serving.settings.settings import Settings, SettingsError
@@ -145,13 +144,7 @@ def run_chat(settings: Settings, *, system: str | None) -> int:
     files = open_adapter_files(settings, description.config)
     length = plan_cache(settings, description, placement, files, shared=False).length
     print(f"Loading {settings.served_id} …", file=sys.stderr)
-    module = load_module(
-        description,
-        dtype=settings.dtype,
-        quant=settings.quant,
-        activations=settings.activations,
-        placement=placement,
-    )
+    module = load_weights_of(settings, description, placement)
     adapters = xlora = None
     if files is not None and files.loras:
         adapters, xlora = load_adapters(files, dtype=module.dtype, placement=placement)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 import math
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -10,69 +9,47 @@ from typing import Any
 
 import click
 
+from serving.commands.options import collected
 from serving.load.workload import Lengths, Load, Range
 
-_OPTIONS = (
-    click.option("--url", metavar="URL", help="Put load on the server there, such as http://localhost:1234."),
-    click.option(
-        "--clients",
-        metavar="LIST",
-        help="With --url: numbers of clients that each wait for an answer before they ask again.  [default: 1,8]",
-    ),
-    click.option(
-        "--rate",
-        metavar="LIST",
-        help="With --url: requests per second instead, at random times, whether those before have ended or not.",
-    ),
-    click.option("--requests", metavar="INTEGER", help="With --url: requests of each measurement.  [default: 64]"),
-    click.option("--warm-up", metavar="INTEGER", help="With --url: requests before, not counted.  [default: 4]"),
-    click.option(
-        "--shared-prefix",
-        metavar="INTEGER",
-        help="With --url: tokens that some prompts begin with, the same for all of them.  [default: 0]",
-    ),
-    click.option(
-        "--shared-part",
-        metavar="NUMBER",
-        help="With --url: the part of the prompts that begin with these, 0 to 1.  [default: 0.5]",
-    ),
-    click.option("--seed", metavar="INTEGER", help="With --url: of prompts and times.  [default: 0]"),
-    click.option("--served-model", metavar="NAME", help="With --url: model to ask for.  [default: the first listed]"),
-    click.option(
-        "--bearer", metavar="KEY", envvar="OPENAI_API_KEY", help="With --url: API key.  [env: OPENAI_API_KEY]"
-    ),
-    click.option(
-        "--wait", metavar="SECONDS", help="With --url: silence after which a request has failed.  [default: 600]"
-    ),
-    click.option(
-        "--only-standard-fields",
-        is_flag=True,
-        help="With --url: do not send ignore_eos, which OpenAI does not know; completions may then be shorter.",
-    ),
-    click.option(
-        "--plot",
-        metavar="FILE",
-        type=click.Path(path_type=Path),
-        help="With --url: draw the distributions to FILE (svg, png or pdf); needs matplotlib.",
-    ),
-)
-_NAMES = (
-    *("url", "clients", "rate", "requests", "warm_up", "shared_prefix", "shared_part", "seed", "served_model"),
-    *("bearer", "wait", "only_standard_fields", "plot"),
-)
+
+def _option(name: str, metavar: str, help: str, **more: Any) -> tuple[str, Callable[..., Any]]:
+    return name, click.option(name, _flag(name), metavar=metavar, help=f"With --url: {help}", **more)
 
 
 def load_options[C: Callable[..., Any]](command: C) -> C:
     """Collects the options in one argument, `load`."""
-
-    @functools.wraps(command)
-    def collecting(*arguments: Any, **given: Any) -> Any:
-        load = {name: given.pop(name) for name in _NAMES}
-        return command(*arguments, load=load, **given)
-
-    for option in reversed(_OPTIONS):
-        collecting = option(collecting)
-    return collecting  # type: ignore[return-value]
+    url = click.option(
+        "url", "--url", metavar="URL", help="Put load on the server there, such as http://localhost:1234."
+    )
+    standard = click.option(
+        "only_standard_fields",
+        "--only-standard-fields",
+        is_flag=True,
+        help="With --url: do not send ignore_eos, which OpenAI does not know; completions may then be shorter.",
+    )
+    clients = "numbers of clients that each wait for an answer before they ask again.  [default: 1,8]"
+    rate = "requests per second instead, at random times, whether those before have ended or not."
+    prefix = "tokens that some prompts begin with, the same for all of them.  [default: 0]"
+    drawn = "draw the distributions to FILE (svg, png or pdf); needs matplotlib."
+    options = dict(
+        [
+            ("url", url),
+            _option("clients", "LIST", clients),
+            _option("rate", "LIST", rate),
+            _option("requests", "INTEGER", "requests of each measurement.  [default: 64]"),
+            _option("warm_up", "INTEGER", "requests before, not counted.  [default: 4]"),
+            _option("shared_prefix", "INTEGER", prefix),
+            _option("shared_part", "NUMBER", "the part of the prompts that begin with these, 0 to 1.  [default: 0.5]"),
+            _option("seed", "INTEGER", "of prompts and times.  [default: 0]"),
+            _option("served_model", "NAME", "model to ask for.  [default: the first listed]"),
+            _option("bearer", "KEY", "API key.  [env: OPENAI_API_KEY]", envvar="OPENAI_API_KEY"),
+            _option("wait", "SECONDS", "silence after which a request has failed.  [default: 600]"),
+            ("only_standard_fields", standard),
+            _option("plot", "FILE", drawn, type=click.Path(path_type=Path)),
+        ]
+    )
+    return collected(command, "load", options)
 
 
 def refuse_load_options(load: Mapping[str, Any]) -> None:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import functools
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import Any, TypeVar
 
@@ -47,6 +48,24 @@ ANY_MODEL = (
 """The same, with adapters."""
 SEED_GENERAL = tuple(spec for spec in SPECS if spec.name == "xlora_kv_cache")
 """X-LoRA options that may also come before the command."""
+
+
+def collected[C: Callable[..., Any]](command: C, argument: str, options: Mapping[str, Callable[..., Any]]) -> C:
+    """Add click options to a command, and pass their values in one argument, a dictionary.
+
+    Args:
+      options: by the names that click gives their values.
+    """
+
+    @functools.wraps(command)
+    def collecting(*arguments: Any, **given: Any) -> Any:
+        found = {name: given.pop(name) for name in options}
+        return command(*arguments, **{argument: found}, **given)
+
+    decorated: Any = collecting
+    for option in reversed(list(options.values())):
+        decorated = option(decorated)
+    return decorated
 
 
 def option_for(spec: SettingSpec, *, short: bool = True, hidden: bool = False) -> Callable[[_Command], _Command]:

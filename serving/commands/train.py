@@ -4,19 +4,18 @@ from __future__ import annotations
 
 import logging
 import sys
-from dataclasses import fields
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
 from mistral_jax.checkpoint.description import describe
-from mistral_jax.checkpoint.load_module import load_module
 from mistral_jax.training.base import BaseModel
 from mistral_jax.training.lora_training import train_lora
 from mistral_jax.training.output_folder import prepare
 from mistral_jax.training.settings import LoRATrainingSettings, TrainingSettings, XLoRATrainingSettings
 from mistral_jax.training.trainer import Fitted
 from mistral_jax.training.xlora_training import train_xlora
-from serving.build.build_service import model_files, use_compilation_cache
+from serving.build.build_service import load_weights_of, model_files, use_compilation_cache
 from serving.build.gpus import choose_device
 from serving.settings.settings import Settings
 
@@ -69,13 +68,8 @@ def _base(settings: Settings, training: dict[str, Any]) -> BaseModel:
     prepare(training["output"], resume=training["resume"], overwrite=training["overwrite"])
     description = describe(model_files(settings), chat_template=settings.chat_template)
     logger.info("loading %s", description.files.name)
-    module = load_module(
-        description,
-        dtype=settings.dtype,
-        quant=settings.quant,
-        activations="float",
-        placement=choose_device(settings),
-    )
+    # Gradients are those of activations that are not rounded.
+    module = load_weights_of(replace(settings, activations="float"), description, choose_device(settings))
     return BaseModel.described(description, module)
 
 

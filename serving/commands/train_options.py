@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 import types
 from collections.abc import Callable
 from dataclasses import fields
@@ -12,6 +11,7 @@ from typing import Annotated, Any, Literal, Union, get_args, get_origin, get_typ
 import click
 
 from mistral_jax.training.settings import LoRATrainingSettings, TrainingSettings, XLoRATrainingSettings
+from serving.commands.options import collected
 
 _RENAMED = {"use_rslora": "rslora"}
 """Fields whose flag is shorter."""
@@ -75,15 +75,7 @@ def _collected[C: Callable[..., Any]](command: C, kind: type[TrainingSettings], 
         flag = "--" + _RENAMED.get(item.name, item.name).replace("_", "-")
         options[item.name] = _option(item.name, flag, hints[item.name], item.default)
 
-    @functools.wraps(command)
-    def collecting(*arguments: Any, **given: Any) -> Any:
-        training = {name: given.pop(name) for name in options}
-        return command(*arguments, training=training, **given)
-
-    decorated: Any = collecting
-    for option in reversed(options.values()):
-        decorated = option(decorated)
-    return decorated
+    return collected(command, "training", options)
 
 
 def _option(name: str, flag: str, hint: Any, default: Any) -> Any:

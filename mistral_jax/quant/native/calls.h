@@ -98,6 +98,16 @@ inline std::string mismatch(int32_t id, int64_t columns, int64_t row_bytes) {
          " weights of ggml type " + std::to_string(id);
 }
 
+// What a product takes and gives: activations, weights, outputs, and the type of the weights.
+inline auto product_binding() {
+  return ffi::Ffi::Bind()
+      .Ctx<ffi::ThreadPool>()
+      .Arg<ffi::Buffer<ffi::F32>>()
+      .Arg<ffi::Buffer<ffi::U8>>()
+      .Ret<ffi::Buffer<ffi::F32>>()
+      .Attr<int32_t>("kind");
+}
+
 // No exception, not even std::bad_alloc, may unwind into XLA.
 template <typename F>
 ffi::Error guarded(F&& run) {

@@ -132,13 +132,7 @@ ffi::Error interleave_rows(ffi::ThreadPool pool, ffi::Buffer<ffi::U8> raw, ffi::
 
 }  // namespace
 
-XLA_FFI_DEFINE_HANDLER_SYMBOL(IntegerMatmul, integer_matmul,
-                              ffi::Ffi::Bind()
-                                  .Ctx<ffi::ThreadPool>()
-                                  .Arg<ffi::Buffer<ffi::F32>>()
-                                  .Arg<ffi::Buffer<ffi::U8>>()
-                                  .Ret<ffi::Buffer<ffi::F32>>()
-                                  .Attr<int32_t>("kind"));
+XLA_FFI_DEFINE_HANDLER_SYMBOL(IntegerMatmul, integer_matmul, product_binding());
 
 XLA_FFI_DEFINE_HANDLER_SYMBOL(InterleaveRows, interleave_rows,
                               ffi::Ffi::Bind()

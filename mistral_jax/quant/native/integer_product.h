@@ -76,6 +76,28 @@ inline Floats less_minimum(Floats minimum, const int32_t* sums, Floats sum) {
   return kMinimum ? fused(minimum, same(scaled), sum) : sum;
 }
 
+// Adds one group of columns to the sums of kRows rows: the one place where the order of all roundings is written down.
+//
+//   codes: codes(j) is vector j of the group's
+//   values, scales, sums: of the cell that the group lies in, from its first row on; `sums` are of this group
+template <int kRows, int kGroup, bool kMinimum, bool kLarge, typename CodesAt>
+__attribute__((always_inline)) inline void add_group(CodesAt codes, Floats scale, Floats minimum, const int8_t* values,
+                                                     const float* scales, const int32_t* sums, Floats* sum) {
+  constexpr int kOfCell = kCell / kGroup;
+  Ints whole[kRows];
+  for (int r = 0; r < kRows; ++r) whole[r] = first_sum<kMinimum>(sums + r * kOfCell);
+  // One row's products depend on each other, so those of all rows are mixed.
+#pragma GCC unroll 8
+  for (int j = 0; j < kVectors / kOfCell; ++j) {
+    const Codes some = codes(j);
+    for (int r = 0; r < kRows; ++r) whole[r] = dot<kLarge>(whole[r], some, values + r * kCell + 4 * j);
+  }
+  for (int r = 0; r < kRows; ++r) {
+    sum[r] = fused(to_floats(whole[r]), scale * same(scales[r]), sum[r]);
+    sum[r] = less_minimum<kMinimum>(minimum, sums + r * kOfCell, sum[r]);
+  }
+}
+
 constexpr int kFewRows = kMostRows;
 
 // How many rows few rows are filled up to. Decode steps have at least two rows.
@@ -99,18 +121,11 @@ void multiply_few(const Rounded& x, const uint8_t* tile, int64_t units, float (*
         Codes codes[kVectors];
         T::codes(packed, first, codes);
         for (int g = 0; g < kOfCell; ++g) {
-          Ints whole[kRows];
-          for (int r = 0; r < kRows; ++r) whole[r] = first_sum<T::kMinimum>(sums + r * kOfCell + g);
-          for (int j = g * kStep; j < (g + 1) * kStep; ++j)
-            for (int r = 0; r < kRows; ++r)
-              whole[r] = dot<T::kLarge>(whole[r], codes[j], values + r * kCell + 4 * j);
           const int group = cell * kOfCell + g;
           const Floats scale = T::scale(unit, factor, 0, group, first);
           const Floats minimum = T::kMinimum ? T::scale(unit, least, 1, group, first) : Floats{};
-          for (int r = 0; r < kRows; ++r) {
-            sum[r] = fused(to_floats(whole[r]), scale * same(scales[r]), sum[r]);
-            sum[r] = less_minimum<T::kMinimum>(minimum, sums + r * kOfCell + g, sum[r]);
-          }
+          add_group<kRows, T::kGroup, T::kMinimum, T::kLarge && !kAnyCode>(
+              [&](int j) { return codes[g * kStep + j]; }, scale, minimum, values + 4 * g * kStep, scales, sums + g, sum);
         }
         values += kRows * kCell, scales += kRows, sums += kRows * kOfCell;
       }
@@ -169,21 +184,11 @@ void multiply_rows(const Rounded& x, const Unpacked& weights, int64_t cells, flo
     const int32_t* sums = x.sums;
     for (int64_t cell = 0; cell < cells; ++cell, values += kRows * kCell, scales += kRows, sums += kRows * kOfCell) {
       for (int g = 0; g < kOfCell; ++g) {
-        Ints whole[kRows];
-        for (int r = 0; r < kRows; ++r) whole[r] = first_sum<kMinimum>(sums + r * kOfCell + g);
-        // One row's products depend on each other, so those of all rows are mixed.
-#pragma GCC unroll 8
-        for (int j = g * kStep; j < (g + 1) * kStep; ++j) {
-          const Codes codes = load_as<Codes>(weights.codes[cell][j] + 4 * first);
-          for (int r = 0; r < kRows; ++r) whole[r] = dot<kLarge>(whole[r], codes, values + r * kCell + 4 * j);
-        }
+        const auto codes = [&](int j) { return load_as<Codes>(weights.codes[cell][g * kStep + j] + 4 * first); };
         const Floats scale = load_as<Floats>(weights.scale[cell * kOfCell + g] + first);
         Floats minimum{};
         if (kMinimum) minimum = load_as<Floats>(weights.minimum[cell * kOfCell + g] + first);
-        for (int r = 0; r < kRows; ++r) {
-          sum[r] = fused(to_floats(whole[r]), scale * same(scales[r]), sum[r]);
-          sum[r] = less_minimum<kMinimum>(minimum, sums + r * kOfCell + g, sum[r]);
-        }
+        add_group<kRows, kGroup, kMinimum, kLarge>(codes, scale, minimum, values + 4 * g * kStep, scales, sums + g, sum);
       }
     }
     for (int r = 0; r < kRows; ++r) std::memcpy(y[r] + first, &sum[r], sizeof sum[r]);

@@ -26,8 +26,20 @@ constexpr int kCell = 32;    // columns whose codes are unpacked together
 constexpr int kVectors = 8;  // of a cell
 constexpr int kVector = 64;  // bytes
 
-constexpr uint8_t kIQ4Codes[16] = {1, 24, 45, 63, 79, 93, 106, 118, 129, 141, 153, 166, 181, 197, 217, 241};  // + 128
-constexpr uint8_t kE2M1Codes[16] = {12, 13, 14, 15, 16, 18, 20, 24, 12, 11, 10, 9, 8, 6, 4, 0};  // doubled, + 12
+struct CodeTable {
+  uint8_t code[16];
+  bool large;  // some are above 127
+};
+
+// The entries of a table of levels as unsigned codes. Without a table codes of `bits` bits stand for themselves.
+constexpr CodeTable codes_of(const int8_t* levels, int zero, int bits) {
+  CodeTable table{{}, levels == nullptr && bits == 8};
+  for (int i = 0; levels != nullptr && i < 16; ++i) {
+    table.code[i] = static_cast<uint8_t>(levels[i] + zero);
+    table.large = table.large || table.code[i] > 127;
+  }
+  return table;
+}
 
 // Scale codes and factors of one block, as they are stored.
 struct Fields {
@@ -37,17 +49,17 @@ struct Fields {
 
 // What differs between types. `block` and `fields` are of one block of the file; minimums are subtracted.
 template <int kBitsOfCode, int kColumnsOfGroup, int kColumnsOfUnit, bool kHasMinimum, int kZeroCode,
-          const uint8_t* kTableOfCodes, int kBytesOfBlock, void (*kLevels)(const uint8_t*, int8_t*),
+          const int8_t* kTableOfLevels, int kBytesOfBlock, void (*kLevels)(const uint8_t*, int8_t*),
           void (*kFields)(const uint8_t*, Fields*)>
 struct Type {
   static constexpr int kBits = kBitsOfCode, kGroup = kColumnsOfGroup, kUnit = kColumnsOfUnit, kZero = kZeroCode;
   static constexpr bool kMinimum = kHasMinimum, kSuper = kUnit == 256;
-  static constexpr bool kLarge = kBits == 8 || kTableOfCodes == kIQ4Codes;  // some codes are above 127
+  static constexpr CodeTable kTable = codes_of(kTableOfLevels, kZero, kBits);
+  static constexpr bool kLarge = kTable.large, kHasTable = kTableOfLevels != nullptr;
   static constexpr int kBlockBytes = kBytesOfBlock, kCells = kUnit / kCell, kGroups = kUnit / kGroup;
   static constexpr int kCodeBytes = kCells * kBits * kVector;
   static constexpr int kScaleBytes = kSuper ? kGroups * kRowsOfTile : 0;
   static constexpr int kParts = kMinimum ? 2 : 1;
-  static constexpr bool kHasTable = kTableOfCodes != nullptr;
   static constexpr auto read_levels = kLevels;
   static constexpr auto read_fields = kFields;
   static constexpr int kUnitBytes = kCodeBytes + kParts * (kScaleBytes + 2 * kRowsOfTile);
@@ -84,7 +96,7 @@ struct Type {
         out[t] |= t >= kShift ? right(eight, t - kShift, 1 << kShift) : left(eight, kShift - t, 1 << kShift);
     }
     if constexpr (kHasTable)
-      for (int j = 0; j < 8; ++j) out[j] = looked_up(kTableOfCodes, out[j]);
+      for (int j = 0; j < 8; ++j) out[j] = looked_up(kTable.code, out[j]);
   }
 
   // Factors of scales or of minimums of a unit; of types without super-scales the scales themselves.
@@ -141,14 +153,14 @@ using Q4_1 = Type<4, 32, 32, true, 0, nullptr, 20, levels_of<32, 32, q4_1>, half
 using Q5_0 = Type<5, 32, 32, false, 16, nullptr, 22, levels_of<32, 32, q5_0>, half_scale>;
 using Q5_1 = Type<5, 32, 32, true, 0, nullptr, 24, levels_of<32, 32, q5_1>, half_scale_and_minimum>;
 using Q8_0 = Type<8, 32, 32, false, 128, nullptr, 34, levels_of<32, 32, q8_0>, half_scale>;
-using IQ4_NL = Type<4, 32, 32, false, 128, kIQ4Codes, 18, numbers_of<1, 2>, half_scale>;
-using MXFP4 = Type<4, 32, 32, false, 12, kE2M1Codes, 17, numbers_of<1, 1>, power_of_two>;
+using IQ4_NL = Type<4, 32, 32, false, 128, kIQ4, 18, numbers_of<1, 2>, half_scale>;
+using MXFP4 = Type<4, 32, 32, false, 12, kE2M1Doubled, 17, numbers_of<1, 1>, power_of_two>;
 using Q2_K = Type<2, 16, 256, true, 0, nullptr, 84, levels_of<256, 16, q2_k>, super_scales<q2_k_scales, 80, 82>>;
 using Q3_K = Type<3, 16, 256, false, 4, nullptr, 110, levels_of<256, 16, q3_k>, super_scales<q3_k_scales, 108, 108>>;
 using Q4_K = Type<4, 32, 256, true, 0, nullptr, 144, levels_of<256, 32, q4_k>, super_scales<six_bit_scales, 0, 2>>;
 using Q5_K = Type<5, 32, 256, true, 0, nullptr, 176, levels_of<256, 32, q5_k>, super_scales<six_bit_scales, 0, 2>>;
 using Q6_K = Type<6, 16, 256, false, 32, nullptr, 210, levels_of<256, 16, q6_k>, super_scales<q6_k_scales, 208, 208>>;
-using IQ4_XS = Type<4, 32, 256, false, 128, kIQ4Codes, 136, numbers_of<8, 8>, super_scales<iq4_xs_scales, 0, 0>>;
+using IQ4_XS = Type<4, 32, 256, false, 128, kIQ4, 136, numbers_of<8, 8>, super_scales<iq4_xs_scales, 0, 0>>;
 
 // The bits kShift to kShift + kBits - 1 of codes, packed.
 template <int kBits, int kShift>

@@ -226,13 +226,7 @@ ffi::Error dequantize(ffi::ThreadPool pool, ffi::Buffer<ffi::U8> raw, ffi::Buffe
 
 }  // namespace
 
-XLA_FFI_DEFINE_HANDLER_SYMBOL(PackedMatmul, matmul,
-                              ffi::Ffi::Bind()
-                                  .Ctx<ffi::ThreadPool>()
-                                  .Arg<ffi::Buffer<ffi::F32>>()
-                                  .Arg<ffi::Buffer<ffi::U8>>()
-                                  .Ret<ffi::Buffer<ffi::F32>>()
-                                  .Attr<int32_t>("kind"));
+XLA_FFI_DEFINE_HANDLER_SYMBOL(PackedMatmul, matmul, product_binding());
 
 XLA_FFI_DEFINE_HANDLER_SYMBOL(PackedDequantize, dequantize,
                               ffi::Ffi::Bind()

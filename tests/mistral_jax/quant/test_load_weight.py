@@ -15,7 +15,7 @@ from flax import nnx
 import mistral_jax
 from conversion.weights.tensor_source import WeightFileError
 from mistral_jax.checkpoint.summary import summarize
-from mistral_jax.checkpoint.weights import load_weights, open_weights, plan_for_device, save_pretrained
+from mistral_jax.checkpoint.weights import load_weights, open_weights, plan_weights, save_pretrained
 from mistral_jax.model.config import MistralConfig
 from mistral_jax.model.mistral import Mistral
 from mistral_jax.quant.array import Int8Array, Packed, QuantizedArray, RowStack, dense, padded
@@ -127,7 +127,7 @@ def test_activations_that_a_device_cannot_round_are_refused(folder: Path, monkey
     several = Placement((jax.devices()[0],) * 2)
     chosen: Any = {"dtype": jnp.float32, "quant": "q8_0", "activations": "int8"}
     with pytest.raises(ValueError, match=r"not implemented for several devices; set activations \(--activations\)"):
-        plan_for_device(CONFIG, source, **chosen, placement=several)
+        plan_weights(CONFIG, source, **chosen, placement=several)
     monkeypatch.setattr(native, "unavailable_because", lambda: "there is no C++ compiler (c++) on the PATH")
     with pytest.raises(ValueError, match="kernels that do not work here: there is no C\\+\\+ compiler"):
         load_weights(CONFIG, source, **chosen)
@@ -150,7 +150,7 @@ def test_rows_that_hold_no_block_stay_plain(tmp_path: Path) -> None:
 def test_what_is_planned_is_what_is_loaded(folder: Path, quant: Quantization, activations: Activations) -> None:
     source = open_weights(CONFIG, [folder / "model.safetensors"])
     chosen: Any = {"dtype": jnp.float32, "quant": quant, "activations": activations}
-    planned = plan_for_device(CONFIG, source, **chosen, placement=Placement.default())
+    planned = plan_weights(CONFIG, source, **chosen, placement=Placement.default())
     seen: list[tuple[int, int]] = []
     model = load_weights(CONFIG, source, **chosen, progress=lambda done, total: seen.append((done, total)))
     summary = summarize(model)

@@ -13,7 +13,7 @@ from mistral_jax.runtime.prompt_lookup import LONGEST, SHORTEST, propose
 from mistral_jax.runtime.runner import Runner
 from mistral_jax.runtime.sampling.params import SamplingParams
 from mistral_jax.runtime.sampling.sample import Features
-from tests.mistral_jax.runtime.test_several import windowed
+from tests.mistral_jax.runtime.test_several import EACH_FORM, windowed
 
 REPEATED = (*range(5, 30), *range(5, 30), 5, 6, 7)
 S, K = 24, 5
@@ -52,16 +52,7 @@ PARAMS = [
 
 
 @pytest.mark.slow(by="form")
-@pytest.mark.parametrize(
-    ("form", "dtype"),
-    [
-        ("plain", "float32"),
-        ("plain", "bfloat16"),
-        ("int8", "bfloat16"),
-        ("Q8_0", "float32"),
-        ("Q4_1/int8", "bfloat16"),
-    ],
-)
+@EACH_FORM
 @pytest.mark.parametrize("slots", [[0], [1], [0, 1]])
 def test_a_step_gives_what_single_steps_give(form: str, dtype: str, slots: list[int]) -> None:
     runner = Runner(windowed(form, dtype), slots=4, length=256, row_buckets=(2, 4), chunks=(16, 64))

@@ -10,7 +10,7 @@ from mistral_jax.runtime.calls import RunnerState
 from mistral_jax.runtime.runner import Runner
 from mistral_jax.runtime.sampling.params import SamplingParams
 from mistral_jax.runtime.sampling.sample import Features
-from tests.mistral_jax.runtime.test_several import windowed
+from tests.mistral_jax.runtime.test_several import EACH_FORM, windowed
 
 LENGTH = 300
 PARAMS = SamplingParams(temperature=0.0, seed=1)
@@ -44,16 +44,7 @@ def contents(state: RunnerState, slot: int) -> list[np.ndarray]:
 
 
 @pytest.mark.slow(by="form")
-@pytest.mark.parametrize(
-    ("form", "dtype"),
-    [
-        ("plain", "float32"),
-        ("plain", "bfloat16"),
-        ("int8", "bfloat16"),
-        ("Q8_0", "float32"),
-        ("Q4_1/int8", "bfloat16"),
-    ],
-)
+@EACH_FORM
 def test_a_token_is_stored_with_the_same_bits_by_every_chunk_and_step(form: str, dtype: str) -> None:
     runner = Runner(windowed(form, dtype), slots=3, length=LENGTH + 20, row_buckets=(3,), looks_up=False)
     assert runner.reuse is not None

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import numpy as np
-import pytest
 
 from mistral_jax.runtime.calls import RunnerState
 from mistral_jax.runtime.runner import Runner
 from mistral_jax.runtime.sampling.params import SamplingParams
 from mistral_jax.runtime.step import RUN_TOKENS
-from tests.mistral_jax.runtime.test_several import windowed
+from tests.mistral_jax.runtime.test_several import EACH_FORM, windowed
 
 PROMPT = tuple(range(3, 40))
 TOKENS = tuple(range(50, 50 + RUN_TOKENS))
@@ -23,16 +22,7 @@ def admitted(runner: Runner, state: RunnerState, slot: int, prompt: tuple[int, .
     return state
 
 
-@pytest.mark.parametrize(
-    ("form", "dtype"),
-    [
-        ("plain", "float32"),
-        ("plain", "bfloat16"),
-        ("int8", "bfloat16"),
-        ("Q8_0", "float32"),
-        ("Q4_1/int8", "bfloat16"),
-    ],
-)
+@EACH_FORM
 def test_logits_after_a_run_are_those_after_single_steps(form: str, dtype: str) -> None:
     runner = Runner(windowed(form, dtype), slots=4, length=128, row_buckets=(4,))
     expected = None

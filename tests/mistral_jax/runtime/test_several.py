@@ -29,6 +29,19 @@ PARAMS = [
 ]
 
 
+EACH_FORM = pytest.mark.parametrize(
+    ("form", "dtype"),
+    [
+        ("plain", "float32"),
+        ("plain", "bfloat16"),
+        ("int8", "bfloat16"),
+        ("Q8_0", "float32"),
+        ("Q4_1/int8", "bfloat16"),
+    ],
+)
+"""Forms of weights, one of each way of multiplying; see `windowed`."""
+
+
 def windowed(form: str, dtype: str) -> Mistral:
     config = MistralConfig(
         vocab_size=131,

@@ -112,7 +112,7 @@ def test_chat_honours_the_settings_of_the_server(monkeypatch: pytest.MonkeyPatch
     monkeypatch.setattr(serving.commands.chat, "model_files", lambda settings: None)
     monkeypatch.setattr(serving.commands.chat, "describe", lambda files, chat_template: described(tmp_path))
     monkeypatch.setattr(
-        serving.commands.chat, "load_module", lambda *args, **options: Mistral(CONFIG, rngs=nnx.Rngs(0))
+        serving.commands.chat, "load_weights_of", lambda *args, **options: Mistral(CONFIG, rngs=nnx.Rngs(0))
     )
     settings = Settings(
         model_kind="mistral",
